@@ -1,0 +1,3 @@
+"""The synchronous client of Tellurio Studio."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,98 @@
+"""Points in time at which waiting ends, moved on by signs of life.
+
+A *timeout* is a length in seconds that a user passes; a *deadline* is the point on the monotonic
+clock that follows from it.  A deadline is made once per call and passed down.  The arithmetic here
+is pure: the time comes in as an argument or from the clock that the owner passes.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from typing import Protocol
+
+# Ctrl-C interrupts a lock wait at once on POSIX. Elsewhere it is only seen between waits, so long waits are sliced.
+_MAX_SLICE = 3600.0 if sys.platform != "win32" else 0.2
+
+
+def check_timeout(timeout: float, name: str = "timeout") -> float:
+    """The timeout as a float.
+
+    Args:
+        timeout: seconds, > 0 and finite.
+        name: what to call it in the error.
+
+    Raises:
+        ValueError: it is not a positive, finite number.
+    """
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise ValueError(f"{name} must be a number of seconds, not {timeout!r}")
+    if not math.isfinite(timeout) or timeout <= 0:
+        raise ValueError(f"{name} must be a positive, finite number of seconds, not {timeout!r}")
+    return float(timeout)
+
+
+class Waitable(Protocol):
+    """What a clock can wait for: a binary semaphore."""
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool: ...
+
+
+class Clock:
+    """The monotonic clock, and waiting by it. Tests pass one whose time they move by hand."""
+
+    def now(self) -> float:
+        """Seconds on a clock that never goes back."""
+        return time.monotonic()
+
+    def wait(self, waitable: Waitable, timeout: float) -> bool:
+        """Wait for ``waitable``, at most ``timeout`` seconds, and return whether it was acquired.
+
+        May return False early; the caller looks at its own deadline again.
+        """
+        if timeout <= 0:
+            return waitable.acquire(False)
+        return waitable.acquire(True, min(timeout, _MAX_SLICE))
+
+
+MONOTONIC = Clock()
+
+
+class Deadline:
+    """Last sign of life + timeout, and never later than the hard limit.
+
+    Not thread-safe by itself: ``extend`` is one attribute store, so one writer and any number of
+    readers need no lock.
+
+    Args:
+        timeout: seconds, > 0, from each sign of life.
+        now: the time of the start.
+        hard_timeout: seconds, > 0, from the start, beyond which no sign of life extends; None: no such limit.
+    """
+
+    __slots__ = ("hard_limit", "last_sign_of_life", "started", "timeout")
+
+    def __init__(self, timeout: float, now: float, hard_timeout: float | None = None) -> None:
+        self.timeout = timeout
+        self.started = now
+        self.last_sign_of_life: float | None = None
+        self.hard_limit = math.inf if hard_timeout is None else now + hard_timeout
+
+    @property
+    def expires_at(self) -> float:
+        """The point in time at which waiting ends, as things stand."""
+        last = self.last_sign_of_life
+        return min((self.started if last is None else last) + self.timeout, self.hard_limit)
+
+    def extend(self, now: float) -> None:
+        """Note a sign of life."""
+        self.last_sign_of_life = now
+
+    def remaining(self, now: float) -> float:
+        """Seconds left; zero or less means expired."""
+        return self.expires_at - now
+
+    def silent_for(self, now: float) -> float | None:
+        """Seconds since the last sign of life, None if there was none."""
+        return None if self.last_sign_of_life is None else now - self.last_sign_of_life

@@ -1,0 +1,380 @@
+"""Every error this package raises on purpose.
+
+The tree::
+
+    TellurioError
+    ├─ ConnectFailed(RuntimeError, ConnectionError)      stage, url, attempts, status
+    │   └─ InvalidAPIKeyError                            a refused key; never retried
+    ├─ ConnectionLost(ConnectionError)                   reason, who, was_sent
+    │   └─ ClosedByUser
+    ├─ CallError                                         method, request_id
+    │   ├─ CallTimeout(TimeoutError)                     waited_s, last_heartbeat_age_s, was_sent
+    │   ├─ CallCancelled
+    │   └─ RemoteError(RuntimeError)                     code, message, data
+    │       ├─ MethodNotFound
+    │       ├─ InvalidParams
+    │       └─ RemoteInternalError
+    ├─ ProtocolError                                     never raised itself
+    │   ├─ LocalProtocolError(ValueError)                what we were asked to send is not valid
+    │   └─ RemoteProtocolError(ValueError)               received (shortened text of what came)
+    ├─ UsageError(RuntimeError)
+    │   ├─ WouldDeadlock
+    │   └─ NotConnected
+    ├─ HttpError
+    │   ├─ HttpStatusError                               status, url
+    │   └─ HttpUnreachable(ConnectionError, ValueError)  url
+    ├─ ModelError
+    │   ├─ UnknownNode(ValueError)                       node_id
+    │   ├─ UnknownVariable(ValueError)                   variable_id
+    │   ├─ UnknownModel(ValueError)                      model_id
+    │   ├─ UnknownCallable(ValueError)                   callable_id
+    │   └─ PendingTimeout(RuntimeError, TimeoutError)    flag, variable_id, waited_s
+    └─ BackendError(RuntimeError)                        the local backend could not be started or used
+
+Rules of the house: an error carries plain data only (no socket, no key, no
+peer), it pickles with its attributes, and its text says what to do where
+there is something to do.  Each also inherits the builtin that fits, so that
+``except TimeoutError`` and ``except ConnectionError`` mean what they say.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_SHORTENED_CHARS = 200
+
+
+def shorten(text: str, limit: int = _SHORTENED_CHARS) -> str:
+    """The text itself, or its beginning with its length where it is over ``limit`` characters."""
+    if len(text) <= limit:
+        return text
+    return f"{text[:limit]}... ({len(text)} characters)"
+
+
+def _rebuild(cls: type[TellurioError], args: tuple[Any, ...], state: dict[str, Any]) -> TellurioError:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class TellurioError(Exception):
+    """Base of every error of this package."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The default calls cls(*args), which fails for keyword-only attributes.
+        return _rebuild, (type(self), self.args, dict(self.__dict__))
+
+    # OSError (a base of ConnectionError) builds its text from errno; ours is always the message.
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+# --- connection ---------------------------------------------------------------------------------
+
+
+class ConnectFailed(TellurioError, RuntimeError, ConnectionError):
+    """No connection could be opened.
+
+    Attributes:
+        stage: where it failed: ``"url"``, ``"DNS"``, ``"TCP"``, ``"TLS"``, ``"handshake"`` or ``"greeting"``.
+        url: the address, without credentials.
+        attempts: how many attempts were made.
+        status: the HTTP status of a refused handshake, else None.
+    """
+
+    def __init__(
+        self, text: str, *, stage: str = "", url: str = "", attempts: int = 1, status: int | None = None
+    ) -> None:
+        super().__init__(text)
+        self.stage = stage
+        self.url = url
+        self.attempts = attempts
+        self.status = status
+
+
+class InvalidAPIKeyError(ConnectFailed):
+    """The server refused the API key (HTTP 401 or 403). Never retried."""
+
+
+class ConnectionLost(TellurioError, ConnectionError):
+    """The connection ended while the call was waiting, or before it could be sent.
+
+    Attributes:
+        reason: why, in words.
+        who: who ended it: ``"local"``, ``"server"`` or ``"network"``.
+        was_sent: True if the whole request was handed to the operating system, so that the server may
+            have acted on it; False if it certainly did not.
+        code: the WebSocket close code (RFC 6455 §7.4), or None where there was no close frame.
+    """
+
+    def __init__(self, reason: str, *, who: str = "network", was_sent: bool = False, code: int | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.who = who
+        self.was_sent = was_sent
+        self.code = code
+
+    def __str__(self) -> str:
+        sent = "the request had been sent" if self.was_sent else "the request had not been sent"
+        return f"Connection lost ({self.who}): {self.reason}; {sent}."
+
+
+class ClosedByUser(ConnectionLost):
+    """This side closed the connection while the call was waiting."""
+
+    def __init__(
+        self,
+        reason: str = "close() was called",
+        *,
+        who: str = "local",
+        was_sent: bool = False,
+        code: int | None = None,
+    ) -> None:
+        super().__init__(reason, who=who, was_sent=was_sent, code=code)
+
+
+# --- calls --------------------------------------------------------------------------------------
+
+
+class CallError(TellurioError):
+    """One call failed; the connection is not affected.
+
+    Attributes:
+        method: the called method.
+        request_id: the JSON-RPC id of the request, or None where there was none yet.
+    """
+
+    def __init__(self, text: str, *, method: str = "", request_id: object = None) -> None:
+        super().__init__(text)
+        self.method = method
+        self.request_id = request_id
+
+
+class CallTimeout(CallError, TimeoutError):
+    """No reply came before the call's deadline.
+
+    Attributes:
+        waited_s: seconds from the start of the call to its expiry.
+        last_heartbeat_age_s: seconds since the last heartbeat of this call, None if there was none.
+        was_sent: as in :class:`ConnectionLost`.
+    """
+
+    def __init__(
+        self,
+        *,
+        method: str = "",
+        request_id: object = None,
+        waited_s: float = 0.0,
+        last_heartbeat_age_s: float | None = None,
+        was_sent: bool = True,
+    ) -> None:
+        super().__init__("timeout", method=method, request_id=request_id)
+        self.waited_s = waited_s
+        self.last_heartbeat_age_s = last_heartbeat_age_s
+        self.was_sent = was_sent
+
+    def __str__(self) -> str:
+        beat = (
+            "no heartbeat came"
+            if self.last_heartbeat_age_s is None
+            else f"last heartbeat {self.last_heartbeat_age_s:.1f} s ago"
+        )
+        sent = "" if self.was_sent else "; the request could not be sent in this time"
+        return f"No reply to {self.method!r} within {self.waited_s:.1f} s ({beat}{sent})."
+
+
+class CallCancelled(CallError):
+    """The call was given up by this side before its reply came."""
+
+
+class RemoteError(CallError, RuntimeError):
+    """The server answered with an error object (JSON-RPC 2.0 §5.1).
+
+    ``str()`` is the server's exception text where it sent one (``error.data.exception``,
+    PROTOCOL.md §B.2), else the whole error.
+
+    Attributes:
+        code: the error code.
+        message: the error message.
+        data: the ``data`` member, None where it was absent.
+    """
+
+    def __init__(
+        self, code: int = 0, message: str = "", data: Any = None, *, method: str = "", request_id: object = None
+    ) -> None:
+        exception = data.get("exception") if isinstance(data, dict) else None
+        text = str(exception) if exception is not None else f"{message} (code {code}, data {data!r})"
+        super().__init__(text, method=method, request_id=request_id)
+        self.code = code
+        self.message = message
+        self.data = data
+
+    @staticmethod
+    def from_reply(error: dict[str, Any], *, method: str = "", request_id: object = None) -> RemoteError:
+        """The fitting error for the ``error`` member of a reply envelope."""
+        code = error.get("code", 0)
+        cls = _BY_CODE.get(code, RemoteError)
+        return cls(code, error.get("message", ""), error.get("data"), method=method, request_id=request_id)
+
+
+class MethodNotFound(RemoteError):
+    """The server does not know the method (code -32601)."""
+
+
+class InvalidParams(RemoteError):
+    """The server refused the parameters (code -32602)."""
+
+
+class RemoteInternalError(RemoteError):
+    """The method failed on the server (code -32603)."""
+
+
+_BY_CODE: dict[int, type[RemoteError]] = {-32601: MethodNotFound, -32602: InvalidParams, -32603: RemoteInternalError}
+
+
+# --- protocol -----------------------------------------------------------------------------------
+
+
+class ProtocolError(TellurioError):
+    """A rule of WebSocket or JSON-RPC was broken. Never raised itself: see the subclasses for whose fault it is."""
+
+
+class LocalProtocolError(ProtocolError, ValueError):
+    """This side was asked to send something that the protocol cannot carry."""
+
+
+class RemoteProtocolError(ProtocolError, ValueError):
+    """The server sent something that the protocol does not allow.
+
+    Attributes:
+        received: the beginning of what came.
+    """
+
+    def __init__(self, text: str, *, received: str = "") -> None:
+        super().__init__(text)
+        self.received = shorten(received)
+
+
+# --- usage --------------------------------------------------------------------------------------
+
+
+class UsageError(TellurioError, RuntimeError):
+    """The package was used in a way that cannot work; the text says what to do instead."""
+
+
+class WouldDeadlock(UsageError):
+    """A blocking call was made on the receive thread, which is the one that would have to deliver its reply."""
+
+
+class NotConnected(UsageError):
+    """There is no open connection."""
+
+    def __init__(self, text: str = "WebSocket is not connected") -> None:
+        super().__init__(text)
+
+
+# --- REST ---------------------------------------------------------------------------------------
+
+
+class HttpError(TellurioError):
+    """A REST request failed.
+
+    Attributes:
+        url: the address of the request, without credentials.
+    """
+
+    def __init__(self, text: str, *, url: str = "") -> None:
+        super().__init__(text)
+        self.url = url
+
+
+class HttpStatusError(HttpError):
+    """The server answered a REST request with a status that is not a success.
+
+    Attributes:
+        status: the HTTP status.
+    """
+
+    def __init__(self, text: str, *, status: int = 0, url: str = "") -> None:
+        super().__init__(text, url=url)
+        self.status = status
+
+
+class HttpUnreachable(HttpError, ConnectionError, ValueError):
+    """The server could not be reached, or did not answer in time."""
+
+
+# --- model --------------------------------------------------------------------------------------
+
+
+class ModelError(TellurioError):
+    """The mirrored object model was asked for something it does not hold."""
+
+
+class UnknownNode(ModelError, ValueError):
+    """No graph node with this id is registered.
+
+    Attributes:
+        node_id: the id.
+    """
+
+    def __init__(self, text: str, *, node_id: object = None) -> None:
+        super().__init__(text)
+        self.node_id = node_id
+
+
+class UnknownVariable(ModelError, ValueError):
+    """No Variable or Parameter with this id is registered.
+
+    Attributes:
+        variable_id: the id.
+    """
+
+    def __init__(self, text: str, *, variable_id: object = None) -> None:
+        super().__init__(text)
+        self.variable_id = variable_id
+
+
+class UnknownModel(ModelError, ValueError):
+    """No language model with this id is registered.
+
+    Attributes:
+        model_id: the id.
+    """
+
+    def __init__(self, text: str, *, model_id: object = None) -> None:
+        super().__init__(text)
+        self.model_id = model_id
+
+
+class UnknownCallable(ModelError, ValueError):
+    """No callable with this id is registered.
+
+    Attributes:
+        callable_id: the id.
+    """
+
+    def __init__(self, text: str, *, callable_id: object = None) -> None:
+        super().__init__(text)
+        self.callable_id = callable_id
+
+
+class PendingTimeout(ModelError, RuntimeError, TimeoutError):
+    """The server did not deliver an announced change of a Variable in time.
+
+    Attributes:
+        flag: the flag that stayed set: ``_pending_data``, ``_pending_grad`` or ``_pending_grad_fn_id``.
+        variable_id: whose.
+        waited_s: seconds waited.
+    """
+
+    def __init__(self, flag: str = "", *, variable_id: object = None, waited_s: float = 0.0) -> None:
+        super().__init__(f"Timeout waiting for {flag} to be cleared for variable_id={variable_id}")
+        self.flag = flag
+        self.variable_id = variable_id
+        self.waited_s = waited_s
+
+
+class BackendError(TellurioError, RuntimeError):
+    """The local backend could not be started, or stopped by itself; the text says why and what to do."""

@@ -1,0 +1,51 @@
+"""JSON-RPC 2.0 without I/O: texts to messages and back.  Imports no thread, no socket, no WebSocket."""
+
+from __future__ import annotations
+
+from .codec import MalformedText, decode, encode
+from .codes import (
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    INVALID_REQUEST,
+    METHOD_NOT_FOUND,
+    PARSE_ERROR,
+    MissingParam,
+    RpcError,
+)
+from .envelopes import (
+    Batch,
+    Invalid,
+    Message,
+    Notification,
+    Reply,
+    Request,
+    classify,
+    error_reply,
+    notification,
+    request,
+    result_reply,
+)
+
+__all__ = [
+    "INTERNAL_ERROR",
+    "INVALID_PARAMS",
+    "INVALID_REQUEST",
+    "METHOD_NOT_FOUND",
+    "PARSE_ERROR",
+    "Batch",
+    "Invalid",
+    "MalformedText",
+    "Message",
+    "MissingParam",
+    "Notification",
+    "Reply",
+    "Request",
+    "RpcError",
+    "classify",
+    "decode",
+    "encode",
+    "error_reply",
+    "notification",
+    "request",
+    "result_reply",
+]

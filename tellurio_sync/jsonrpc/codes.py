@@ -1,0 +1,48 @@
+"""Error codes (JSON-RPC 2.0 §5.1), and the errors that a handler raises to answer with one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+PARSE_ERROR = -32700
+INVALID_REQUEST = -32600
+METHOD_NOT_FOUND = -32601
+INVALID_PARAMS = -32602
+INTERNAL_ERROR = -32603
+
+
+class RpcError(Exception):
+    """Raised by a handler: becomes the error reply with exactly these members.
+
+    Args:
+        code: error code.
+        message: one short sentence.
+        data: any JSON value, None to leave it out.
+    """
+
+    def __init__(self, code: int, message: str, data: Any = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.data = data
+
+
+class MissingParam(RpcError):
+    """A required parameter is absent: -32602 in the form of PROTOCOL.md §B.1, with the plain key name (§M 13)."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(INVALID_PARAMS, f"Missing key: {key}", {"missing_key": key})
+        self.key = key
+
+
+def error_for(exc: BaseException) -> RpcError:
+    """The error reply for whatever a handler raised (PROTOCOL.md §B.1).
+
+    A ``KeyError`` is a missing parameter, everything else an internal error that carries the text.
+    """
+    if isinstance(exc, RpcError):
+        return exc
+    if isinstance(exc, KeyError):
+        return MissingParam(str(exc.args[0]) if exc.args else "")
+    text = str(exc) or type(exc).__name__
+    return RpcError(INTERNAL_ERROR, "Internal error", {"exception": text})

@@ -1,0 +1,81 @@
+"""The seam between the object model and the session it lives in.
+
+A Variable must call the server when it is created or changed, but ``model`` imports neither client
+nor session.  It sees this interface only; ``session`` implements it and says which one is current.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..errors import UsageError
+
+if TYPE_CHECKING:
+    from .registries import Registries
+
+
+class Link(Protocol):
+    """What an object of the model needs of its session."""
+
+    @property
+    def registries(self) -> Registries:
+        """The variables, nodes, models, optimizers and callables of this session."""
+        ...
+
+    @property
+    def pending_timeout(self) -> float:
+        """Seconds, > 0: how long reading a Variable waits for a change that the server announced (PROTOCOL.md §F.4)."""
+        ...
+
+    def request(self, method: str, params: dict[str, Any]) -> Any:
+        """Call the server and return the ``result`` of its reply. Blocks.
+
+        Raises:
+            RemoteError: the server answered with an error.
+            CallTimeout, ConnectionLost, NotConnected, WouldDeadlock: as ``TellurioWebSocketClient.call``.
+        """
+        ...
+
+    def check_may_wait(self) -> None:
+        """Return if this thread may wait for the server.
+
+        Raises:
+            WouldDeadlock: this is the receive thread, which would wait for itself.
+        """
+        ...
+
+
+_current: ContextVar[Link | None] = ContextVar("tellurio_sync_link", default=None)
+_default: Callable[[], Link] | None = None
+
+
+def current_link() -> Link:
+    """The link of this thread or context, else the default session's."""
+    link = _current.get()
+    if link is not None:
+        return link
+    if _default is None:
+        raise UsageError("There is no session: import tellurio_sync and call tellurio_sync.login() first.")
+    return _default()
+
+
+def set_default_link(provider: Callable[[], Link]) -> None:
+    """Name the function that gives the default session. Called once, by ``session``."""
+    global _default
+    _default = provider
+
+
+class use_link:
+    """Context manager: ``link`` is current in this thread or context inside it."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def __enter__(self) -> Link:
+        self._token = _current.set(self._link)
+        return self._link
+
+    def __exit__(self, *exc_info: object) -> None:
+        _current.reset(self._token)
