@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""Whole text messages over one WebSocket."""

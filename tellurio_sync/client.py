@@ -1,0 +1,457 @@
+"""The Tellurio WebSocket client: JSON-RPC 2.0 calls to the server, and what the server may call here.
+
+``TellurioWebSocketClient`` has the names of the published API, without ``await``.
+"""
+
+from __future__ import annotations
+
+import ssl
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
+from typing import Any
+
+from . import handlers
+from .studio.urls import check_may_send_key, ws_address
+from .deadlines import check_timeout
+from .errors import ConnectFailed, ConnectionLost, InvalidAPIKeyError, NotConnected, shorten
+from .model.registries import Registries
+from .peer.connection import Connection
+from .peer.dispatch import Method
+from .peer.peer import CLOSED, Peer
+from .run_context import HasUuid, get_active_run
+from .transport.base import DialFailed
+from .transport.handshake import Dialer
+from .transport.websocket import DEFAULT_MAX_MESSAGE_SIZE
+
+WS_PATH = "/ws/v0/rpc/"
+
+LONG_RUNNING_METHODS = frozenset({"run_function", "run_backward", "run_step", "run_optimizer_tgd"})
+"""The methods whose deadline the server extends by heartbeats (PROTOCOL.md §C)."""
+
+DEFAULT_TIMEOUT = 30.0
+"""Seconds."""
+
+_ON_WORKER = frozenset({"rpc_run_callable"})
+_RPC = "rpc_"
+
+
+class TellurioWebSocketClient:
+    """A connection to the Tellurio backend. Thread-safe: any number of threads may call at once.
+
+    What to know:
+
+    * ``call`` waits for the reply; ``submit`` does not; ``call_many`` sends many requests in one go and waits once.
+    * One thread of its own, started by ``connect``, reads the socket and applies what the server pushes, in the order
+      it was sent and before the reply behind it. Your functions never run on it: callables run on worker threads, and
+      may call the server themselves.
+    * A call ends at its deadline: its ``timeout`` after the start, for long-running methods after the last heartbeat.
+    * Losing the connection ends every waiting call at once with ``ConnectionLost``; the client then reconnects by
+      itself, and calls made meanwhile wait for that within their own timeout.
+    * A forked child never touches the connection of its parent: its first use opens its own.
+
+    Subclass it to change what the server may call: the methods ``rpc_...``. All but ``rpc_run_callable`` run on the
+    receive thread: they must be quick and must not call the server.
+
+    Args:
+        base_url: ``ws://`` or ``wss://`` and host; None: ``TELLURIO_BACKEND_WS_BASE_URL``, else the platform.
+        port: None: ``TELLURIO_BACKEND_WS_PORT``, else 443.
+        default_timeout: seconds, > 0, of calls that name none.
+        hard_timeout: seconds, > 0, beyond which heartbeats do not extend a call; None: no such limit.
+        connect_timeout: seconds, > 0, for one attempt up to the end of the handshake, and again for the greeting.
+        ping_interval: seconds, > 0, of silence before a ping; None: never ping.
+        ping_timeout: seconds, > 0, for its answer, and for the server to take anything of what is sent.
+        max_message_size: bytes, > 0, of an incoming message; a longer one ends the connection.
+        reconnect: whether to connect again by itself when the connection is lost.
+        on_lost: called with the ``ConnectionLost`` when an open connection has ended. On the receive thread: be quick.
+        on_restored: called with the new session id when it is open again. On the receive thread: be quick.
+        allow_insecure: permit a key to cross a network unencrypted (``ws://`` to another host).
+        ssl_context: for ``wss://``; None: the system's certificates, host name checked.
+        registries: what the server's pushes change; None: its own.
+        active_run: gives the run that calls are made for; None: ``run_context.get_active_run``.
+
+    Raises:
+        ValueError: an address, timeout or size that cannot be right.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        port: int | str | None = None,
+        default_timeout: float = DEFAULT_TIMEOUT,
+        *,
+        hard_timeout: float | None = None,
+        connect_timeout: float = 10.0,
+        ping_interval: float | None = 20.0,
+        ping_timeout: float = 20.0,
+        max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
+        reconnect: bool = True,
+        on_lost: Callable[[ConnectionLost], None] | None = None,
+        on_restored: Callable[[str], None] | None = None,
+        allow_insecure: bool = False,
+        ssl_context: ssl.SSLContext | None = None,
+        registries: Registries | None = None,
+        active_run: Callable[[], HasUuid] | None = None,
+    ) -> None:
+        self._address = ws_address(base_url, port)
+        self.default_timeout = check_timeout(default_timeout, "default_timeout")
+        self.hard_timeout = None if hard_timeout is None else check_timeout(hard_timeout, "hard_timeout")
+        self._connect_timeout = check_timeout(connect_timeout, "connect_timeout")
+        self._ping_interval = None if ping_interval is None else check_timeout(ping_interval, "ping_interval")
+        self._ping_timeout = check_timeout(ping_timeout, "ping_timeout")
+        if not isinstance(max_message_size, int) or max_message_size < 1:
+            raise ValueError(f"max_message_size must be a positive number of bytes, not {max_message_size!r}")
+        self._max_message_size = max_message_size
+        self._reconnect = reconnect
+        self._on_lost = on_lost
+        self._on_restored = on_restored
+        self._allow_insecure = allow_insecure
+        self._ssl_context = ssl_context
+        self._active_run = active_run or get_active_run
+        self.registries = Registries() if registries is None else registries
+        self._api_key: str | None = None
+        self._peer: Peer | None = None
+        self._lock = threading.Lock()  # guards the assignment of _peer; never held while connecting or closing
+
+    # --- the connection --------------------------------------------------------------------------------
+
+    @property
+    def ws_url(self) -> str:
+        """Where it connects to (PROTOCOL.md §A.1)."""
+        return f"{self._address.url}{WS_PATH}"
+
+    @property
+    def connection(self) -> Connection | None:
+        """The open connection; None before ``connect``, after ``close`` and while it is lost. For ``is None`` only."""
+        peer = self._peer
+        return None if peer is None else peer.connection
+
+    @property
+    def pending(self) -> dict[str, str]:
+        """The calls that wait for a reply: a new dict, request id to method."""
+        connection = self.connection
+        return {} if connection is None else connection.pending.snapshot()
+
+    @property
+    def state(self) -> str:
+        """One of ``"new"``, ``"connecting"``, ``"open"``, ``"reconnecting"``, ``"closed"``."""
+        peer = self._peer
+        return "new" if peer is None else peer.state
+
+    def connect(self, api_key: str | None = None, retries: int = 3, delay: float = 5) -> dict[str, str]:
+        """Connect, and wait for the server's greeting (PROTOCOL.md §A.3). Blocks.
+
+        An open connection is closed first: there is one at a time.
+
+        Args:
+            api_key: sent in the handshake; None: the key of the last ``connect``.
+            retries: attempts in total, >= 1.
+            delay: seconds, >= 0, between attempts.
+
+        Returns:
+            ``{"session_id": ...}``
+
+        Raises:
+            InvalidAPIKeyError: the server refused the key; it is not tried again.
+            ConnectFailed: every attempt failed, for this reason the last one; or there is no key; or ``close`` was
+                called meanwhile.
+            ValueError: ``retries`` or ``delay`` out of range.
+        """
+        if not isinstance(retries, int) or retries < 1:
+            raise ValueError(f"retries must be at least 1, not {retries!r}")
+        if delay:
+            check_timeout(delay, "delay")
+        if api_key is not None:
+            _check_key(api_key)
+            self._api_key = api_key
+        if self._api_key is None:
+            raise ConnectFailed(
+                "There is no API key: call connect(api_key=...).", stage="url", url=self.ws_url, attempts=0
+            )
+        check_may_send_key(self._address, allow_insecure=self._allow_insecure)
+        peer = self._make_peer()
+        with self._lock:
+            previous, self._peer = self._peer, peer
+        if previous is not None:
+            previous.close()
+        try:
+            session_id = peer.open(retries, delay)
+        except DialFailed as failure:
+            raise self._connect_failed(failure) from failure
+        return {"session_id": session_id}
+
+    def close(self) -> None:
+        """Close the connection in good order. Blocks, at most about 1 s (PROTOCOL.md §A.5).
+
+        Idempotent; from any thread, also from a callable. Waiting calls fail at once with ``ClosedByUser``;
+        requests of the server that are still open are answered with an error. ``connect`` works again afterwards.
+        """
+        peer = self._peer
+        if peer is not None:
+            peer.close()
+
+    def __enter__(self) -> TellurioWebSocketClient:
+        if self._peer is None or self._peer.state == CLOSED:
+            self.connect()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.ws_url} {self.state}>"
+
+    # --- calls -----------------------------------------------------------------------------------------
+
+    def call(
+        self, method: str, params: Mapping[str, Any] | None = None, timeout: float | None = None
+    ) -> dict[str, Any]:
+        """Call a method of the server and wait for its reply (PROTOCOL.md §A.4).
+
+        Args:
+            method: its name.
+            params: its parameters, JSON values; never changed. ``run_uuid`` is added where it is absent.
+            timeout: seconds, > 0; None: ``default_timeout``. For ``LONG_RUNNING_METHODS`` it counts from the last
+                heartbeat. It does not cover what your own callables do meanwhile: heartbeats go on.
+
+        Returns:
+            The whole reply envelope: ``{"jsonrpc", "id", "result" | "error"}``. An ``error`` is not raised.
+
+        Raises:
+            CallTimeout: no reply came in time.
+            ConnectionLost: the connection ended first (``ClosedByUser`` if by ``close``); ``was_sent`` tells whether
+                the server may have acted.
+            NotConnected: there is no connection, or ``close`` was called.
+            WouldDeadlock: called on the receive thread.
+            LocalProtocolError: ``params`` cannot be sent as JSON.
+            RemoteProtocolError: the reply breaks JSON-RPC 2.0.
+            ValueError: there is no active run, or ``timeout`` is not a positive finite number.
+        """
+        seconds = self._timeout(timeout)
+        return self._usable_peer().request(
+            method,
+            self._with_run(params),
+            seconds,
+            is_extendable=method in LONG_RUNNING_METHODS,
+            hard_timeout=self.hard_timeout,
+        )
+
+    def submit(
+        self, method: str, params: Mapping[str, Any] | None = None, timeout: float | None = None
+    ) -> Future[dict[str, Any]]:
+        """As ``call``, without waiting: a future of the reply envelope.
+
+        The future ends by itself at the call's deadline. Cancelling it gives up the call; the server is not told.
+        Callbacks added to it run on a worker thread. Waits only while the outgoing queue is full, or while a lost
+        connection is being restored.
+
+        Raises:
+            NotConnected, ConnectionLost, CallTimeout, LocalProtocolError, ValueError: as ``call``, while sending;
+                what happens later is the future's exception.
+        """
+        seconds = self._timeout(timeout)
+        return self._usable_peer().submit(
+            method, self._with_run(params), seconds, is_extendable=method in LONG_RUNNING_METHODS
+        )
+
+    def call_many(
+        self,
+        calls: Iterable[tuple[str, Mapping[str, Any]]],
+        timeout: float | None = None,
+        *,
+        return_exceptions: bool = False,
+    ) -> list[Any]:
+        """Call many methods in one go: all requests are sent at once, and this waits for all replies.
+
+        Args:
+            calls: pairs of method and params.
+            timeout: seconds, > 0, for each call; None: ``default_timeout``.
+            return_exceptions: give an error in the place of its reply, instead of raising the first one.
+
+        Returns:
+            The reply envelopes, in the order of ``calls``.
+
+        Raises:
+            As ``call``. With ``return_exceptions=False`` the first error is raised after all calls are over.
+        """
+        seconds = self._timeout(timeout)
+        requests = [(method, self._with_run(params), method in LONG_RUNNING_METHODS) for method, params in calls]
+        outcomes = self._usable_peer().request_many(requests, seconds)
+        if not return_exceptions:
+            for outcome in outcomes:
+                if isinstance(outcome, BaseException):
+                    raise outcome
+        return list(outcomes)
+
+    def notify(self, method: str, params: Mapping[str, Any] | None = None) -> None:
+        """Send a notification: the server does not reply, not even with an error.
+
+        Returns when it is queued for sending; waits only as ``submit`` does.
+
+        Raises:
+            NotConnected, ConnectionLost, CallTimeout, LocalProtocolError, ValueError: it was not sent.
+        """
+        self._usable_peer().notify(method, self._with_run(params), self.default_timeout)
+
+    def check_may_wait(self) -> None:
+        """Return if this thread may wait for the server.
+
+        Raises:
+            WouldDeadlock: it is the receive thread.
+        """
+        connection = self.connection
+        if connection is not None:
+            connection.check_may_wait()
+
+    # --- what the server may call (PROTOCOL.md §D) -------------------------------------------------------
+
+    def rpc_heartbeat(self, params: dict[str, Any]) -> Any:
+        """Extend the deadline of the call that the server is still working on. Unknown ids change nothing."""
+        peer = self._peer
+        if peer is not None:
+            peer.extend(params.get("id"))
+        return None
+
+    def rpc_create_variable(self, params: dict[str, Any]) -> Any:
+        """Register a Variable or Parameter that the server made."""
+        return handlers.create_variable(self.registries, params)
+
+    def rpc_update_variable(self, params: dict[str, Any]) -> Any:
+        """Change one documented field of a Variable (PROTOCOL.md §D.1)."""
+        return handlers.update_variable(self.registries, params)
+
+    def rpc_append_grad(self, params: dict[str, Any]) -> Any:
+        """Append a gradient to a Variable."""
+        return handlers.append_grad(self.registries, params)
+
+    def rpc_create_node(self, params: dict[str, Any]) -> Any:
+        """Register a node of the graph."""
+        return handlers.create_node(self.registries, params)
+
+    def rpc_create_edge(self, params: dict[str, Any]) -> Any:
+        """Append an edge to a node."""
+        return handlers.create_edge(self.registries, params)
+
+    def rpc_update_model(self, params: dict[str, Any]) -> Any:
+        """Change one documented field of a language model, such as its usage."""
+        return handlers.update_model(self.registries, params)
+
+    def rpc_run_callable(self, params: dict[str, Any]) -> Any:
+        """Run a function of the user's. On a worker thread."""
+        return handlers.run_callable(self.registries, params)
+
+    def rpc_clear_backward(self, params: dict[str, Any]) -> Any:
+        """The gradients of these Variables are complete."""
+        return handlers.clear_backward(self.registries, params)
+
+    def rpc_clear_step(self, params: dict[str, Any]) -> Any:
+        """The data of these Parameters is up to date."""
+        return handlers.clear_step(self.registries, params)
+
+    # --- within ------------------------------------------------------------------------------------------
+
+    def _timeout(self, timeout: float | None) -> float:
+        return self.default_timeout if timeout is None else check_timeout(timeout)
+
+    def _with_run(self, params: Mapping[str, Any] | None) -> dict[str, Any]:
+        with_run = dict(params) if params else {}
+        if "run_uuid" not in with_run:
+            with_run["run_uuid"] = self._active_run().uuid
+        return with_run
+
+    def _usable_peer(self) -> Peer:
+        peer = self._peer
+        if peer is None:
+            raise NotConnected()
+        if peer.is_forked:
+            self._connect_in_child(peer)
+            return self._usable_peer()
+        peer.check_is_usable()
+        return peer
+
+    def _connect_in_child(self, forked: Peer) -> None:
+        # One thread of the child connects; the others find its peer, whose calls wait until it is open.
+        peer = self._make_peer()
+        with self._lock:
+            if self._peer is not forked:
+                return
+            self._peer = peer
+        try:
+            peer.open(1, 0)
+        except DialFailed as failure:
+            raise self._connect_failed(failure) from failure
+
+    def _make_peer(self) -> Peer:
+        headers = [f"Authorization: Api-Key {self._api_key}"]
+        return Peer(
+            lambda: Dialer(
+                self.ws_url,
+                headers,
+                timeout=self._connect_timeout,
+                ssl_context=self._ssl_context,
+                max_message_size=self._max_message_size,
+            ),
+            self._methods(),
+            url=self.ws_url,
+            opening=_read_greeting,
+            opening_timeout=self._connect_timeout,
+            ping_interval=self._ping_interval,
+            ping_timeout=self._ping_timeout,
+            reconnect=self._reconnect,
+            on_lost=self._lost,
+            on_restored=self._on_restored,
+        )
+
+    def _methods(self) -> dict[str, Method]:
+        """The handlers by method name: every ``rpc_...`` method of this class and of subclasses."""
+        return {
+            name[len(_RPC) :]: Method(getattr(self, name), on_worker=name in _ON_WORKER)
+            for name in dir(type(self))
+            if name.startswith(_RPC)
+        }
+
+    def _lost(self, error: ConnectionLost) -> None:
+        # Who waits for a push that the lost connection will never bring is told, too.
+        self.registries.fail_pending(
+            lambda: ConnectionLost(error.reason, who=error.who, was_sent=True, code=error.code)
+        )
+        if self._on_lost is not None:
+            self._on_lost(error)
+
+    def _connect_failed(self, failure: DialFailed) -> ConnectFailed:
+        details: dict[str, Any] = {
+            "stage": failure.stage,
+            "url": self.ws_url,
+            "attempts": failure.attempts,
+            "status": failure.status,
+        }
+        if failure.status in (401, 403):
+            return InvalidAPIKeyError(
+                f"Failed to connect to WebSocket: {self.ws_url} refused the API key (HTTP {failure.status}). "
+                "It was not tried again; check the key.",
+                **details,
+            )
+        text = (
+            f"Failed to connect to WebSocket after multiple attempts. {self.ws_url}: {failure} "
+            f"(stage: {failure.stage}, attempts: {failure.attempts})."
+        )
+        if self._address.is_loopback and failure.stage == "TCP":
+            text += " No backend is running there; start one with: tellurio-sync backend"
+        return ConnectFailed(text, **details)
+
+
+def _check_key(api_key: str) -> None:
+    # The key goes into a header line: a line break in it would be another header.
+    if not isinstance(api_key, str) or not api_key or not api_key.isascii() or not api_key.isprintable():
+        raise ValueError("The API key must be a non-empty text of printable ASCII characters.")
+
+
+def _read_greeting(envelope: Any) -> str:
+    """The session id in the server's first message (PROTOCOL.md §A.2)."""
+    if "error" in envelope:
+        raise ValueError(f"the server greeted with an error: {shorten(repr(envelope['error']))}")
+    result = envelope.get("result")
+    session_id = result.get("session_id") if isinstance(result, dict) else None
+    if not isinstance(session_id, str) or not session_id:
+        raise ValueError(f"the greeting holds no session id: {shorten(repr(envelope))}")
+    return session_id

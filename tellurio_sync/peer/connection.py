@@ -1,0 +1,300 @@
+"""One connection from its first message to its end: the receive loop and the calls that wait on it.
+
+The loop (``run``), on the receive thread:
+    1. wait for messages, at most until the next timer;
+    2. tell replies from requests (``jsonrpc.classify``);
+    3. resolve a call, or hand the message to the dispatcher.
+Whatever ends it (end of stream, broken frame, our own bug) passes through one ``finally``, which fails
+every waiting call.  So no caller waits for a thread that is gone.
+
+| State | Written by | Guarded by |
+|---|---|---|
+| pending calls | callers, receive thread | ``PendingTable`` |
+| when to look for expired submitted calls | callers, receive thread | ``_expiry_lock`` |
+| keepalive, opening | receive thread | ownership |
+| ``ending`` | receive thread, once | written before any call is failed |
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from .. import jsonrpc
+from ..deadlines import Clock
+from ..errors import CallTimeout, ClosedByUser, ConnectionLost, RemoteProtocolError, WouldDeadlock, shorten
+from ..jsonrpc import Reply
+from ..transport.base import DialFailed, Ending, NoRoom, Transport, TransportEnded
+from .dispatch import Dispatcher
+from .keepalive import Keepalive
+from .pending import FutureCall, PendingCall, PendingTable
+
+log = logging.getLogger("tellurio_sync.peer")
+
+Opening = Callable[[Any], Any]
+"""Reads the server's greeting: takes the decoded message, returns what ``open`` gives, or raises ValueError."""
+
+
+class Connection:
+    """One connection. Made open; used until ``ending`` is set.
+
+    Args:
+        transport: owned from now on.
+        dispatcher: answers the server's requests.
+        opening: reads the greeting, None where the server sends none.
+        opening_timeout: seconds, > 0, for the greeting.
+        keepalive: when to ping.
+        write_timeout: seconds, > 0, after which a server that takes nothing is given up.
+        clock: the clock of all deadlines.
+        on_open: called on the receive thread with what ``opening`` returned.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        dispatcher: Dispatcher,
+        *,
+        opening: Opening | None,
+        opening_timeout: float,
+        keepalive: Keepalive,
+        write_timeout: float,
+        clock: Clock,
+        on_open: Callable[[Any], None],
+    ) -> None:
+        self.transport = transport
+        self.pending = PendingTable()
+        self.ending: Ending | None = None
+        self.receive_thread: int | None = None
+        self._dispatcher = dispatcher
+        self._opening = opening
+        self._opening_failure: DialFailed | None = None
+        self._opening_deadline = clock.now() + opening_timeout
+        self._keepalive = keepalive
+        self._write_timeout = write_timeout
+        self._clock = clock
+        self._on_open = on_open
+        self._bytes_seen = 0
+        self._expiry_lock = threading.Lock()
+        self._next_expiry = math.inf  # not later than the first deadline of a submitted call
+        self._planned_wake = math.inf
+        self._is_closed_by_user = False
+
+    # --- callers -----------------------------------------------------------------------------------
+
+    def check_may_wait(self) -> None:
+        """Raise ``WouldDeadlock`` on the receive thread."""
+        if threading.get_ident() == self.receive_thread:
+            raise WouldDeadlock(
+                "This is the receive thread, which alone can deliver the reply: a blocking call here would wait for "
+                "itself. Do it on another thread, or use submit()."
+            )
+
+    def start(self, calls: list[PendingCall], texts: list[str]) -> None:
+        """Register the calls and send their requests in one go. Waits for room at most until the first deadline.
+
+        Raises:
+            ConnectionLost: the connection is over; nothing was sent.
+            CallTimeout: there was no room to send within the deadline; nothing was sent.
+        """
+        self.pending.add(*calls)
+        is_receive_thread = threading.get_ident() == self.receive_thread
+        timeout = None if is_receive_thread else max(0.0, calls[0].deadline.remaining(self._clock.now()))
+        try:
+            self.transport.send(texts, list(calls), timeout=timeout)
+        except NoRoom:
+            raise calls[0].timeout_error(self._clock, was_sent=False) from None
+        except TransportEnded as ended:
+            raise self.lost(ended.ending, was_sent=False) from ended
+        if isinstance(calls[0], FutureCall):
+            self._watch_expiry(min(call.deadline.expires_at for call in calls))
+
+    def wait(self, call: PendingCall) -> dict[str, Any]:
+        """The reply of a started call. Blocks until it comes or the call's deadline passes.
+
+        Raises:
+            CallTimeout, ConnectionLost, RemoteProtocolError: what became of the call.
+        """
+        if not call.wait(self._clock) and self.pending.give_up(call):
+            raise call.timeout_error(self._clock, self.transport.was_sent(call))
+        # Otherwise the receive thread took the call at the last moment, and its outcome is about to be set.
+        call.wait_outcome(self._clock)
+        if call.error is not None:
+            raise call.error
+        assert call.reply is not None
+        return call.reply
+
+    def notify(self, text: str, timeout: float) -> None:
+        """Send one text that wants no reply. Waits for room at most ``timeout`` seconds."""
+        is_receive_thread = threading.get_ident() == self.receive_thread
+        try:
+            self.transport.send([text], timeout=None if is_receive_thread else timeout)
+        except NoRoom:
+            raise CallTimeout(method="notify", waited_s=timeout, was_sent=False) from None
+        except TransportEnded as ended:
+            raise self.lost(ended.ending, was_sent=False) from ended
+
+    def extend(self, request_id: object) -> None:
+        """Note a heartbeat of the call with this id; ids unknown here change nothing."""
+        call = self.pending.get(request_id)
+        if call is not None and call.is_extendable:
+            call.deadline.extend(self._clock.now())
+
+    def lost(self, ending: Ending, was_sent: bool) -> ConnectionLost:
+        """A new error that says how the connection ended."""
+        cls = ClosedByUser if self._is_closed_by_user else ConnectionLost
+        return cls(ending.reason, who=ending.who, was_sent=was_sent, code=ending.code)
+
+    def close(self) -> None:
+        """Begin the orderly end: refuse what is open, fail what waits, send a close frame. Does not wait."""
+        self._is_closed_by_user = True
+        self._dispatcher.refuse_open_requests()
+        self.transport.close(1000, "")
+        # Behind the close frame nothing is queued any more; what is queued before it may still be written.
+        for call in self.pending.take_all():
+            call.fail(self.lost(Ending("close() was called", "local"), was_sent=call.end_offset is not None))
+
+    def abort(self, reason: str) -> None:
+        """End at once, without waiting for the server. Any thread."""
+        self._is_closed_by_user = True
+        self.transport.abort(Ending(reason, "local"))
+
+    # --- the receive thread ------------------------------------------------------------------------
+
+    def run(self) -> Ending:
+        """The receive loop. Returns how the connection ended; every waiting call has been failed then."""
+        self.receive_thread = threading.get_ident()
+        ending = Ending("the receive loop failed", "local")
+        try:
+            if self._opening is None:
+                self._on_open(None)
+            while True:
+                for message in self.transport.receive(self._time_to_next_timer()):
+                    self._on_message(message)
+                self._run_timers()
+        except TransportEnded as ended:
+            ending = ended.ending
+        except Exception as exc:
+            log.exception("! the receive loop failed")
+            ending = Ending(f"internal error: {type(exc).__name__}: {exc}", "local")
+        finally:
+            # The order matters: after dispose() no message can be sent any more, so that was_sent is final.
+            self.transport.dispose()
+            self.ending = ending
+            self.receive_thread = None
+            for call in self.pending.take_all():
+                call.fail(self.lost(ending, was_sent=self.transport.was_sent(call)))
+        log.debug("= ended: %s (%s)", ending.reason, ending.who)
+        return ending
+
+    @property
+    def opening_failure(self) -> DialFailed | None:
+        """What was wrong with the greeting, None if it was right or the connection ended before it."""
+        return self._opening_failure
+
+    def _on_message(self, message: str | bytes) -> None:
+        try:
+            if isinstance(message, bytes):
+                raise jsonrpc.MalformedText("expected a text message, got a binary one")
+            value = jsonrpc.decode(message)
+        except jsonrpc.MalformedText as exc:
+            self._on_malformed(message, exc)
+            return
+        envelope = jsonrpc.classify(value)
+        if isinstance(envelope, Reply):
+            self._on_reply(envelope)
+        elif self._opening is not None and isinstance(envelope, jsonrpc.Invalid):
+            self._fail_opening(f"the first message is not a greeting: {shorten(repr(value))}")
+        else:
+            self._dispatcher.handle(envelope)
+
+    def _on_malformed(self, message: str | bytes, exc: Exception) -> None:
+        log.warning("! not JSON: %s: %s", exc, shorten(repr(message[:200])))
+        if self._opening is not None:
+            self._fail_opening(f"the first message is not JSON: {shorten(repr(message[:200]))}")
+            return
+        error = jsonrpc.RpcError(jsonrpc.PARSE_ERROR, "Parse error", {"error": str(exc)})
+        # JSON-RPC 2.0 §5: the id could not be read, so it is null (PROTOCOL.md §M 9).
+        self.transport.send([jsonrpc.encode(jsonrpc.error_reply(None, error))])
+
+    def _on_reply(self, reply: Reply) -> None:
+        call = self.pending.take(reply.id)
+        if call is not None:
+            if reply.problem is None:
+                call.resolve(reply.envelope)
+            else:
+                call.fail(RemoteProtocolError(reply.problem, received=repr(reply.envelope)))
+        elif self._opening is not None and reply.id is None:
+            self._on_greeting(reply)
+        elif self.pending.was_given_up(reply.id):
+            log.debug("< reply %s came late; its call was given up", reply.id)
+        else:
+            log.warning("! reply to an unknown request: id %s", shorten(repr(reply.id)))
+
+    def _on_greeting(self, reply: Reply) -> None:
+        assert self._opening is not None
+        try:
+            greeting = self._opening(reply.envelope)
+        except ValueError as exc:
+            self._fail_opening(str(exc))
+            return
+        self._opening = None
+        self._on_open(greeting)
+
+    def _fail_opening(self, text: str) -> None:
+        self._opening_failure = DialFailed("greeting", text)
+        self.transport.abort(Ending(text, "server"))
+
+    # --- timers: the receive thread ------------------------------------------------------------------
+
+    def _watch_expiry(self, expires_at: float) -> None:
+        """Let the receive thread expire submitted calls, for which nobody waits, at ``expires_at`` or before."""
+        with self._expiry_lock:
+            self._next_expiry = min(self._next_expiry, expires_at)
+            is_sooner = expires_at < self._planned_wake
+        if is_sooner:
+            self.transport.wake()
+
+    def _time_to_next_timer(self) -> float | None:
+        now = self._clock.now()
+        next_at = self._keepalive.next_at
+        if self._opening is not None:
+            next_at = min(next_at, self._opening_deadline)
+        stalled_since = self.transport.stalled_since
+        if stalled_since is not None:
+            next_at = min(next_at, stalled_since + self._write_timeout)
+        with self._expiry_lock:
+            next_at = min(next_at, self._next_expiry)
+            self._planned_wake = next_at
+        return None if next_at == math.inf else max(0.0, next_at - now)
+
+    def _run_timers(self) -> None:
+        now = self._clock.now()
+        received = self.transport.bytes_received
+        if received != self._bytes_seen:
+            self._bytes_seen = received
+            self._keepalive.note_life(now)
+        elif self._keepalive.is_dead(now):
+            self.transport.abort(Ending("the server did not answer a ping in time", "network"))
+        elif self._keepalive.is_ping_due(now):
+            self._keepalive.note_ping(now)
+            self.transport.ping()
+        stalled_since = self.transport.stalled_since
+        if stalled_since is not None and now >= stalled_since + self._write_timeout:
+            self.transport.abort(Ending(f"the server took nothing for {self._write_timeout:g} s", "network"))
+        if self._opening is not None and now >= self._opening_deadline:
+            self._fail_opening("no greeting came in time")
+        if now >= self._next_expiry:
+            self._expire_futures(now)
+
+    def _expire_futures(self, now: float) -> None:
+        # Reset first: a call submitted meanwhile lowers it again.
+        with self._expiry_lock:
+            self._next_expiry = math.inf
+        expired, next_at = self.pending.expired_futures(now)
+        for call in expired:
+            if self.pending.give_up(call):
+                call.fail(call.timeout_error(self._clock, self.transport.was_sent(call)))
+        self._watch_expiry(next_at)

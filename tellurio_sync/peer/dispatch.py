@@ -1,0 +1,191 @@
+"""Answering what the server sends: requests, notifications, batches, and what is neither.
+
+State handlers run on the receive thread, at once and in wire order, so that a reply never overtakes the
+pushes sent before it.  Methods marked ``on_worker`` run user code: they go to the worker pool, and the
+receive thread goes on.
+
+| State | Written by | Guarded by |
+|---|---|---|
+| method table | constructor only | frozen |
+| open (unanswered) requests | receive thread, workers | ``_lock``, never held while sending or running a handler |
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from .. import jsonrpc
+from ..errors import LocalProtocolError, shorten
+from ..jsonrpc import Batch, Invalid, Notification, Request, RpcError
+from ..jsonrpc.codes import error_for
+from .workers import WorkerPool
+
+log = logging.getLogger("tellurio_sync.peer")
+
+# JSON-RPC 2.0 §5.1 leaves -32000 to -32099 to implementations.
+BUSY = -32000
+CLOSING = -32001
+
+Answer = Callable[[dict[str, Any] | None], None]
+
+
+class Method(NamedTuple):
+    """What runs for an incoming request or notification.
+
+    Attributes:
+        handler: takes the params, returns the result; what it raises becomes the error reply.
+        on_worker: runs on the worker pool instead of the receive thread.
+    """
+
+    handler: Callable[[dict[str, Any]], Any]
+    on_worker: bool = False
+
+
+class Dispatcher:
+    """Runs handlers and sends their replies.
+
+    Args:
+        methods: name to method.
+        pool: where methods marked ``on_worker`` run.
+        send: sends one text, never waits; called on the receive thread and on workers.
+    """
+
+    def __init__(self, methods: Mapping[str, Method], pool: WorkerPool, send: Callable[[str], None]) -> None:
+        self._methods = dict(methods)
+        self._pool = pool
+        self._send = send
+        self._lock = threading.Lock()
+        self._open: dict[int, _OneReply] = {}
+
+    def handle(self, message: Request | Notification | Invalid | Batch) -> None:
+        """Run what the message asks for. On the receive thread; raises nothing, whatever handlers do."""
+        if isinstance(message, Batch):
+            self._handle_batch(message)
+        else:
+            self._handle_one(message, self._send_reply)
+
+    def refuse_open_requests(self) -> None:
+        """Answer every request that is still open: its result would come too late. Any thread."""
+        with self._lock:
+            replies = list(self._open.values())
+        for reply in replies:
+            reply.fail(RpcError(CLOSING, "The client is closing.", {}))
+
+    def _handle_batch(self, batch: Batch) -> None:
+        # JSON-RPC 2.0 §6: one array with a reply for each request, in any order; nothing if there is none.
+        collector = _BatchCollector(len(batch.messages), self._send_reply)
+        for message in batch.messages:
+            if isinstance(message, jsonrpc.Reply):
+                log.warning("! a reply inside a batch is ignored: batches are never sent from here")
+                collector.add(None)
+            else:
+                self._handle_one(message, collector.add)
+
+    def _handle_one(self, message: Request | Notification | Invalid, answer: Answer) -> None:
+        if isinstance(message, Invalid):
+            log.warning("! invalid message: %s: %s", message.error.message, shorten(repr(message.received)))
+            answer(jsonrpc.error_reply(message.id, message.error) if message.is_answered else None)
+            return
+        reply = _OneReply(message.id if isinstance(message, Request) else None, isinstance(message, Request), answer)
+        method = self._methods.get(message.method)
+        if method is None:
+            error = RpcError(
+                jsonrpc.METHOD_NOT_FOUND, f"Method '{message.method}' not found.", {"method": message.method}
+            )
+            reply.fail(error)
+        elif not method.on_worker:
+            _run(method, message, reply)
+        else:
+            self._run_on_worker(method, message, reply)
+
+    def _run_on_worker(self, method: Method, message: Request | Notification, reply: _OneReply) -> None:
+        key = id(reply)
+        with self._lock:
+            self._open[key] = reply
+
+        def task() -> None:
+            try:
+                _run(method, message, reply)
+            finally:
+                with self._lock:
+                    self._open.pop(key, None)
+
+        if not self._pool.submit(task):
+            with self._lock:
+                self._open.pop(key, None)
+            # An error, not a wait: the receive thread must go on, or heartbeats stop for everybody.
+            reply.fail(RpcError(BUSY, "The client is busy: its queue of callables is full.", {}))
+
+    def _send_reply(self, reply: dict[str, Any] | list[dict[str, Any]] | None) -> None:
+        if reply is not None:
+            self._send(jsonrpc.encode(reply))
+
+
+def _run(method: Method, message: Request | Notification, reply: _OneReply) -> None:
+    try:
+        result = method.handler(message.params)
+    except BaseException as exc:  # SystemExit from a handler must end neither the thread nor the connection
+        log.debug("! handler of %s failed", message.method, exc_info=True)
+        reply.fail(error_for(exc))
+    else:
+        reply.succeed(result)
+
+
+class _OneReply:
+    """The reply to one request, given once: by its handler, or by closing. For a notification it is only logged."""
+
+    def __init__(self, id_: jsonrpc.envelopes.Id, is_wanted: bool, answer: Answer) -> None:
+        self._id = id_
+        self._is_wanted = is_wanted
+        self._answer = answer
+        self._lock = threading.Lock()
+        self._is_given = False
+
+    def succeed(self, result: Any) -> None:
+        if not self._is_wanted:
+            self._give(None)
+            return
+        envelope = jsonrpc.result_reply(self._id, result)
+        try:
+            jsonrpc.encode(envelope)
+        except LocalProtocolError as exc:
+            self.fail(error_for(exc))
+        else:
+            self._give(envelope)
+
+    def fail(self, error: RpcError) -> None:
+        if not self._is_wanted:
+            # JSON-RPC 2.0 §4.1: no reply to a notification, not even an error.
+            log.warning("! notification failed: %s %s", error.message, shorten(repr(error.data)))
+            self._give(None)
+            return
+        self._give(jsonrpc.error_reply(self._id, error))
+
+    def _give(self, envelope: dict[str, Any] | None) -> None:
+        with self._lock:
+            if self._is_given:
+                return
+            self._is_given = True
+        self._answer(envelope)
+
+
+class _BatchCollector:
+    """Gathers the replies of one batch, from any thread, and sends them with the last one."""
+
+    def __init__(self, expected: int, send: Callable[[list[dict[str, Any]] | None], None]) -> None:
+        self._missing = expected
+        self._send = send
+        self._lock = threading.Lock()
+        self._replies: list[dict[str, Any]] = []
+
+    def add(self, reply: dict[str, Any] | None) -> None:
+        with self._lock:
+            if reply is not None:
+                self._replies.append(reply)
+            self._missing -= 1
+            is_last = self._missing == 0
+        if is_last:
+            self._send(self._replies or None)

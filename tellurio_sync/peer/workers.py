@@ -1,0 +1,100 @@
+"""A small, bounded pool of daemon threads for code that is not ours.
+
+Not ``concurrent.futures.ThreadPoolExecutor``: its queue has no bound, and the interpreter joins its threads
+at exit, so that one callable that never returns would keep the process alive.
+
+| State | Written by | Guarded by |
+|---|---|---|
+| queue, counts | any thread | ``_lock``, never held while a task runs or a thread is started |
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+log = logging.getLogger("tellurio_sync.peer")
+
+Task = Callable[[], None]
+
+
+class WorkerPool:
+    """Runs tasks on at most ``max_workers`` threads, which are started when they are needed.
+
+    Args:
+        max_workers: threads, > 0. Enough for callables that call the server and are called back meanwhile.
+        max_queue: tasks, >= 0, that may wait for a thread.
+    """
+
+    def __init__(self, max_workers: int = 32, max_queue: int = 1000) -> None:
+        self._max_workers = max_workers
+        self._max_queue = max_queue
+        self._lock = threading.Lock()
+        self._has_task = threading.Condition(self._lock)
+        self._tasks: deque[Task] = deque()
+        self._threads: set[threading.Thread] = set()
+        self._idle = 0
+        self._is_closed = False
+
+    def submit(self, task: Task, *, must_run: bool = False) -> bool:
+        """Run ``task`` soon, on a worker. Thread-safe, never blocks.
+
+        Args:
+            task: what it raises is logged.
+            must_run: queue it even if the queue is full (for what is bounded elsewhere), and even if closed.
+
+        Returns:
+            False if it will not run: the queue is full, or the pool closed.
+        """
+        with self._lock:
+            if not must_run and (self._is_closed or len(self._tasks) >= self._max_queue):
+                return False
+            self._tasks.append(task)
+            needs_thread = self._idle < len(self._tasks) and len(self._threads) < self._max_workers
+            if not needs_thread:
+                self._has_task.notify()
+                return True
+            thread = threading.Thread(target=self._run, name="tellurio-sync worker", daemon=True)
+            self._threads.add(thread)
+        try:
+            thread.start()
+        except RuntimeError:
+            # The interpreter is shutting down, or the system has no thread left; other workers may still come round.
+            with self._lock:
+                self._threads.discard(thread)
+                if self._threads or task not in self._tasks:
+                    return True
+                self._tasks.remove(task)
+            return False
+        return True
+
+    def close(self, timeout: float = 0.0) -> None:
+        """Take no more tasks; threads end when the queue is empty. Waits for them at most ``timeout`` seconds in all."""
+        end = time.monotonic() + timeout
+        with self._lock:
+            self._is_closed = True
+            self._has_task.notify_all()
+            threads = [thread for thread in self._threads if thread is not threading.current_thread()]
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join(max(0.0, end - time.monotonic()))
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                self._idle += 1
+                while not self._tasks and not self._is_closed:
+                    self._has_task.wait()
+                self._idle -= 1
+                if not self._tasks:
+                    self._threads.discard(threading.current_thread())
+                    return
+                task = self._tasks.popleft()
+            try:
+                task()
+            except BaseException:  # a worker outlives what it runs
+                log.exception("a task on a worker thread failed")
+            del task  # do not keep the last task's objects alive while idle

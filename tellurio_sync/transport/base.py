@@ -1,0 +1,134 @@
+"""What the peer needs of a connection: whole text messages in order, both ways, and one ending.
+
+Who may do what:
+
+| Operation | Thread | May wait |
+|---|---|---|
+| ``send``, ``ping``, ``wake``, ``close``, ``abort`` | any | ``send`` only, for room, at most its ``timeout`` |
+| ``receive`` | the receive thread | for the network |
+| ``dispose`` | the receive thread, last of all | no |
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+
+class Ending(NamedTuple):
+    """Why a connection is over.
+
+    Attributes:
+        reason: in words.
+        who: ``"local"``, ``"server"`` or ``"network"``.
+        code: the WebSocket close code, None without a close frame.
+    """
+
+    reason: str
+    who: str
+    code: int | None = None
+
+
+class DialFailed(Exception):
+    """An attempt to connect failed. Stays inside the package: the peer maps it to ``ConnectFailed``.
+
+    Attributes:
+        stage: ``"url"``, ``"DNS"``, ``"proxy"``, ``"TCP"``, ``"TLS"``, ``"handshake"`` or ``"greeting"``.
+        status: the HTTP status of a refused upgrade, else None.
+        attempts: how many attempts were made in all.
+    """
+
+    def __init__(self, stage: str, text: str, status: int | None = None) -> None:
+        super().__init__(text)
+        self.stage = stage
+        self.status = status
+        self.attempts = 1
+
+
+class TransportEnded(Exception):
+    """The connection is over. Stays inside the package: the peer maps it to ``ConnectionLost``."""
+
+    def __init__(self, ending: Ending) -> None:
+        super().__init__(ending.reason)
+        self.ending = ending
+
+
+class NoRoom(Exception):
+    """``send`` found no room in the queue within its timeout; nothing of the message was queued."""
+
+
+class Receipt:
+    """Where in the outgoing stream a message ends. Written once, before any byte of the message can be sent."""
+
+    __slots__ = ("end_offset",)
+
+    end_offset: int | None
+
+    def __init__(self) -> None:
+        self.end_offset = None
+
+
+class Transport(ABC):
+    """Whole text messages over one connection."""
+
+    @abstractmethod
+    def send(self, texts: list[str], receipts: list[Receipt] | None = None, *, timeout: float | None = None) -> None:
+        """Queue the messages, in order and next to each other, and write what can be written without waiting.
+
+        Args:
+            texts: the messages.
+            receipts: as many; each is filled in before its message can reach the wire.
+            timeout: seconds to wait for room while the queue is over its limit; None: queue at once.
+
+        Raises:
+            TransportEnded: the connection is over or closing; nothing was queued.
+            NoRoom: the queue stayed full.
+        """
+
+    @abstractmethod
+    def was_sent(self, receipt: Receipt) -> bool:
+        """Whether the whole message was handed to the operating system, so that the server can act on it."""
+
+    @abstractmethod
+    def ping(self) -> None:
+        """Queue a ping. Does nothing once the connection is over."""
+
+    @abstractmethod
+    def receive(self, timeout: float | None) -> list[str | bytes]:
+        """Wait once, for at most ``timeout`` seconds, and return what came, possibly nothing.
+
+        A binary message is given as ``bytes``. Anything that came, pongs included, moves ``bytes_received``.
+
+        Raises:
+            TransportEnded: the connection is over, and everything that came before was returned.
+        """
+
+    @property
+    @abstractmethod
+    def bytes_received(self) -> int:
+        """How many bytes have come so far; a change is a sign of life."""
+
+    @property
+    @abstractmethod
+    def stalled_since(self) -> float | None:
+        """Since when (monotonic) the other end takes nothing of what is to be written; None if it does."""
+
+    @abstractmethod
+    def wake(self) -> None:
+        """Make ``receive`` return early."""
+
+    @abstractmethod
+    def close(self, code: int, reason: str) -> None:
+        """Queue a close frame behind everything queued before; from now on ``send`` raises. Does not wait."""
+
+    @abstractmethod
+    def abort(self, ending: Ending) -> None:
+        """End at once, without a close frame: ``receive`` raises ``TransportEnded(ending)``. Idempotent."""
+
+    @abstractmethod
+    def dispose(self) -> None:
+        """Give back sockets and descriptors. Idempotent."""
+
+    @abstractmethod
+    def forget_after_fork(self) -> None:
+        """In a forked child: give back the descriptors without a word to the server: the connection is the parent's."""

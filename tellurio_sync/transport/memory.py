@@ -1,0 +1,142 @@
+"""An in-process transport: the peer's side of a pair, the test's or embedder's side as plain lists.
+
+It keeps the contract of ``Transport`` to the letter (one contract suite runs over this and the real one)
+and has hooks for what a network does: sends that fail, a server that stops reading, endings at any point.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+
+from .base import Ending, NoRoom, Receipt, Transport, TransportEnded
+
+
+class MemoryTransport(Transport):
+    """The client's end. The other end is the ``server_...`` methods, callable from any thread.
+
+    One condition guards everything; nothing is done under it but moving texts.
+    """
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._incoming: deque[str | bytes] = deque()
+        self._outgoing: deque[str] = deque()
+        self._queued = 0
+        self._written = 0
+        self._bytes_received = 0
+        self._is_woken = False
+        self._is_closing = False
+        self._is_reading = True
+        self._ending: Ending | None = None
+        self.pings = 0
+        self.is_disposed = False
+
+    # --- the contract ----------------------------------------------------------------------------
+
+    def send(self, texts: list[str], receipts: list[Receipt] | None = None, *, timeout: float | None = None) -> None:
+        with self._condition:
+            if timeout is not None and not self._is_reading and not self._is_over_locked():
+                self._condition.wait_for(lambda: self._is_reading or self._is_over_locked(), timeout)
+                if not self._is_reading and not self._is_over_locked():
+                    raise NoRoom
+            if self._ending is not None:
+                raise TransportEnded(self._ending)
+            if self._is_closing:
+                raise TransportEnded(Ending("the connection is closing", "local"))
+            for index, text in enumerate(texts):
+                self._queued += 1
+                if receipts is not None:
+                    receipts[index].end_offset = self._queued
+                self._outgoing.append(text)
+            if self._is_reading:
+                self._written = self._queued
+            self._condition.notify_all()
+
+    def _is_over_locked(self) -> bool:
+        return self._is_closing or self._ending is not None
+
+    def was_sent(self, receipt: Receipt) -> bool:
+        return receipt.end_offset is not None and self._written >= receipt.end_offset
+
+    def ping(self) -> None:
+        with self._condition:
+            self.pings += 1
+            self._condition.notify_all()
+
+    def receive(self, timeout: float | None) -> list[str | bytes]:
+        with self._condition:
+            self._condition.wait_for(lambda: self._incoming or self._is_woken or self._ending is not None, timeout)
+            self._is_woken = False
+            messages = list(self._incoming)
+            self._incoming.clear()
+            if not messages and self._ending is not None:
+                raise TransportEnded(self._ending)
+            return messages
+
+    @property
+    def bytes_received(self) -> int:
+        return self._bytes_received
+
+    @property
+    def stalled_since(self) -> float | None:
+        return None
+
+    def wake(self) -> None:
+        with self._condition:
+            self._is_woken = True
+            self._condition.notify_all()
+
+    def close(self, code: int, reason: str) -> None:
+        with self._condition:
+            self._is_closing = True
+            # The other end answers a close at once, unless it has stopped reading.
+            if self._is_reading and self._ending is None:
+                self._ending = Ending("closed", "local", code)
+            self._condition.notify_all()
+
+    def abort(self, ending: Ending) -> None:
+        with self._condition:
+            self._ending = self._ending or ending
+            self._condition.notify_all()
+
+    def dispose(self) -> None:
+        self.abort(Ending("the connection was disposed of", "local"))
+        self.is_disposed = True
+
+    def forget_after_fork(self) -> None:
+        self.is_disposed = True
+
+    # --- the other end ---------------------------------------------------------------------------
+
+    def server_send(self, *messages: str | bytes) -> None:
+        """Deliver messages to the client, together."""
+        with self._condition:
+            self._incoming.extend(messages)
+            self._bytes_received += sum(map(len, messages))
+            self._condition.notify_all()
+
+    def server_receive(self, timeout: float = 30.0) -> str:
+        """The next message of the client.
+
+        Raises:
+            TimeoutError: none came within ``timeout`` seconds.
+        """
+        with self._condition:
+            if not self._condition.wait_for(lambda: self._outgoing, timeout):
+                raise TimeoutError(f"the client sent nothing within {timeout} s")
+            return self._outgoing.popleft()
+
+    def server_has_message(self) -> bool:
+        """Whether a message of the client is waiting."""
+        with self._condition:
+            return bool(self._outgoing)
+
+    def server_stop_reading(self) -> None:
+        """From now on nothing counts as sent, and ``send`` with a timeout finds no room."""
+        with self._condition:
+            self._is_reading = False
+
+    def server_end(self, ending: Ending) -> None:
+        """End the connection after what was delivered before."""
+        self.abort(ending)

@@ -1,0 +1,386 @@
+"""The WebSocket transport: our framing over a connected socket.
+
+The bytes are ours, not websocket-client's, because of what its ``send`` and ``recv`` do under load: one
+time-out for both directions, a write time-out that leaves half a frame on the wire, pongs written by the
+reader under the send lock, and no limit on incoming messages.
+
+How bytes leave: ``send`` appends frames to the queue; whoever finds nobody writing becomes the writer and
+writes everything queued by everybody (one system call for many callers), without ever waiting for the
+network.  What the socket does not take stays at the head of the queue, and the receive thread writes it
+when the socket is writable again.  So no caller can be stuck in a write, the receive thread never waits
+for one, and a frame is never torn: it is finished later or the whole connection ends.
+
+Ctrl-C can strike the main thread after any call it makes.  So the writer's role is taken and given back
+by plain assignments (``self._is_writing = is_mine = ...``: no call in between), and what the socket took
+is noted by C code before Python can raise (see ``_write_unless_blocked``).
+
+| State | Written by | Guarded by |
+|---|---|---|
+| queue, rest, offsets, ``_ending``, the writer's role | any thread | ``_queue_lock``, held for no call that waits |
+| writing to the socket | any thread | the role ``_is_writing``; the socket is non-blocking |
+| decoder, selector, ``bytes_received`` | receive thread | ownership |
+| TLS reads and writes | any thread | ``_tls_lock``, taken last: OpenSSL allows one at a time per connection |
+"""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import socket
+import ssl
+import threading
+import time
+from typing import Any
+
+from . import frames
+from .base import Ending, NoRoom, Receipt, Transport, TransportEnded
+from .frames import Close, FrameDecoder, FrameError, Ping, Text
+
+DEFAULT_MAX_MESSAGE_SIZE = 64 * 1024 * 1024
+"""Bytes: the largest incoming message, all fragments together."""
+
+HIGH_WATER = 1024 * 1024
+"""Bytes queued and unwritten beyond which ``send`` waits for room."""
+
+_MAX_QUEUE = 256 * 1024 * 1024  # beyond this even replies are not queued: the server does not read
+_READ_SIZE = 256 * 1024
+_LAST_READS = 64  # a server that sends for ever must not keep a dead connection
+
+
+class WebSocketTransport(Transport):
+    """One open WebSocket.
+
+    Args:
+        sock: connected, its opening handshake done; owned from now on.
+        max_message_size: bytes, > 0.
+    """
+
+    def __init__(self, sock: socket.socket, *, max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE) -> None:
+        sock.settimeout(0)
+        self._sock = sock
+        self._is_tls = isinstance(sock, ssl.SSLSocket)
+        self._tls_lock: Any = threading.Lock() if self._is_tls else contextlib.nullcontext()
+        self._decoder = FrameDecoder(max_message_size)
+        self._messages: list[str | bytes] = []
+        self._bytes_received = 0
+
+        self._queue_lock = threading.Lock()
+        self._has_room = threading.Condition(self._queue_lock)
+        self._queue: list[bytes] = []
+        self._queued = 0  # offset of the end of what was queued, since the connection began
+        self._is_closing = False
+        self._ending: Ending | None = None
+        self._is_disposed = False
+
+        self._is_writing = False  # does some thread have the writer's role?
+        self._rest = memoryview(b"")  # taken from the queue, not yet taken by the socket
+        self._taken: list[int] = []  # bytes of the rest that the socket took, not yet accounted for
+        self._written = 0
+        self._write_failure: OSError | None = None
+        self._stalled_since: float | None = None
+
+        self._wake_in, self._wake_out = socket.socketpair()
+        self._wake_in.settimeout(0)
+        self._wake_out.settimeout(0)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(sock, selectors.EVENT_READ)
+        self._selector.register(self._wake_in, selectors.EVENT_READ)
+        self._is_watching_writes = False
+
+    # --- sending: any thread ---------------------------------------------------------------------
+
+    def send(self, texts: list[str], receipts: list[Receipt] | None = None, *, timeout: float | None = None) -> None:
+        encoded = [frames.encode_frame(frames.TEXT, text.encode()) for text in texts]
+        with self._queue_lock:
+            if timeout is not None and self._queued - self._written > HIGH_WATER:
+                self._wait_for_room_locked(timeout)
+            self._raise_if_over_locked()
+            end = self._queued
+            for index, frame in enumerate(encoded):
+                end += len(frame)
+                if receipts is not None:
+                    receipts[index].end_offset = end
+            self._queued = end
+            self._queue.extend(encoded)
+            overflow = end - self._written > _MAX_QUEUE
+        if overflow and timeout is None:
+            self.abort(Ending(f"the server does not read: over {_MAX_QUEUE} bytes are waiting for it", "server"))
+        self._flush()
+
+    def was_sent(self, receipt: Receipt) -> bool:
+        return receipt.end_offset is not None and self._written >= receipt.end_offset
+
+    def ping(self) -> None:
+        self._queue_control(frames.PING, b"")
+
+    def close(self, code: int, reason: str) -> None:
+        with self._queue_lock:
+            if self._is_closing or self._ending is not None:
+                return
+            self._is_closing = True
+            self._append_locked(frames.CLOSE, frames.close_payload(code, reason))
+            self._has_room.notify_all()
+        self._flush()
+
+    def abort(self, ending: Ending) -> None:
+        with self._queue_lock:
+            if self._ending is None:
+                self._ending = ending
+            self._has_room.notify_all()
+        self.wake()
+
+    def wake(self) -> None:
+        # Under the lock that dispose() takes: the descriptor cannot be closed and reused in between.
+        with self._queue_lock:
+            if not self._is_disposed:
+                try:
+                    self._wake_out.send(b"\0")
+                except BlockingIOError:
+                    pass  # a full pipe wakes as well
+
+    def _queue_control(self, opcode: int, payload: bytes) -> None:
+        with self._queue_lock:
+            # RFC 6455 §5.5.1: nothing follows a close frame.
+            if self._is_closing or self._ending is not None:
+                return
+            self._append_locked(opcode, payload)
+        self._flush()
+
+    def _append_locked(self, opcode: int, payload: bytes) -> None:
+        frame = frames.encode_frame(opcode, payload)
+        self._queued += len(frame)
+        self._queue.append(frame)
+
+    def _wait_for_room_locked(self, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        while self._queued - self._written > HIGH_WATER and self._ending is None and not self._is_closing:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                raise NoRoom
+            self._has_room.wait(remaining)
+
+    def _raise_if_over_locked(self) -> None:
+        if self._ending is not None:
+            raise TransportEnded(self._ending)
+        if self._is_closing:
+            raise TransportEnded(Ending("the connection is closing", "local"))
+
+    # --- writing: whoever has the writer's role ----------------------------------------------------
+
+    def _flush(self) -> None:
+        """Write what can be written now, for everybody; the receive thread goes on when the socket is writable."""
+        if not self._write_unless_blocked():
+            self.wake()
+
+    def _write_unless_blocked(self) -> bool:
+        """Write until nothing is left or another thread is writing (True), or the socket takes no more (False).
+
+        Who finds a writer at work may leave: the writer looks at the queue again before it gives up its role.
+        """
+        is_mine = False
+        try:
+            while True:
+                with self._queue_lock:
+                    if self._is_writing and not is_mine:
+                        return True
+                    self._is_writing = is_mine = self._next_rest_locked()
+                    if not is_mine:
+                        self._close_if_disposed_locked()
+                        return True
+                try:
+                    with self._tls_lock:
+                        # C code from the call to the list: Ctrl-C cannot come between sending and noting how much.
+                        self._taken.extend(map(self._sock.send, (self._rest,)))
+                    continue
+                except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError, InterruptedError):
+                    self._stalled_since = self._stalled_since or time.monotonic()
+                except OSError as exc:
+                    # Half a frame may be out: nothing can follow it. What the server sent before is still read.
+                    self._write_failure = exc
+                with self._queue_lock:
+                    self._is_writing = is_mine = False
+                    self._close_if_disposed_locked()
+                return False
+        finally:
+            if is_mine:  # Ctrl-C, or a defect
+                self._give_up_writing()
+
+    def _next_rest_locked(self) -> bool:
+        """Account for what the socket took, and see to it that there is a rest; False if there is nothing to write.
+
+        The stores that belong together stand together, without a call between them, for Ctrl-C's sake.
+        """
+        if self._taken:
+            sent = self._taken[0]
+            was_full = self._queued - self._written > HIGH_WATER
+            self._rest = self._rest[sent:]
+            self._written += sent
+            self._stalled_since = None
+            self._taken.clear()
+            if was_full and self._queued - self._written <= HIGH_WATER:
+                self._has_room.notify_all()
+        if not self._has_unwritten():
+            return False
+        if not self._rest:
+            joined = memoryview(self._queue[0] if len(self._queue) == 1 else b"".join(self._queue))
+            fresh: list[bytes] = []
+            self._rest = joined
+            self._queue = fresh
+        return True
+
+    def _give_up_writing(self) -> None:
+        if self._is_tls and not self._taken:
+            # SSLSocket.send is Python code: whether OpenSSL took the bytes is not known, so nothing can follow them.
+            self._write_failure = OSError("a write was interrupted")
+        with self._queue_lock:
+            self._is_writing = False
+            self._close_if_disposed_locked()
+        self.wake()
+
+    def _has_unwritten(self) -> bool:
+        return bool(self._queue or self._rest) and self._write_failure is None and self._ending is None
+
+    @property
+    def stalled_since(self) -> float | None:
+        return self._stalled_since
+
+    # --- receiving: the receive thread ---------------------------------------------------------------
+
+    @property
+    def bytes_received(self) -> int:
+        return self._bytes_received
+
+    def receive(self, timeout: float | None) -> list[str | bytes]:
+        if self._ending is not None:
+            raise TransportEnded(self._ending)
+        self._watch_writes(self._has_unwritten())
+        # What OpenSSL has already decrypted does not make the socket readable.
+        is_readable = self._is_tls and self._tls_pending()
+        for key, events in self._selector.select(0.0 if is_readable else timeout):
+            if key.fileobj is self._wake_in:
+                self._drain_wake()
+            elif events & selectors.EVENT_READ or self._is_tls:
+                is_readable = True
+        try:
+            if is_readable:
+                self._read()
+            self._write_unless_blocked()
+            if self._ending is not None:
+                raise TransportEnded(self._ending)
+            if self._write_failure is not None:
+                self._read_to_the_end(self._write_failure)
+        except TransportEnded as ended:
+            with self._queue_lock:
+                self._ending = self._ending or ended.ending
+            if not self._messages:
+                raise
+        messages, self._messages = self._messages, []
+        return messages
+
+    def _watch_writes(self, wanted: bool) -> None:
+        if wanted != self._is_watching_writes:
+            self._is_watching_writes = wanted
+            mask = selectors.EVENT_READ | (selectors.EVENT_WRITE if wanted else 0)
+            self._selector.modify(self._sock, mask)
+
+    def _tls_pending(self) -> bool:
+        assert isinstance(self._sock, ssl.SSLSocket)
+        with self._tls_lock:
+            return self._sock.pending() > 0
+
+    def _drain_wake(self) -> None:
+        try:
+            while len(self._wake_in.recv(4096)) == 4096:
+                pass
+        except BlockingIOError:
+            pass
+
+    def _read(self) -> bool:
+        """Read once; False if nothing was there."""
+        try:
+            with self._tls_lock:
+                data = self._sock.recv(_READ_SIZE)
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError, InterruptedError):
+            return False
+        except OSError as exc:
+            raise TransportEnded(self._loss(exc)) from exc
+        if not data:
+            raise TransportEnded(self._end_of_stream())
+        self._bytes_received += len(data)
+        events: list[frames.Event] = []
+        try:
+            self._decoder.feed(data, events)
+        except FrameError as exc:
+            self._on_events(events)
+            self.close(exc.code, str(exc))
+            raise TransportEnded(Ending(str(exc), "server", exc.code)) from exc
+        self._on_events(events)
+        return True
+
+    def _on_events(self, events: list[frames.Event]) -> None:
+        for event in events:
+            if isinstance(event, Text):
+                self._messages.append(event.text)
+            elif isinstance(event, frames.Binary):
+                self._messages.append(event.payload)
+            elif isinstance(event, Ping):
+                self._queue_control(frames.PONG, event.payload)
+            elif isinstance(event, Close):
+                self._on_close(event)
+
+    def _on_close(self, event: Close) -> None:
+        # RFC 6455 §5.5.1: the end that did not begin the closing answers with a close frame of the same code.
+        began = self._is_closing
+        self.close(frames.NORMAL_CLOSURE if event.code == frames.NO_STATUS else event.code, "")
+        if began:
+            raise TransportEnded(Ending("closed", "local", event.code))
+        reason = f": {event.reason}" if event.reason else ""
+        raise TransportEnded(Ending(f"the server closed it with code {event.code}{reason}", "server", event.code))
+
+    def _end_of_stream(self) -> Ending:
+        if self._is_closing:
+            return Ending("closed", "local")
+        return Ending("the server ended the stream without a close frame", "server")
+
+    def _loss(self, exc: OSError) -> Ending:
+        if self._is_closing:
+            return Ending("closed", "local")
+        return Ending(exc.strerror or str(exc) or type(exc).__name__, "network")
+
+    def _read_to_the_end(self, failure: OSError) -> None:
+        """Take what the server said before it stopped listening: perhaps why."""
+        for _ in range(_LAST_READS):
+            if not self._read():
+                break
+        raise TransportEnded(self._loss(failure))
+
+    # --- the end ---------------------------------------------------------------------------------
+
+    def dispose(self) -> None:
+        with self._queue_lock:
+            if self._is_disposed:
+                return
+            self._is_disposed = True
+            self._ending = self._ending or Ending("the connection was disposed of", "local")
+            self._queue.clear()
+            self._has_room.notify_all()
+            if not self._is_writing:
+                self._close_descriptors()
+
+    def _close_if_disposed_locked(self) -> None:
+        # A descriptor closed under a writer could be another file's by the time of its system call. So dispose()
+        # leaves the closing to the writer, if there is one.
+        if self._is_disposed:
+            self._close_descriptors()
+
+    def forget_after_fork(self) -> None:
+        # No lock: in the child another thread's lock stays taken for ever. No shutdown and no unregister either:
+        # both act on what the child shares with its parent; closing a descriptor does not.
+        self._is_disposed = True
+        self._close_descriptors()
+
+    def _close_descriptors(self) -> None:
+        self._selector.close()
+        self._sock.close()
+        self._wake_in.close()
+        self._wake_out.close()

@@ -1,0 +1,1 @@
+"""Servers that misbehave on purpose, on 127.0.0.1."""
