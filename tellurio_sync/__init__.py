@@ -1,3 +1,85 @@
-"""The synchronous client of Tellurio Studio."""
+"""The synchronous client of Tellurio Studio: optimise prompts from plain Python, without asyncio.
+
+    import tellurio_sync as te
+
+    te.login()
+    with te.init("my-org", "Facility Support") as run:
+        prompt = te.Parameter("Read the message ...", role="system prompt")
+        ...
+
+Importing it starts nothing: no thread, no connection, no file, no logging configuration.
+"""
+
+from __future__ import annotations
+
+from . import errors, optim, run_context
+from .autodiff import functional
+from .autodiff.backward_model import get_backward_model_client, set_backward_model_client
+from .autodiff.backward_pass import backward
+from .autodiff.grad_mode import is_grad_enabled, no_grad, set_grad_enabled
+from .client import LONG_RUNNING_METHODS, TellurioWebSocketClient
+from .errors import (
+    CallTimeout,
+    ConnectFailed,
+    ConnectionLost,
+    InvalidAPIKeyError,
+    NotConnected,
+    RemoteError,
+    TellurioError,
+)
+from .model.data import JAGGED
+from .model.graph import GradientEdge, Node
+from .model.language import AsyncOpenAI, CallableModel, OpenAI
+from .model.serialization import load, save
+from .model.suppression import suppress_variable_notifications
+from .model.variable import Parameter, Variable, is_scalar_variable
+from .optim import TGD
+from .run_context import get_active_run, set_active_run
+from .session import Session, close, current_session, default_session, finish, init, log, login
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "JAGGED",
+    "LONG_RUNNING_METHODS",
+    "TGD",
+    "AsyncOpenAI",
+    "CallTimeout",
+    "CallableModel",
+    "ConnectFailed",
+    "ConnectionLost",
+    "GradientEdge",
+    "InvalidAPIKeyError",
+    "Node",
+    "NotConnected",
+    "OpenAI",
+    "Parameter",
+    "RemoteError",
+    "Session",
+    "TellurioError",
+    "TellurioWebSocketClient",
+    "Variable",
+    "backward",
+    "close",
+    "current_session",
+    "default_session",
+    "errors",
+    "finish",
+    "functional",
+    "get_active_run",
+    "get_backward_model_client",
+    "init",
+    "is_grad_enabled",
+    "is_scalar_variable",
+    "load",
+    "log",
+    "login",
+    "no_grad",
+    "optim",
+    "run_context",
+    "save",
+    "set_active_run",
+    "set_backward_model_client",
+    "set_grad_enabled",
+    "suppress_variable_notifications",
+]

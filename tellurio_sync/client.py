@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from . import handlers
-from .studio.urls import check_may_send_key, ws_address
+from .addresses import check_may_send_key, ws_address
 from .deadlines import check_timeout
 from .errors import ConnectFailed, ConnectionLost, InvalidAPIKeyError, NotConnected, shorten
 from .model.registries import Registries

@@ -3,7 +3,7 @@
 The tree::
 
     TellurioError
-    ├─ ConnectFailed(RuntimeError, ConnectionError)      stage, url, attempts, status
+    ├─ ConnectFailed(ConnectionError, RuntimeError)      stage, url, attempts, status
     │   └─ InvalidAPIKeyError                            a refused key; never retried
     ├─ ConnectionLost(ConnectionError)                   reason, who, was_sent
     │   └─ ClosedByUser
@@ -16,7 +16,7 @@ The tree::
     │       └─ RemoteInternalError
     ├─ ProtocolError                                     never raised itself
     │   ├─ LocalProtocolError(ValueError)                what we were asked to send is not valid
-    │   └─ RemoteProtocolError(ValueError)               received (shortened text of what came)
+    │   └─ RemoteProtocolError(ValueError, RuntimeError) received (shortened text of what came)
     ├─ UsageError(RuntimeError)
     │   ├─ WouldDeadlock
     │   └─ NotConnected
@@ -28,13 +28,14 @@ The tree::
     │   ├─ UnknownVariable(ValueError)                   variable_id
     │   ├─ UnknownModel(ValueError)                      model_id
     │   ├─ UnknownCallable(ValueError)                   callable_id
-    │   └─ PendingTimeout(RuntimeError, TimeoutError)    flag, variable_id, waited_s
+    │   └─ PendingTimeout(TimeoutError, RuntimeError)    flag, variable_id, waited_s
     └─ BackendError(RuntimeError)                        the local backend could not be started or used
 
 Rules of the house: an error carries plain data only (no socket, no key, no
 peer), it pickles with its attributes, and its text says what to do where
 there is something to do.  Each also inherits the builtin that fits, so that
 ``except TimeoutError`` and ``except ConnectionError`` mean what they say.
+Among builtins the ``OSError`` comes first: the others' ``__new__`` cannot make one.
 """
 
 from __future__ import annotations
@@ -49,6 +50,14 @@ def shorten(text: str, limit: int = _SHORTENED_CHARS) -> str:
     if len(text) <= limit:
         return text
     return f"{text[:limit]}... ({len(text)} characters)"
+
+
+def shorten_repr(value: object) -> str:
+    """The beginning of ``repr(value)``, for any JSON value: one nested too deeply for ``repr`` is described."""
+    try:
+        return shorten(repr(value))
+    except RecursionError:
+        return f"a {type(value).__name__} nested too deeply to show"
 
 
 def _rebuild(cls: type[TellurioError], args: tuple[Any, ...], state: dict[str, Any]) -> TellurioError:
@@ -73,7 +82,7 @@ class TellurioError(Exception):
 # --- connection ---------------------------------------------------------------------------------
 
 
-class ConnectFailed(TellurioError, RuntimeError, ConnectionError):
+class ConnectFailed(TellurioError, ConnectionError, RuntimeError):
     """No connection could be opened.
 
     Attributes:
@@ -244,7 +253,7 @@ class LocalProtocolError(ProtocolError, ValueError):
     """This side was asked to send something that the protocol cannot carry."""
 
 
-class RemoteProtocolError(ProtocolError, ValueError):
+class RemoteProtocolError(ProtocolError, ValueError, RuntimeError):
     """The server sent something that the protocol does not allow.
 
     Attributes:
@@ -360,7 +369,7 @@ class UnknownCallable(ModelError, ValueError):
         self.callable_id = callable_id
 
 
-class PendingTimeout(ModelError, RuntimeError, TimeoutError):
+class PendingTimeout(ModelError, TimeoutError, RuntimeError):
     """The server did not deliver an announced change of a Variable in time.
 
     Attributes:

@@ -1,0 +1,61 @@
+# Every target makes the virtual environment that it needs; `make` alone prints this help.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUFF := $(BIN)/ruff
+RUFF_CONFIG := --config .ci/ruff.toml
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-all cover format lint type build check-dist check clean
+
+help:  ## print this help
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+# The environment is made anew when the requirements change. EXTRAS is what a target needs of them.
+$(VENV)/installed: setup.cfg setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "tellurio_sync needs Python 3.10 or later: make PYTHON=/path/to/python3.x ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[local,test,dev]'
+	@touch $@
+
+install: $(VENV)/installed  ## make .venv with the package (editable) and what its development needs
+
+demo: install  ## optimise a prompt in a local backend; DATA=file.json for your own mails, ARGS=... for more options
+	$(BIN)/tellurio-sync demo $(if $(DATA),--data '$(DATA)') $(ARGS)
+
+test: install  ## run the fast tests (no process, no fault injection)
+	$(BIN)/python -m pytest -q -m 'not slow' $(ARGS)
+
+test-all: install  ## run all tests
+	$(BIN)/python -m pytest -q $(ARGS)
+
+cover: install  ## run all tests and report branch coverage
+	$(BIN)/coverage run -m pytest -q $(ARGS)
+	$(BIN)/coverage report --show-missing --skip-covered
+
+format: install  ## format the code
+	$(RUFF) format $(RUFF_CONFIG) .
+	$(RUFF) check $(RUFF_CONFIG) --fix-only .
+
+lint: install  ## report what is not formatted, or looks wrong
+	$(RUFF) format $(RUFF_CONFIG) --check .
+	$(RUFF) check $(RUFF_CONFIG) .
+
+type: install  ## check the types of the package
+	$(BIN)/mypy
+
+build: install  ## build the wheel and the source distribution into dist/
+	rm -rf dist build
+	$(BIN)/python -m build --outdir dist .
+
+check-dist: build  ## install the wheel into an empty environment, and look at what it holds
+	$(BIN)/python tests/check_dist.py dist
+
+check: lint type test-all check-dist  ## everything that CI runs
+
+clean:  ## remove environments, builds and caches
+	rm -rf .venv* build dist *.egg-info .coverage htmlcov .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,130 @@
+"""The language model of the backward pass: one per session (PROTOCOL.md §H.4)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import UsageError
+from ..model.language import CallableModel, ChatCompletionModel, OpenAI
+from ..model.link import current_link
+from ..model.model_config import openai_config, without_secrets
+from ..model.replies import check_echo
+
+_DEFAULT_PATH = "openai/gpt-4o"
+
+
+class BackwardModel:
+    """Which model writes the feedback.
+
+    Attributes:
+        client: the model.
+        model: its name at the provider.
+        completion_args: passed on with each chat; a ``model`` in it wins over the name.
+        client_args: what the client was made with, without secrets.
+    """
+
+    __slots__ = ("client", "client_args", "completion_args", "model")
+
+    def __init__(
+        self,
+        client: ChatCompletionModel,
+        model: str,
+        completion_args: dict[str, Any],
+        client_args: dict[str, Any],
+    ) -> None:
+        self.client = client
+        self.model = model
+        self.completion_args = completion_args
+        self.client_args = client_args
+
+    @property
+    def provider(self) -> str:
+        """Who runs the model."""
+        return self.client.provider
+
+    def __repr__(self) -> str:
+        return f"BackwardModel({self.provider}/{self.model}, completion_args={self.completion_args!r})"
+
+
+def set_backward_model_client(
+    model_path: str | ChatCompletionModel = _DEFAULT_PATH,
+    client_args: dict[str, Any] | None = None,
+    completion_args: dict[str, Any] | None = None,
+) -> None:
+    """Say which language model writes the feedback in every backward pass of this session.
+
+    Args:
+        model_path: ``"provider/model"`` with the provider ``openai``, or a model object.
+        client_args: for a path: what ``OpenAI(...)`` takes.  Not changed.
+        completion_args: passed on with each chat, such as ``{"temperature": 0}``; with an ``OpenAI`` object
+            it must name the ``model``.
+
+    Two calls; none if nothing changes.
+
+    Raises:
+        ValueError: a path of another form, another provider, or no model name.
+        UsageError: no API key.
+        RuntimeError: no consent to send the key.
+    """
+    link = current_link()
+    registries = link.registries
+    former = registries.backward_model
+    completion_args = dict(completion_args or {})
+    if isinstance(model_path, ChatCompletionModel):
+        if client_args:
+            raise ValueError("client_args belong to a path: a model object has been made with its own.")
+        name = _name_of(model_path, completion_args)
+        if former is not None and former.client is model_path and former.completion_args == completion_args:
+            return
+        client = model_path
+    else:
+        name = _name_in(model_path)
+        config = openai_config(client_args or {})
+        if (
+            former is not None
+            and former.client._config == config
+            and (former.model, former.completion_args) == (name, completion_args)
+        ):
+            return
+        client = OpenAI(**(client_args or {}))
+    new = BackwardModel(client, name, completion_args, without_secrets(client_args or {}))
+    params = {
+        "model_id": client.model_id,
+        "model_name": name,
+        "client_args": new.client_args,
+        "completion_args": completion_args,
+    }
+    result = link.request("set_model_singleton", params)
+    check_echo("set_model_singleton", result, {"model_id": client.model_id, "completion_args": completion_args})
+    registries.backward_model = new
+
+
+def get_backward_model_client() -> BackwardModel:
+    """The model of the backward pass. Does not block.
+
+    Raises:
+        UsageError: none has been set.
+    """
+    model = current_link().registries.backward_model
+    if model is None:
+        text = "No global model client set for backward pass. Call `set_backward_model_client` to define one."
+        raise UsageError(text)
+    return model
+
+
+def _name_in(model_path: str) -> str:
+    provider, slash, name = model_path.partition("/") if isinstance(model_path, str) else ("", "", "")
+    if not slash or not name:
+        raise ValueError("`model_path` must be in the format 'provider/model'")
+    if provider != OpenAI.provider:
+        raise ValueError(f"Unsupported provider: {provider}.")
+    return name
+
+
+def _name_of(model: ChatCompletionModel, completion_args: dict[str, Any]) -> str:
+    if isinstance(model, CallableModel):
+        return CallableModel.provider
+    name = completion_args.get("model")
+    if not isinstance(name, str) or not name:
+        raise ValueError("Say which model is meant: completion_args={'model': 'gpt-4o'}.")
+    return name

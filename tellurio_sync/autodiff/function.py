@@ -1,0 +1,72 @@
+"""Running functions on the server (PROTOCOL.md §C, §G)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import RemoteProtocolError
+from ..model.replies import member
+from ..model.variable import Variable
+from ..model.wire import decode_outputs, link_of, serialise
+from .grad_mode import is_grad_enabled
+
+
+class Function:
+    """A function that the server computes. The name of the subclass is the name of the function there."""
+
+    @classmethod
+    def apply(cls, *args: Any, **kwargs: Any) -> Variable | tuple[Variable, ...]:
+        """Run it. Arguments go out as given: positional ones by position, keywords by name. One long call.
+
+        Returns:
+            The output, or a tuple of them.
+
+        Raises:
+            TypeError: an argument that cannot be sent.
+            UsageError: an argument that the server does not know.
+            RemoteError: the function failed there.
+            RemoteProtocolError: the reply makes no sense.
+        """
+        link = link_of((args, kwargs))
+        registries = link.registries
+        arguments: list[object] = []
+        params = {
+            "function_name": cls.__name__,
+            "grad_enabled": is_grad_enabled(),
+            "args": [serialise(argument, registries, arguments) for argument in args],
+            "kwargs": {name: serialise(argument, registries, arguments) for name, argument in kwargs.items()},
+        }
+        with registries.awaiting_pushes():
+            result = link.request("run_function", params)
+            data = member("run_function", result, "data")
+            if not data:
+                raise RemoteProtocolError(f"{cls.__name__} has returned nothing.", received=repr(result))
+            return decode_outputs(data, link, tuple(arguments))
+
+
+class Add(Function):
+    """``x``, ``y``."""
+
+
+class Sum(Function):
+    """``x``: a list of Variables."""
+
+
+class Split(Function):
+    """``x``, ``sep=None``, ``maxsplit=-1``."""
+
+
+class ChatCompletion(Function):
+    """``forward_model_client``, ``messages``, ``inputs=None``, ``**completion_args``."""
+
+
+class DeterministicEvaluator(Function):
+    """``prediction``, ``target``, ``eval_fn``, ``eval_fn_purpose``, ``success_fn``, ``reduction_fn``, ``reduction_fn_purpose``."""  # noqa: E501
+
+
+class ExactMatchEvaluator(Function):
+    """``prediction``, ``target``, ``reduction_fn=sum``, ``reduction_fn_purpose="summation"``."""
+
+
+class LMJudgeEvaluator(Function):
+    """As ``functional.lm_judge_evaluator``."""

@@ -1,0 +1,200 @@
+"""The functions of the package. Each is one long call to the server (PROTOCOL.md §G).
+
+All raise ``TypeError`` for an argument of the wrong type and what ``Function.apply`` raises.
+"""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Callable, Sequence
+from typing import Any, Union
+
+from ..errors import RemoteProtocolError
+from ..model.language import ChatCompletionModel
+from ..model.variable import Variable
+from .function import (
+    Add,
+    ChatCompletion,
+    DeterministicEvaluator,
+    ExactMatchEvaluator,
+    LMJudgeEvaluator,
+    Split,
+    Sum,
+)
+from .messages import Inputs, Messages, check_inputs, check_messages, check_model
+
+__all__ = [
+    "add",
+    "chat_completion",
+    "deterministic_evaluator",
+    "exact_match_evaluator",
+    "lm_judge_evaluator",
+    "split",
+    "sum",
+]
+
+Score = Union[int, float]
+Reduction = Callable[[list[Score]], Score]
+Target = Union[str, list[str], Variable]
+
+
+def add(x: Variable, y: Variable) -> Variable:
+    """Texts joined, numbers added, lists element by element."""
+    _check_variable("x", x)
+    _check_variable("y", y)
+    return _single(Add.apply(x, y))
+
+
+def sum(x: Sequence[Variable]) -> Variable:
+    """The sum of numbers; texts each as ``<ITEM>text</ITEM>``; lists element by element."""
+    if not isinstance(x, (list, tuple)):
+        raise TypeError(f"x must be a list of Variables, not {type(x).__name__}")
+    for index, variable in enumerate(x):
+        _check_variable(f"x[{index}]", variable)
+    return _single(Sum.apply(list(x)))
+
+
+def split(x: Variable, sep: str | Variable | None = None, maxsplit: int | Variable = -1) -> tuple[Variable, ...]:
+    """The parts of a text as ``str.split`` makes them; of a list of texts, output i holds all i-th parts."""
+    _check_variable("x", x)
+    parts = Split.apply(x, sep, maxsplit)
+    return parts if isinstance(parts, tuple) else (parts,)
+
+
+def chat_completion(
+    forward_model_client: ChatCompletionModel | None,
+    messages: Messages,
+    inputs: Inputs | None = None,
+    **completion_args: Any,
+) -> Variable:
+    """The answer of a language model; a list of answers if any input is a list.
+
+    Args:
+        forward_model_client: who answers.
+        messages: the chat, ``[{"role": "system", "content": [Variable, ...]}, ...]``.
+        inputs: values for the placeholders ``{name}`` in the messages.
+        completion_args: passed on to the model, such as ``model="gpt-4o"`` or ``temperature=0``.
+    """
+    check_model("forward_model_client", forward_model_client)
+    check_messages(messages)
+    check_inputs(inputs)
+    return _single(ChatCompletion.apply(forward_model_client, messages, inputs, **completion_args))
+
+
+def deterministic_evaluator(
+    prediction: Variable,
+    target: Target,
+    eval_fn: Callable[[Any, Any], Score],
+    eval_fn_purpose: str | Variable,
+    success_fn: Callable[[list[Score]], bool] | None = None,
+    reduction_fn: Reduction | None = builtins.sum,
+    reduction_fn_purpose: str | Variable | None = "summation",
+) -> tuple[Variable, Variable]:
+    """Score and explanation by a function of yours.
+
+    Args:
+        prediction: what to evaluate; a list is a batch.
+        target: what was wanted.
+        eval_fn: ``eval_fn(prediction, target)`` gives the score of one sample, from plain data.
+        eval_fn_purpose: what it measures, in a few words; language models read it.
+        success_fn: ``success_fn(scores)`` says whether nothing is left to improve; None: never.
+        reduction_fn: makes one score of a batch's; None: the scores stay a list.
+        reduction_fn_purpose: what it does, in a word.
+
+    Your functions run on worker threads of this process, ``success_fn`` in the backward pass as well.
+    """
+    _check_variable("prediction", prediction)
+    _check_callable("eval_fn", eval_fn, is_optional=False)
+    _check_callable("success_fn", success_fn)
+    _check_callable("reduction_fn", reduction_fn)
+    return _pair(
+        DeterministicEvaluator.apply(
+            prediction, target, eval_fn, eval_fn_purpose, success_fn, reduction_fn, reduction_fn_purpose
+        )
+    )
+
+
+def exact_match_evaluator(
+    prediction: Variable,
+    target: Target,
+    reduction_fn: Reduction | None = builtins.sum,
+    reduction_fn_purpose: str | Variable | None = "summation",
+) -> tuple[Variable, Variable]:
+    """Score (1 where prediction and target are equal, else 0) and explanation; else as ``deterministic_evaluator``."""
+    _check_variable("prediction", prediction)
+    _check_callable("reduction_fn", reduction_fn)
+    return _pair(ExactMatchEvaluator.apply(prediction, target, reduction_fn, reduction_fn_purpose))
+
+
+def lm_judge_evaluator(
+    forward_model_client: ChatCompletionModel | None,
+    messages: Messages,
+    prediction: Variable,
+    target: Target | None = None,
+    inputs: Inputs | None = None,
+    success_fn: Callable[[list[Score]], bool] | None = None,
+    reduction_fn: Reduction | None = builtins.sum,
+    reduction_fn_purpose: str | Variable | None = "summation",
+    eval_mode: bool | Variable = True,
+    **completion_args: Any,
+) -> tuple[Variable, Variable]:
+    """Score and explanation by a language model, which answers JSON with ``score`` and ``explanation``.
+
+    Args:
+        forward_model_client: the judge.
+        messages: the chat; ``{prediction}`` and ``{target}`` in it stand for those.
+        prediction: what to evaluate; a list is a batch.
+        target: what was wanted, if anything in particular.
+        inputs: values for other placeholders; ``prediction`` and ``target`` are taken.
+        success_fn, reduction_fn, reduction_fn_purpose: as in ``deterministic_evaluator``.
+        eval_mode: True: feedback is for the prediction; False: for messages and inputs, to improve the judge.
+        completion_args: passed on to the model.
+
+    Raises:
+        ValueError: ``inputs`` uses a taken name.
+    """
+    check_model("forward_model_client", forward_model_client)
+    check_messages(messages)
+    _check_variable("prediction", prediction)
+    check_inputs(inputs)
+    taken = {"prediction", "target"} & set(inputs or {})
+    if taken:
+        raise ValueError(f"inputs must not use the names {sorted(taken)}: they stand for the arguments")
+    _check_callable("success_fn", success_fn)
+    _check_callable("reduction_fn", reduction_fn)
+    return _pair(
+        LMJudgeEvaluator.apply(
+            forward_model_client,
+            messages,
+            prediction,
+            target,
+            inputs,
+            success_fn,
+            reduction_fn,
+            reduction_fn_purpose,
+            eval_mode,
+            **completion_args,
+        )
+    )
+
+
+def _check_variable(name: str, value: object) -> None:
+    if not isinstance(value, Variable):
+        raise TypeError(f"{name} must be a Variable, not {type(value).__name__}")
+
+
+def _check_callable(name: str, value: object, is_optional: bool = True) -> None:
+    if not (callable(value) or (is_optional and value is None)):
+        raise TypeError(f"{name} must be a function, not {type(value).__name__}")
+
+
+def _single(outputs: Variable | tuple[Variable, ...]) -> Variable:
+    if isinstance(outputs, Variable):
+        return outputs
+    raise RemoteProtocolError(f"The function has {len(outputs)} outputs instead of one.", received=repr(outputs))
+
+
+def _pair(outputs: Variable | tuple[Variable, ...]) -> tuple[Variable, Variable]:
+    if isinstance(outputs, tuple) and len(outputs) == 2:
+        return outputs
+    raise RemoteProtocolError("An evaluator must return score and explanation.", received=repr(outputs))

@@ -1,0 +1,182 @@
+"""The command ``tellurio-sync``.
+
+Only ``argparse`` is imported at the start; each command imports what it needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from . import __version__
+from .errors import HttpUnreachable, InvalidAPIKeyError, TellurioError
+
+if TYPE_CHECKING:
+    from .studio import KeySource
+
+PROGRAM = "tellurio-sync"
+
+_LEVELS = ("debug", "info", "warning", "error", "critical")
+_INTERRUPTED = 130  # what shells report for a process that Ctrl-C ended
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code: 0 if it did what it should, 1 if not, 130 after Ctrl-C.
+
+    Args:
+        argv: the arguments; None: those of the process.
+
+    Raises:
+        SystemExit: the arguments are wrong (2), or asked for help or the version (0).
+    """
+    parser = _parser()
+    args, remaining = parser.parse_known_args(argv)
+    if remaining and args.command != "demo":
+        parser.error(f"unrecognized arguments: {' '.join(remaining)}")
+    logging.basicConfig(format=f"[{PROGRAM}] %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("tellurio_sync").setLevel(args.verbosity.upper())
+    try:
+        if args.command == "login":
+            return _login(args.api_key, args.relogin)
+        if args.command == "backend":
+            return _backend(args)
+        return _demo(remaining)
+    except KeyboardInterrupt:
+        print(file=sys.stderr)  # the terminal shows ^C, without a line end
+        return _INTERRUPTED
+    except TellurioError as exc:
+        _complain(str(exc))
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    from .backend.options import add_arguments
+
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM, description="Optimise prompts with Tellurio Studio from plain, synchronous Python."
+    )
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    parser.add_argument(
+        "-v",
+        "--verbosity",
+        type=str.lower,
+        choices=_LEVELS,
+        default="info",
+        metavar="LEVEL",
+        help=f"how much to log: {', '.join(_LEVELS)} (default: %(default)s)",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    login = commands.add_parser("login", help="check an API key and keep it in the local keyring")
+    login.add_argument(
+        "--api-key",
+        metavar="KEY",
+        help="the key; better left out, for it shows up in the list of processes: it is asked for, or read from a pipe",
+    )
+    login.add_argument("--relogin", action="store_true", help="do not use the key in the keyring")
+
+    backend = commands.add_parser(
+        "backend",
+        help="run a local backend until it is interrupted",
+        description="Run a local backend until it is interrupted. @FILE reads arguments from a file, one per line.",
+        fromfile_prefix_chars="@",
+    )
+    add_arguments(backend)
+
+    # Its own options, --help included, are the demo's to read.
+    commands.add_parser("demo", help="watch a prompt being optimised", add_help=False)
+    return parser
+
+
+def _backend(args: argparse.Namespace) -> int:
+    from .backend.options import BackendOptions
+    from .local import check_installed
+
+    check_installed()
+    from .backend.server import serve
+
+    return serve(BackendOptions.from_args(args))
+
+
+def _demo(arguments: list[str]) -> int:
+    from .examples.facility_support import main as demo
+
+    return demo(arguments)
+
+
+# --- login --------------------------------------------------------------------------------------
+
+
+def _login(api_key: str | None, relogin: bool) -> int:
+    # PROTOCOL.md §J.3; a failure is also one for the shell: its exit code is 1.
+    try:
+        return _log_in(api_key, relogin)
+    except InvalidAPIKeyError as exc:
+        _complain(f"Login failed: Invalid API key. Please try again.\n{exc}")
+    except HttpUnreachable as exc:
+        _complain(f"Login failed: {exc}")
+    except TellurioError as exc:
+        _complain(f"Login failed: Failed to connect to the backend.\n{exc}")
+    except ValueError as exc:
+        _complain(f"Login failed: {exc}")
+    return 1
+
+
+def _log_in(api_key: str | None, relogin: bool) -> int:
+    from .studio import KeySource, StudioRest, remember, verify
+
+    try:
+        key, source = _find_or_ask(api_key, relogin)
+    except ValueError:
+        _complain("Login failed: Missing API key. Please provide a valid API key.")
+        return 1
+    rest = StudioRest(api_key=key)
+    try:
+        account = verify(rest, relogin)
+    finally:
+        rest.close()
+    stored = remember(key, account.username, source)
+    if stored.is_stored:
+        _say("API key provided and stored securely in local keyring.")
+    elif source is not KeySource.KEYRING:
+        _say(f"The API key is valid but was not stored: {stored.reason}. Set TELLURIO_API_KEY to use it.")
+    _say(
+        f"Currently logged in as {account.username!r} to {rest.address.base_url!r}. "
+        f"Use `{PROGRAM} login --relogin` to force relogin."
+    )
+    return 0
+
+
+def _find_or_ask(api_key: str | None, relogin: bool) -> tuple[str, KeySource]:
+    from .studio import KeySource, find_api_key
+
+    try:
+        key, source = find_api_key(api_key, relogin)
+    except ValueError:
+        return find_api_key(_ask_for_key(), relogin)
+    if source is KeySource.KEYRING:
+        _say("Using stored API key from local keyring.")
+    return key, source
+
+
+def _ask_for_key() -> str:
+    """The key from the terminal, not shown while it is typed, or from the pipe that feeds this process."""
+    if not sys.stdin.isatty():
+        return sys.stdin.readline()
+    from getpass import getpass
+
+    try:
+        return getpass(f"[{PROGRAM}] Please enter your Tellurio API key and hit enter, or press ctrl+c to quit: ")
+    except EOFError:
+        return ""
+
+
+def _say(text: str) -> None:
+    print(f"[{PROGRAM}] {text}")
+
+
+def _complain(text: str) -> None:
+    print(f"[{PROGRAM}] {text}", file=sys.stderr)

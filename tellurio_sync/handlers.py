@@ -1,0 +1,336 @@
+"""What the server may call here (PROTOCOL.md §D), as functions on the registries of a session.
+
+Every function takes the ``params`` of the request and returns the ``result`` of its reply.  A failure raises: an
+``RpcError`` is answered as it is, any other exception as -32603 with its text.  The texts that other clients'
+tests compare are kept to the letter (§B.1).
+
+All but ``run_callable`` run on the receive thread, in wire order: they never block, never call the server and never
+run code of the user's.  ``run_callable`` runs on a worker thread; the function it calls may call the server.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+from .errors import LocalProtocolError, UnknownCallable, UnknownModel, UnknownNode, UnknownVariable, UsageError, shorten
+from .jsonrpc import INTERNAL_ERROR, MissingParam, RpcError, encode
+from .model.data import normalise
+from .model.graph import GradientEdge, Node
+from .model.link import use_link
+from .model.registries import Registries
+from .model.variable import CLASS_BY_TAG, Variable, check_output_nr
+from .model.wire import deserialise
+
+_OK = {"message": "Ok"}
+_VARIABLE_KEYS = (
+    "variable_id",
+    "obj_type",
+    "data",
+    "role",
+    "requires_grad",
+    "_retain_grad",
+    "_grad",
+    "_output_nr",
+    "_grad_fn",
+    "is_leaf",
+)
+_GRADIENT_KEYS = frozenset({"variable_id", "data", "role", "requires_grad"})
+
+
+# --- variables ----------------------------------------------------------------------------------
+
+
+def create_variable(registries: Registries, params: dict[str, Any]) -> Any:
+    """Make a Variable or Parameter which exists on the server: a copy that an optimizer keeps.
+
+    Raises:
+        MissingParam: a key of PROTOCOL.md §D is absent.
+        ValueError: an ``obj_type`` that is neither.
+        TypeError, ValueError: data that no Variable may hold.
+        UnknownVariable: a gradient that is not registered.
+    """
+    variable_id, obj_type, data, role, requires_grad, retain_grad, grad, output_nr, node_id, is_leaf = (
+        _required(params, key) for key in _VARIABLE_KEYS
+    )
+    cls = CLASS_BY_TAG.get(obj_type) if isinstance(obj_type, str) else None
+    if cls is None:
+        raise ValueError(f"Unsupported object type '{obj_type}' for Variable or Parameter creation.")
+    check_output_nr(output_nr)
+    variable = cls._received(registries.link, _id("variable_id", variable_id), data, role, requires_grad)
+    variable._set_local("_retain_grad", bool(retain_grad))
+    variable._set_local("_grad", deserialise(_list("_grad", grad), registries))
+    variable._set_local("_output_nr", output_nr)
+    variable._set_local("is_leaf", bool(is_leaf))
+    node = registries.nodes.lookup(node_id) if requires_grad else None
+    if node is not None:
+        variable._bind_grad_fn(node)
+    registries.register_pushed_variable(variable_id, variable)
+    return _OK
+
+
+def update_variable(registries: Registries, params: dict[str, Any]) -> Any:
+    """Set one field (PROTOCOL.md §D.1). Fields that are neither documented nor a user's own are refused.
+
+    Raises:
+        MissingParam: a key is absent.
+        UnknownVariable, UnknownNode: of an object that is not registered.
+        AttributeError: a field which the server may not set.
+        TypeError, ValueError: a value which the field cannot have.
+    """
+    variable_id, field, value = (_required(params, key) for key in ("variable_id", "field", "value"))
+    variable = registries.variables.lookup(variable_id)
+    if variable is None:
+        # PROTOCOL.md §B.1: this very text is compared.
+        raise UnknownVariable(f"'NoneType' object has no attribute '{field}'", variable_id=variable_id)
+    if field == "data":
+        variable._set_local("_data", normalise(value))
+    elif field in ("role", "is_leaf", "requires_grad", "_retain_grad"):
+        variable._set_local(field, value if field == "role" else _bool(field, value))
+    elif field == "_grad":
+        _check_holds_grad(variable)
+        gradients = [_gradient(registries, item) for item in _list(field, [] if value is None else value)]
+        variable._set_local("_grad", gradients)
+    elif field in ("_output_nr", "output_nr"):
+        check_output_nr(value)
+        variable._set_local("_output_nr", value)
+    elif field == "_grad_fn":
+        node = None if value is None else _known_grad_fn(registries, variable_id, value)
+        registries.rebind_grad_fn(variable, node)
+    elif _is_free_name(field, Variable):
+        variable._set_local(field, value)
+    else:
+        raise AttributeError(f"The server cannot set {field!r} of a Variable.")
+    return _OK
+
+
+def append_grad(registries: Registries, params: dict[str, Any]) -> Any:
+    """Append one gradient to the live list of a Variable, and register it under its id.
+
+    Raises:
+        MissingParam: a key is absent.
+        UnknownVariable: the Variable is not registered.
+        UsageError: it holds no gradients.
+        TypeError, ValueError: a gradient that is no Variable.
+    """
+    variable_id, gradient_id, gradient = (_required(params, key) for key in ("variable_id", "gradient_id", "gradient"))
+    variable = registries.variables.lookup(variable_id)
+    if variable is None:
+        # As in update_variable.
+        raise UnknownVariable("'NoneType' object has no attribute 'append_grad'", variable_id=variable_id)
+    _check_holds_grad(variable)
+    new = _gradient(registries, {**_object("gradient", gradient), "variable_id": _id("gradient_id", gradient_id)})
+    with registries.lock:
+        variable._grad.append(new)
+    return _OK
+
+
+def _gradient(registries: Registries, item: Any) -> Variable:
+    """A gradient: a reference to a registered Variable, or the description of a new one.
+
+    With an id it is registered (PROTOCOL.md §M 32), so that it can be sent back; without, it is not.
+    """
+    fields = _object("a gradient", item)
+    if any(fields.get(tag) for tag in CLASS_BY_TAG):
+        known: Variable = deserialise(fields, registries)
+        return known
+    unexpected = set(fields) - _GRADIENT_KEYS
+    if unexpected:
+        raise TypeError(f"a gradient got an unexpected keyword argument {sorted(unexpected)[0]!r}")
+    variable_id = fields.get("variable_id")
+    variable = Variable._received(
+        registries.link, variable_id, fields.get("data", ""), fields.get("role", ""), fields.get("requires_grad", False)
+    )
+    if variable_id is not None:
+        registries.register_pushed_variable(_id("variable_id", variable_id), variable)
+    return variable
+
+
+def _check_holds_grad(variable: Variable) -> None:
+    if not variable._holds_grad():
+        reason = "it is not a leaf and does not retain its gradient."
+        raise UsageError(f"Failed to append gradient for variable with ID '{variable.variable_id}': {reason}")
+
+
+def _known_grad_fn(registries: Registries, variable_id: Any, node_id: Any) -> Node:
+    node = registries.nodes.lookup(node_id)
+    if node is None:
+        what = f"when updating _grad_fn for variable '{variable_id}'"
+        raise UnknownNode(f"Node with id '{node_id}' not found in registry {what}.", node_id=node_id)
+    return node
+
+
+def clear_backward(registries: Registries, params: dict[str, Any]) -> Any:
+    """The gradients of a backward pass have all come: reading them waits no longer.
+
+    Raises:
+        MissingParam: ``variable_ids`` is absent.
+        UnknownVariable: some of them are not registered; the others are cleared all the same (PROTOCOL.md §M 33).
+    """
+    return _clear(registries, params, "_pending_grad", "backward pass")
+
+
+def clear_step(registries: Registries, params: dict[str, Any]) -> Any:
+    """The new data of an optimizer step has all come; else as ``clear_backward``."""
+    return _clear(registries, params, "_pending_data", "optimizer step")
+
+
+def _clear(registries: Registries, params: dict[str, Any], flag: str, what: str) -> Any:
+    ids = _list("variable_ids", _required(params, "variable_ids"))
+    found = [registries.variables.lookup(variable_id) for variable_id in ids]
+    registries.clear_pending([variable for variable in found if variable is not None], flag)
+    unknown = [variable_id for variable_id, variable in zip(ids, found) if variable is None]
+    if unknown:
+        names = ", ".join(f"'{variable_id}'" for variable_id in unknown)
+        text = f"Failed to clear {flag} after the {what}: Variable with id {names} not found in registry."
+        raise UnknownVariable(text, variable_id=unknown[0])
+    return _OK
+
+
+# --- graph --------------------------------------------------------------------------------------
+
+
+def create_node(registries: Registries, params: dict[str, Any]) -> Any:
+    """Register a node of the graph, and bind the Variables that wait for it (PROTOCOL.md §E.4).
+
+    Raises:
+        MissingParam: a key is absent.
+        TypeError: id or name is no string.
+    """
+    node_id, name = (_id(key, _required(params, key)) for key in ("node_id", "name"))
+    registries.register_pushed_node(Node(node_id, name))
+    return _OK
+
+
+def create_edge(registries: Registries, params: dict[str, Any]) -> Any:
+    """Append an edge to a node; a null target leads nowhere.
+
+    Raises:
+        MissingParam: a key is absent.
+        UnknownNode: an end is not registered.
+        TypeError: ``output_nr`` is no int >= 0.
+    """
+    from_id, to_id, output_nr = (_required(params, key) for key in ("from_node_id", "to_node_id", "output_nr"))
+    check_output_nr(output_nr)
+    with registries.lock:
+        start = _known_end(registries, "from_node", from_id)
+        end = None if to_id is None else _known_end(registries, "to_node", to_id)
+        start.add_edge(GradientEdge(end, output_nr))
+    return _OK
+
+
+def _known_end(registries: Registries, end: str, node_id: Any) -> Node:
+    node = registries.nodes.lookup(node_id)
+    if node is None:
+        raise UnknownNode(f"{end} with id '{node_id}' not found in registry.", node_id=node_id)
+    return node
+
+
+# --- models and callables -----------------------------------------------------------------------
+
+
+def update_model(registries: Registries, params: dict[str, Any]) -> Any:
+    """Set one field of a language model: ``_usage``, or a name of no meaning here.
+
+    Raises:
+        MissingParam: a key is absent.
+        UnknownModel: the model is not registered.
+        AttributeError: a field which the server may not set.
+        TypeError: usage that is no object.
+    """
+    model_id, field, value = (_required(params, key) for key in ("model_id", "field", "value"))
+    model = registries.models.lookup(model_id)
+    if model is None:
+        text = f"Failed to update model with ID '{model_id}': Model with id '{model_id}' not found in registry."
+        raise UnknownModel(text, model_id=model_id)
+    if field == "_usage":
+        model._usage = _object("_usage", value)
+    elif _is_free_name(field, type(model)):
+        setattr(model, field, value)
+    else:
+        raise AttributeError(f"The server cannot set {field!r} of a model.")
+    return _OK
+
+
+def run_callable(registries: Registries, params: dict[str, Any]) -> Any:
+    """Run a function of the user's on plain values and return what it returns (PROTOCOL.md §D.2).
+
+    Whatever goes wrong in it, ``SystemExit`` and ``KeyError`` included (§M 14), is answered as -32603.
+
+    Raises:
+        MissingParam: ``callable_id`` is absent.
+        RpcError: the function is not registered, failed, or returned what JSON does not have.
+    """
+    callable_id = _required(params, "callable_id")
+    args = _list("args", params.get("args", []))
+    kwargs = _object("kwargs", params.get("kwargs", {}))
+    registered = registries.callables.lookup(callable_id)
+    if registered is None:
+        text = f"Callable with ID '{callable_id}' not found in registry."
+        raise _failed_callable(callable_id, UnknownCallable(text, callable_id=callable_id))
+    link = registries.link
+    # What the function makes belongs to the session that the server called it for.
+    with nullcontext() if link is None else use_link(link):
+        try:
+            result = registered.function(*args, **kwargs)
+        except BaseException as exc:
+            raise _failed_callable(callable_id, exc) from exc
+    try:
+        encode(result)
+    except LocalProtocolError as exc:
+        shown = shorten(repr(result))
+        text = f"Result of callable with ID '{callable_id}' is not JSON-serializable: {shown} ({exc.__cause__})"
+        raise _failed_callable(callable_id, TypeError(text)) from exc
+    return {**_OK, "data": result}
+
+
+def _failed_callable(callable_id: Any, exc: BaseException) -> RpcError:
+    begin = "Failed to run callable" if isinstance(exc, ValueError) else "Exception during execution of callable"
+    text = f"{begin} with ID '{callable_id}': {_text_of(exc)}"
+    return RpcError(INTERNAL_ERROR, "Internal error", {"exception": text})
+
+
+def _text_of(exc: BaseException) -> str:
+    if isinstance(exc, (KeyError, SystemExit)) or not str(exc):
+        # The text of these is the bare key or status, which says nothing alone.
+        return f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
+    return str(exc)
+
+
+# --- checking parameters ------------------------------------------------------------------------
+
+
+def _required(params: dict[str, Any], key: str) -> Any:
+    try:
+        return params[key]
+    except KeyError:
+        raise MissingParam(key) from None
+
+
+def _id(key: str, value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise TypeError(f"{key} must be a non-empty string, not {value!r}")
+    return value
+
+
+def _bool(key: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{key} must be a boolean, not {value!r}")
+    return value
+
+
+def _list(key: str, value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"{key} must be an array, not {type(value).__name__}")
+    return value
+
+
+def _object(key: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"{key} must be an object, not {type(value).__name__}")
+    return value
+
+
+def _is_free_name(field: Any, cls: type) -> bool:
+    """Whether a user could have given the object an attribute of this name, without touching what the class has."""
+    return isinstance(field, str) and field.isidentifier() and not field.startswith("_") and not hasattr(cls, field)

@@ -1,0 +1,323 @@
+"""A local backend in its own process: no account, no network (DESIGN.md §6).
+
+The process is told by its standard input that it is no longer needed: the write end of that pipe is held by
+this process alone, so the operating system closes it however this process ends, ``kill -9`` included.
+
+State and threads:
+
+| State | Written by | Guarded by |
+|---|---|---|
+| ``_children`` | starting and ending a child, any thread | the interpreter: single operations on a set |
+| ``_Child.last_lines`` | its reader thread | the interpreter: single operations on a deque |
+| ``_default...`` | ``default_local_backend``, any thread | ``_default_lock``, held while one starts |
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from .deadlines import MONOTONIC, Deadline, check_timeout
+from .errors import BackendError, UsageError
+
+_log = logging.getLogger(__name__)
+
+_NEEDED = ("aiohttp", "openai")  # the extra `local`
+_POLL_INTERVAL = 0.02
+_STOP_TIMEOUT = 2.0
+_LAST_LINES = 20
+_CHUNK_BYTES = 65536
+
+
+def check_installed() -> None:
+    """Return if the packages that the local backend needs are installed. Imports none of them.
+
+    Raises:
+        BackendError: they are not.
+    """
+    missing = [name for name in _NEEDED if find_spec(name) is None]
+    if missing:
+        raise BackendError(
+            f"The local backend needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not "
+            'installed. Install the extra: pip install "tellurio_sync[local]"'
+        )
+
+
+class LocalBackend:
+    """A running local backend; made by :func:`start_local_backend`. Thread-safe.
+
+    It ends with :meth:`stop`, with the ``with`` block, at the exit of the interpreter, or by itself when this process
+    is killed. In a forked child the addresses stay usable, but ``stop`` does nothing: the backend is the parent's.
+
+    Attributes:
+        http_base_url, ws_base_url: scheme and host, without port.
+        http_port, ws_port: 1 to 65535.
+        api_key: what clients must send.
+        username: whose backend it is.
+        namespace: where this user's projects are.
+        pid: the id of its process.
+    """
+
+    def __init__(self, ready: dict[str, Any], child: _Child) -> None:
+        self.http_base_url = str(ready["http_base_url"])
+        self.http_port = int(ready["http_port"])
+        self.ws_base_url = str(ready["ws_base_url"])
+        self.ws_port = int(ready["ws_port"])
+        self.api_key = str(ready["api_key"])
+        self.username = str(ready["username"])
+        self.namespace = str(ready["namespace"])
+        self.pid = child.pid
+        self._child = child
+
+    def __repr__(self) -> str:
+        state = "running" if self.is_running else "stopped"
+        return f"LocalBackend({self.http_base_url}:{self.http_port}, pid {self.pid}, {state})"
+
+    def __enter__(self) -> LocalBackend:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its process is alive; in a forked child: whether it was at the fork."""
+        return self._child.is_alive
+
+    @property
+    def last_lines(self) -> list[str]:
+        """The last 20 lines of its standard error output: where to look when it ended by itself."""
+        return list(self._child.last_lines)
+
+    def stop(self) -> None:
+        """End the backend: orderly, and after 2 s by force. Idempotent. Blocks until it has ended."""
+        self._child.end()
+
+
+def start_local_backend(
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    timeout: float = 30.0,
+    command: Sequence[str] | None = None,
+    **options: Any,
+) -> LocalBackend:
+    """A local backend that serves already. Blocks until it does. Thread-safe.
+
+    It inherits the environment (``OPENAI_API_KEY``, proxies, ...) except for the ``TELLURIO_...`` variables, which
+    are about this process's own backend. Ctrl-C in this terminal does not reach it.
+
+    Args:
+        data_dir: where projects, runs and metrics are kept; None: a temporary directory, removed at its end.
+        timeout: seconds, > 0, until it must serve.
+        command: what to run instead of ``python -m tellurio_sync backend``; it must take the same arguments.
+        options: of the backend, by the names of ``BackendOptions``: ``port``, ``api_key``, ``username``, ``email``,
+            ``namespaces`` (a list), ``lm_base_url``, ``lm_api_key``, ``heartbeat_interval``; None: the default.
+
+    Raises:
+        BackendError: the extra ``local`` is not installed, or the process did not start, ended, or was not ready in
+            time; with the last lines of what it said.
+        ValueError: not a timeout, or an option that holds a line end.
+    """
+    deadline = Deadline(check_timeout(timeout), MONOTONIC.now())
+    if command is None:
+        check_installed()
+        if not sys.executable:
+            raise BackendError("The local backend needs a Python interpreter, and sys.executable names none.")
+        command = (sys.executable, "-m", "tellurio_sync", "backend")
+    # Both files hold keys: the directory is for this user only (mode 0700), and gone when the backend serves.
+    with tempfile.TemporaryDirectory(prefix="tellurio-sync-") as private:
+        ready_file = Path(private, "ready.json")
+        # In a file, because the list of processes shows command lines to every user of the machine.
+        arguments_file = Path(private, "arguments")
+        arguments = _arguments({**options, "data_dir": data_dir, "ready_file": ready_file})
+        arguments_file.write_bytes(os.fsencode(arguments))
+        child = _Child([*command, f"@{arguments_file}"])
+        try:
+            child.wait_for_file(ready_file, deadline)
+            try:
+                return LocalBackend(json.loads(ready_file.read_text(encoding="utf-8")), child)
+            except (KeyError, TypeError, ValueError) as exc:
+                raise child.failure(f"did not say where it serves ({type(exc).__name__}: {exc})") from exc
+        except BaseException:
+            child.end()
+            raise
+
+
+def default_local_backend(**options: Any) -> LocalBackend:
+    """The backend that the sessions of this process share: the running one, else a new one. Thread-safe.
+
+    Blocks while one starts. In a forked child it is the parent's, if that had one.
+
+    Args:
+        options: for a new one, as :func:`start_local_backend`. What is None is left to the running one.
+
+    Raises:
+        BackendError, ValueError: as :func:`start_local_backend`.
+        UsageError: one runs already, with other options.
+    """
+    global _default, _default_options
+    # As texts, which is how they are passed on: a path is equal to its name.
+    wanted = {name: str(value) for name, value in options.items() if value is not None}
+    with _default_lock:
+        if _default is None or not _default.is_running:
+            _default = start_local_backend(**options)
+            _default_options = wanted
+        other = [name for name, value in wanted.items() if _default_options.get(name) != value]
+        if other:
+            raise UsageError(
+                f"The local backend of this process runs already, with another {' and '.join(other)}. "
+                "Use it as it is, or end it first: tellurio_sync.local.default_local_backend().stop()"
+            )
+        return _default
+
+
+def _arguments(options: dict[str, Any]) -> str:
+    """One argument per line, as argparse reads them from a file."""
+    lines = ["--exit-with-stdin"]
+    for name, value in options.items():
+        # The field of BackendOptions is `namespaces`; the argument is given once for each.
+        flag = "--namespace" if name == "namespaces" else f"--{name.replace('_', '-')}"
+        for item in value if isinstance(value, (list, tuple)) else [value]:
+            if item is None:
+                continue
+            if "".join(str(item).splitlines()) != str(item):
+                raise ValueError(f"The option {name} must be one line.")
+            lines.append(f"{flag}={item}")
+    return "\n".join(lines) + "\n"
+
+
+# --- the process --------------------------------------------------------------------------------
+
+
+class _Child:
+    """The backend's process, its standard input as the leash, and the thread that reads its stderr. Thread-safe."""
+
+    def __init__(self, command: list[str]) -> None:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("TELLURIO_")}
+        try:
+            self._process = subprocess.Popen(
+                command,
+                # Unbuffered: a buffer has a lock, which a fork may find taken.
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                env=environment,
+                # Ctrl-C goes to all processes of a group: it would end the backend when only a loop is interrupted.
+                start_new_session=True,
+                creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+            )
+        except OSError as exc:
+            raise BackendError(f"The local backend could not be started: {exc}") from exc
+        _children.add(self)
+        self.pid = self._process.pid
+        self.last_lines: deque[str] = deque(maxlen=_LAST_LINES)
+        self._is_parents = False
+        self._reader = threading.Thread(target=self._read_stderr, name="tellurio-sync-backend-stderr", daemon=True)
+        self._reader.start()
+
+    @property
+    def is_alive(self) -> bool:
+        return self._is_parents or self._process.poll() is None
+
+    def wait_for_file(self, path: Path, deadline: Deadline) -> None:
+        while not path.exists():
+            if deadline.remaining(MONOTONIC.now()) <= 0:
+                raise self.failure(f"did not become ready within {deadline.timeout:g} s")
+            try:
+                status = self._process.wait(_POLL_INTERVAL)
+            except subprocess.TimeoutExpired:
+                continue
+            raise self.failure(f"ended while it started (exit code {status})")
+
+    def failure(self, what: str) -> BackendError:
+        """End the process, and return the error that says what it did wrong, with its last words."""
+        self.end()
+        return BackendError("\n  ".join([f"The local backend {what}.", *self.last_lines]))
+
+    def let_go(self) -> None:
+        """Tell it to end, which an orderly one does at once."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+
+    def end(self) -> None:
+        """See to it that it has ended, after 2 s by force. Idempotent."""
+        if self._is_parents:
+            return
+        self.let_go()
+        try:
+            self._process.wait(_STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            _log.info("The local backend (pid %s) did not end within %g s and is killed.", self.pid, _STOP_TIMEOUT)
+            self._process.kill()
+            self._process.wait()
+        # Its stderr is at its end now, unless a process of its own still holds it.
+        self._reader.join(_STOP_TIMEOUT)
+        _children.discard(self)
+
+    def on_fork_in_child(self) -> None:
+        if self._process.returncode is None:
+            self._is_parents = True
+            # Popen must neither wait for a process that is not our child nor warn that it is still running.
+            self._process.returncode = 0
+        # Else the backend would outlive our parent for as long as we live.
+        self.let_go()
+
+    def _read_stderr(self) -> None:
+        stream = self._process.stderr
+        assert stream is not None
+        with stream:
+            rest = b""
+            while chunk := stream.read(_CHUNK_BYTES):
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    self._note(line)
+            if rest:
+                self._note(rest)
+
+    def _note(self, line: bytes) -> None:
+        text = line.decode(errors="replace").rstrip()
+        self.last_lines.append(text)
+        _log.debug("backend: %s", text)
+
+
+# --- exit and fork ------------------------------------------------------------------------------
+
+# Strong references: a backend that nobody refers to any more must still be ended.
+_children: set[_Child] = set()
+_default: LocalBackend | None = None
+_default_options: dict[str, str] = {}
+_default_lock = threading.Lock()
+
+
+def _end_all() -> None:
+    children = list(_children)
+    for child in children:
+        child.let_go()
+    for child in children:
+        child.end()
+
+
+def _after_fork_in_child() -> None:
+    global _default_lock
+    # A thread that does not exist here may have held it.
+    _default_lock = threading.Lock()
+    for child in _children:
+        child.on_fork_in_child()
+    _children.clear()
+
+
+atexit.register(_end_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

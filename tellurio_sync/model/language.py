@@ -1,0 +1,201 @@
+"""Language models: descriptions of what the server is to call (PROTOCOL.md §H).
+
+The forward and the backward pass run on the server, so a model here holds no connection to a provider: it says
+which one, with which key, and mirrors what it has used.  The key is sent to the server once, when the model is
+made, and appears in no ``repr``, pickle or log of this package.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from .link import current_link
+from .model_config import ModelConfig, openai_config, without_secrets
+from .replies import id_member
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+MODEL_TAG = "__model_client__"
+
+
+def initial_usage() -> dict[str, Any]:
+    """Usage of a model that has not been called (PROTOCOL.md §H.3)."""
+    return {
+        "completion_tokens": 0,
+        "prompt_tokens": 0,
+        "total_tokens": 0,
+        "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
+        "completion_tokens_details": {
+            "reasoning_tokens": 0,
+            "audio_tokens": 0,
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
+        "cost": {"amount": 0.0, "currency": "USD"},
+    }
+
+
+class ChatCompletionModel:
+    """A language model that answers chats. Use a subclass."""
+
+    provider: ClassVar[str] = ""
+    class_type: ClassVar[str] = ""
+
+    def __init__(self, config: ModelConfig) -> None:
+        self._config = config
+        self._usage = initial_usage()
+        self._link = current_link()
+        params = {
+            "class_type": self.class_type,
+            "provider": self.provider,
+            "config": config,
+            "usage": copy.deepcopy(self._usage),
+        }
+        result = self._link.request("create_model", params)
+        self._model_id = id_member("create_model", result, "model_id")
+        self._link.registries.models.register(self._model_id, self)
+
+    @property
+    def model_id(self) -> str:
+        """The id under which the server knows this model."""
+        return self._model_id
+
+    def get_usage(self) -> dict[str, Any]:
+        """A copy of the tokens and the cost so far, as the server last reported them. Does not block."""
+        return copy.deepcopy(self._usage)
+
+    def clear_usage(self) -> None:
+        """Make the server count from zero again. One call; the server's update arrives before it returns."""
+        result = self._link.request("clear_model_usage", {"model_id": self._model_id})
+        id_member("clear_model_usage", result, "model_id")
+
+    def describe(self) -> dict[str, Any]:
+        """What checkpoints hold of a model: class, provider and usage (PROTOCOL.md §H.1)."""
+        return {"class_type": self.class_type, "provider": self.provider, "usage": self.get_usage()}
+
+    def _reference(self) -> dict[str, Any]:
+        return {MODEL_TAG: True, "model_id": self._model_id}
+
+    # A model is a handle: copying what uses it must not make another on the server.
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(model_id={self._model_id!r}, config={self._config!r})"
+
+
+class OpenAI(ChatCompletionModel):
+    """A model behind the chat-completions interface of OpenAI, or of any server that speaks it.
+
+    Args:
+        api_key: None: ``OPENAI_API_KEY``.
+        organization, project: of the account.
+        base_url: of another server, such as ``http://localhost:11434/v1``; None: the server's own default.
+        websocket_base_url: the same for streaming connections.
+        timeout: seconds, > 0, for one request to the provider.
+        max_retries: >= 0, by the server, for one request to the provider.
+        default_headers, default_query: added to every request to the provider.
+
+    Sends the key to the server, which needs the user's consent (``PROTOCOL.md §H.5``). Blocks for one call.
+
+    Raises:
+        UsageError: there is no key.
+        RuntimeError: no consent.
+        TypeError, ValueError: an argument that cannot be sent.
+    """
+
+    provider = "openai"
+    class_type = "OpenAI"
+
+    def __init__(
+        self,
+        *,
+        api_key: str | None = None,
+        organization: str | None = None,
+        project: str | None = None,
+        base_url: str | None = None,
+        websocket_base_url: str | None = None,
+        timeout: float | None = None,
+        max_retries: int = 2,
+        default_headers: Mapping[str, str] | None = None,
+        default_query: Mapping[str, object] | None = None,
+    ) -> None:
+        arguments = {
+            "api_key": api_key,
+            "organization": organization,
+            "project": project,
+            "base_url": base_url,
+            "websocket_base_url": websocket_base_url,
+            "timeout": timeout,
+            "max_retries": max_retries,
+            "default_headers": default_headers,
+            "default_query": default_query,
+        }
+        config = openai_config(arguments)
+        # No frame of ours keeps the plain key beside the config, whose repr hides it.
+        del api_key, arguments
+
+        from ..studio.consent import check_consent
+
+        check_consent()
+        super().__init__(config)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles hold the configuration without the key: where it is unpickled, ``OPENAI_API_KEY`` must be set."""
+        return _rebuild, (type(self), without_secrets(self._config))
+
+
+class AsyncOpenAI(OpenAI):
+    """The same under the name of the asynchronous client; the server makes no difference."""
+
+    class_type = "AsyncOpenAI"
+
+
+class CallableModel(ChatCompletionModel):
+    """A Python function in the place of a language model, for offline work and tests.
+
+    The local backend calls it back: ``fn(messages, **completion_args)`` with ``messages`` a list of
+    ``{"role": str, "content": str}``.  It returns the answer, a str.  It runs on a worker thread, several
+    calls at once where a batch is answered, and may call the server.
+
+    Raises:
+        TypeError: ``fn`` is not callable, or a coroutine function.
+    """
+
+    provider = "callable"
+    class_type = "CallableModel"
+
+    def __init__(self, fn: Callable[..., str]) -> None:
+        if not callable(fn):
+            raise TypeError(f"CallableModel takes a function, not {type(fn).__name__}")
+        if inspect.iscoroutinefunction(fn):
+            raise TypeError("CallableModel takes a plain function, not a coroutine function")
+        self._function = fn
+        self._registered = current_link().registries.register_callable(_text_answers(fn))
+        super().__init__(ModelConfig(callable_id=self._registered.callable_id))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._function,)
+
+
+def _text_answers(fn: Callable[..., Any]) -> Callable[..., str]:
+    # Not a method: the registration must not refer back to the model, so that both go as soon as the user lets go.
+    def answer(messages: list[dict[str, str]], **completion_args: Any) -> str:
+        text = fn(messages, **completion_args)
+        if not isinstance(text, str):
+            name = getattr(fn, "__qualname__", type(fn).__qualname__)
+            raise TypeError(f"The function of a CallableModel, {name}, must return a str, not {type(text).__name__}")
+        return text
+
+    return answer
+
+
+def _rebuild(cls: type[OpenAI], config: dict[str, Any]) -> OpenAI:
+    return cls(**config)

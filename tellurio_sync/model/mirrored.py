@@ -1,0 +1,176 @@
+"""One side of what exists here and on the server: the state of a Variable, and how changes of it are told.
+
+Three ways to change an attribute, and each has its place:
+  * ``variable.role = x``: the user's.  The server is asked first, and the local value changes once it has accepted
+    it (PROTOCOL.md §F.5, §M 25).
+  * ``variable._set_local("role", x)``: the server's, and ours where the server knows already.
+  * ``_put``: inside this class hierarchy, the same without a method call.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ..errors import UsageError
+from .data import Data, normalise
+from .graph import Node
+from .link import Link, current_link
+from .replies import check_echo
+from .suppression import is_suppressed
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from .variable import Variable
+
+VARIABLE_TAG = "__variable__"
+PARAMETER_TAG = "__parameter__"
+
+_FLAG_FIELDS = frozenset({"requires_grad", "is_leaf", "_retain_grad"})
+# Attributes that a plain set sends; the names of §F.5. Properties send what they set themselves.
+_SENT_FIELDS = _FLAG_FIELDS | {"role"}
+
+# Sets an attribute of this side only. __setattr__ of the class is for the user's sets.
+_put = object.__setattr__
+
+
+class Mirrored:
+    """The state of a Variable. Reading it takes no lock; ``registries`` says who writes what."""
+
+    # Slots, because a data set is many Variables; __dict__ (made at first use) takes the names that users add.
+    __slots__ = (
+        "__dict__",
+        "__weakref__",
+        "_accumulators",
+        "_arguments",
+        "_data",
+        "_grad",
+        "_grad_fn",
+        "_link",
+        "_output_nr",
+        "_pending_data",
+        "_pending_grad",
+        "_pending_grad_fn_id",
+        "_retain_grad",
+        "is_leaf",
+        "requires_grad",
+        "role",
+        "variable_id",
+    )
+    _TAG: ClassVar[str] = VARIABLE_TAG
+
+    variable_id: str | None
+    role: str | None
+    requires_grad: bool
+    is_leaf: bool
+    _data: Data
+    _grad: list[Variable]
+    _grad_fn: Node | None
+    _output_nr: int
+    _retain_grad: bool
+    _link: Link | None
+    _pending_data: bool
+    _pending_grad: bool
+    _pending_grad_fn_id: str | None
+    # What must live as long as this Variable (see ``registries``): the arguments it was computed from, and the
+    # nodes the server made for its gradient.
+    _arguments: tuple[object, ...]
+    _accumulators: tuple[Node, ...]
+
+    def _fill(self, data: Data, role: str | None, requires_grad: bool) -> None:
+        _put(self, "variable_id", None)
+        _put(self, "role", role)
+        _put(self, "requires_grad", requires_grad)
+        _put(self, "is_leaf", True)
+        _put(self, "_data", data)
+        _put(self, "_grad", [])
+        _put(self, "_grad_fn", None)
+        _put(self, "_output_nr", 0)
+        _put(self, "_retain_grad", False)
+        _put(self, "_link", None)
+        _put(self, "_pending_data", False)
+        _put(self, "_pending_grad", False)
+        _put(self, "_pending_grad_fn_id", None)
+        _put(self, "_arguments", ())
+        _put(self, "_accumulators", ())
+
+    # --- for model/, autodiff/ and handlers: changes of this side only ---------------------------
+
+    @classmethod
+    def _received(
+        cls, link: Link | None, variable_id: str | None, data: Any, role: Any = "", requires_grad: Any = False
+    ) -> Self:
+        """A Variable which the server has made. Not registered yet.
+
+        Raises:
+            TypeError, ValueError: as the constructor.
+        """
+        variable = cls.__new__(cls)
+        variable._fill(normalise(data), role, check_flag("requires_grad", requires_grad))
+        _put(variable, "_link", link)
+        _put(variable, "variable_id", variable_id)
+        return variable
+
+    def _set_local(self, name: str, value: object) -> None:
+        """Set an attribute without telling the server."""
+        _put(self, name, value)
+
+    def _await_grad_fn(self, node_id: str) -> None:
+        _put(self, "_pending_grad_fn_id", node_id)
+
+    def _bind_grad_fn(self, node: Node | None) -> None:
+        # In this order: who sees the flag clear reads the node without the lock.
+        _put(self, "_grad_fn", node)
+        _put(self, "_pending_grad_fn_id", None)
+
+    def _holds_grad(self) -> bool:
+        return self.is_leaf or self._retain_grad
+
+    # --- telling the server ----------------------------------------------------------------------
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _FLAG_FIELDS:
+            check_flag(name, value)
+        # Slots, properties and methods are known to the class; other private names are nobody's business.
+        is_sent = name in _SENT_FIELDS or not (name.startswith("_") or hasattr(type(self), name))
+        if is_sent:
+            self._tell(name, value)
+        _put(self, name, value)
+
+    def _tell(self, field: str, value: Any) -> None:
+        """Send one change and wait for its acknowledgement; nothing if the server does not know this Variable."""
+        if self.variable_id is None or is_suppressed():
+            return
+        params = {"variable_id": self.variable_id, "field": field, "value": value}
+        check_echo("update_variable", self._session_link().request("update_variable", params), params)
+
+    def _session_link(self) -> Link:
+        return self._link if self._link is not None else current_link()
+
+    def _wait(self, flag: str) -> None:
+        link = self._session_link()
+        link.check_may_wait()
+        link.registries.wait_while_pending(self, flag, link.pending_timeout)
+
+    def _check_holds_grad(self) -> None:
+        if not self._holds_grad():
+            text = "Only leaves keep their gradient: call `retain_grad()` on a computed Variable before `backward()`."
+            raise UsageError(text)
+
+    def _reference(self) -> dict[str, Any]:
+        """How the server is told of this Variable (PROTOCOL.md §E.1).
+
+        Raises:
+            UsageError: the server does not know it.
+        """
+        if self.variable_id is None:
+            text = "was made under suppress_variable_notifications() or unpickled, so the server does not know it"
+            raise UsageError(f"{self!r} {text}. Make a new Variable of its data.")
+        return {self._TAG: True, "variable_id": self.variable_id}
+
+
+def check_flag(name: str, value: object) -> bool:
+    """``value``, if it is a bool; raises TypeError if not."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be a bool, not {value!r}")
+    return value

@@ -1,0 +1,94 @@
+"""What the server is told about a language model's provider (PROTOCOL.md §H.2): checked, and shown without secrets."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import UsageError
+
+_SECRETS = frozenset({"api_key", "default_headers", "default_query"})
+_TEXTS = ("organization", "project", "base_url", "websocket_base_url")
+_MAPPINGS = ("default_headers", "default_query")
+_KNOWN = frozenset({"api_key", "timeout", "max_retries", *_TEXTS, *_MAPPINGS})
+_DEFAULT_MAX_RETRIES = 2
+
+
+def without_secrets(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything but the key, and what else may carry one."""
+    return {name: value for name, value in config.items() if name not in _SECRETS}
+
+
+class ModelConfig(dict[str, Any]):
+    """What the server needs to call a provider. Neither its ``repr`` nor its pickle holds secrets."""
+
+    def __repr__(self) -> str:
+        return repr({name: "..." if name in _SECRETS else value for name, value in self.items()})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (without_secrets(self),)
+
+
+def openai_config(arguments: Mapping[str, Any]) -> ModelConfig:
+    """The configuration for the arguments of ``OpenAI``; None and an absent one are the same.
+
+    Raises:
+        UsageError: there is no key, neither here nor in ``OPENAI_API_KEY``.
+        TypeError: an unknown argument, or a value that cannot be sent.
+        ValueError: a number out of range.
+    """
+    unknown = set(arguments) - _KNOWN
+    if unknown:
+        raise TypeError(f"OpenAI does not take {sorted(unknown)}; it takes {sorted(_KNOWN)}")
+    given = {name: value for name, value in arguments.items() if value is not None}
+    api_key = given.get("api_key") or os.environ.get("OPENAI_API_KEY")
+    if not api_key:
+        raise UsageError("No API key for the language model: pass api_key=..., or set OPENAI_API_KEY.")
+    if not isinstance(api_key, str):
+        raise TypeError(f"api_key must be a str, not {type(api_key).__name__}")
+    config = ModelConfig(api_key=api_key, max_retries=_check_retries(given.get("max_retries", _DEFAULT_MAX_RETRIES)))
+    for name in _TEXTS:
+        if name in given:
+            config[name] = _check_text(name, given[name])
+    for name in _MAPPINGS:
+        if name in given:
+            config[name] = _plain_mapping(name, given[name])
+    if "timeout" in given:
+        config["timeout"] = _check_seconds("timeout", given["timeout"])
+    return config
+
+
+def _check_text(name: str, text: object) -> str:
+    if not isinstance(text, str):
+        raise TypeError(f"{name} must be a str, not {text!r}")
+    return text
+
+
+def _check_retries(max_retries: object) -> int:
+    if not isinstance(max_retries, int) or isinstance(max_retries, bool):
+        raise TypeError(f"max_retries must be an int, not {max_retries!r}")
+    if max_retries < 0:
+        raise ValueError(f"max_retries must be >= 0, not {max_retries}")
+    return max_retries
+
+
+def _check_seconds(name: str, seconds: object) -> float:
+    if not isinstance(seconds, (int, float)) or isinstance(seconds, bool):
+        raise TypeError(f"{name} must be a number of seconds, not {seconds!r}")
+    if not math.isfinite(seconds) or seconds <= 0:
+        raise ValueError(f"{name} must be a positive, finite number of seconds, not {seconds!r}")
+    return seconds
+
+
+def _plain_mapping(name: str, mapping: object) -> dict[str, Any]:
+    # Errors show types only: headers may carry a key.
+    if not isinstance(mapping, Mapping):
+        raise TypeError(f"{name} must be a mapping, not {type(mapping).__name__}")
+    for key, value in mapping.items():
+        if not isinstance(key, str):
+            raise TypeError(f"{name} must have str keys, not {type(key).__name__}")
+        if not isinstance(value, (str, int, float, bool, type(None), list, dict)):
+            raise TypeError(f"{name}[{key!r}] cannot be sent as JSON: it is a {type(value).__name__}")
+    return dict(mapping)

@@ -1,0 +1,83 @@
+"""Checkpoint files: a zip archive that holds one pickle (PROTOCOL.md §F.6)."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import uuid
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Union
+
+from ..errors import UsageError
+from .data import JAGGED
+from .variable import Parameter, Variable, _unpickled
+
+_MEMBER = "data.pkl"
+_DEFAULT_PROTOCOL = 2
+
+StrPath = Union[str, "os.PathLike[str]"]
+
+# What a pickle may name. Everything else could run code of whoever wrote the file.
+_HARMLESS: tuple[Any, ...] = (Variable, Parameter, _unpickled, OrderedDict, set, frozenset, complex, bytearray)
+
+
+def save(obj: Any, path: StrPath, pickle_protocol: int = _DEFAULT_PROTOCOL) -> None:
+    """Write ``obj`` (Variables, plain data, a ``state_dict``) to a file. By habit its name ends in ``.hf``.
+
+    The file is complete or not there: it is written beside ``path`` and then moved.
+
+    Raises:
+        OSError: it cannot be written.
+        pickle.PicklingError, TypeError: something in ``obj`` cannot be pickled.
+    """
+    content = pickle.dumps(obj, protocol=pickle_protocol)
+    target = Path(path)
+    unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    try:
+        with zipfile.ZipFile(unfinished, "x", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(_MEMBER, content)
+        os.replace(unfinished, target)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+def load(path: StrPath, allow: Iterable[type | Callable[..., Any]] = ()) -> Any:
+    """Read what ``save`` has written. Variables in it are not shared with the server: copy from them.
+
+    Args:
+        path: of the file.
+        allow: own classes and functions that the file may name.
+
+    Raises:
+        OSError: it cannot be read.
+        UsageError: not such a file, or it names something that is not allowed.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(_MEMBER) as file:
+            return _Unpickler(file, allow).load()
+    except (zipfile.BadZipFile, KeyError) as exc:
+        raise UsageError(f"{os.fspath(path)} is no checkpoint: a zip archive with {_MEMBER!r} is expected.") from exc
+    except (pickle.UnpicklingError, EOFError, AttributeError, ImportError) as exc:
+        raise UsageError(f"{os.fspath(path)} cannot be read: {exc}") from exc
+
+
+class _Unpickler(pickle.Unpickler):
+    """Finds only what is harmless or allowed."""
+
+    def __init__(self, file: Any, allow: Iterable[type | Callable[..., Any]]) -> None:
+        super().__init__(file)
+        self._known = {(item.__module__, item.__qualname__): item for item in (*_HARMLESS, *allow)}
+        self._known[type(JAGGED).__module__, "JAGGED"] = JAGGED
+
+    def find_class(self, module: str, name: str) -> Any:
+        # Protocols below 3 write the names that Python 2 had.
+        module = "builtins" if module == "__builtin__" else module
+        try:
+            return self._known[module, name]
+        except KeyError:
+            text = f"it names {module}.{name}, which may run code; pass it as `allow` if you trust the file"
+            raise pickle.UnpicklingError(text) from None

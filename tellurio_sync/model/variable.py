@@ -1,0 +1,347 @@
+"""Variable and Parameter: the data that is computed with and optimised (PROTOCOL.md §F).
+
+Three rules:
+  * A Variable mirrors one on the server.  Making one and setting an attribute are calls, and block; the local
+    value changes only once the server has accepted it (PROTOCOL.md §M 25).  Under
+    ``suppress_variable_notifications`` both are local.
+  * While the server works on a Variable a *pending flag* is set, and reading ``data``, ``grad`` or ``grad_fn``
+    waits for it.
+  * Everything may be used from any thread.  Two threads that set the same attribute race, and the server's
+    order wins there.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..errors import UsageError
+from .data import Data, Shape, copy_data, is_scalar, leaves, map_leaves, normalise, shape_of
+from .display import brief
+from .graph import Node
+from .link import current_link
+from .mirrored import PARAMETER_TAG, VARIABLE_TAG, Mirrored, check_flag
+from .replies import check_echo, id_member
+from .suppression import is_suppressed
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+V = TypeVar("V", bound="Variable")
+
+
+class Variable(Mirrored):
+    """A piece of text or a number (or a list of them: a batch) with a role, which may need a gradient.
+
+    Args:
+        data: str, int, float, bool or None, or lists of them nested to any depth; all strings or all numbers.
+            Integers beside floats in a list become floats.
+        role: what the data is for, in words; language models read it.
+        requires_grad: whether feedback for it is wanted.
+
+    Blocks for one call, unless under ``suppress_variable_notifications``.
+
+    Raises:
+        TypeError: data of another type, or strings and numbers mixed; ``requires_grad`` is no bool.
+        ValueError: NaN or infinity in the data (``PROTOCOL.md §F.2``).
+        TellurioError: as ``TellurioWebSocketClient.call``.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, data: Data = "", role: str | None = "", requires_grad: bool = False) -> None:
+        self._fill(normalise(data), role, check_flag("requires_grad", requires_grad))
+        if not is_suppressed():
+            self._share()
+
+    def _share(self) -> None:
+        link = current_link()
+        params = {
+            "data": self._data,
+            "role": self.role,
+            "requires_grad": self.requires_grad,
+            "obj_type": self._TAG,
+        }
+        result = link.request("create_variable", params)
+        variable_id = id_member("create_variable", result, "variable_id")
+        self._set_local("_link", link)
+        self._set_local("variable_id", variable_id)
+        link.registries.variables.register(variable_id, self)
+
+    # --- attributes ------------------------------------------------------------------------------
+
+    @property
+    def data(self) -> Data:
+        """The data. Reading waits while an optimizer step works on it; setting is one call.
+
+        Raises:
+            PendingTimeout: the announced change did not come in time.
+            WouldDeadlock: read on the receive thread while pending.
+            TypeError, ValueError: set to what the constructor refuses.
+        """
+        if self._pending_data:
+            self._wait("_pending_data")
+        return self._data
+
+    @data.setter
+    def data(self, data: Data) -> None:
+        normalised = normalise(data)
+        self._tell("data", normalised)
+        self._set_local("_data", normalised)
+
+    @property
+    def shape(self) -> Shape:
+        """The length of each axis of the data; ``()`` for a scalar. Does not wait."""
+        return shape_of(self._data)
+
+    @property
+    def grad(self) -> list[Variable]:
+        """The gradients: the live list, one element per path of each backward pass.
+
+        Reading waits while a backward pass works on it; setting is one call.
+
+        Raises:
+            UsageError: not a leaf, and its gradient is not retained (``PROTOCOL.md §F.3``).
+            PendingTimeout: the announced change did not come in time.
+            TypeError: set to anything but a list of Variables.
+        """
+        if self._pending_grad:
+            self._wait("_pending_grad")
+        self._check_holds_grad()
+        return self._grad
+
+    @grad.setter
+    def grad(self, gradients: list[Variable]) -> None:
+        if not isinstance(gradients, list) or not all(isinstance(gradient, Variable) for gradient in gradients):
+            raise TypeError(f"grad must be a list of Variables, not {gradients!r}")
+        self._check_holds_grad()
+        if self.variable_id is not None and not is_suppressed():
+            self._tell("_grad", [gradient._reference() for gradient in gradients])
+        self._set_local("_grad", list(gradients))
+
+    @property
+    def output_nr(self) -> int:
+        """Which output of its function this is, from 0. Setting is one call.
+
+        Raises:
+            TypeError: set to anything but an int >= 0.
+        """
+        return self._output_nr
+
+    @output_nr.setter
+    def output_nr(self, output_nr: int) -> None:
+        check_output_nr(output_nr)
+        self._tell("_output_nr", output_nr)
+        self._set_local("_output_nr", output_nr)
+
+    @property
+    def grad_fn(self) -> Node | None:
+        """The node that computed it; None for a leaf. Waits for a node which the server has announced.
+
+        Raises:
+            PendingTimeout: the node did not come in time.
+        """
+        if self._pending_grad_fn_id is not None:
+            self._wait("_pending_grad_fn_id")
+        return self._grad_fn
+
+    # --- gradients -------------------------------------------------------------------------------
+
+    def append_grad(self, gradient: Variable) -> None:
+        """Add one gradient, after the server has taken it. One call.
+
+        Raises:
+            TypeError: not a Variable.
+            UsageError: not a leaf, and its gradient is not retained.
+        """
+        if not isinstance(gradient, Variable):
+            raise TypeError(f"a gradient must be a Variable, not {type(gradient).__name__}")
+        self._check_holds_grad()
+        if self.variable_id is not None and not is_suppressed():
+            reference = gradient._reference()
+            params = {"variable_id": self.variable_id, "gradient": reference}
+            result = self._session_link().request("append_grad", params)
+            check_echo(
+                "append_grad", result, {"variable_id": self.variable_id, "gradient_id": reference["variable_id"]}
+            )
+        self._grad.append(gradient)
+
+    def retain_grad(self) -> None:
+        """Keep the gradient of this computed Variable. One call.
+
+        Raises:
+            UsageError: it is a leaf, whose gradient is always kept.
+        """
+        if self.is_leaf:
+            raise UsageError("Cannot call `retain_grad` on a leaf variable")
+        self._retain_grad = True
+
+    def requires_grad_(self, mode: bool = True) -> Self:
+        """Say whether a gradient is wanted, which also decides anew whether this is a leaf. Two calls."""
+        self.requires_grad = mode
+        self.is_leaf = not mode or self.grad_fn is None
+        return self
+
+    def backward(
+        self,
+        gradient: Variable | None = None,
+        retain_graph: bool | None = None,
+        create_graph: bool = False,
+        inputs: Variable | Sequence[Variable] | None = None,
+    ) -> None:
+        """Compute the gradients of everything this was computed from; see ``autodiff.backward``. Two calls.
+
+        Raises:
+            UsageError: it does not require grad, or was not computed.
+        """
+        if not self.requires_grad or self.grad_fn is None:
+            raise UsageError("Variable does not require grad or does not have a grad_fn.")
+        from ..autodiff.backward_pass import backward
+
+        backward(self, gradient, retain_graph, create_graph, inputs)
+
+    # --- arithmetic ------------------------------------------------------------------------------
+
+    def __add__(self, other: Variable) -> Variable:
+        _check_addend(other)
+        from ..autodiff.functional import add
+
+        return add(self, other)
+
+    def __iadd__(self, other: Variable) -> Self:
+        _check_addend(other)
+        from ..autodiff.functional import add
+        from ..autodiff.grad_mode import is_grad_enabled
+
+        is_recorded = is_grad_enabled()
+        if is_recorded and self.is_leaf and self.requires_grad:
+            # PROTOCOL.md §M 28: its gradient would be collected for a value that is gone.
+            text = "A leaf Variable that requires grad cannot be changed by `+=`: write `y = x + other`"
+            raise UsageError(f"{text}, or do it under no_grad().")
+        result = add(self, other)
+        self.data = result.data
+        self.role = result.role
+        if not is_recorded:
+            return self
+        self.requires_grad = result.requires_grad
+        node = result.grad_fn
+        if node is not None:
+            self._tell("_grad_fn", node.node_id)
+            # The former arguments stay: the new node leads to the node they belong to.
+            new_arguments = [argument for argument in result._arguments if argument is not self]
+            self._set_local("_arguments", (self._arguments, *new_arguments))
+            self._session_link().registries.rebind_grad_fn(self, node)
+            self.is_leaf = False
+        return self
+
+    # --- copies ----------------------------------------------------------------------------------
+
+    def detach(self) -> Variable:
+        """A new Variable with the same data object and role, outside the graph. One call."""
+        return Variable(self.data, self.role)
+
+    def to(self, dtype: type[str] | type[int] | type[float] | type[bool] | None) -> Variable:
+        """A new Variable with every leaf of the data converted; ``None`` stays, lists are new. One call.
+
+        Args:
+            dtype: ``str``, ``int``, ``float`` or ``bool``; None: convert nothing, copy the lists.
+
+        Raises:
+            TypeError: another dtype.
+            ValueError: a leaf that cannot be converted.
+        """
+        if dtype is None:
+            return Variable(copy_data(self.data), self.role, self.requires_grad)
+        if dtype not in (str, int, float, bool):
+            raise TypeError(f"dtype must be str, int, float, bool or None, not {dtype!r}")
+        return Variable(map_leaves(self.data, dtype), self.role, self.requires_grad)
+
+    def copy_(self, src: Variable) -> Self:
+        """Take over data (lists are copied), role and ``requires_grad`` of ``src``. Three calls.
+
+        Raises:
+            TypeError: ``src`` is no Variable.
+            ValueError: the shapes differ.
+        """
+        if not isinstance(src, Variable):
+            raise TypeError(f"copy_ takes a Variable, not {type(src).__name__}")
+        data = src.data
+        if self.shape != src.shape:
+            raise ValueError(f"copy_ needs equal shapes: {self.shape} here, {src.shape} there")
+        self.data = copy_data(data)
+        self.role = src.role
+        self.requires_grad = src.requires_grad
+        return self
+
+    def __copy__(self) -> Self:
+        return self.__deepcopy__({})
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """A new leaf of its own id (PROTOCOL.md §M 29) with the same data, role and added attributes; no gradients."""
+        if not self.is_leaf:
+            raise UsageError("Only leaf Variables can be copied: use `detach()` first.")
+        new = type(self)(copy_data(self.data), self.role, self.requires_grad)
+        memo[id(self)] = new
+        new.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return new
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles hold data, role, ``requires_grad`` and added attributes; what is unpickled is not shared."""
+        return _unpickled, (type(self), self.data, self.role, self.requires_grad, dict(self.__dict__))
+
+    # --- what it is ------------------------------------------------------------------------------
+
+    def is_floating_point(self) -> bool:
+        """Whether the data is a float, or a list whose leaves (at least one) are all floats, ``None`` aside."""
+        present = [leaf for leaf in leaves(self.data) if leaf is not None]
+        return bool(present) and all(isinstance(leaf, float) for leaf in present)
+
+    # Neither waits: they serve logs and debuggers, on any thread.
+    def __str__(self) -> str:
+        return f"variable({brief(self._data)}, role={brief(self.role)}, {self._shown_grad()})"
+
+    def __repr__(self) -> str:
+        return f"Variable(data={self._data!r}, role={self.role!r}, {self._shown_grad()})"
+
+    def _shown_grad(self) -> str:
+        node = self._grad_fn
+        return f"requires_grad={self.requires_grad}" if node is None else f"grad_fn={node.name()}"
+
+
+class Parameter(Variable):
+    """A Variable that is to be optimised: it needs a gradient unless told otherwise."""
+
+    __slots__ = ()
+    _TAG = PARAMETER_TAG
+
+    def __init__(self, data: Data = None, role: str | None = None, requires_grad: bool = True) -> None:
+        super().__init__(data, role, requires_grad)
+
+    def __repr__(self) -> str:
+        return f"Parameter containing:\n  {super().__repr__()}"
+
+
+CLASS_BY_TAG: dict[str, type[Variable]] = {VARIABLE_TAG: Variable, PARAMETER_TAG: Parameter}
+
+
+def is_scalar_variable(variable: Variable) -> bool:
+    """Whether the data is one string, number or boolean."""
+    return is_scalar(variable.data)
+
+
+def check_output_nr(output_nr: object) -> None:
+    """Raises TypeError unless ``output_nr`` is an int >= 0."""
+    if not isinstance(output_nr, int) or isinstance(output_nr, bool) or output_nr < 0:
+        raise TypeError(f"output_nr must be an int >= 0, not {output_nr!r}")
+
+
+def _check_addend(other: object) -> None:
+    if not isinstance(other, Variable):
+        raise TypeError("Only Variables can be added to each other.")
+
+
+def _unpickled(cls: type[V], data: Data, role: str | None, requires_grad: bool, added: dict[str, Any]) -> V:
+    variable = cls._received(None, None, data, role, requires_grad)
+    variable.__dict__.update(added)
+    return variable

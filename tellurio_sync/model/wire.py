@@ -1,0 +1,193 @@
+"""Between Python objects and their JSON form (PROTOCOL.md §E)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ..errors import RemoteProtocolError, UnknownModel, UnknownVariable, shorten
+from .graph import ACCUMULATE_GRAD
+from .language import MODEL_TAG, ChatCompletionModel
+from .link import Link, current_link
+from .mirrored import PARAMETER_TAG, VARIABLE_TAG
+from .registries import Registries
+from .variable import Variable, check_output_nr
+
+CALLABLE_TAG = "__callable__"
+
+_AS_IS = frozenset({str, int, float, bool, type(None)})
+_OUTPUT_KEYS = (
+    "variable_id",
+    "data",
+    "role",
+    "requires_grad",
+    "_retain_grad",
+    "_grad",
+    "_output_nr",
+    "_grad_fn",
+    "is_leaf",
+)
+LookUp = Callable[[str], "Variable | None"]
+
+
+# --- to the server ------------------------------------------------------------------------------
+
+
+def serialise(value: Any, registries: Registries, keep: list[object]) -> Any:
+    """``value`` with Variables, models and callables replaced by references (PROTOCOL.md §E.1).
+
+    Args:
+        value: an argument of a call.
+        registries: where callables get their ids.
+        keep: receives what the references mean. Somebody must hold it as long as the server may use them.
+
+    Raises:
+        TypeError: an object which has no such form.
+        UsageError: a Variable which the server does not know.
+    """
+    if type(value) in _AS_IS:
+        return value
+    if isinstance(value, (Variable, ChatCompletionModel)):
+        keep.append(value)
+        return value._reference()
+    if callable(value):
+        registered = registries.register_callable(value)
+        keep.append(registered)
+        return {CALLABLE_TAG: True, "callable_id": registered.callable_id}
+    if isinstance(value, list):
+        return [serialise(item, registries, keep) for item in value]
+    if isinstance(value, tuple):
+        return tuple(serialise(item, registries, keep) for item in value)
+    if isinstance(value, dict):
+        return {key: serialise(item, registries, keep) for key, item in value.items()}
+    if isinstance(value, (str, int, float)):
+        return value
+    raise TypeError(f"Cannot serialize object of type {type(value).__name__}: {shorten(repr(value))}")
+
+
+def link_of(arguments: Any) -> Link:
+    """The session of the first Variable or model in these arguments, else the current one."""
+    for link in _links(arguments):
+        return link
+    return current_link()
+
+
+def _links(value: Any) -> Iterator[Link]:
+    if isinstance(value, (Variable, ChatCompletionModel)):
+        if value._link is not None:
+            yield value._link
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _links(item)
+    elif isinstance(value, dict):
+        yield from _links(list(value.values()))
+
+
+# --- from the server ----------------------------------------------------------------------------
+
+
+def deserialise(value: Any, registries: Registries, look_up: LookUp | None = None) -> Any:
+    """``value`` with references replaced by the registered objects themselves (PROTOCOL.md §E.3).
+
+    Args:
+        value: what came.
+        registries: where the objects are registered.
+        look_up: how a Variable is found by its id; None: in the registries, now.
+
+    Raises:
+        UnknownVariable, UnknownModel: a reference to an object that is not registered.
+        TypeError: a Python object that JSON does not have.
+    """
+    if type(value) in _AS_IS:
+        return value
+    if isinstance(value, dict):
+        for tag, kind in ((VARIABLE_TAG, "Variable"), (PARAMETER_TAG, "Parameter")):
+            if value.get(tag):
+                return _find_variable(value.get("variable_id"), kind, look_up or registries.variables.lookup)
+        if value.get(MODEL_TAG):
+            return _find_model(value.get("model_id"), registries)
+        return {key: deserialise(item, registries, look_up) for key, item in value.items()}
+    if isinstance(value, list):
+        return [deserialise(item, registries, look_up) for item in value]
+    if isinstance(value, tuple):
+        return tuple(deserialise(item, registries, look_up) for item in value)
+    if isinstance(value, (str, int, float)):
+        return value
+    raise TypeError(f"Cannot deserialize object of type {type(value)}")
+
+
+def _find_variable(variable_id: Any, kind: str, look_up: LookUp) -> Variable:
+    variable = look_up(variable_id)
+    if variable is None:
+        raise UnknownVariable(f"{kind} with variable_id {variable_id!r} not found", variable_id=variable_id)
+    return variable
+
+
+def _find_model(model_id: Any, registries: Registries) -> ChatCompletionModel:
+    model = registries.models.lookup(model_id)
+    if model is None:
+        raise UnknownModel(f"Model with model_id {model_id!r} not found", model_id=model_id)
+    return model
+
+
+def decode_outputs(data: Any, link: Link, arguments: tuple[object, ...]) -> Variable | tuple[Variable, ...]:
+    """The outputs of a function: new, registered Variables, bound to their node (PROTOCOL.md §E.4).
+
+    Args:
+        data: one variable object, or a list of them (which gives a tuple).
+        link: the session.
+        arguments: what the function was called with; kept by outputs that belong to a graph.
+
+    Raises:
+        TypeError: something else in the place of a variable object.
+        RemoteProtocolError: a variable object without one of its keys, or that contradicts itself.
+    """
+    if isinstance(data, (list, tuple)):
+        outputs = tuple(_decode_output(item, link) for item in data)
+    else:
+        outputs = (_decode_output(data, link),)
+    for output in outputs:
+        if output.requires_grad:
+            output._set_local("_arguments", arguments)
+            _keep_accumulators(output, arguments)
+    return outputs if isinstance(data, (list, tuple)) else outputs[0]
+
+
+def _decode_output(item: Any, link: Link) -> Variable:
+    if not isinstance(item, dict) or "variable_id" not in item or "data" not in item:
+        text = f"Deserialization only supports Variable or Tuple[Variable], but got: {type(item)}"
+        raise TypeError(text)
+    missing = [key for key in _OUTPUT_KEYS if key not in item]
+    if missing:
+        raise RemoteProtocolError(f"An output of a function has no {', '.join(missing)}.", received=repr(item))
+    variable_id, node_id = item["variable_id"], item["_grad_fn"]
+    if not isinstance(variable_id, str) or not (node_id is None or isinstance(node_id, str)):
+        raise RemoteProtocolError("An output of a function has an id that is no string.", received=repr(item))
+    if node_id is not None and not item["requires_grad"]:
+        raise RemoteProtocolError("An output of a function has a node but needs no gradient.", received=repr(item))
+    variable = Variable._received(link, variable_id, item["data"], item["role"], item["requires_grad"])
+    check_output_nr(item["_output_nr"])
+    variable._set_local("_output_nr", item["_output_nr"])
+    variable._set_local("_retain_grad", bool(item["_retain_grad"]))
+    variable._set_local("is_leaf", bool(item["is_leaf"]))
+    registries = link.registries
+    variable._set_local("_grad", deserialise(item["_grad"], registries))
+    registries.variables.register(variable_id, variable)
+    if node_id is not None:
+        registries.bind_grad_fn(variable, node_id)
+    return variable
+
+
+def _keep_accumulators(output: Variable, arguments: tuple[object, ...]) -> None:
+    # The server makes one AccumulateGrad node per leaf, announces it once and names it in the edges of every later
+    # function on this leaf, so it must live as long as the leaf. Which leaf an edge belongs to is not told for
+    # nested arguments; a leaf that has none of them yet takes them all, for its own is among them.
+    if output._grad_fn is None:
+        return
+    nodes = [edge.node for edge in output._grad_fn.next_functions]
+    accumulators = tuple(node for node in nodes if node is not None and node.name() == ACCUMULATE_GRAD)
+    known = frozenset(accumulators)
+    for argument in arguments:
+        is_leaf = isinstance(argument, Variable) and argument.is_leaf and argument.requires_grad
+        if is_leaf and known.isdisjoint(argument._accumulators):  # type: ignore[attr-defined]
+            argument._set_local("_accumulators", accumulators)  # type: ignore[attr-defined]

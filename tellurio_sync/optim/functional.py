@@ -1,0 +1,94 @@
+"""One optimizer step as a function: everything it needs is passed in (PROTOCOL.md §I.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..autodiff.messages import Inputs, Messages, check_inputs, check_messages, check_model
+from ..errors import RemoteProtocolError
+from ..model.language import ChatCompletionModel
+from ..model.replies import check_message, member
+from ..model.variable import Variable
+from ..model.wire import link_of, serialise
+from .state import Momentum, StateDecoder
+
+_FLAG = "_pending_data"
+_DONE = "Functional TGD optimization step executed successfully."
+
+
+def tgd(
+    params: Sequence[Variable],
+    grads: Sequence[Sequence[Variable]],
+    momentum_buffer_list: list[Momentum],
+    model_client: ChatCompletionModel | None,
+    messages: Messages,
+    inputs: Inputs | None,
+    constraints: Sequence[str | Variable] | None,
+    momentum: int,
+    **completion_args: Any,
+) -> None:
+    """Let a language model rewrite each of ``params`` by its gradients. One long call.
+
+    Args:
+        params: what to optimise; gets new data.
+        grads: the gradients of each of them; where there is none, nothing is changed.
+        momentum_buffer_list: former steps of each; refilled in place with this step added.
+        model_client: who rewrites.
+        messages: the optimizer's prompts.
+        inputs: values for the placeholders ``{name}`` in the messages.
+        constraints: what the new data must obey, in words.
+        momentum: how many former steps are kept and shown, >= 0.
+        completion_args: passed on to the model.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong form.
+        RemoteError: the step failed on the server.
+        UnknownVariable: a copy that the reply names did not come.
+    """
+    params = list(params)
+    check_model("model_client", model_client)
+    check_messages(messages)
+    check_inputs(inputs)
+    check_momentum(momentum)
+    if len(grads) != len(params) or len(momentum_buffer_list) not in (0, len(params)):
+        counts = f"{len(params)} params, {len(grads)} grads, {len(momentum_buffer_list)} momentum buffers"
+        raise ValueError(f"grads and momentum_buffer_list must have an item for each of params: {counts}")
+    link = link_of((params, model_client))
+    registries = link.registries
+    keep: list[object] = []
+    arguments = {
+        "params": params,
+        "grads": [list(gradients) for gradients in grads],
+        "momentum_buffer_list": momentum_buffer_list,
+        "model_client": model_client,
+        "messages": messages,
+        "inputs": inputs,
+        "constraints": None if constraints is None else list(constraints),
+        "momentum": momentum,
+        "completion_args": completion_args,
+    }
+    wire = serialise(arguments, registries, keep)
+    registries.mark_pending(params, _FLAG)
+    try:
+        with registries.awaiting_pushes():
+            result = link.request("run_optimizer_tgd", wire)
+            check_message("run_optimizer_tgd", result, _DONE)
+            buffers = member("run_optimizer_tgd", result, "momentum_buffer_list")
+            if not isinstance(buffers, list) or len(buffers) != len(params):
+                text = "The reply to 'run_optimizer_tgd' has not one momentum buffer for each parameter."
+                raise RemoteProtocolError(text, received=repr(result))
+            decoder = StateDecoder(link)
+            momentum_buffer_list[:] = [decoder.momentum(buffer) for buffer in buffers]
+    except BaseException:
+        # Ctrl-C too: nobody would clear the flags.
+        registries.clear_pending(params, _FLAG)
+        raise
+
+
+def check_momentum(momentum: object) -> None:
+    """Raises TypeError or ValueError unless ``momentum`` is an int >= 0."""
+    if not isinstance(momentum, int) or isinstance(momentum, bool):
+        raise TypeError(f"momentum must be an int, not {momentum!r}")
+    if momentum < 0:
+        raise ValueError(f"momentum must be >= 0, not {momentum}")

@@ -1,0 +1,221 @@
+"""What every optimizer does: parameter groups, steps, checkpoints (PROTOCOL.md §I).
+
+An optimizer lives on the server.  Where the user has changed a group here, or loaded a checkpoint, the server's
+optimizer does not know of it and no method tells it (PROTOCOL.md §M 37, 38); from then on each step sends
+everything along and the state is kept here.  The user sees no difference.
+
+Not thread-safe: one thread at a time steps one optimizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar, Union
+
+from ..errors import RemoteProtocolError, UsageError
+from ..model.language import ChatCompletionModel
+from ..model.link import Link
+from ..model.replies import check_message, id_member, json_form, member
+from ..model.variable import Variable
+from ..model.wire import link_of, serialise
+from . import checkpoint
+from .state import State, StateDecoder
+
+ParamGroup = dict[str, Any]
+Params = Iterable[Union[Variable, ParamGroup]]
+Closure = Callable[[], Any]
+
+_FLAG = "_pending_data"
+_STEP_DONE = "Optimizer step executed successfully."
+_CLEAR_DONE = "Gradients cleared successfully."
+
+
+class Optimizer:
+    """Base of the optimizers. Use a subclass.
+
+    Attributes:
+        defaults: settings of groups that have none of their own.
+        param_groups: list of ``{"params": [...], <settings>}``. May be changed.
+        state: per parameter what the optimizer remembers of it.
+        optimizer_id: the id on the server.
+    """
+
+    name: ClassVar[str] = ""
+    """The class name that the server knows."""
+
+    def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
+        groups, is_grouped = _as_groups(params)
+        self.defaults = defaults
+        self._link: Link = link_of([groups, defaults])
+        shape = groups if is_grouped else groups[0]["params"]
+        wire_params, wire_defaults = self._serialise(shape), self._serialise(defaults)
+        sent = {"optimizer_name": self.name, "params": wire_params, "defaults": wire_defaults}
+        result = self._link.request("create_optimizer", sent)
+        self.optimizer_id = id_member("create_optimizer", result, "optimizer_id")
+        decoder = StateDecoder(self._link)
+        self.state: State = decoder.state(member("create_optimizer", result, "state"))
+        received = decoder.value(member("create_optimizer", result, "param_groups"))
+        if not isinstance(received, list) or len(received) != len(groups):
+            raise RemoteProtocolError(f"The server made other groups than {len(groups)}.", received=repr(result))
+        self.param_groups: list[ParamGroup] = [_checked_group(group) for group in received]
+        self._told = self._fingerprint()
+        self._is_on_server = True
+        self._link.registries.optimizers.register(self.optimizer_id, self)
+
+    # --- steps -----------------------------------------------------------------------------------
+
+    def step(self, closure: Closure | None = None) -> Any:
+        """Let the optimizer give every parameter with gradients new data. One long call.
+
+        Reading ``data`` of a parameter waits until its new data has come.
+
+        Args:
+            closure: called first, on this thread; usually computes the loss.
+
+        Returns:
+            What ``closure`` returns, or ``(None, None)``.
+
+        Raises:
+            RemoteError: the step failed on the server.
+            UnknownVariable: a copy that the reply names did not come.
+        """
+        outcome = (None, None) if closure is None else closure()
+        if self._is_on_server and self._fingerprint() != self._told:
+            self._is_on_server = False
+        if not self._is_on_server:
+            self._step_here()
+            return outcome
+        registries = self._link.registries
+        parameters = self._parameters()
+        registries.mark_pending(parameters, _FLAG)
+        try:
+            with registries.awaiting_pushes():
+                result = self._link.request("run_step", {"optimizer_id": self.optimizer_id})
+                check_message("run_step", result, _STEP_DONE)
+                self.state = StateDecoder(self._link).state(member("run_step", result, "state"))
+        except BaseException:
+            # Ctrl-C too: nobody would clear the flags.
+            registries.clear_pending(parameters, _FLAG)
+            raise
+        return outcome
+
+    def _step_here(self) -> None:
+        """One step for which everything is sent along. Updates ``state``."""
+        raise NotImplementedError
+
+    def clear_grad(self) -> None:
+        """Empty the gradient list of every parameter, there and here (the same list object). One call."""
+        if self._is_on_server:
+            result = self._link.request("clear_grad", {"optimizer_id": self.optimizer_id})
+            check_message("clear_grad", result, _CLEAR_DONE)
+        for parameter in self._parameters():
+            if not self._is_on_server:
+                parameter._tell("_grad", [])
+            parameter._grad.clear()
+
+    # --- groups ----------------------------------------------------------------------------------
+
+    def add_param_group(self, param_group: ParamGroup) -> None:
+        """Optimise more parameters, with settings of their own where given. One call.
+
+        Args:
+            param_group: ``{"params": [...]}`` and settings that differ from the defaults.
+
+        Raises:
+            TypeError: no such dict.
+            ValueError: a parameter twice, or none.
+        """
+        group = _checked_group(param_group)
+        _check_parameters([*self.param_groups, group])
+        sent = {
+            "optimizer_id": self.optimizer_id,
+            "messages": self._serialise(self.defaults["messages"]),
+            "param_group": self._serialise(group),
+        }
+        result = self._link.request("add_param_group", sent)
+        received = StateDecoder(self._link).value(member("add_param_group", result, "param_group"))
+        is_current = self._fingerprint() == self._told
+        self.param_groups.append(_checked_group(received))
+        if is_current:
+            self._told = self._fingerprint()
+
+    # --- checkpoints -----------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Groups and state, with parameters as running numbers and models described (PROTOCOL.md §I.2). Local."""
+        return checkpoint.pack(self.param_groups, self.state)
+
+    def load_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        model_clients: ChatCompletionModel | Sequence[ChatCompletionModel | None] | None = None,
+    ) -> None:
+        """Take over groups and state of a checkpoint, for the parameters this optimizer has.
+
+        Args:
+            state_dict: from ``state_dict()``.
+            model_clients: checkpoints hold no models; one for all groups, or one per group.
+
+        Variables of an unpickled checkpoint are made on the server: one call each.
+
+        Raises:
+            ValueError: it has other groups, or needs models that are not given.
+        """
+        groups, state = checkpoint.unpack(state_dict, self.param_groups, model_clients)
+        self.param_groups[:] = groups
+        self.state = state
+        self._is_on_server = False
+
+    # --- inside ----------------------------------------------------------------------------------
+
+    def _parameters(self) -> list[Variable]:
+        return [parameter for group in self.param_groups for parameter in group["params"]]
+
+    def _serialise(self, value: Any) -> Any:
+        # Everything in it is kept by this object, so that nothing else has to be.
+        return serialise(value, self._link.registries, [])
+
+    def _fingerprint(self) -> Any:
+        """The groups in their JSON form: what the server knows, unless it changes here."""
+        return json_form(self._serialise(self.param_groups))
+
+    def __repr__(self) -> str:
+        counts = ", ".join(str(len(group["params"])) for group in self.param_groups)
+        return f"{type(self).__name__}(parameters per group: {counts})"
+
+
+def _as_groups(params: Params) -> tuple[list[ParamGroup], bool]:
+    """The groups, and whether they were given as such."""
+    if isinstance(params, (Variable, dict)):
+        raise TypeError(f"params must be a list of Variables or of groups, not one {type(params).__name__}")
+    listed = list(params)
+    if not listed:
+        raise ValueError("params is empty: there is nothing to optimise")
+    is_grouped = all(isinstance(item, dict) for item in listed)
+    groups = [_checked_group(item) for item in listed] if is_grouped else [_checked_group({"params": listed})]
+    _check_parameters(groups)
+    return groups, is_grouped
+
+
+def _checked_group(group: Any) -> ParamGroup:
+    if not isinstance(group, dict) or "params" not in group:
+        raise TypeError(f'a group must be a dict with "params", not {group!r}')
+    params = group["params"]
+    params = [params] if isinstance(params, Variable) else list(params)
+    for index, parameter in enumerate(params):
+        if not isinstance(parameter, Variable):
+            raise TypeError(f"params[{index}] must be a Variable, not {type(parameter).__name__}")
+    return {**group, "params": params}
+
+
+def _check_parameters(groups: list[ParamGroup]) -> None:
+    seen: set[Variable] = set()
+    for group in groups:
+        if not group["params"]:
+            raise ValueError("a group has no params: there is nothing to optimise")
+        for parameter in group["params"]:
+            if parameter in seen:
+                raise ValueError(f"a parameter is given twice: {parameter!r}")
+            if not parameter.is_leaf:
+                raise UsageError(f"Only leaves can be optimised, and this was computed: {parameter!r}")
+            seen.add(parameter)

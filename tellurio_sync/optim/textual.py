@@ -1,0 +1,91 @@
+"""Textual gradient descent (PROTOCOL.md §I)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..autodiff.messages import Inputs, Messages, check_inputs, check_messages, check_model
+from ..model.language import ChatCompletionModel
+from ..model.variable import Variable
+from .functional import check_momentum, tgd
+from .optimizer import Optimizer, Params
+
+_SYSTEM_ROLE = "Textual Gradient Descent optimizer system prompt"
+_USER_ROLE = "Textual Gradient Descent optimizer user prompt"
+
+
+class TGD(Optimizer):
+    """Lets a language model rewrite each parameter by the feedback it got.
+
+    Args:
+        params: Variables, or groups ``{"params": [...], <settings>}`` whose settings win over those below.
+        model_client: who rewrites.
+        messages: the prompts, ``[{"role": "system", "content": [Variable, ...]}, ...]``; None: the server's own.
+        inputs: values for the placeholders ``{name}`` in the messages.
+        constraints: what the new data must obey, in words.
+        momentum: how many former steps are kept and shown, >= 0.
+        completion_args: passed on to the model, such as ``model="gpt-4o"``.
+
+    One call; with ``messages=None`` two more.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong form.
+        UsageError: a parameter that was computed, or that the server does not know.
+    """
+
+    name = "TGD"
+
+    def __init__(
+        self,
+        params: Params,
+        model_client: ChatCompletionModel | None,
+        messages: Messages | None = None,
+        inputs: Inputs | None = None,
+        constraints: Sequence[str | Variable] | None = None,
+        momentum: int = 0,
+        **completion_args: Any,
+    ) -> None:
+        check_model("model_client", model_client)
+        check_inputs(inputs)
+        check_momentum(momentum)
+        _check_constraints(constraints)
+        if messages is None:
+            messages = _placeholder_messages()
+        check_messages(messages)
+        defaults = {
+            "model_client": model_client,
+            "messages": messages,
+            "inputs": dict(inputs or {}),
+            "constraints": list(constraints or []),
+            "momentum": momentum,
+            "completion_args": completion_args,
+        }
+        super().__init__(params, defaults)
+
+    def _step_here(self) -> None:
+        for group in self.param_groups:
+            params = group["params"]
+            settings = {name: group.get(name, default) for name, default in self.defaults.items()}
+            # As they are here: a pending gradient is one that the server has announced and not yet sent.
+            grads = [parameter.grad for parameter in params]
+            buffers = [self.state.get(parameter, {}).get("momentum_buffer", []) for parameter in params]
+            completion_args = settings.pop("completion_args")
+            tgd(params, grads, buffers, **settings, **completion_args)
+            for parameter, buffer in zip(params, buffers):
+                self.state[parameter] = {"momentum_buffer": buffer}
+
+
+def _placeholder_messages() -> Messages:
+    # The server puts its own prompts in their place, and leaves the data here alone (PROTOCOL.md §I.1).
+    return [
+        {"role": "system", "content": [Variable(f"Placeholder for {_SYSTEM_ROLE}", _SYSTEM_ROLE)]},
+        {"role": "user", "content": [Variable(f"Placeholder for {_USER_ROLE}", _USER_ROLE)]},
+    ]
+
+
+def _check_constraints(constraints: object) -> None:
+    if constraints is None:
+        return
+    if not isinstance(constraints, (list, tuple)) or not all(isinstance(item, (str, Variable)) for item in constraints):
+        raise TypeError(f"constraints must be a list of str or Variables, not {constraints!r}")

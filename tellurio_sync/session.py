@@ -1,0 +1,428 @@
+"""A session: a login, its connection, its objects and its runs; and the default one behind the module's functions.
+
+Two sessions in one process do not see each other.  The functions ``login``, ``init``, ``log``, ``finish`` and every
+Variable made without a session use the current one: the one whose ``with`` block the thread is in, else the default.
+
+| State | Written by | Guarded by |
+|---|---|---|
+| client, rest, account, backend of a session | ``login``, ``close`` | ``_login_lock``, held while logging in |
+| run | ``init``, end of the run | one assignment |
+| the default session | first use | ``_default_lock``, held for the constructor only |
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+from . import run_context
+from .client import DEFAULT_TIMEOUT, TellurioWebSocketClient
+from .deadlines import check_timeout
+from .errors import NotConnected, RemoteError, UsageError
+from .model.link import current_link, set_default_link, use_link
+from .model.registries import Registries
+
+if TYPE_CHECKING:
+    from .local import LocalBackend
+    from .run_context import HasUuid
+    from .studio.auth import Account
+    from .studio.rest import StudioRest
+    from .studio.runs import Run, RunGuard
+
+MODE_VARIABLE = "TELLURIO_MODE"
+_MODES = ("online", "local")
+
+
+class Session:
+    """A login to a Tellurio backend and everything that belongs to it. Thread-safe.
+
+    As a context manager it is the current session inside the block, and closed at its end.
+
+    Args:
+        http_base_url, http_port, ws_base_url, ws_port: None: the ``TELLURIO_BACKEND_...`` variables (PROTOCOL.md §A.1).
+        default_timeout: seconds, > 0, of calls to the server; for long-running ones since their last heartbeat.
+        pending_timeout: seconds, > 0: how long reading a Variable waits for a change that the server announced
+            (PROTOCOL.md §F.4); None: ``default_timeout``.
+        client_options: further keyword arguments of ``TellurioWebSocketClient``.
+
+    Raises:
+        ValueError: a timeout that is not a positive finite number.
+    """
+
+    def __init__(
+        self,
+        *,
+        http_base_url: str | None = None,
+        http_port: int | str | None = None,
+        ws_base_url: str | None = None,
+        ws_port: int | str | None = None,
+        default_timeout: float = DEFAULT_TIMEOUT,
+        pending_timeout: float | None = None,
+        **client_options: Any,
+    ) -> None:
+        self._http = (http_base_url, http_port)
+        self._ws = (ws_base_url, ws_port)
+        self._default_timeout = check_timeout(default_timeout, "default_timeout")
+        self._pending_timeout = check_timeout(pending_timeout or default_timeout, "pending_timeout")
+        self._client_options = client_options
+        self._registries = Registries(self)
+        self._login_lock = threading.RLock()
+        self._client: TellurioWebSocketClient | None = None
+        self._rest: StudioRest | None = None
+        self._account: Account | None = None
+        self._backend: LocalBackend | None = None
+        self._guard: RunGuard | None = None
+        self._run: HasUuid | None = None
+        self._uses = threading.local()  # per thread, a stack: the same session may be entered in many threads
+
+    # --- login ---------------------------------------------------------------------------------------
+
+    def login(
+        self,
+        api_key: str | None = None,
+        relogin: bool = False,
+        *,
+        mode: str | None = None,
+        data_dir: str | os.PathLike[str] | None = None,
+    ) -> dict[str, str]:
+        """Log in and connect (PROTOCOL.md §A.6, §J.2). Blocks. Objects made before stay valid.
+
+        Args:
+            api_key: None: ``TELLURIO_API_KEY``, else the key stored by an earlier login (extra ``keyring``).
+            relogin: do not use a stored key.
+            mode: ``"online"``; or ``"local"``: a backend of your own, started in its own process, which needs no
+                account and no network, and ends with this process (extra ``local``). None: ``TELLURIO_MODE``, else
+                ``"online"``.
+            data_dir: for ``mode="local"``: where it keeps projects, runs and metrics; None: nowhere, they go with it.
+
+        Returns:
+            ``{"email", "username", "session_id"}``
+
+        Raises:
+            InvalidAPIKeyError: the backend refused the key.
+            ValueError: there is no key, or an unknown mode.
+            HttpUnreachable, ConnectFailed: the backend could not be reached.
+            BackendError: the local backend could not be started.
+        """
+        chosen = mode or os.environ.get(MODE_VARIABLE) or "online"
+        if chosen not in _MODES:
+            raise ValueError(f"The mode must be 'online' or 'local', not {chosen!r}.")
+        with self._login_lock:
+            if chosen == "local":
+                return self._login_local(data_dir)
+            if data_dir is not None:
+                raise ValueError("data_dir is for mode='local': the online backend keeps the data itself.")
+            return self._login_online(api_key, relogin)
+
+    def _login_online(self, api_key: str | None, relogin: bool) -> dict[str, str]:
+        from .studio.auth import find_api_key, remember
+
+        key, source = find_api_key(api_key, relogin)
+        answer = self._connect(key, self._http, self._ws, relogin)
+        remember(key, answer["username"], source)
+        return answer
+
+    def _login_local(self, data_dir: str | os.PathLike[str] | None) -> dict[str, str]:
+        from .local import default_local_backend
+
+        self._backend = backend = default_local_backend(data_dir=data_dir)
+        http = (backend.http_base_url, backend.http_port)
+        ws = (backend.ws_base_url, backend.ws_port)
+        return self._connect(backend.api_key, http, ws, relogin=False)
+
+    def _connect(
+        self,
+        key: str,
+        http: tuple[str | None, int | str | None],
+        ws: tuple[str | None, int | str | None],
+        relogin: bool,
+    ) -> dict[str, str]:
+        from .studio.auth import verify
+        from .studio.rest import StudioRest
+
+        rest = StudioRest(*http, api_key=key, allow_insecure=self._client_options.get("allow_insecure", False))
+        client = TellurioWebSocketClient(
+            *ws,
+            self._default_timeout,
+            registries=self._registries,
+            active_run=self._active_run,
+            **self._client_options,
+        )
+        try:
+            account = verify(rest, relogin)
+            greeting = client.connect(key)
+        except BaseException:
+            client.close()
+            rest.close()
+            raise
+        previous, previous_rest = self._client, self._rest
+        self._client, self._rest, self._account = client, rest, account
+        if previous is not None:
+            previous.close()
+        if previous_rest is not None:
+            previous_rest.close()
+        return {"email": account.email, "username": account.username, **greeting}
+
+    def close(self) -> None:
+        """Disconnect. Idempotent; blocks at most about 1 s. ``login`` works again afterwards.
+
+        An unfinished run stays as it is: finish it first. A local backend goes on until the process ends, for other
+        sessions of it.
+        """
+        with self._login_lock:
+            client, rest = self._client, self._rest
+        if client is not None:
+            client.close()
+        if rest is not None:
+            rest.close()
+
+    def __enter__(self) -> Session:
+        use = self.use()
+        use.__enter__()
+        self._uses.stack = [*getattr(self._uses, "stack", []), use]
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._uses.stack.pop().__exit__(*exc_info)
+        self.close()
+
+    def use(self) -> use_link:
+        """A context manager: this session is the current one of this thread or context inside it, and stays open."""
+        return use_link(self)
+
+    def __repr__(self) -> str:
+        client = self._client
+        return "<Session, not logged in>" if client is None else f"<Session {client.ws_url} {client.state}>"
+
+    @property
+    def is_logged_in(self) -> bool:
+        """Whether ``login`` has succeeded."""
+        return self._client is not None
+
+    @property
+    def client(self) -> TellurioWebSocketClient:
+        """The connection.
+
+        Raises:
+            NotConnected: before ``login``.
+        """
+        if self._client is None:
+            raise NotConnected("WebSocket is not connected: call login() first.")
+        return self._client
+
+    @property
+    def rest(self) -> StudioRest:
+        """The REST API, with this session's key. Logs in first, if that has not been done.
+
+        Raises:
+            As ``login``.
+        """
+        self._ensure_login()
+        assert self._rest is not None
+        return self._rest
+
+    @property
+    def namespace(self) -> str | None:
+        """The namespace of the local backend; None online."""
+        return None if self._backend is None else self._backend.namespace
+
+    # --- runs ----------------------------------------------------------------------------------------
+
+    def init(
+        self,
+        namespace_slug: str | None = None,
+        project_display_name: str = "Default",
+        name: str | None = None,
+        description: str | None = None,
+        status: str = "RUNNING",
+    ) -> Run:
+        """Start a run, in a project that is created where there is none, and make calls for it (PROTOCOL.md §J.1).
+
+        Logs in first, if that has not been done. Blocks. An earlier run of this session that is unfinished is marked
+        FAILED.
+
+        Args:
+            namespace_slug: an organisation or user; None: the local backend's own, else the account's user name.
+            project_display_name: the project.
+            name: None: the server makes one up.
+            description: free text.
+            status: to begin with.
+
+        Returns:
+            The run, which is also a context manager: COMPLETED at its end, CRASHED on an exception.
+
+        Raises:
+            HttpStatusError: unknown namespace, or the server refused for another reason.
+            HttpUnreachable: the server was not reached.
+            As ``login``, where it logs in.
+        """
+        from .studio.runs import RunGuard, start_run
+
+        rest = self.rest
+        assert self._account is not None
+        username = self._account.username
+        namespace = namespace_slug or self.namespace or username
+        run = start_run(rest, namespace, project_display_name, name, description, status, username=username)
+        run.on_finish = self._run_finished
+        if self._guard is None:
+            self._guard = RunGuard()
+        self._guard.watch(run)
+        self._run = run
+        if self is _default:
+            run_context.set_active_run(run)
+        return run
+
+    def log(self, name: str, value: Any, step: int | None = None) -> None:
+        """Add one value to a metric of the active run. Blocks until the server has it, at most the REST timeout.
+
+        Args:
+            name: of the metric.
+            value: any JSON value; NumPy and PyTorch scalars too.
+            step: a whole number; None: the server counts, beginning with 0.
+
+        Raises:
+            ValueError: there is no active run; or the value is no JSON value.
+            UsageError: the active run is not one of ``init``.
+            HttpUnreachable, HttpStatusError: the server did not take it.
+        """
+        run = self._active_run()
+        log = getattr(run, "log", None)
+        if log is None:
+            raise UsageError("The active run cannot log metrics: start one with init().")
+        log(name, value, step)
+
+    def finish(self, status: str = "COMPLETED") -> None:
+        """End the active run with this status.
+
+        Raises:
+            ValueError: there is no active run, or not a final status.
+            UsageError: the active run is not one of ``init``.
+            HttpUnreachable, HttpStatusError: the server did not take it.
+        """
+        finish = getattr(self._active_run(), "finish", None)
+        if finish is None:
+            raise UsageError("The active run cannot be finished: it was not started with init().")
+        finish(status)
+
+    def _active_run(self) -> HasUuid:
+        run = self._run
+        return run_context.get_active_run() if run is None else run
+
+    def _run_finished(self, run: Run) -> None:
+        from .studio.runs import clear_active_run
+
+        if self._run is run:
+            self._run = None
+        clear_active_run(run)
+
+    # --- what the object model needs (model.link.Link) --------------------------------------------------
+
+    @property
+    def registries(self) -> Registries:
+        """The variables, nodes, models, optimizers and callables of this session."""
+        return self._registries
+
+    @property
+    def pending_timeout(self) -> float:
+        """Seconds: how long reading a Variable waits for an announced change."""
+        return self._pending_timeout
+
+    def request(self, method: str, params: Mapping[str, Any]) -> Any:
+        """Call the server and return the ``result`` of its reply. Logs in first, if that has not been done. Blocks.
+
+        Raises:
+            RemoteError: the server answered with an error.
+            As ``TellurioWebSocketClient.call``, and as ``login`` where it logs in.
+        """
+        self._ensure_login()
+        reply = self.client.call(method, params)
+        if "error" in reply:
+            raise RemoteError.from_reply(reply["error"], method=method, request_id=reply.get("id"))
+        return reply["result"]
+
+    def submit(self, method: str, params: Mapping[str, Any]) -> Future[dict[str, Any]]:
+        """As ``request``, without waiting: a future of the whole reply envelope."""
+        self._ensure_login()
+        return self.client.submit(method, params)
+
+    def check_may_wait(self) -> None:
+        """Return if this thread may wait for the server.
+
+        Raises:
+            WouldDeadlock: it is the receive thread.
+        """
+        if self._client is not None:
+            self._client.check_may_wait()
+
+    def _ensure_login(self) -> None:
+        if self._client is None:
+            self.check_may_wait()
+            with self._login_lock:
+                if self._client is None:
+                    self.login()
+
+
+# --- the default session ------------------------------------------------------------------------------
+
+_default: Session | None = None
+_default_lock = threading.Lock()
+
+
+def default_session() -> Session:
+    """The session of this process that nobody had to make. Thread-safe; starts nothing."""
+    global _default
+    if _default is None:
+        with _default_lock:
+            if _default is None:
+                _default = Session()
+    return _default
+
+
+def current_session() -> Session:
+    """The session whose ``with`` block this thread is in, else the default one."""
+    link = current_link()
+    assert isinstance(link, Session)
+    return link
+
+
+def login(
+    api_key: str | None = None,
+    relogin: bool = False,
+    *,
+    mode: str | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+) -> dict[str, str]:
+    """Log in and connect: see :meth:`Session.login`."""
+    return current_session().login(api_key, relogin, mode=mode, data_dir=data_dir)
+
+
+def init(
+    namespace_slug: str | None = None,
+    project_display_name: str = "Default",
+    name: str | None = None,
+    description: str | None = None,
+    status: str = "RUNNING",
+) -> Run:
+    """Start a run: see :meth:`Session.init`."""
+    return current_session().init(namespace_slug, project_display_name, name, description, status)
+
+
+def log(name: str, value: Any, step: int | None = None) -> None:
+    """Add one value to a metric of the active run: see :meth:`Session.log`."""
+    current_session().log(name, value, step)
+
+
+def finish(status: str = "COMPLETED") -> None:
+    """End the active run: see :meth:`Session.finish`."""
+    current_session().finish(status)
+
+
+def close() -> None:
+    """Disconnect: see :meth:`Session.close`."""
+    current_session().close()
+
+
+set_default_link(default_session)

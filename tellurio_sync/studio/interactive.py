@@ -1,0 +1,28 @@
+"""Whether somebody sits in front of this program."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+
+def at_prompt() -> bool:
+    """Whether the program goes on after an unhandled exception: a Python prompt, IPython or a notebook."""
+    return hasattr(sys, "ps1") or bool(sys.flags.interactive) or _ipython() is not None
+
+
+def can_ask() -> bool:
+    """Whether ``input()`` reaches a person: a terminal, or a notebook."""
+    shell = _ipython()
+    if shell is not None and hasattr(shell, "kernel"):
+        return True
+    try:
+        return sys.stdin is not None and sys.stdin.isatty()
+    except ValueError:  # stdin was closed
+        return False
+
+
+def _ipython() -> Any:
+    # It is loaded where it runs, so it need not be imported here.
+    get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", None)
+    return get_ipython() if callable(get_ipython) else None

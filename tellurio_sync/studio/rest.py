@@ -1,0 +1,378 @@
+"""The REST API (PROTOCOL.md §J): one method per endpoint, plain JSON objects in and out.
+
+State and threads:
+
+| State | Written by | Read by | Guarded by |
+|---|---|---|---|
+| ``_key`` | ``set_api_key`` | any thread | one attribute store |
+| ``_of_thread`` (an HTTP session each) | that thread | that thread | ``threading.local`` |
+| ``_sessions`` (all of these) | any thread | ``close`` | ``_lock``, never held while sending |
+
+This is the border to the HTTP library: none of its errors leaves this module, and neither does its
+exception as a cause, because it holds the request with the key in it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from ..addresses import check_may_send_key, http_address
+from ..deadlines import check_timeout
+from ..errors import HttpError, HttpStatusError, HttpUnreachable, LocalProtocolError, shorten
+from ..jsonrpc import MalformedText, decode, encode
+from .keys import KeyHeader, clean_key
+
+if TYPE_CHECKING:
+    import requests
+
+_log = logging.getLogger(__name__)
+
+_START_LOCAL = (
+    "No backend seems to run there; `tellurio-sync backend` starts one, login(mode='local') does it by itself."
+)
+
+
+class StudioRest:
+    """A client of the REST API. Thread-safe, also after a fork; each call blocks until it is answered.
+
+    Redirects are not followed: they would carry the key to another place.
+
+    A pickle holds the configuration, never the key; give the copy its own with :meth:`set_api_key`.
+
+    Args:
+        base_url: scheme and host; None: from the environment, see :func:`addresses.http_address`.
+        port: None: from the environment.
+        api_key: sent in the ``Authorization`` header only; None or empty: none is sent.
+        timeout: seconds, > 0: for connecting and waiting for the answer together. Not covered: name resolution, and
+            an answer that keeps coming in small pieces.
+        allow_insecure: send the key in clear text to a host that is not this machine.
+
+    Raises:
+        ValueError: not an address, or not a timeout.
+        InvalidAPIKeyError: the key holds characters that no key has.
+        ConnectFailed: the key would travel unencrypted.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        port: int | str | None = None,
+        api_key: str | None = None,
+        timeout: float = 5.0,
+        *,
+        allow_insecure: bool = False,
+    ) -> None:
+        self.address = http_address(base_url, port)
+        self.timeout = check_timeout(timeout)
+        self.allow_insecure = allow_insecure
+        self._key = KeyHeader(None)
+        self._start_afresh()
+        self.set_api_key(api_key)
+
+    def __repr__(self) -> str:
+        return f"StudioRest({self.url!r}, {'with' if self.has_api_key else 'without'} an API key)"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"address": self.address, "timeout": self.timeout, "allow_insecure": self.allow_insecure}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._key = KeyHeader(None)
+        self._start_afresh()
+
+    @property
+    def url(self) -> str:
+        """Scheme, host and port."""
+        return self.address.url
+
+    @property
+    def has_api_key(self) -> bool:
+        """Whether a key is sent."""
+        return self._key.is_set
+
+    def set_api_key(self, api_key: str | None) -> None:
+        """Use this key from the next request on; None or empty: none.
+
+        Raises:
+            InvalidAPIKeyError: it holds characters that no key has.
+            ConnectFailed: it would travel unencrypted.
+        """
+        key = clean_key(api_key) if api_key else ""
+        if key:
+            check_may_send_key(self.address, allow_insecure=self.allow_insecure)
+        self._key = KeyHeader(key or None)
+
+    def close(self) -> None:
+        """Close the idle connections of all threads. A later call opens a new one. Idempotent."""
+        with self._lock:
+            sessions = list(self._sessions)
+        for session in sessions:
+            session.close()
+
+    # --- endpoints ------------------------------------------------------------------------------
+    # All of them raise, besides what they say themselves:
+    #   HttpUnreachable  no answer in time, or none at all
+    #   HttpStatusError  a status other than the one of PROTOCOL.md §J, other 2xx included (§M 43)
+    #   HttpError        an answer in another form than §J says
+
+    def verify_api_key(self) -> dict[str, Any] | None:
+        """The account (``email``, ``username``) that the key belongs to; None: the key was refused."""
+        account: dict[str, Any] | None = self._request("GET", "/api/v0/verify-api-key/", 200, dict, absent=(401, 403))
+        # PROTOCOL.md §J: an empty object means an invalid key, too.
+        return account or None
+
+    def get_project(self, namespace_slug: str, project_slug: str) -> dict[str, Any] | None:
+        """The project; None if it, or its namespace, does not exist."""
+        path = _project_path(namespace_slug, project_slug)
+        project: dict[str, Any] | None = self._request("GET", path, 200, dict, absent=(404,))
+        return project
+
+    def create_project(self, namespace_slug: str, display_name: str, visibility: str = "TEAM") -> dict[str, Any]:
+        """Create a project.
+
+        Args:
+            namespace_slug: the account or organisation that will own it.
+            display_name: the server makes the slug from it.
+            visibility: ``RESTRICTED``, ``TEAM``, ``PUBLIC`` or ``OPEN``; the server refuses others.
+        """
+        body = {"display_name": display_name, "visibility": visibility}
+        project: dict[str, Any] = self._request("POST", f"{_namespace_path(namespace_slug)}projects/", 201, dict, body)
+        return project
+
+    def delete_project(self, namespace_slug: str, project_slug: str) -> None:
+        """Delete a project with all its runs."""
+        self._request("DELETE", _project_path(namespace_slug, project_slug), 204, None)
+
+    def create_run(
+        self,
+        namespace_slug: str,
+        project_slug: str,
+        name: str | None = None,
+        description: str | None = None,
+        status: str | None = None,
+    ) -> dict[str, Any]:
+        """Create a run. What is None is left to the server: it makes up a name and begins with ``RUNNING``."""
+        given = {"name": name, "description": description, "status": status}
+        body = {key: value for key, value in given.items() if value is not None}
+        path = f"{_project_path(namespace_slug, project_slug)}runs/"
+        run: dict[str, Any] = self._request("POST", path, 201, dict, body)
+        return run
+
+    def update_run(
+        self, namespace_slug: str, project_slug: str, run_uuid: str, status: str, *, timeout: float | None = None
+    ) -> dict[str, Any]:
+        """Set the status of a run. Repeating it does no harm.
+
+        Args:
+            timeout: seconds, > 0, for this request; None: the client's.
+        """
+        path = _run_path(namespace_slug, project_slug, run_uuid)
+        run: dict[str, Any] = self._request("PATCH", path, 200, dict, {"status": status}, timeout=timeout)
+        return run
+
+    def list_runs(self, namespace_slug: str, project_slug: str) -> list[Any]:
+        """All runs of a project, as objects with at least ``uuid`` and ``status``."""
+        runs: list[Any] = self._request("GET", f"{_project_path(namespace_slug, project_slug)}runs/", 200, list)
+        return runs
+
+    def log_metric(
+        self,
+        namespace_slug: str,
+        project_slug: str,
+        run_uuid: str,
+        name: str,
+        value: Any,
+        step: int | None = None,
+    ) -> None:
+        """Add one value to a metric of a run.
+
+        Args:
+            value: any JSON value.
+            step: None: the server counts on from the metric's last one, beginning with 0.
+
+        Raises:
+            LocalProtocolError: the value has no JSON form (also a ValueError); NaN and infinities have none.
+        """
+        body = {"name": name, "value": value}
+        if step is not None:
+            body["step"] = step
+        self._request("POST", f"{_run_path(namespace_slug, project_slug, run_uuid)}metrics/", 201, None, body)
+
+    def list_metrics(self, namespace_slug: str, project_slug: str, run_uuid: str) -> list[Any]:
+        """All values of all metrics of a run, as objects with ``name``, ``value`` and ``step``."""
+        path = f"{_run_path(namespace_slug, project_slug, run_uuid)}metrics/"
+        metrics: list[Any] = self._request("GET", path, 200, list)
+        return metrics
+
+    # --- sending --------------------------------------------------------------------------------
+
+    def _request(
+        self,
+        verb: str,
+        path: str,
+        success: int,
+        kind: type[Any] | None,
+        body: dict[str, Any] | None = None,
+        *,
+        absent: tuple[int, ...] = (),
+        timeout: float | None = None,
+    ) -> Any:
+        """Send one request and return its JSON answer.
+
+        Args:
+            success: the one status that counts as success.
+            kind: what the answer must be; None: it is not looked at, and the result is None.
+            absent: statuses that mean "there is none": the result is None.
+        """
+        url = self.url + path
+        try:
+            data = None if body is None else encode(body).encode()
+        except LocalProtocolError as exc:
+            raise LocalProtocolError(f"The request {verb} {path} {exc}") from exc
+        seconds = self.timeout if timeout is None else check_timeout(timeout)
+        key = self._key
+        status, content, reason = self._send(verb, url, data, key, seconds)
+        _log.debug("< %s %s: %s", verb, url, status)
+        if status in absent:
+            return None
+        if status != success:
+            raise self._status_error(verb, url, status, key.redact(_message_in(content) or reason))
+        if kind is None:
+            return None
+        try:
+            answer = decode(content)
+        except MalformedText:
+            answer = None
+        if not isinstance(answer, kind):
+            wanted = "object" if kind is dict else "array"
+            raise HttpError(
+                f"{verb} {url} was answered with something else than a JSON {wanted}. "
+                "Is this the address of a Tellurio backend?",
+                url=url,
+            )
+        return answer
+
+    def _send(self, verb: str, url: str, data: bytes | None, key: KeyHeader, timeout: float) -> tuple[int, bytes, str]:
+        """Status, body and reason phrase of the answer."""
+        import requests
+        from urllib3.exceptions import HTTPError
+        from urllib3.util import Timeout
+
+        _log.debug("> %s %s", verb, url)
+        headers = {"Content-Type": "application/json"} if data is not None else {}
+        # A proxy of the environment is for what is outside; it could not reach this machine's loopback.
+        proxies = {"no_proxy": self.address.host} if self.address.is_loopback else {}
+        try:
+            response = self._session().request(
+                verb,
+                url,
+                data=data,
+                headers=headers,
+                auth=key,
+                timeout=Timeout(total=timeout),  # type: ignore[arg-type]  # accepted, but not in the stubs
+                allow_redirects=False,
+                proxies=proxies,
+            )
+            return response.status_code, response.content, response.reason or ""
+        except (requests.RequestException, HTTPError) as exc:
+            root = _root_of(exc)
+            why = f"no answer within {timeout:g} s" if isinstance(exc, requests.Timeout) else str(root)
+            cause = root if isinstance(root, OSError) and not isinstance(root, requests.RequestException) else None
+        # Outside of the handler, else the library's exception would hang on as __context__, with the key in its
+        # request and in the local variables of its traceback.
+        hint = f" {_START_LOCAL}" if self.address.is_loopback else ""
+        raise HttpUnreachable(
+            "Network error occurred. Please check your connection. "
+            f"{self.url} could not be reached: {key.redact(why)}.{hint}",
+            url=url,
+        ) from cause
+
+    def _status_error(self, verb: str, url: str, status: int, message: str) -> HttpStatusError:
+        text = f"{verb} {url} failed with status {status}"
+        if message:
+            text += f": {message}"
+        if 300 <= status < 400:
+            text += " (Redirects are not followed, as they would carry the API key elsewhere.)"
+        elif status == 401:
+            text += " (The API key is not valid.)" if self.has_api_key else " (No API key was sent; log in first.)"
+        return HttpStatusError(text, status=status, url=url)
+
+    def _session(self) -> requests.Session:
+        """This thread's HTTP session, which keeps its connection open between requests."""
+        if self._pid != os.getpid():
+            # After a fork: the parent's connections are the parent's, and its lock may be held for ever.
+            self._start_afresh()
+        session: requests.Session | None = getattr(self._of_thread, "session", None)
+        if session is None:
+            session = _new_session()
+            with self._lock:
+                self._sessions.add(session)
+            self._of_thread.session = session
+        return session
+
+    def _start_afresh(self) -> None:
+        self._lock = threading.Lock()
+        self._of_thread = threading.local()
+        # Weak: the session of a thread that ended goes, with its connection, when the thread's locals go.
+        self._sessions: weakref.WeakSet[requests.Session] = weakref.WeakSet()
+        self._pid = os.getpid()
+
+
+def _new_session() -> requests.Session:
+    # Only here and in _send: importing it takes longer than importing the rest of this package.
+    import requests
+
+    from .. import __version__
+
+    session = requests.Session()
+    session.headers["User-Agent"] = f"tellurio_sync/{__version__}"
+    return session
+
+
+def _root_of(exc: BaseException) -> BaseException:
+    """The first cause, without its traceback: usually the error of the operating system."""
+    while (cause := exc.__cause__ or exc.__context__) is not None:
+        exc = cause
+    return exc.with_traceback(None)
+
+
+def _message_in(content: bytes) -> str:
+    """What the server says in the body of an error, shortened; empty if nothing readable."""
+    try:
+        answer = decode(content)
+    except MalformedText:
+        text = content.decode(errors="replace").strip()
+        # A page for browsers, usually by a proxy on the way: of no use on one line.
+        return "" if text.startswith("<") else shorten(text)
+    if isinstance(answer, dict):
+        for member in ("detail", "message", "error"):
+            if isinstance(answer.get(member), str):
+                return shorten(answer[member])
+    return shorten(content.decode(errors="replace")) if answer else ""
+
+
+# --- paths --------------------------------------------------------------------------------------
+
+
+def _namespace_path(namespace_slug: str) -> str:
+    return f"/api/v0/{_segment(namespace_slug, 'namespace_slug')}/"
+
+
+def _project_path(namespace_slug: str, project_slug: str) -> str:
+    return f"{_namespace_path(namespace_slug)}projects/{_segment(project_slug, 'project_slug')}/"
+
+
+def _run_path(namespace_slug: str, project_slug: str, run_uuid: str) -> str:
+    return f"{_project_path(namespace_slug, project_slug)}runs/{_segment(run_uuid, 'run_uuid')}/"
+
+
+def _segment(value: str, name: str) -> str:
+    """One segment of a path. Raises ValueError for what would make it another path."""
+    if not isinstance(value, str) or not value.strip() or value in (".", ".."):
+        raise ValueError(f"{name} must be a non-empty text, not {value!r}")
+    return quote(value, safe="")

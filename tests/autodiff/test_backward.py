@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import gc
+import logging
+
+import pytest
+
+from tellurio_sync.autodiff import backward
+from tellurio_sync.errors import RemoteError, RemoteProtocolError, UsageError, WouldDeadlock
+from tellurio_sync.model import Parameter, Variable
+from tellurio_sync.model.graph import Node
+from tests.model.fake_link import Reader, tag
+
+
+@pytest.fixture
+def graph(link):
+    """A leaf and what was computed from it; the backward pass appends one gradient to the leaf."""
+    leaf = Parameter("a", "r")
+    node = Node("op", "AddBackward0")
+    result = Variable._received(link, "result", "ab", "sum", True)
+    result._set_local("is_leaf", False)
+    result._bind_grad_fn(node)
+    link.registries.variables.register("result", result)
+    link.answers["get_backprop_ids"] = lambda params: {"variable_ids": [leaf.variable_id]}
+    return leaf, result
+
+
+def append(link, leaf):
+    def answer(params):
+        assert leaf._pending_grad
+        link.push("append_grad", variable_id=leaf.variable_id, gradient_id="g", gradient={"data": "better"})
+        return {"message": "Backward pass executed successfully."}
+
+    return answer
+
+
+def test_what_is_sent_and_in_which_order(link, graph):
+    leaf, result = graph
+    gradient = Variable("feedback")
+    result.backward(gradient, retain_graph=True, create_graph=True, inputs=[leaf])
+    assert link.calls()[-2:] == [
+        ("get_backprop_ids", {"variables": tag(result)}),
+        (
+            "run_backward",
+            {
+                "variables": tag(result),
+                "grad_variables": tag(gradient),
+                "retain_graph": True,
+                "create_graph": True,
+                "inputs": [tag(leaf)],
+            },
+        ),
+    ]
+
+
+def test_several_starts_are_lists(link, graph):
+    _, result = graph
+    backward([result, result], [None, Variable("g")])
+    (params,) = link.calls("run_backward")
+    assert params["variables"] == [tag(result)] * 2
+    assert params["grad_variables"][0] is None
+    assert (params["retain_graph"], params["create_graph"], params["inputs"]) == (None, False, None)
+
+
+def test_the_gradient_is_readable_when_the_server_says_so(link, graph):
+    leaf, result = graph
+    live = leaf.grad
+    link.answers["run_backward"] = append(link, leaf)
+    result.backward()
+    assert leaf._pending_grad
+    assert not result._pending_grad
+    reader = Reader(link, lambda: leaf.grad)
+    assert reader.is_waiting
+    link.push("clear_backward", variable_ids=[leaf.variable_id])
+    assert reader.result() is live
+    assert [gradient.data for gradient in live] == ["better"]
+    assert not leaf._pending_grad
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (RemoteError(-32603, "Internal error", {"exception": "no model"}), RuntimeError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+        ({"message": "Not done."}, RemoteProtocolError),
+    ],
+)
+def test_flags_are_reset_when_the_pass_fails(link, graph, answer, error):
+    leaf, result = graph
+
+    def respond(params):
+        assert leaf._pending_grad
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    link.answers["run_backward"] = respond
+    with pytest.raises(error):
+        result.backward()
+    assert leaf.grad == []
+
+
+def test_unknown_receivers_are_warned_about(link, graph, caplog):
+    leaf, result = graph
+    link.answers["get_backprop_ids"] = lambda params: {"variable_ids": ["gone", leaf.variable_id]}
+    with caplog.at_level(logging.WARNING, "tellurio_sync"):
+        result.backward()
+    assert "gone" in caplog.text
+    assert leaf._pending_grad
+    link.push("clear_backward", variable_ids=[leaf.variable_id])
+
+
+def test_no_receivers_are_fine(link, graph):
+    leaf, result = graph
+    link.answers["get_backprop_ids"] = lambda params: {}
+    result.backward()
+    assert leaf.grad == []
+
+
+def test_a_receiver_lives_until_it_is_cleared(link, graph):
+    leaf, result = graph
+    leaf_id = leaf.variable_id
+    result.backward()
+    del leaf, graph
+    link.answers.clear()
+    gc.collect()
+    assert link.push("clear_backward", variable_ids=[leaf_id]) == {"message": "Ok"}
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        (lambda v: backward([]), UsageError),
+        (lambda v: backward(v, inputs=[]), RuntimeError),
+        (lambda v: backward("text"), TypeError),
+        (lambda v: backward([v, v], [Variable("g")]), UsageError),
+        (lambda v: backward(v, ["text"]), TypeError),
+        (lambda v: backward(v, "text"), TypeError),
+        (lambda v: backward(v, inputs=["text"]), TypeError),
+    ],
+)
+def test_arguments_are_checked_before_any_call(link, graph, call, error):
+    _, result = graph
+    with pytest.raises(error):
+        call(result)
+    assert link.calls("get_backprop_ids") == []
+
+
+def test_the_receive_thread_cannot_run_a_pass(link, graph):
+    _, result = graph
+    import threading
+
+    link._receive_thread = threading.get_ident()
+    with pytest.raises(WouldDeadlock):
+        result.backward()

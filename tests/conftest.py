@@ -1,0 +1,94 @@
+"""What every test gets: no thread left over, an active run, nothing of the user's home or environment."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tellurio_sync import run_context
+
+FAILSAFE = 30.0
+"""Seconds: how long a test waits for what must come; beyond it something hangs."""
+
+
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test sees the user's keys, addresses or configuration file."""
+    import os
+
+    for name in list(os.environ):
+        if name.startswith("TELLURIO_") or name in ("OPENAI_API_KEY", "ALLOW_API_KEY_SHARING", "KEYRING_SERVICE_NAME"):
+            monkeypatch.delenv(name)
+    home = str(tmp_path_factory.mktemp("home"))
+    monkeypatch.setenv("HOME", home)
+    monkeypatch.setenv("USERPROFILE", home)
+
+
+@pytest.fixture(autouse=True)
+def no_thread_left() -> Iterator[None]:
+    """A thread that a test started and that does not end fails the test, with the thread's stack."""
+    before = set(threading.enumerate())
+    yield
+    end = time.monotonic() + 5.0
+    left = [thread for thread in threading.enumerate() if thread not in before]
+    for thread in left:
+        thread.join(max(0.0, end - time.monotonic()))
+    left = [thread for thread in left if thread.is_alive()]
+    if left:
+        frames = sys._current_frames()
+        stacks = "\n".join(
+            f"{thread.name}:\n{''.join(traceback.format_stack(frames[thread.ident]))}"
+            for thread in left
+            if thread.ident in frames
+        )
+        pytest.fail(f"threads left over: {[thread.name for thread in left]}\n{stacks}")
+
+
+class ActiveRun:
+    """A stand-in for a run."""
+
+    uuid = "run-1"
+
+
+@pytest.fixture
+def active_run() -> Iterator[ActiveRun]:
+    run = ActiveRun()
+    run_context.set_active_run(run)
+    yield run
+    run_context.set_active_run(None)
+
+
+@pytest.fixture
+def facility_support_file() -> Path:
+    """The real 200 mails, which lie beside the project."""
+    path = Path(__file__).parents[2] / "shared" / "data" / "facility_support.json"
+    if not path.exists():
+        pytest.skip(f"the real mails are not on this machine: {path.name} is expected beside the project")
+    return path
+
+
+def in_thread(function: Any, *args: Any) -> Any:
+    """The result of ``function``, run on a thread of its own; its exception is raised here."""
+    outcome: list[Any] = []
+
+    def run() -> None:
+        try:
+            outcome.append((function(*args), None))
+        except BaseException as exc:  # noqa: BLE001 - raised again in the test
+            outcome.append((None, exc))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(FAILSAFE)
+    assert outcome, f"{function} did not end within {FAILSAFE} s"
+    result, error = outcome[0]
+    if error is not None:
+        raise error
+    return result

@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import copy
+import logging
+import pickle
+import sys
+import types
+
+import pytest
+
+from tellurio_sync import handlers
+from tellurio_sync.errors import RemoteProtocolError, UsageError
+from tellurio_sync.jsonrpc import RpcError
+from tellurio_sync.model import AsyncOpenAI, CallableModel, OpenAI
+from tellurio_sync.model.language import initial_usage
+
+KEY = "sk-very-secret"
+ASKED: list[bool] = []
+
+
+@pytest.fixture(autouse=True)
+def consent(monkeypatch):
+    """Consent is given, and counted."""
+    ASKED.clear()
+    module = types.ModuleType("tellurio_sync.studio.consent")
+    module.check_consent = lambda: ASKED.append(True)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "tellurio_sync.studio.consent", module)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
+def answer(messages):
+    return "text"
+
+
+@pytest.mark.parametrize("cls", [OpenAI, AsyncOpenAI])
+def test_what_the_server_is_told(link, cls):
+    model = cls(api_key=KEY)
+    assert link.calls("create_model") == [
+        {
+            "class_type": cls.__name__,
+            "provider": "openai",
+            "config": {"api_key": KEY, "max_retries": 2},
+            "usage": initial_usage(),
+        }
+    ]
+    assert link.registries.models.lookup(model.model_id) is model
+    assert ASKED == [True]
+
+
+def test_every_setting_that_is_given_is_sent(link):
+    settings = {
+        "organization": "o",
+        "project": "p",
+        "base_url": "http://localhost:1/v1",
+        "websocket_base_url": "ws://localhost:1",
+        "timeout": 2.5,
+        "max_retries": 0,
+        "default_headers": {"X-A": "b"},
+        "default_query": {"a": 1},
+    }
+    OpenAI(api_key=KEY, **settings)
+    assert link.calls("create_model")[0]["config"] == {"api_key": KEY, **settings}
+
+
+def test_the_key_may_come_from_the_environment(link, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    OpenAI()
+    assert link.calls("create_model")[0]["config"]["api_key"] == KEY
+
+
+def test_a_missing_key_is_an_error_before_anything_else(link):
+    with pytest.raises(UsageError, match="OPENAI_API_KEY"):
+        OpenAI()
+    assert link.calls() == []
+    assert ASKED == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"api_key": b"x"}, TypeError),
+        ({"base_url": 3}, TypeError),
+        ({"timeout": "3"}, TypeError),
+        ({"timeout": 0}, ValueError),
+        ({"timeout": float("nan")}, ValueError),
+        ({"max_retries": 1.5}, TypeError),
+        ({"max_retries": -1}, ValueError),
+        ({"default_headers": ["a"]}, TypeError),
+        ({"default_headers": {1: "a"}}, TypeError),
+        ({"default_headers": {"a": b"x"}}, TypeError),
+    ],
+)
+def test_settings_that_cannot_be_sent_are_refused(link, settings, error):
+    with pytest.raises(error, match=next(iter(settings))):
+        OpenAI(**{"api_key": KEY, **settings})
+    assert link.calls() == []
+
+
+def test_without_consent_nothing_is_sent(link, monkeypatch):
+    def refuse():
+        raise RuntimeError("no consent")
+
+    monkeypatch.setattr(sys.modules["tellurio_sync.studio.consent"], "check_consent", refuse)
+    with pytest.raises(RuntimeError, match="no consent"):
+        OpenAI(api_key=KEY)
+    assert link.calls() == []
+
+
+def test_no_secret_shows(link, caplog, monkeypatch):
+    caplog.set_level(logging.DEBUG)
+    model = OpenAI(api_key=KEY, default_headers={"Authorization": KEY}, base_url="http://localhost:1")
+    monkeypatch.setenv("OPENAI_API_KEY", "other")
+    for shown in (repr(model), str(model), repr(vars(model)), pickle.dumps(model), pickle.dumps(model._config)):
+        assert KEY not in (shown.decode("latin-1") if isinstance(shown, bytes) else shown)
+    assert KEY not in caplog.text
+    assert "http://localhost:1" in repr(model)
+
+
+def test_an_unpickled_model_takes_its_key_from_the_environment(link, monkeypatch):
+    text = pickle.dumps(OpenAI(api_key=KEY, base_url="http://localhost:1", timeout=3))
+    monkeypatch.setenv("OPENAI_API_KEY", "key of the child")
+    assert type(pickle.loads(text)) is OpenAI
+    assert link.calls("create_model")[1]["config"] == {
+        "api_key": "key of the child",
+        "base_url": "http://localhost:1",
+        "timeout": 3,
+        "max_retries": 2,
+    }
+
+
+def test_copying_what_uses_a_model_makes_no_other(link):
+    model = CallableModel(answer)
+    assert copy.deepcopy({"model": model})["model"] is model
+    assert copy.copy(model) is model
+
+
+@pytest.mark.parametrize("result", [{}, {"model_id": ""}, None])
+def test_a_reply_without_an_id_is_an_error(link, result):
+    link.answers["create_model"] = lambda params: result
+    with pytest.raises(RemoteProtocolError, match="model_id"):
+        CallableModel(answer)
+
+
+# --- usage --------------------------------------------------------------------------------------
+
+
+def test_usage_is_what_the_server_reports(link):
+    model = CallableModel(answer)
+    used = {**initial_usage(), "total_tokens": 7}
+    link.push("update_model", model_id=model.model_id, field="_usage", value=used)
+    usage = model.get_usage()
+    assert usage == used
+    usage["cost"]["amount"] = 99
+    assert model.get_usage() == used
+    assert model.describe() == {"class_type": "CallableModel", "provider": "callable", "usage": used}
+
+
+def test_clearing_usage_is_up_to_the_server(link):
+    model = CallableModel(answer)
+    link.push("update_model", model_id=model.model_id, field="_usage", value={"total_tokens": 7})
+
+    def clear(params):
+        link.push("update_model", model_id=params["model_id"], field="_usage", value=initial_usage())
+        return params
+
+    link.answers["clear_model_usage"] = clear
+    model.clear_usage()
+    assert model.get_usage() == initial_usage()
+
+
+# --- callable models ----------------------------------------------------------------------------
+
+
+def call(link, model, *args, **kwargs):
+    callable_id = model._config["callable_id"]
+    return handlers.run_callable(link.registries, {"callable_id": callable_id, "args": list(args), "kwargs": kwargs})
+
+
+def test_a_callable_model_is_called_with_messages_and_completion_args(link):
+    calls = []
+
+    def fn(messages, **completion_args):
+        calls.append((messages, completion_args))
+        return "answer"
+
+    model = CallableModel(fn)
+    sent = link.calls("create_model")[0]
+    assert (sent["class_type"], sent["provider"]) == ("CallableModel", "callable")
+    assert sent["config"] == {"callable_id": model._config["callable_id"]}
+    messages = [{"role": "user", "content": "hi"}]
+    assert call(link, model, messages, temperature=0) == {"message": "Ok", "data": "answer"}
+    assert calls == [(messages, {"temperature": 0})]
+    assert ASKED == []
+
+
+@pytest.mark.parametrize("answered", [None, 3, ["a"], {"content": "a"}])
+def test_a_callable_model_must_answer_text(link, answered):
+    model = CallableModel(lambda messages: answered)
+    with pytest.raises(RpcError) as caught:
+        call(link, model, [])
+    assert "must return a str, not" in caught.value.data["exception"]
+
+
+async def coroutine(messages):
+    return "text"
+
+
+@pytest.mark.parametrize("fn", ["text", None, coroutine])
+def test_a_callable_model_needs_a_plain_function(link, fn):
+    with pytest.raises(TypeError, match="CallableModel takes"):
+        CallableModel(fn)
+
+
+def test_a_callable_model_and_its_registration_go_together(link):
+    model = CallableModel(answer)
+    assert len(link.registries.callables) == 1
+    del model
+    assert (len(link.registries.callables), len(link.registries.models)) == (0, 0)
+
+
+def test_a_callable_model_pickles_with_its_function(link):
+    assert pickle.loads(pickle.dumps(CallableModel(answer)))._function is answer

@@ -1,0 +1,41 @@
+"""Importing the package is cheap and silent."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import tellurio_sync
+
+
+def run_python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout.strip()
+
+
+def test_import_starts_nothing_and_loads_nothing_heavy() -> None:
+    code = """
+import logging, os, sys, threading
+environment = dict(os.environ)
+import tellurio_sync
+assert threading.active_count() == 1, threading.enumerate()
+heavy = {"asyncio", "aiohttp", "openai", "keyring", "requests", "matplotlib", "IPython", "http.server"}
+print(sorted(heavy & set(sys.modules)))
+assert dict(os.environ) == environment
+assert logging.getLogger().handlers == []
+assert logging.getLogger("tellurio_sync").handlers == []
+assert logging.getLogger("tellurio_sync").level == logging.NOTSET
+"""
+    assert run_python(code) == "[]"
+
+
+def test_every_public_name_exists_and_says_what_it_is() -> None:
+    for name in tellurio_sync.__all__:
+        value = getattr(tellurio_sync, name)
+        assert name in ("JAGGED", "LONG_RUNNING_METHODS") or value.__doc__, f"{name} has no docstring"
+
+
+def test_public_names_are_sorted_and_unique() -> None:
+    assert len(set(tellurio_sync.__all__)) == len(tellurio_sync.__all__)

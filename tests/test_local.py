@@ -1,0 +1,422 @@
+"""How the process of the local backend is started, watched and ended.
+
+Most tests run a stand-in for it, which takes the same arguments and, as long as it lives, keeps a
+connection to the test open: so its end is an event that a test can wait for.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tellurio_sync import local
+from tellurio_sync.errors import BackendError, HttpStatusError, InvalidAPIKeyError, UsageError
+from tellurio_sync.local import default_local_backend, start_local_backend
+from tellurio_sync.studio import StudioRest, start_run, verify
+
+FAILSAFE = 30
+
+STAND_IN = """
+import argparse, json, os, signal, socket, sys
+parser = argparse.ArgumentParser(fromfile_prefix_chars="@")
+for name in ("ready-file", "data-dir", "api-key", "namespace", "lm-base-url"):
+    parser.add_argument("--" + name)
+parser.add_argument("--exit-with-stdin", action="store_true")
+args = parser.parse_args()
+life = socket.create_connection(("127.0.0.1", int(os.environ["LIFELINE"])))
+told = dict(vars(args), argv=sys.argv, pid=os.getpid(), environment=dict(os.environ))
+life.sendall(json.dumps(told).encode() + b"\\n")
+manner = os.environ.get("MANNER", "")
+print("a warning", file=sys.stderr, flush=True)
+if manner == "dies":
+    sys.exit("the port is taken")
+if manner == "garbage":
+    ready = "[]"
+elif manner == "incomplete":
+    ready = '{"http_port": 1}'
+else:
+    ready = json.dumps({"http_base_url": "http://127.0.0.1", "http_port": 8001, "ws_base_url": "ws://127.0.0.1",
+        "ws_port": 8002, "api_key": "te-made-up-key", "username": "me", "namespace": "mine", "pid": os.getpid()})
+if manner != "never ready":
+    with open(args.ready_file + ".new", "w") as file:
+        file.write(ready)
+    os.rename(args.ready_file + ".new", args.ready_file)
+sys.stdin.read()
+if manner == "deaf":
+    signal.pause()
+print("bye", file=sys.stderr)
+"""
+
+
+class Lifelines:
+    """The connections that stand-ins keep open while they live."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.settimeout(FAILSAFE)
+        self.port = self._listener.getsockname()[1]
+        self._open: list[socket.socket] = []
+
+    def accept(self) -> tuple[dict[str, object], socket.socket]:
+        """What the next stand-in was told, and its connection."""
+        life, _ = self._listener.accept()
+        life.settimeout(FAILSAFE)
+        self._open.append(life)
+        with life.makefile() as file:
+            return json.loads(file.readline()), life
+
+    def close(self) -> None:
+        for sock in [self._listener, *self._open]:
+            sock.close()
+
+
+def wait_for_end(life: socket.socket) -> None:
+    """Return when the process at the other end has ended; fail after 30 s."""
+    try:
+        assert life.recv(1) == b""
+    except ConnectionResetError:
+        pass  # it was killed
+
+
+@pytest.fixture
+def lifelines(monkeypatch) -> Iterator[Lifelines]:
+    lines = Lifelines()
+    monkeypatch.setenv("LIFELINE", str(lines.port))
+    yield lines
+    lines.close()
+
+
+@pytest.fixture
+def command(tmp_path) -> list[str]:
+    script = tmp_path / "stand_in.py"
+    script.write_text(STAND_IN)
+    return [sys.executable, str(script)]
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(monkeypatch):
+    monkeypatch.setattr(local, "_default", None)
+    yield
+    left = list(local._children)
+    local._end_all()
+    assert left == []
+    assert [thread for thread in threading.enumerate() if thread.name == "tellurio-sync-backend-stderr"] == []
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch) -> Path:
+    """Where temporary directories are made."""
+    directory = tmp_path / "tmp"
+    directory.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(directory))
+    return directory
+
+
+# --- starting -----------------------------------------------------------------------------------
+
+
+def test_a_backend_starts_and_stops(command, lifelines, temporary, tmp_path):
+    backend = start_local_backend(tmp_path / "data", command=command, namespaces=["a", "b"], lm_base_url=None)
+    told, life = lifelines.accept()
+    assert (backend.http_base_url, backend.http_port) == ("http://127.0.0.1", 8001)
+    assert (backend.ws_base_url, backend.ws_port) == ("ws://127.0.0.1", 8002)
+    assert (backend.api_key, backend.username, backend.namespace) == ("te-made-up-key", "me", "mine")
+    assert (backend.pid, backend.is_running) == (told["pid"], True)
+    assert (told["data_dir"], told["namespace"], told["lm_base_url"]) == (str(tmp_path / "data"), "b", None)
+    assert told["exit_with_stdin"]
+    assert list(temporary.iterdir()) == []
+    backend.stop()
+    backend.stop()
+    wait_for_end(life)
+    assert not backend.is_running
+    assert backend.last_lines == ["a warning", "bye"]
+
+
+def test_keys_are_neither_in_the_list_of_processes_nor_in_the_repr(command, lifelines):
+    with start_local_backend(command=command, api_key="te-my-key") as backend:
+        told, _ = lifelines.accept()
+        assert told["api_key"] == "te-my-key"
+        assert "te-my-key" not in repr(told["argv"]) + repr(told["environment"])
+        assert "te-made-up-key" not in repr(backend) + repr(vars(backend).keys())
+        assert "running" in repr(backend)
+    assert "stopped" in repr(backend)
+
+
+def test_the_environment_goes_through_except_for_what_is_about_this_process(command, lifelines, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-1")
+    monkeypatch.setenv("TELLURIO_API_KEY", "te-platform")
+    monkeypatch.setenv("TELLURIO_BACKEND_HTTP_PORT", "1")
+    with start_local_backend(command=command):
+        told, _ = lifelines.accept()
+    assert told["environment"]["OPENAI_API_KEY"] == "sk-1"
+    assert [name for name in told["environment"] if name.startswith("TELLURIO_")] == []
+
+
+@pytest.mark.parametrize(
+    ("manner", "options", "text"),
+    [
+        ("dies", {}, r"ended while it started \(exit code 1\)\.\n  a warning\n  the port is taken"),
+        ("never ready", {"timeout": 0.5}, r"did not become ready within 0\.5 s"),
+        ("garbage", {}, r"did not say where it serves \(TypeError"),
+        ("incomplete", {}, r"did not say where it serves \(KeyError: 'http_base_url'\)\.\n  a warning\n  bye"),
+        ("", {"no_such_option": "x"}, r"(?s)exit code 2.*unrecognized arguments: --no-such-option=x"),
+    ],
+)
+def test_a_backend_that_does_not_start(manner, options, text, command, lifelines, monkeypatch, temporary):
+    monkeypatch.setenv("MANNER", manner)
+    with pytest.raises(BackendError, match=text):
+        start_local_backend(command=command, **options)
+    if "no_such_option" not in options:
+        wait_for_end(lifelines.accept()[1])
+    assert list(temporary.iterdir()) == []
+
+
+def test_a_program_that_does_not_exist(temporary):
+    with pytest.raises(BackendError, match="could not be started"):
+        start_local_backend(command=["/no/such/program"])
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize("missing", [("aiohttp",), ("aiohttp", "openai")])
+def test_without_the_extra(missing, monkeypatch):
+    monkeypatch.setattr(local, "find_spec", lambda name: None if name in missing else object())
+    with pytest.raises(BackendError, match=" and ".join(missing)) as caught:
+        start_local_backend()
+    assert 'pip install "tellurio_sync[local]"' in str(caught.value)
+
+
+@pytest.mark.parametrize("options", [{"timeout": 0}, {"timeout": float("nan")}, {"api_key": "a\n--host=0.0.0.0"}])
+def test_bad_arguments_start_nothing(options, command):
+    with pytest.raises(ValueError):
+        start_local_backend(command=command, **options)
+
+
+def test_an_interrupted_start_leaves_nothing(command, lifelines, monkeypatch, temporary):
+    def interrupt(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(local._Child, "wait_for_file", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        start_local_backend(command=command)
+    assert list(temporary.iterdir()) == []
+
+
+# --- ending -------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "pause"), reason="the stand-in needs it")
+def test_one_that_does_not_listen_is_killed(command, lifelines, monkeypatch, caplog):
+    caplog.set_level(logging.INFO, "tellurio_sync")
+    monkeypatch.setenv("MANNER", "deaf")
+    backend = start_local_backend(command=command)
+    _, life = lifelines.accept()
+    backend.stop()
+    wait_for_end(life)
+    assert "is killed" in caplog.text
+
+
+def test_it_is_stopped_although_nobody_refers_to_it(command, lifelines):
+    start_local_backend(command=command)
+    gc.collect()
+    _, life = lifelines.accept()
+    local._end_all()
+    wait_for_end(life)
+
+
+def test_that_it_ended_by_itself_is_seen(command, lifelines):
+    backend = start_local_backend(command=command)
+    _, life = lifelines.accept()
+    os.kill(backend.pid, signal.SIGTERM)
+    wait_for_end(life)
+    backend._child._process.wait(FAILSAFE)
+    assert not backend.is_running
+    backend.stop()
+
+
+# --- the shared one -----------------------------------------------------------------------------
+
+
+def test_sessions_share_one_backend(command, lifelines):
+    results = []
+    threads = [
+        threading.Thread(target=lambda: results.append(default_local_backend(command=command))) for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(FAILSAFE)
+    assert len(results) == 3
+    assert len(set(results)) == 1
+    _, life = lifelines.accept()
+    results[0].stop()
+    wait_for_end(life)
+    another = default_local_backend(command=command)
+    assert another is not results[0]
+    another.stop()
+
+
+def test_a_running_one_does_not_pretend_to_have_other_options(command, lifelines, tmp_path):
+    backend = default_local_backend(command=command, data_dir=tmp_path / "a")
+    try:
+        assert default_local_backend() is backend
+        assert default_local_backend(data_dir=str(tmp_path / "a"), api_key=None) is backend
+        with pytest.raises(UsageError, match="another data_dir and api_key") as caught:
+            default_local_backend(data_dir=tmp_path / "b", api_key="te-secret")
+        assert "te-secret" not in str(caught.value)
+    finally:
+        backend.stop()
+
+
+# --- whole processes ----------------------------------------------------------------------------
+
+PARENT = """
+import os, signal, sys
+from tellurio_sync.local import default_local_backend, start_local_backend
+backend = default_local_backend(command={command!r})
+"""
+
+
+def run_parent(code: str, command: list[str]) -> subprocess.CompletedProcess[str]:
+    script = PARENT.format(command=command) + code
+    return subprocess.run(
+        [sys.executable, "-c", script], timeout=60, capture_output=True, text=True, start_new_session=True
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("code", "exit_code"), [("", 0), ("sys.exit(3)", 3), ("raise ValueError", 1), ("backend.stop()", 0)]
+)
+def test_it_ends_with_the_interpreter(code, exit_code, command, lifelines):
+    done = run_parent(code, command)
+    assert done.returncode == exit_code
+    assert done.stderr == "" or exit_code == 1
+    wait_for_end(lifelines.accept()[1])
+
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+
+
+@pytest.mark.slow
+@needs_fork
+def test_a_forked_child_uses_the_backend_but_does_not_end_it(command, lifelines):
+    code = """
+pid = os.fork()
+if pid == 0:
+    same = default_local_backend() is backend and backend.is_running
+    backend.stop()
+    sys.exit(0 if same else 1)
+status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+print(status, backend.is_running)
+"""
+    done = run_parent(code, command)
+    assert done.stdout.strip() == "0 True"
+    wait_for_end(lifelines.accept()[1])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="no kill -9 there")
+@pytest.mark.parametrize("forks", [False, pytest.param(True, marks=needs_fork)])
+def test_it_ends_when_its_parent_is_killed(forks, command, lifelines):
+    """Also when a forked child of the parent lives on."""
+    code = ("os.fork()\n" if forks else "") + "print('waiting', flush=True)\nsys.stdin.read()"
+    script = PARENT.format(command=command) + code
+    parent = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with parent:  # its end closes the pipes
+        try:
+            _, life = lifelines.accept()
+            for _ in range(2 if forks else 1):
+                assert parent.stdout.readline() == b"waiting\n"
+            parent.kill()
+            wait_for_end(life)
+        finally:
+            parent.kill()
+            parent.stdin.close()  # ends the forked child
+            assert parent.stdout.read() == b""  # and this waits for it
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="no process groups there")
+def test_ctrl_c_in_the_terminal_does_not_reach_it(command, lifelines):
+    """The terminal signals a whole process group; so does this test."""
+    code = """
+try:
+    os.killpg(0, signal.SIGINT)
+    signal.pause()
+except KeyboardInterrupt:
+    backend.stop()
+    print(backend._child._process.returncode)
+"""
+    assert run_parent(code, command).stdout.strip() == "0"
+    wait_for_end(lifelines.accept()[1])
+
+
+# --- the real one -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def installed() -> None:
+    for name in ("aiohttp", "openai"):
+        pytest.importorskip(name)
+
+
+@pytest.mark.slow
+def test_the_real_backend_serves_and_ends_with_its_parent(installed, tmp_path, monkeypatch):
+    """Everything at once: its options, the REST client, a run with a metric, and the end."""
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    with start_local_backend(tmp_path / "data", username="me", api_key="te-my-key", timeout=60) as backend:
+        assert (backend.api_key, backend.username) == ("te-my-key", "me")
+        assert os.getpid() != backend.pid
+        rest = StudioRest(backend.http_base_url, backend.http_port, backend.api_key)
+        assert verify(rest).username == "me"
+        with start_run(rest, backend.namespace, "My Project", name="first try") as run:
+            run.log("loss", 0.5)
+            run.log("loss", 0.25)
+        assert [(entry["uuid"], entry["status"]) for entry in rest.list_runs(backend.namespace, "my-project")] == [
+            (run.uuid, "COMPLETED")
+        ]
+        metrics = rest.list_metrics(backend.namespace, "my-project", run.uuid)
+        assert [(entry["name"], entry["value"], entry["step"]) for entry in metrics] == [
+            ("loss", 0.5, 0),
+            ("loss", 0.25, 1),
+        ]
+        with pytest.raises(HttpStatusError, match="The namespace 'nobody' does not exist"):
+            start_run(rest, "nobody", "My Project", username="me")
+        rest.set_api_key("wrong")
+        with pytest.raises(InvalidAPIKeyError):
+            verify(rest)
+        rest.close()
+    assert not backend.is_running
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="no kill -9 there")
+def test_the_real_backend_ends_when_its_parent_is_killed(installed):
+    script = """
+import sys
+from tellurio_sync.local import default_local_backend
+print(default_local_backend(timeout=60).http_port, flush=True)
+sys.stdin.read()
+"""
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        try:
+            life = socket.create_connection(("127.0.0.1", int(parent.stdout.readline())), FAILSAFE)
+        finally:
+            parent.kill()
+    with life:
+        wait_for_end(life)
