@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -25,6 +26,8 @@ from .transport.handshake import Dialer
 from .transport.websocket import DEFAULT_MAX_MESSAGE_SIZE
 
 WS_PATH = "/ws/v0/rpc/"
+
+API_KEY_VARIABLE = "TELLURIO_API_KEY"
 
 LONG_RUNNING_METHODS = frozenset({"run_function", "run_backward", "run_step", "run_optimizer_tgd"})
 """The methods whose deadline the server extends by heartbeats (PROTOCOL.md §C)."""
@@ -57,6 +60,7 @@ class TellurioWebSocketClient:
         base_url: ``ws://`` or ``wss://`` and host; None: ``TELLURIO_BACKEND_WS_BASE_URL``, else the platform.
         port: None: ``TELLURIO_BACKEND_WS_PORT``, else 443.
         default_timeout: seconds, > 0, of calls that name none.
+        api_key: for ``connect`` calls that name none; None: ``TELLURIO_API_KEY`` at that time.
         hard_timeout: seconds, > 0, beyond which heartbeats do not extend a call; None: no such limit.
         connect_timeout: seconds, > 0, for one attempt up to the end of the handshake, and again for the greeting.
         ping_interval: seconds, > 0, of silence before a ping; None: never ping.
@@ -80,6 +84,7 @@ class TellurioWebSocketClient:
         port: int | str | None = None,
         default_timeout: float = DEFAULT_TIMEOUT,
         *,
+        api_key: str | None = None,
         hard_timeout: float | None = None,
         connect_timeout: float = 10.0,
         ping_interval: float | None = 20.0,
@@ -109,7 +114,7 @@ class TellurioWebSocketClient:
         self._ssl_context = ssl_context
         self._active_run = active_run or get_active_run
         self.registries = Registries() if registries is None else registries
-        self._api_key: str | None = None
+        self._api_key = None if api_key is None else _checked_key(api_key)
         self._peer: Peer | None = None
         self._lock = threading.Lock()  # guards the assignment of _peer; never held while connecting or closing
 
@@ -144,7 +149,8 @@ class TellurioWebSocketClient:
         An open connection is closed first: there is one at a time.
 
         Args:
-            api_key: sent in the handshake; None: the key of the last ``connect``.
+            api_key: sent in the handshake; None: that of the last ``connect``, else the constructor's, else
+                ``TELLURIO_API_KEY``.
             retries: attempts in total, >= 1.
             delay: seconds, >= 0, between attempts.
 
@@ -162,11 +168,15 @@ class TellurioWebSocketClient:
         if delay:
             check_timeout(delay, "delay")
         if api_key is not None:
-            _check_key(api_key)
-            self._api_key = api_key
+            self._api_key = _checked_key(api_key)
+        elif self._api_key is None and API_KEY_VARIABLE in os.environ:
+            self._api_key = _checked_key(os.environ[API_KEY_VARIABLE])
         if self._api_key is None:
             raise ConnectFailed(
-                "There is no API key: call connect(api_key=...).", stage="url", url=self.ws_url, attempts=0
+                f"There is no API key: call connect(api_key=...), or set {API_KEY_VARIABLE}.",
+                stage="url",
+                url=self.ws_url,
+                attempts=0,
             )
         check_may_send_key(self._address, allow_insecure=self._allow_insecure)
         peer = self._make_peer()
@@ -440,10 +450,11 @@ class TellurioWebSocketClient:
         return ConnectFailed(text, **details)
 
 
-def _check_key(api_key: str) -> None:
+def _checked_key(api_key: str) -> str:
     # The key goes into a header line: a line break in it would be another header.
     if not isinstance(api_key, str) or not api_key or not api_key.isascii() or not api_key.isprintable():
         raise ValueError("The API key must be a non-empty text of printable ASCII characters.")
+    return api_key
 
 
 def _read_greeting(envelope: Any) -> str:

@@ -1,0 +1,39 @@
+"""The README's examples run as they stand, each in a fresh interpreter, as a reader would paste them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parents[1] / "README.md"
+EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+
+# What a reader sees when they have run them, in order.
+OUTPUT = [
+    r"Dear customer, we take care of it: My lamp is broken\.\n",
+    r"<ITEM>Water the plants\.</ITEM><ITEM>Feed the cat\.</ITEM>\n"
+    r"Here is the combined feedback we got for this specific first task and other variables: Say when\.\n",
+    r"(\d+ of 10 right\n){4}",
+    r"Variable created successfully\.\n100 replies after one round trip; Variable created successfully\.\n",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("code", "output"), list(zip(EXAMPLES, OUTPUT, strict=True)), ids=range(len(OUTPUT)))
+def test_an_example_of_the_readme(code: str, output: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=120, cwd=tmp_path
+    )
+    assert done.stderr == ""
+    assert done.returncode == 0
+    assert re.fullmatch(output, done.stdout), done.stdout
+
+
+def test_every_target_that_the_readme_names_exists() -> None:
+    makefile = README.with_name("Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"make ([a-z-]+)", README.read_text(encoding="utf-8")):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"the README names make {target}"
