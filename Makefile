@@ -7,7 +7,7 @@ RUFF := $(BIN)/ruff
 RUFF_CONFIG := --config .ci/ruff.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all cover format lint type build check-dist check clean
+.PHONY: help install demo test test-slow test-all cover format lint type build check-dist check clean
 
 help:  ## print this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,8 +29,10 @@ demo: install  ## optimise a prompt in a local backend; DATA=file.json for your 
 test: install  ## run the fast tests (no process, no fault injection)
 	$(BIN)/python -m pytest -q -m 'not slow' $(ARGS)
 
-test-all: install  ## run all tests
-	$(BIN)/python -m pytest -q $(ARGS)
+test-slow: install  ## run the tests with processes, injected faults and large messages
+	$(BIN)/python -m pytest -q -m slow $(ARGS)
+
+test-all: test test-slow  ## run all tests
 
 cover: install  ## run all tests and report branch coverage
 	$(BIN)/coverage run -m pytest -q $(ARGS)
@@ -54,7 +56,7 @@ build: install  ## build the wheel and the source distribution into dist/
 check-dist: build  ## install the wheel into an empty environment, and look at what it holds
 	$(BIN)/python tests/check_dist.py dist
 
-check: lint type test-all check-dist  ## everything that CI runs
+check: lint type test test-slow check-dist  ## everything that CI runs
 
 clean:  ## remove environments, builds and caches
 	rm -rf .venv* build dist *.egg-info .coverage htmlcov .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -261,6 +261,15 @@ class TestConnecting:
             assert server.connections[0].headers["authorization"] == "Api-Key key-1"
             assert "key-1" not in repr(client)
 
+    def test_the_constructors_key_and_the_environments(self, active_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("TELLURIO_API_KEY", "key-env")
+        with ScriptedServer(echo) as server:
+            for options in ({"api_key": "key-own"}, {}):
+                with TellurioWebSocketClient(base_url=server.base_url, port=server.port, **options) as client:
+                    client.call("m")
+            keys = [connection.headers["authorization"] for connection in server.connections]
+            assert keys == ["Api-Key key-own", "Api-Key key-env"]
+
     def test_nobody_listens(self) -> None:
         with ScriptedServer() as server:
             pass
