@@ -1,0 +1,43 @@
+"""What the demo prints: plain text tables, at most 90 columns wide."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+WIDTH = 90
+
+
+def title(text: str) -> str:
+    """A heading with a line under it."""
+    return f"\n{text}\n{'-' * len(text)}"
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Columns under their heads: the first to the left, the others to the right."""
+    lines = [heads, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
+    return "\n".join(
+        "   ".join(
+            cell.rjust(width) if column else cell.ljust(width) for column, (cell, width) in enumerate(zip(line, widths))
+        )
+        for line in lines
+    )
+
+
+def share(value: float) -> str:
+    """A share as a percentage."""
+    return f"{value:.1%}"
+
+
+def gain(before: float, after: float) -> str:
+    """The difference of two shares, in percentage points."""
+    return f"{100 * (after - before):+.1f}"
+
+
+def excerpt(text: str, lines: int = 16) -> str:
+    """The first ``lines`` of a text, each cut to the width; says what was left out."""
+    every = text.splitlines()
+    shown = [line if len(line) <= WIDTH else line[: WIDTH - 3] + "..." for line in every[:lines]]
+    if len(every) > lines:
+        shown.append(f"... and {len(every) - lines} more lines")
+    return "\n".join(shown)

@@ -1,0 +1,30 @@
+"""The training loop of the demo, as short as it gets. Runs as it is, without an account, a network or a model."""
+
+import tellurio_sync as te
+from tellurio_sync.examples.data import load_mails
+from tellurio_sync.examples.stand_in import stand_in
+
+mails = load_mails()[:40]
+batches = [mails[start : start + 10] for start in range(0, len(mails), 10)]
+
+te.login(mode="local")
+with te.init(project_display_name="Training loop") as run:
+    lm = te.CallableModel(stand_in)  # or te.OpenAI(base_url=..., api_key=...)
+    te.set_backward_model_client(lm)
+    prompt = te.Parameter(
+        "Tell the sentiment. When in doubt, answer neutral.", role="system prompt", requires_grad=True
+    )
+    optimizer = te.TGD([prompt], model_client=lm)
+    chat = [
+        {"role": "system", "content": [prompt]},
+        {"role": "user", "content": [te.Variable("{message}", role="message")]},
+    ]
+    for epoch in range(3):
+        for batch in batches:
+            answer = te.functional.chat_completion(lm, chat, inputs={"message": [mail.text for mail in batch]})
+            score, explanation = te.functional.exact_match_evaluator(answer, [mail.sentiment for mail in batch])
+            explanation.backward()
+            optimizer.step()
+            optimizer.clear_grad()
+            run.log("right", score.data)
+            print(f"epoch {epoch + 1}: {score.data} of {len(batch)} right")

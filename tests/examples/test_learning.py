@@ -1,0 +1,95 @@
+"""The learning loop without a server: the questions that the backend asks, put to the stand-in one by one."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tellurio_sync.backend import prompts
+from tellurio_sync.backend.prompts import Part
+from tellurio_sync.examples.data import SHIPPED_MAILS, Mail, load_mails, shuffled_batches, split_mails
+from tellurio_sync.examples.facility_support import START_PROMPT
+from tellurio_sync.examples.stand_in import read_rules, stand_in, words
+
+
+def chat_for(prompt: str, mail: Mail) -> list[dict[str, str]]:
+    return [{"role": "system", "content": prompt}, {"role": "user", "content": mail.text}]
+
+
+def accuracy(prompt: str, mails: list[Mail]) -> float:
+    return sum(stand_in(chat_for(prompt, mail)) == mail.sentiment for mail in mails) / len(mails)
+
+
+def feedback_on(prompt: str, mail: Mail) -> str:
+    answer = stand_in(chat_for(prompt, mail))
+    criticism = stand_in(prompts.critic_messages(Part("response", answer), mail.sentiment, "exact match", "?", "?"))
+    variable = Part("system prompt", prompt, "variable_1")
+    passed = prompts.propagator_messages(
+        chat_for(prompt, mail), {"message": mail.text}, Part("response", answer), criticism, [variable]
+    )
+    return str(json.loads(stand_in(passed))["variable_1"])
+
+
+def step(prompt: str, batch: list[Mail]) -> str:
+    feedback = "".join(f"<ITEM>{feedback_on(prompt, mail)}</ITEM>" for mail in batch)
+    answer = stand_in(prompts.optimizer_messages(Part("system prompt", prompt), [feedback]))
+    return prompts.read_blocks(answer, prompts.IMPROVED)[0]
+
+
+class Trained(NamedTuple):
+    """The prompt that is best on the validation mails, of equals the latest, and accuracies on the test mails."""
+
+    prompt: str
+    before: float
+    after: float
+    after_last: float
+
+
+def trained(file: Path, seed: int, epochs: int = 4) -> Trained:
+    split = split_mails(load_mails(file), seed)
+    rng = random.Random(seed)
+    prompt, seen = START_PROMPT, [START_PROMPT]
+    for _ in range(epochs):
+        for batch in shuffled_batches(split.train, 10, rng):
+            prompt = step(prompt, batch)
+        seen.append(prompt)
+    best = max(reversed(seen), key=lambda candidate: accuracy(candidate, split.validation))
+    return Trained(best, *(accuracy(candidate, split.test) for candidate in (START_PROMPT, best, prompt)))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_learning_improves_held_out_accuracy_on_the_shipped_mails(seed: int) -> None:
+    result = trained(SHIPPED_MAILS, seed)
+    assert result.after >= result.before + 0.1
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_learning_improves_held_out_accuracy_on_the_real_mails(real_mails: Path, seed: int) -> None:
+    result = trained(real_mails, seed)
+    assert result.after >= result.before + 0.05
+
+
+def test_all_that_was_learnt_comes_from_the_training_mails() -> None:
+    """No word of a rule is anywhere but in a training mail; without training there are no rules."""
+    prompt = trained(SHIPPED_MAILS, seed=0).prompt
+    train = split_mails(load_mails(), 0).train
+    learnt = set(read_rules(prompt))
+    assert learnt
+    assert learnt <= set().union(*(words(mail.text) for mail in train))
+    assert not read_rules(START_PROMPT)
+
+
+def test_nothing_is_learnt_from_wrong_labels() -> None:
+    """With shuffled labels the held-out accuracy stays near chance: the gain comes from the feedback."""
+    split = split_mails(load_mails(), 0)
+    labels = [mail.sentiment for mail in split.train]
+    random.Random(0).shuffle(labels)
+    shuffled = [Mail(mail.text, label) for mail, label in zip(split.train, labels)]
+    prompt = START_PROMPT
+    for batch in shuffled_batches(shuffled, 10, random.Random(0)):
+        prompt = step(prompt, batch)
+    assert accuracy(prompt, split.test) < 0.6
