@@ -37,7 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if remaining and args.command != "demo":
         parser.error(f"unrecognized arguments: {' '.join(remaining)}")
     logging.basicConfig(format=f"[{PROGRAM}] %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("tellurio_sync").setLevel(args.verbosity.upper())
+    # What a backend does is its output; of the other commands a user wants to see the command's own.
+    level = args.verbosity or ("info" if args.command == "backend" else "warning")
+    logging.getLogger("tellurio_sync").setLevel(level.upper())
     try:
         if args.command == "login":
             return _login(args.api_key, args.relogin)
@@ -64,9 +66,8 @@ def _parser() -> argparse.ArgumentParser:
         "--verbosity",
         type=str.lower,
         choices=_LEVELS,
-        default="info",
         metavar="LEVEL",
-        help=f"how much to log: {', '.join(_LEVELS)} (default: %(default)s)",
+        help=f"how much to log: {', '.join(_LEVELS)} (default: warning; of the backend: info)",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 

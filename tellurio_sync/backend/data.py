@@ -1,0 +1,85 @@
+"""The data of Variables: what is allowed, its normal form (PROTOCOL.md §F.2), its text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Union
+
+from .refused import Refused
+
+# str, int, float, bool, None, or a list of such, nested; recursive types cannot be spelt usefully.
+Data = Any
+Number = Union[int, float]
+
+
+def normalised(data: Any) -> Data:
+    """``data`` in its normal form; the same object where nothing had to change.
+
+    Raises:
+        Refused: no data of a Variable: an object, or strings and numbers mixed in a list.
+    """
+    if not isinstance(data, list):
+        if data is None or isinstance(data, (str, int, float)):
+            return data
+        raise Refused(f"The data of a Variable must be text, a number, null or a list of these, not {_kind(data)}.")
+    kinds = {type(leaf) for leaf in _leaves(data)} - {type(None)}
+    if str in kinds and len(kinds) > 1:
+        raise Refused("The data of a Variable must not mix strings and numbers in a list.")
+    if float in kinds and len(kinds) > 1:
+        return _as_floats(data)
+    return data
+
+
+def _leaves(data: list[Any]) -> Iterator[Any]:
+    for item in data:
+        if isinstance(item, list):
+            yield from _leaves(item)
+        elif item is None or isinstance(item, (str, int, float)):
+            yield item
+        else:
+            raise Refused(f"The data of a Variable must not hold {_kind(item)}.")
+
+
+def _as_floats(data: Any) -> Any:
+    if isinstance(data, list):
+        return [_as_floats(item) for item in data]
+    return None if data is None else float(data)
+
+
+def _kind(value: Any) -> str:
+    return "an object" if isinstance(value, dict) else type(value).__name__
+
+
+def text(data: Data) -> str:
+    """How data is written into a prompt. A missing sample (null) is empty."""
+    if isinstance(data, str):
+        return data
+    return "" if data is None else str(data)
+
+
+# --- batches ------------------------------------------------------------------------------------
+
+
+def sample(data: Data, index: int) -> Data:
+    """The part of ``data`` that belongs to one sample of a batch: an item of a list; a scalar serves all samples."""
+    return data[index] if isinstance(data, list) else data
+
+
+def items(texts: list[str]) -> str:
+    """One ``<ITEM>`` per text, empty ones too, so that they can be counted; nothing at all where all are empty."""
+    return "".join(f"<ITEM>{item}</ITEM>" for item in texts) if any(texts) else ""
+
+
+def per_sample(feedback: Data, size: int | None) -> list[str]:
+    """Feedback on an output, as one text per sample; ``size`` is the length of the batch, None for a scalar.
+
+    Raises:
+        Refused: a list of another length than the batch.
+    """
+    if size is None:
+        return [items([text(item) for item in feedback]) if isinstance(feedback, list) else text(feedback)]
+    if not isinstance(feedback, list):
+        return [text(feedback)] * size
+    if len(feedback) != size:
+        raise Refused(f"The gradient holds {len(feedback)} items for a batch of {size} samples.")
+    return [text(item) for item in feedback]

@@ -1,0 +1,209 @@
+"""Going back through the graph (PROTOCOL.md §G.3).
+
+A node is reached once all nodes behind it are done, so it knows every piece of feedback on its outputs.
+Feedback is never merged on the way: a leaf gets one gradient per path, and a function goes backward once
+for each piece.  Nothing is changed before everything is known: where a question fails, no gradient was
+appended and the graph is still whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from ..data import Data
+from ..objects import Node, Variable
+from ..refused import Refused
+from .concurrency import map_at_once
+from .evaluators import Evaluator
+from .op import Host, Op
+
+# A chain of diamonds doubles the paths at each step: an end before the memory's.
+MAX_GRADIENTS = 10_000
+
+
+class Arrived(NamedTuple):
+    """A gradient for a Variable."""
+
+    variable: Variable
+    data: Data
+
+
+def backprop_variables(roots: Sequence[Variable]) -> list[Variable]:
+    """The Variables that going back from ``roots`` gives a gradient: leaves, and computed ones that retain it.
+
+    Raises:
+        Refused: a root has no graph.
+    """
+    nodes = _forward_order(_root_nodes(roots))
+    reached = {(root.grad_fn, root.output_nr) for root in roots}
+    reached |= {(edge.target, edge.output_nr) for node in nodes for edge in node.edges if edge.is_open}
+    return [
+        variable
+        for node in nodes
+        for variable in node.outputs
+        if variable.accepts_grad and (node, variable.output_nr) in reached
+    ]
+
+
+async def backward(
+    host: Host,
+    roots: Sequence[Variable],
+    gradients: Sequence[Data],
+    *,
+    inputs: Sequence[Variable] | None = None,
+    retain_graph: bool = False,
+) -> list[Arrived]:
+    """The gradients that arrive, in the order of their arrival; appending them is the caller's.
+
+    Args:
+        host: for questions.
+        roots: where to start.
+        gradients: one per root, None where it is left out.
+        inputs: leaves; if given, only they get gradients, and only what leads to them is asked.
+        retain_graph: keep what going back once more would need.
+
+    Raises:
+        Refused: a root without graph, a gradient left out where it is needed, inputs that are no leaves, a
+            graph that was freed, over :data:`MAX_GRADIENTS` gradients, or no usable answer.
+    """
+    nodes = _forward_order(_root_nodes(roots))
+    wanted = _nodes_to(inputs, nodes) if inputs is not None else set(nodes)
+    ops = _ops(node for node in nodes if node in wanted and not node.is_accumulator)
+    arrived: list[Arrived] = []
+    pending: dict[Node, list[list[Data]]] = {}
+    count = 0
+
+    def arrive(node: Node, output_nr: int, data: Data) -> None:
+        nonlocal count
+        count += 1
+        if count > MAX_GRADIENTS:
+            raise Refused(f"This graph has more than {MAX_GRADIENTS} paths.")
+        slots = pending.setdefault(node, [])
+        while len(slots) <= output_nr:
+            slots.append([])
+        slots[output_nr].append(data)
+        for variable in node.outputs:
+            if variable.output_nr == output_nr and variable.accepts_grad and (inputs is None or variable in inputs):
+                arrived.append(Arrived(variable, data))
+
+    for root, data in zip(roots, _started(roots, gradients)):
+        node = root.grad_fn
+        if node in wanted and node is not None:
+            arrive(node, root.output_nr, data)
+
+    waiting = _incoming(nodes)
+    ready = [node for node in nodes if not waiting[node]]
+    while ready:
+        work = [node for node in ready if node in ops and node in pending]
+        results = await map_at_once(lambda node: _through(host, node, ops[node], pending[node], wanted), work)
+        for node, columns in zip(work, results):
+            for column in columns:
+                for edge, data in zip(node.edges, column):
+                    if edge.target is not None and data is not None:
+                        arrive(edge.target, edge.output_nr, data)
+        ready = _next_ready(ready, waiting)
+
+    if not retain_graph:
+        for node in wanted:
+            node.op = None
+    return arrived
+
+
+async def _through(host: Host, node: Node, op: Op, slots: list[list[Data]], wanted: set[Node]) -> list[list[Data]]:
+    """What one node passes on: once for each piece of feedback, with the pieces of several outputs side by side."""
+    is_wanted = [edge.is_open and edge.target in wanted for edge in node.edges]
+    columns: list[list[Data]] = []
+    for i in range(max(len(slot) for slot in slots)):
+        row = [slot[i] if i < len(slot) else None for slot in slots]
+        row += [None] * (len(node.outputs) - len(row))
+        column = await op.backward(host, row, is_wanted)
+        columns.append([data if is_wanted[k] else None for k, data in enumerate(column)])
+    return columns
+
+
+def _ops(nodes: Iterable[Node]) -> dict[Node, Op]:
+    # Held from the start: another pass may free the graph while this one waits for a model.
+    ops = {}
+    for node in nodes:
+        if node.op is None:
+            raise Refused(
+                "Going backward through this graph a second time: what it needs was freed by the first time. "
+                "Pass retain_graph=True the first time."
+            )
+        ops[node] = node.op
+    return ops
+
+
+def _root_nodes(roots: Iterable[Variable]) -> list[Node]:
+    nodes = []
+    for root in roots:
+        if not root.requires_grad or root.grad_fn is None:
+            raise Refused("Variable does not require grad or does not have a grad_fn.")
+        nodes.append(root.grad_fn)
+    return nodes
+
+
+def _started(roots: Sequence[Variable], gradients: Sequence[Data]) -> list[Data]:
+    started: list[Data] = []
+    for root, data in zip(roots, gradients):
+        if data is None:
+            is_evaluator = root.grad_fn is not None and isinstance(root.grad_fn.op, Evaluator)
+            if isinstance(root.data, list) and not is_evaluator:
+                raise Refused("A gradient can be left out for scalar outputs only; this Variable's data is a list.")
+            data = ""
+        started.append(data)
+    return started
+
+
+def _forward_order(roots: Iterable[Node]) -> list[Node]:
+    """The nodes that feedback can reach from ``roots``, each once, in the order in which they are found."""
+    found = dict.fromkeys(roots)
+    stack = list(found)
+    while stack:
+        for edge in stack.pop().edges:
+            if edge.is_open and edge.target is not None and edge.target not in found:
+                found[edge.target] = None
+                stack.append(edge.target)
+    return list(found)
+
+
+def _incoming(nodes: list[Node]) -> dict[Node, int]:
+    waiting = dict.fromkeys(nodes, 0)
+    for node in nodes:
+        for edge in node.edges:
+            if edge.is_open and edge.target is not None:
+                waiting[edge.target] += 1
+    return waiting
+
+
+def _next_ready(done: list[Node], waiting: dict[Node, int]) -> list[Node]:
+    ready = []
+    for node in done:
+        for edge in node.edges:
+            if edge.is_open and edge.target is not None:
+                waiting[edge.target] -= 1
+                if not waiting[edge.target]:
+                    ready.append(edge.target)
+    return ready
+
+
+def _nodes_to(inputs: Sequence[Variable], nodes: list[Node]) -> set[Node]:
+    """Those of ``nodes`` from which feedback reaches one of ``inputs``."""
+    if not inputs:
+        raise Refused("`inputs` must not be empty.")
+    if not all(variable.is_leaf for variable in inputs):
+        raise Refused("`inputs` must be leaves.")
+    before: dict[Node, list[Node]] = {}
+    for node in nodes:
+        for edge in node.edges:
+            if edge.is_open and edge.target is not None:
+                before.setdefault(edge.target, []).append(node)
+    stack = [node for node in nodes if node.is_accumulator and node.outputs[0] in inputs]
+    wanted = set(stack)
+    while stack:
+        for node in before.get(stack.pop(), []):
+            if node not in wanted:
+                wanted.add(node)
+                stack.append(node)
+    return wanted

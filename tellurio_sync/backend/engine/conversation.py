@@ -1,0 +1,207 @@
+"""Messages made of Variables, with placeholders that inputs fill; for one sample or a batch.
+
+A list as data, or as an input, makes a batch: item i belongs to sample i, scalars belong to all samples.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ..answers import ask, read_feedback
+from ..data import Data, items, sample, text
+from ..prompts import ChatMessage, Part, propagator_messages
+from ..refused import Refused
+from ..wire import Operand, plain
+from .concurrency import map_at_once
+from .op import Host
+
+
+class _Place(NamedTuple):
+    """Where an operand stands; ``only`` is the one sample that sees it, None if all do."""
+
+    operand: Operand
+    only: int | None
+
+
+class Conversation:
+    """The messages and inputs of one function call.
+
+    Attributes:
+        message_operands: the Variables in messages, in order.
+        operands: the same, then those in inputs.
+        size: samples in the batch, None for a single sample.
+    """
+
+    def __init__(self, messages: Any, inputs: Any, beside: Sequence[Data] = ()) -> None:
+        """Check ``messages`` and ``inputs``, decoded, of PROTOCOL.md §G; ``beside`` is data that goes with them.
+
+        Raises:
+            Refused: another form, or lists of different lengths.
+        """
+        self._turns = _turns(messages)
+        self._inputs = _checked_inputs(inputs)
+        self._places = [_Place(part, None) for _, parts in self._turns for part in parts if isinstance(part, Operand)]
+        self.message_operands = [place.operand for place in self._places]
+        for value in self._inputs.values():
+            if isinstance(value, Operand):
+                self._places.append(_Place(value, None))
+            elif isinstance(value, list):
+                self._places += [_Place(item, i) for i, item in enumerate(value) if isinstance(item, Operand)]
+        self.operands = [place.operand for place in self._places]
+        lists = [place.operand.data for place in self._places if place.only is None]
+        self.size = batch_size([*lists, *self._inputs.values(), *beside])
+
+    @property
+    def samples(self) -> range:
+        """The indices of all samples; a single sample has index 0."""
+        return range(1 if self.size is None else self.size)
+
+    def inputs(self, index: int) -> dict[str, str]:
+        """The inputs of one sample, as texts."""
+        return {
+            name: text(plain(value[index] if isinstance(value, list) else _data(value, index)))
+            for name, value in self._inputs.items()
+        }
+
+    def messages(self, index: int, extra: Mapping[str, str] | None = None) -> list[ChatMessage]:
+        """The messages of one sample with their placeholders filled from its inputs and ``extra``.
+
+        ``{name}`` is replaced where there is an input of this name; other braces, and doubled ones, stay.
+        The parts of a message stand on lines of their own.
+        """
+        values = {**self.inputs(index), **(extra or {})}
+        return [
+            {"role": role, "content": fill("\n".join(text(_data(part, index)) for part in parts), values)}
+            for role, parts in self._turns
+        ]
+
+    async def propagate(
+        self,
+        host: Host,
+        wanted: Sequence[bool],
+        answers: Sequence[str],
+        role: str,
+        feedback: Sequence[str],
+        extra: Mapping[int, dict[str, str]] | None = None,
+    ) -> list[Data]:
+        """Feedback for the operands, from feedback on the answers.
+
+        One question to the backward model per sample whose feedback is not empty; the samples at once.
+
+        Args:
+            host: for questions.
+            wanted: per operand, whether its feedback will be used.
+            answers: one per sample.
+            role: of the answers.
+            feedback: one per sample.
+            extra: per sample, what filled further placeholders.
+
+        Returns:
+            Per operand: None where not wanted, or where the same Variable stood before; else one text,
+            with an ``<ITEM>`` per sample of a batch, or a list of texts for a Variable with a list as data.
+
+        Raises:
+            Refused: no model for backward passes, or no usable answer.
+        """
+        asked: dict[Operand, list[_Place]] = {}
+        position: dict[Operand, int] = {}
+        first: dict[int, Operand] = {}
+        for i, place in enumerate(self._places):
+            if wanted[i]:
+                operand = first.setdefault(id(place.operand.variable), place.operand)
+                position.setdefault(operand, i)
+                asked.setdefault(operand, []).append(place)
+
+        async def one(index: int) -> dict[Operand, str]:
+            seen = [operand for operand, places in asked.items() if any(p.only in (None, index) for p in places)]
+            if not feedback[index] or not seen:
+                return {}
+            names = {f"variable_{i}": operand for i, operand in enumerate(seen, start=1)}
+            more = (extra or {}).get(index, {})
+            messages = propagator_messages(
+                self.messages(index, more),
+                {**self.inputs(index), **more},
+                Part(role, answers[index]),
+                feedback[index],
+                [Part(operand.role, text(sample(operand.data, index)), name) for name, operand in names.items()],
+            )
+            answer = await ask(host.ask_backward_model, messages, read_feedback(list(names)))
+            return {operand: answer[name] for name, operand in names.items()}
+
+        found = await map_at_once(one, self.samples)
+        result: list[Data] = [None] * len(self._places)
+        for operand, places in asked.items():
+            result[position[operand]] = self._combined(operand, places, [one.get(operand, "") for one in found])
+        return result
+
+    def _combined(self, operand: Operand, places: list[_Place], texts: list[str]) -> Data:
+        if isinstance(operand.data, list) and any(place.only is None for place in places):
+            return texts
+        if self.size is None:
+            return texts[0]
+        if all(place.only is not None for place in places):
+            own = sorted({place.only for place in places if place.only is not None})
+            return texts[own[0]] if len(own) == 1 else items([texts[i] for i in own])
+        return items(texts)
+
+
+def batch_size(values: Iterable[Any]) -> int | None:
+    """The common length of the lists among ``values``, None if there is none.
+
+    Raises:
+        Refused: the lists differ in length, or are empty.
+    """
+    lengths = {len(value) for value in values if isinstance(value, list)}
+    if len(lengths) > 1:
+        raise Refused(f"The lists of a batch must have the same length, not {sorted(lengths)}.")
+    if 0 in lengths:
+        raise Refused("The batch is empty.")
+    return lengths.pop() if lengths else None
+
+
+def fill(template: str, values: Mapping[str, str]) -> str:
+    """``template`` with each ``{name}`` of ``values`` replaced; ``{{name}}`` stays as it is.
+
+    In one pass: what was filled in is not searched again.
+    """
+    if not values:
+        return template
+    names = "|".join(re.escape(name) for name in values)
+    pattern = rf"\{{\{{(?:{names})\}}\}}|\{{(?P<name>{names})\}}"
+    return re.sub(pattern, lambda found: values[found["name"]] if found["name"] is not None else found[0], template)
+
+
+def _data(part: Any, index: int) -> Data:
+    # Only the data of a Variable is a batch; a list that stands for itself was handled by the caller.
+    return sample(part.data, index) if isinstance(part, Operand) else part
+
+
+def _turns(messages: Any) -> list[tuple[str, list[Any]]]:
+    if not (isinstance(messages, list) and messages):
+        raise Refused("`messages` must be a list of at least one message.")
+    turns: list[tuple[str, list[Any]]] = []
+    for message in messages:
+        if not (isinstance(message, dict) and isinstance(message.get("role"), str) and "content" in message):
+            raise Refused("Each message must be an object with `role` and `content`.")
+        content = message["content"]
+        parts = content if isinstance(content, list) else [content]
+        if not all(isinstance(part, (Operand, str)) for part in parts):
+            raise Refused("The content of a message must be a list of Variables.")
+        turns.append((message["role"], parts))
+    return turns
+
+
+def _checked_inputs(inputs: Any) -> dict[str, Any]:
+    if inputs is None:
+        return {}
+    if not isinstance(inputs, dict):
+        raise Refused("`inputs` must be an object.")
+    for name, value in inputs.items():
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, (dict, list)) or callable(item):
+                raise Refused(f"The input {name!r} must be a text, a Variable, or a list of these.")
+            if isinstance(value, list) and isinstance(item, Operand) and isinstance(item.data, list):
+                raise Refused(f"The input {name!r} is a list of Variables, whose data must then not be lists.")
+    return inputs

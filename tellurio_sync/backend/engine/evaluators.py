@@ -1,0 +1,235 @@
+"""Evaluators: they score predictions, and turn scores into feedback (PROTOCOL.md §G.2, §G.3)."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from ..answers import ask, read_text
+from ..data import Data, Number, per_sample, sample, text
+from ..prompts import Part, critic_messages
+from ..refused import Refused
+from ..wire import Callable, Operand, plain
+from .concurrency import map_at_once
+from .conversation import batch_size
+from .op import Host, Op, Output
+
+# The default of `reduction_fn`, which needs no call to the client.
+SUM = Callable("sum")
+
+
+class Judged(NamedTuple):
+    """The score of one sample, and why."""
+
+    score: Number
+    explanation: str
+
+
+class Evaluator(Op):
+    """Scores a prediction, or each prediction of a batch, and goes backward without a gradient."""
+
+    returns_list = True
+
+    def __init__(
+        self, prediction: Any, target: Any, success_fn: Any, reduction_fn: Any, reduction_fn_purpose: Any
+    ) -> None:
+        if not isinstance(prediction, Operand):
+            raise Refused("`prediction` must be a Variable.")
+        self.prediction = prediction
+        self.target = plain(target)
+        self.operands = (prediction, target) if isinstance(target, Operand) else (prediction,)
+        self.size = batch_size([prediction.data])
+        if self.size is not None and isinstance(self.target, list):
+            self.size = batch_size([prediction.data, self.target])
+        self._success_fn = _function(success_fn, "success_fn")
+        self._reduction_fn = _function(reduction_fn, "reduction_fn")
+        self._reduction_purpose = plain(reduction_fn_purpose)
+        if self._reduction_fn is not None and not _is_purpose(self._reduction_purpose):
+            raise Refused("`reduction_fn_purpose` must say in words what reduction_fn does.")
+        self.judged: list[Judged] = []
+
+    @property
+    @abstractmethod
+    def purpose(self) -> str:
+        """What is evaluated, for the critic."""
+
+    @abstractmethod
+    async def judge(self, host: Host, index: int) -> Judged:
+        """The score of one sample."""
+
+    @abstractmethod
+    def reduced_explanation(self, score: Data) -> str:
+        """The explanation of the reduced score of a batch."""
+
+    def passes_to(self, position: int) -> bool:
+        return position == 0
+
+    def prediction_of(self, index: int) -> Data:
+        """The prediction in one sample."""
+        return self.prediction.data if self.size is None else sample(self.prediction.data, index)
+
+    def target_of(self, index: int) -> Data:
+        """The target in one sample; of a single sample the whole target, be it a list or not."""
+        return self.target if self.size is None else sample(self.target, index)
+
+    async def forward(self, host: Host) -> list[Output]:
+        samples = range(1 if self.size is None else self.size)
+        self.judged = await map_at_once(lambda index: self.judge(host, index), samples)
+        score, explanation = await self._result(host)
+        role = self.prediction.role
+        return [
+            Output(score, f"Evaluation result score of {role}"),
+            Output(explanation, f"Evaluation result explanation of {role}"),
+        ]
+
+    async def _result(self, host: Host) -> tuple[Data, Data]:
+        scores = [one.score for one in self.judged]
+        if self.size is None:
+            return self.judged[0]
+        if self._reduction_fn is None:
+            return scores, [one.explanation for one in self.judged]
+        if self._reduction_fn is SUM:
+            score: Data = sum(scores)
+        else:
+            score = number(await host.call(self._reduction_fn, scores), "reduction_fn")
+        return score, self.reduced_explanation(score)
+
+    async def backward(self, host: Host, gradients: Sequence[Data], wanted: Sequence[bool]) -> list[Data]:
+        rest: list[Data] = [None] * (len(self.operands) - 1)
+        if not wanted[0]:
+            return [None, *rest]
+        if await self.is_success(host):
+            texts = [""] * len(self.judged)
+        else:
+            behind = self.feedback_from_behind(gradients)
+            texts = await map_at_once(lambda index: self._criticise(host, index, behind[index]), range(len(behind)))
+        return [texts if isinstance(self.prediction.data, list) else texts[0], *rest]
+
+    async def is_success(self, host: Host) -> bool:
+        """Whether ``success_fn`` says of the scores that nothing needs feedback."""
+        if self._success_fn is None:
+            return False
+        return bool(await host.call(self._success_fn, [one.score for one in self.judged]))
+
+    def feedback_from_behind(self, gradients: Sequence[Data]) -> list[str]:
+        """Per sample, what came back to score and explanation."""
+        columns = [per_sample(gradient, self.size) for gradient in gradients if gradient is not None]
+        return ["\n".join(filter(None, row)) for row in zip(*columns)]
+
+    async def _criticise(self, host: Host, index: int, behind: str) -> str:
+        judged = self.judged[index]
+        target = self.target_of(index)
+        messages = critic_messages(
+            Part(self.prediction.role, text(self.prediction_of(index))),
+            None if target is None else text(target),
+            self.purpose,
+            text(judged.score),
+            judged.explanation,
+            behind,
+        )
+        return await ask(host.ask_backward_model, messages, read_text)
+
+
+class DeterministicEvaluator(Evaluator):
+    """Scores by a function of the client's, called once per sample with plain data."""
+
+    def __init__(
+        self,
+        prediction: Any,
+        target: Any,
+        eval_fn: Any,
+        eval_fn_purpose: Any,
+        success_fn: Any,
+        reduction_fn: Any,
+        reduction_fn_purpose: Any,
+    ) -> None:
+        super().__init__(prediction, target, success_fn, reduction_fn, reduction_fn_purpose)
+        eval_function = _function(eval_fn, "eval_fn")
+        if eval_function is None:
+            raise Refused("DeterministicEvaluator needs an `eval_fn`.")
+        self._eval_fn = eval_function
+        self._purpose = plain(eval_fn_purpose)
+        if not _is_purpose(self._purpose):
+            raise Refused("`eval_fn_purpose` must say in words what eval_fn evaluates.")
+        self.operands = _operands(prediction, target, eval_fn_purpose, reduction_fn_purpose)
+
+    @property
+    def purpose(self) -> str:
+        return str(self._purpose)
+
+    async def judge(self, host: Host, index: int) -> Judged:
+        prediction, target = self.prediction_of(index), self.target_of(index)
+        score = number(await host.call(self._eval_fn, prediction, target), "eval_fn")
+        return Judged(score, explanation(self.purpose, prediction, target, score))
+
+    def reduced_explanation(self, score: Data) -> str:
+        return reduced_explanation(self.purpose, self._reduction_purpose, score)
+
+
+class ExactMatchEvaluator(Evaluator):
+    """Scores 1 where prediction and target are equal, else 0."""
+
+    def __init__(
+        self, prediction: Any, target: Any, reduction_fn: Any = SUM, reduction_fn_purpose: Any = "summation"
+    ) -> None:
+        super().__init__(prediction, target, None, reduction_fn, reduction_fn_purpose)
+        self.operands = _operands(prediction, target, reduction_fn_purpose)
+
+    @property
+    def purpose(self) -> str:
+        return "exact match"
+
+    async def judge(self, host: Host, index: int) -> Judged:
+        prediction, target = self.prediction_of(index), self.target_of(index)
+        score = int(prediction == target)
+        return Judged(score, explanation(self.purpose, prediction, target, score))
+
+    def reduced_explanation(self, score: Data) -> str:
+        return reduced_explanation(self.purpose, self._reduction_purpose, score)
+
+
+# PROTOCOL.md §G.2, texts 1 and 2: programs compare them.
+
+
+def explanation(purpose: str, prediction: Data, target: Data, score: Data) -> str:
+    """Why one sample got its score."""
+    return (
+        f"The evaluation function, designed for '{purpose}', compared the <DATA> field of the predicted variable "
+        f"('{prediction}') with the <DATA> field of the target variable ('{target}'), resulting in a score: {score}."
+    )
+
+
+def reduced_explanation(purpose: str, reduction: str, score: Data) -> str:
+    """Why a batch got its reduced score."""
+    return (
+        f"The evaluation function, designed for '{purpose}', compared the <DATA> fields of the predicted variable and "
+        "the target variable across all samples in the batch, generating individual scores for each pair. These "
+        f"scores were then aggregated using the reduction function '{reduction}', resulting in a final aggregated "
+        f"score: {score}."
+    )
+
+
+def number(value: Any, function: str) -> Number:
+    """``value`` as it is, if it is a number or a bool.
+
+    Raises:
+        Refused: it is not; the text names the client's ``function`` that gave it.
+    """
+    if not isinstance(value, (int, float)):
+        raise Refused(f"`{function}` must return a number, not {type(value).__name__}.")
+    return value
+
+
+def _function(value: Any, name: str) -> Callable | None:
+    if value is not None and not isinstance(value, Callable):
+        raise Refused(f"`{name}` must be a function.")
+    return value
+
+
+def _is_purpose(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _operands(*values: Any) -> tuple[Operand, ...]:
+    return tuple(value for value in values if isinstance(value, Operand))

@@ -1,0 +1,38 @@
+"""The functions of ``run_function``, by name."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from ..objects import Account
+from ..refused import Refused
+from ..wire import decode
+from .chat import ChatCompletion
+from .evaluators import DeterministicEvaluator, ExactMatchEvaluator
+from .judge import LMJudgeEvaluator
+from .op import Op
+from .text_ops import Add, Split, Sum
+
+FUNCTIONS: dict[str, type[Op]] = {
+    op.__name__: op
+    for op in (Add, Sum, Split, ChatCompletion, DeterministicEvaluator, ExactMatchEvaluator, LMJudgeEvaluator)
+}
+_SIGNATURES = {name: inspect.signature(op) for name, op in FUNCTIONS.items()}
+
+
+def bind(account: Account, name: str, args: list[Any], kwargs: dict[str, Any]) -> Op:
+    """The function ``name`` with its arguments, decoded as they are now (PROTOCOL.md §G).
+
+    Raises:
+        Refused: no such function, or arguments it does not take.
+        UnknownVariable, UnknownModel: a reference to nothing known.
+    """
+    op = FUNCTIONS.get(name)
+    if op is None:
+        raise Refused(f"No function named {name!r} is known; there are {', '.join(FUNCTIONS)}.")
+    try:
+        bound = _SIGNATURES[name].bind(*args, **kwargs)
+    except TypeError as exc:
+        raise Refused(f"{name}: {exc}.") from None
+    return op(*decode(account, list(bound.args)), **decode(account, bound.kwargs))

@@ -1,0 +1,75 @@
+"""What a function of the graph is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+from ..data import Data
+from ..objects import Model
+from ..prompts import ChatMessage
+from ..wire import Callable, Operand
+
+
+class Host(Protocol):
+    """What the engine may ask of the request it works for."""
+
+    async def call(self, function: Callable, *args: Any) -> Any:
+        """The result of a function of the client's, called with plain JSON values."""
+        ...
+
+    async def chat(self, model: Model, messages: list[ChatMessage], completion_args: dict[str, Any]) -> str:
+        """A language model's answer."""
+        ...
+
+    async def ask_backward_model(self, messages: list[ChatMessage]) -> str:
+        """The answer of the model for backward passes (PROTOCOL.md §H.4)."""
+        ...
+
+
+class Output(NamedTuple):
+    """One result of a function, before it becomes a Variable."""
+
+    data: Data
+    role: str
+
+
+class Op(ABC):
+    """One application of a function: built from its arguments, run forward once, and backward any number of times.
+
+    The object is what going backward needs; dropping it frees that.
+
+    Attributes:
+        returns_list: whether the client expects a list of outputs, even of one.
+        operands: the Variables among the arguments, in order, nested ones flattened (PROTOCOL.md §G.1).
+    """
+
+    returns_list: ClassVar[bool] = False
+    operands: Sequence[Operand]
+
+    @property
+    def name(self) -> str:
+        """The function's name on the wire."""
+        return type(self).__name__
+
+    @abstractmethod
+    async def forward(self, host: Host) -> list[Output]:
+        """The outputs. May call the client and language models."""
+
+    def passes_to(self, position: int) -> bool:
+        """Whether feedback can flow to the operand at ``position``."""
+        return True
+
+    @abstractmethod
+    async def backward(self, host: Host, gradients: Sequence[Data], wanted: Sequence[bool]) -> list[Data]:
+        """Feedback for the operands.
+
+        Args:
+            host: for questions.
+            gradients: one per output; None where none came. ``""`` is feedback without content.
+            wanted: per operand, whether its feedback will be used.
+
+        Returns:
+            One per operand; None for no feedback.  A list for an operand with a batch of data.
+        """

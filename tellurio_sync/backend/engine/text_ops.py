@@ -1,0 +1,149 @@
+"""Functions that need no language model (PROTOCOL.md §G.2, §G.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..data import Data, items, text
+from ..refused import Refused
+from ..wire import Operand, plain
+from .op import Host, Op, Output
+
+
+class Add(Op):
+    """``x + y``: texts joined, numbers added, lists item by item."""
+
+    def __init__(self, x: Any, y: Any) -> None:
+        for operand in (x, y):
+            if not isinstance(operand, Operand):
+                raise Refused("Only Variables can be added to each other.")
+        self.operands = (x, y)
+
+    async def forward(self, host: Host) -> list[Output]:
+        x, y = self.operands
+        return [Output(_added(x.data, y.data), f"{x.role} and {y.role}")]
+
+    async def backward(self, host: Host, gradients: Sequence[Data], wanted: Sequence[bool]) -> list[Data]:
+        return [_shared(operand.role, gradients[0]) for operand in self.operands]
+
+
+class Sum(Op):
+    """The sum of a list of Variables: numbers added, texts as items, lists item by item."""
+
+    def __init__(self, x: Any) -> None:
+        if not (isinstance(x, list) and x and all(isinstance(operand, Operand) for operand in x)):
+            raise Refused("Sum needs a list of at least one Variable.")
+        self.operands = tuple(x)
+
+    async def forward(self, host: Host) -> list[Output]:
+        data = _summed([operand.data for operand in self.operands])
+        return [Output(data, " and ".join(operand.role for operand in self.operands))]
+
+    async def backward(self, host: Host, gradients: Sequence[Data], wanted: Sequence[bool]) -> list[Data]:
+        return [_shared(operand.role, gradients[0]) for operand in self.operands]
+
+
+class Split(Op):
+    """The parts of a text; of a list of texts: output i holds the i-th part of each, ``""`` where there is none."""
+
+    returns_list = True
+
+    def __init__(self, x: Any, sep: Any = None, maxsplit: Any = -1) -> None:
+        if not isinstance(x, Operand):
+            raise Refused("Split needs a Variable.")
+        self.operands = tuple(value for value in (x, sep, maxsplit) if isinstance(value, Operand))
+        self._sep, self._maxsplit = plain(sep), plain(maxsplit)
+        if self._maxsplit is None:
+            self._maxsplit = -1
+        if not (self._sep is None or (isinstance(self._sep, str) and self._sep)):
+            raise Refused("`sep` must be a text that is not empty, or null for any white space.")
+        if isinstance(self._maxsplit, bool) or not isinstance(self._maxsplit, int):
+            raise Refused("`maxsplit` must be an integer.")
+
+    def passes_to(self, position: int) -> bool:
+        return position == 0
+
+    async def forward(self, host: Host) -> list[Output]:
+        x = self.operands[0]
+        parts = self._parts(x.data)
+        if not parts:
+            raise Refused("Split gives no part of an empty text.")
+        return [Output(part, f"split part {i} of {x.role}") for i, part in enumerate(parts)]
+
+    def _parts(self, data: Data) -> list[Data]:
+        rows = data if isinstance(data, list) else [data]
+        if not all(isinstance(row, str) for row in rows):
+            raise Refused("Split needs a text or a list of texts.")
+        split = [row.split(self._sep, self._maxsplit) for row in rows]
+        if not isinstance(data, list):
+            return list(split[0])
+        width = max((len(row) for row in split), default=0)
+        return [[row[i] if i < len(row) else "" for row in split] for i in range(width)]
+
+    async def backward(self, host: Host, gradients: Sequence[Data], wanted: Sequence[bool]) -> list[Data]:
+        x = self.operands[0]
+        rest: list[Data] = [None] * (len(self.operands) - 1)
+        if not isinstance(x.data, list):
+            return [_sentence(x.role, _all_items(gradients)), *rest]
+        rows = range(len(x.data))
+        return [[_sentence(x.role, _all_items([_row(g, i, len(x.data)) for g in gradients])) for i in rows], *rest]
+
+
+def _sentence(role: str, feedback: str) -> str:
+    # PROTOCOL.md §G.3: programs compare this text.
+    return f"Here is the combined feedback we got for this specific {role} and other variables: {feedback}"
+
+
+def _shared(role: str, gradient: Data) -> Data:
+    if isinstance(gradient, list):
+        return [_sentence(role, text(item)) for item in gradient]
+    return _sentence(role, text(gradient))
+
+
+def _all_items(gradients: Sequence[Data]) -> str:
+    # Not data.items(): here the empty items tell which part the feedback is for, even where all are empty.
+    return "".join(f"<ITEM>{_flat(gradient)}</ITEM>" for gradient in gradients)
+
+
+def _row(gradient: Data, index: int, size: int) -> Data:
+    if not isinstance(gradient, list):
+        return gradient
+    if len(gradient) != size:
+        raise Refused(f"The gradient holds {len(gradient)} items for a batch of {size} samples.")
+    return gradient[index]
+
+
+def _flat(gradient: Data) -> str:
+    return items([text(item) for item in gradient]) if isinstance(gradient, list) else text(gradient)
+
+
+def _added(x: Data, y: Data) -> Data:
+    if isinstance(x, list) and isinstance(y, list):
+        if len(x) != len(y):
+            raise Refused(f"Lists of different lengths cannot be added: {len(x)} and {len(y)}.")
+        return [_added(a, b) for a, b in zip(x, y)]
+    if isinstance(x, list) or isinstance(y, list):
+        raise Refused("A list and a scalar cannot be added.")
+    _check_addable(x, y)
+    if isinstance(x, str) or isinstance(y, str):
+        return f"{x}{y}"
+    return x + y
+
+
+def _summed(values: list[Data]) -> Data:
+    if any(isinstance(value, list) for value in values):
+        if not all(isinstance(value, list) for value in values):
+            raise Refused("Lists and scalars cannot be summed.")
+        if len({len(value) for value in values}) > 1:
+            raise Refused(f"Lists of different lengths cannot be summed: {[len(value) for value in values]}.")
+        return [_summed(list(row)) for row in zip(*values)]
+    _check_addable(*values)
+    if any(isinstance(value, str) for value in values):
+        return "".join(f"<ITEM>{value}</ITEM>" for value in values)
+    return sum(values)
+
+
+def _check_addable(*values: Data) -> None:
+    if None in values:
+        raise Refused("A missing value (null) cannot be added.")

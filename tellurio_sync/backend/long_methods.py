@@ -1,0 +1,229 @@
+"""The four methods that may run long (PROTOCOL.md §C).
+
+Calling one decodes its arguments at once, so that it sees the state at its place in the wire order; what
+it returns does the work.  Its own changes are made together, at its end, just before the reply: a client
+that wants a request to see them sends it after that reply.  (Waiting for each other instead would lock up
+a function of the client's that calls the backend while the backend calls it.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from . import wire
+from .data import Data
+from .engine.backward import Arrived, backprop_variables, backward
+from .engine.functions import bind
+from .engine.graph import Step, record
+from .engine.op import Op
+from .methods import Params, Result
+from .objects import Variable, Version
+from .optimizer import DEFAULTS, Rewritten, Settings, Task, step, version_tags
+from .refused import Refused, param
+from .scope import Scope
+from .wire import Operand
+
+Work = Coroutine[Any, Any, Result]
+
+_NULL = type(None)
+
+# Fact 5: the client must be able to see its flags still set after the reply. Seconds.
+CLEAR_STEP_DELAY = 0.025
+
+
+# --- functions ----------------------------------------------------------------------------------
+
+
+def run_function(scope: Scope, params: Params) -> Work:
+    op = bind(
+        scope.account, param(params, "function_name", str), param(params, "args", list), param(params, "kwargs", dict)
+    )
+    return _run_function(scope, op, param(params, "grad_enabled", bool))
+
+
+async def _run_function(scope: Scope, op: Op, grad_enabled: bool) -> Result:
+    try:
+        outputs = await op.forward(scope)
+    finally:
+        scope.push_usage()
+    recorded = record(scope.account, op, outputs, grad_enabled=grad_enabled)
+    _push_graph(scope, recorded)
+    data = [wire.output(variable) for variable in recorded.outputs]
+    return {"message": "Function executed successfully.", "data": data if op.returns_list else data[0]}
+
+
+def _push_graph(scope: Scope, recorded: Step) -> None:
+    for node in recorded.new_nodes:
+        scope.push("create_node", node_id=node.node_id, name=node.name)
+    for node in recorded.new_nodes:
+        for edge in node.edges:
+            scope.push(
+                "create_edge",
+                from_node_id=node.node_id,
+                to_node_id=edge.target.node_id if edge.target else None,
+                output_nr=edge.output_nr,
+            )
+
+
+# --- backward -----------------------------------------------------------------------------------
+
+
+def run_backward(scope: Scope, params: Params) -> Work:
+    account = scope.account
+    roots = wire.variables(account, param(params, "variables", dict, list), "variables")
+    create_graph = params.get("create_graph") or False
+    retain_graph = params.get("retain_graph")
+    inputs = params.get("inputs")
+    return _run_backward(
+        scope,
+        roots,
+        _root_gradients(scope, roots, params.get("grad_variables")),
+        inputs=None if inputs is None else wire.variables(account, inputs, "inputs"),
+        retain_graph=create_graph if retain_graph is None else retain_graph,
+        create_graph=create_graph,
+        # Those that the client was told of, which does not depend on `inputs`.
+        told=[variable.variable_id for variable in backprop_variables(roots)],
+    )
+
+
+def _root_gradients(scope: Scope, roots: list[Variable], given: Any) -> list[Data]:
+    if given is None:
+        return [None] * len(roots)
+    tags = given if isinstance(given, list) else [given]
+    if len(tags) != len(roots):
+        raise Refused(f"There are {len(roots)} variables but {len(tags)} gradients.")
+    return [None if tag is None else wire.variables(scope.account, [tag], "grad_variables")[0].data for tag in tags]
+
+
+async def _run_backward(
+    scope: Scope,
+    roots: list[Variable],
+    gradients: list[Data],
+    *,
+    inputs: list[Variable] | None,
+    retain_graph: bool,
+    create_graph: bool,
+    told: list[str],
+) -> Result:
+    try:
+        arrived = await backward(scope, roots, gradients, inputs=inputs, retain_graph=retain_graph)
+    finally:
+        scope.push_usage()
+    for gradient in arrived:
+        _append_gradient(scope, gradient, requires_grad=create_graph)
+    scope.push_ids_later("clear_backward", told)
+    return {"message": "Backward pass executed successfully."}
+
+
+def _append_gradient(scope: Scope, arrived: Arrived, *, requires_grad: bool) -> None:
+    variable = arrived.variable
+    gradient = scope.account.new_variable(
+        data=arrived.data, role=f"feedback to {variable.role or ''}", requires_grad=requires_grad
+    )
+    variable.grad.append(gradient)
+    scope.push(
+        "append_grad",
+        variable_id=variable.variable_id,
+        gradient_id=gradient.variable_id,
+        gradient={"data": gradient.data, "role": gradient.role, "requires_grad": requires_grad},
+    )
+
+
+# --- optimizers ---------------------------------------------------------------------------------
+
+
+def run_step(scope: Scope, params: Params) -> Work:
+    account = scope.account
+    optimizer = account.optimizer(param(params, "optimizer_id"))
+    tasks, all_ids = [], []
+    for group in optimizer.groups:
+        settings = Settings(account, group)
+        for variable in wire.variables(account, group["params"], "params"):
+            all_ids.append(variable.variable_id)
+            gradients = [Operand.of(gradient) for gradient in variable.grad]
+            tasks.append(Task(settings, Operand.of(variable), gradients, optimizer.momentum.get(variable, [])))
+
+    async def work() -> Result:
+        for rewritten in await _rewrite(scope, tasks, all_ids):
+            optimizer.momentum[rewritten.variable] = rewritten.kept
+        return {
+            "message": "Optimizer step executed successfully.",
+            "state": [
+                {"key": variable.tag, "value": {"momentum_buffer": version_tags(versions)}}
+                for variable, versions in optimizer.momentum.items()
+            ],
+        }
+
+    return work()
+
+
+def run_optimizer_tgd(scope: Scope, params: Params) -> Work:
+    account = scope.account
+    parameters = wire.variables(account, param(params, "params", list), "params")
+    grads, buffers = param(params, "grads", list), param(params, "momentum_buffer_list", list)
+    if not len(parameters) == len(grads) == len(buffers):
+        raise Refused("`params`, `grads` and `momentum_buffer_list` must have the same length.")
+    settings = Settings(account, {name: params[name] for name in DEFAULTS if name in params})
+    tasks = [
+        Task(
+            settings,
+            Operand.of(variable),
+            [Operand.of(gradient) for gradient in wire.variables(account, gradients, "grads")],
+            [_version(scope, entry) for entry in buffer],
+        )
+        for variable, gradients, buffer in zip(parameters, grads, buffers)
+    ]
+
+    async def work() -> Result:
+        kept = {task.parameter.variable: task.history for task in tasks}
+        for rewritten in await _rewrite(scope, tasks, [variable.variable_id for variable in parameters]):
+            kept[rewritten.variable] = rewritten.kept
+        return {
+            "message": "Functional TGD optimization step executed successfully.",
+            "momentum_buffer_list": [version_tags(kept[variable]) for variable in parameters],
+        }
+
+    return work()
+
+
+def _version(scope: Scope, entry: Any) -> Version:
+    if not (isinstance(entry, list) and len(entry) == 2):
+        raise Refused("An entry of a momentum buffer must be a copy and a list of gradients.")
+    (copy,) = wire.variables(scope.account, entry[0], "momentum_buffer_list")
+    return Version(copy, tuple(wire.variables(scope.account, entry[1], "momentum_buffer_list")))
+
+
+async def _rewrite(scope: Scope, tasks: list[Task], all_ids: list[str]) -> list[Rewritten]:
+    try:
+        done = await step(scope.account, scope, [task for task in tasks if task.has_feedback])
+    finally:
+        scope.push_usage()
+    for rewritten in done:
+        _push_copy(scope, rewritten.before.copy)
+        variable = rewritten.variable
+        scope.push("update_variable", variable_id=variable.variable_id, field="data", value=variable.data)
+    # Fact 6: every parameter of every group, also those without gradients.
+    scope.push_ids_later("clear_step", all_ids, CLEAR_STEP_DELAY)
+    return done
+
+
+def _push_copy(scope: Scope, copy: Variable) -> None:
+    scope.push(
+        "create_variable",
+        variable_id=copy.variable_id,
+        obj_type=copy.obj_type,
+        data=copy.data,
+        role=copy.role,
+        requires_grad=copy.requires_grad,
+        _retain_grad=False,
+        _grad=[],
+        _output_nr=0,
+        _grad_fn=None,
+        is_leaf=True,
+    )
+
+
+LONG_METHODS: dict[str, Callable[[Scope, Params], Work]] = {
+    method.__name__: method for method in (run_function, run_backward, run_step, run_optimizer_tgd)
+}

@@ -1,0 +1,222 @@
+"""What a client may call, except for the four methods that may run long (PROTOCOL.md §C).
+
+Each takes effect at once, before the next message is looked at.  An update of the client's own is not
+pushed back to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from . import wire
+from .data import normalised
+from .engine.backward import backprop_variables
+from .objects import PARAMETER, VARIABLE, Account, BackwardModel, Model, Optimizer, Variable, new_id
+from .optimizer import DEFAULTS, Settings
+from .refused import Refused, param
+from .scope import Scope
+from .usage import cleared, zero_usage
+
+Params = dict[str, Any]
+Result = dict[str, Any]
+
+_NULL = type(None)
+
+# Providers of language models: the endpoint's kind, and the classes a client may name.
+_PROVIDERS = {"openai": ("OpenAI", "AsyncOpenAI"), "callable": ("CallableModel",)}
+
+
+# --- variables ----------------------------------------------------------------------------------
+
+
+def create_variable(scope: Scope, params: Params) -> Result:
+    obj_type = params.get("obj_type", VARIABLE)
+    if obj_type not in (VARIABLE, PARAMETER):
+        raise Refused(f"Unsupported object type '{obj_type}' for Variable or Parameter creation.")
+    variable = scope.account.new_variable(
+        data=normalised(param(params, "data")),
+        role=param(params, "role", str, _NULL),
+        requires_grad=param(params, "requires_grad", bool),
+        obj_type=obj_type,
+    )
+    return {"message": "Variable created successfully.", "variable_id": variable.variable_id}
+
+
+def update_variable(scope: Scope, params: Params) -> Result:
+    variable = scope.account.variable(param(params, "variable_id"))
+    field, value = param(params, "field", str), param(params, "value")
+    _set_field(scope.account, variable, field, value)
+    # Fact 10: the value goes back as it came, whatever its normal form is.
+    return {
+        "message": "Variable updated successfully.",
+        "variable_id": variable.variable_id,
+        "field": field,
+        "value": value,
+    }
+
+
+def _set_field(account: Account, variable: Variable, field: str, value: Any) -> None:
+    if field == "data":
+        variable.data = normalised(value)
+    elif field == "role":
+        variable.role = param({field: value}, field, str, _NULL)
+    elif field in ("requires_grad", "is_leaf"):
+        setattr(variable, field, param({field: value}, field, bool))
+    elif field == "_retain_grad":
+        variable.retain_grad = param({field: value}, field, bool)
+    elif field in ("_output_nr", "output_nr"):
+        variable.output_nr = param({field: value}, field, int)
+    elif field in ("_grad", "grad"):
+        variable.grad = wire.variables(account, value or [], field)
+    elif field == "_grad_fn":
+        node = None if value is None else account.node(value)
+        variable.grad_fn = node
+        if node is not None and variable not in node.outputs:
+            node.outputs.append(variable)
+    else:
+        variable.attributes = {**(variable.attributes or {}), field: value}
+
+
+def get_variable(scope: Scope, params: Params) -> Result:
+    variable = scope.account.variable(param(params, "variable_id"))
+    return {
+        **(variable.attributes or {}),
+        "message": "Variable retrieved successfully.",
+        "variable_id": variable.variable_id,
+        "obj_type": variable.obj_type,
+        "data": variable.data,
+        "role": variable.role,
+        "requires_grad": variable.requires_grad,
+        "is_leaf": variable.is_leaf,
+        "output_nr": variable.output_nr,
+        "grad": [gradient.tag for gradient in variable.grad],
+        "_retain_grad": variable.retain_grad,
+        "_grad_fn": variable.grad_fn.node_id if variable.grad_fn else None,
+    }
+
+
+def append_grad(scope: Scope, params: Params) -> Result:
+    variable = scope.account.variable(param(params, "variable_id"))
+    (gradient,) = wire.variables(scope.account, [param(params, "gradient", dict)], "gradient")
+    variable.grad.append(gradient)
+    return {
+        "message": "Gradient appended successfully.",
+        "variable_id": variable.variable_id,
+        "gradient_id": gradient.variable_id,
+    }
+
+
+def get_backprop_ids(scope: Scope, params: Params) -> Result:
+    roots = wire.variables(scope.account, param(params, "variables", dict, list), "variables")
+    ids = [variable.variable_id for variable in backprop_variables(roots)]
+    return {"message": "Backpropagation ids retrieved successfully.", "variable_ids": ids}
+
+
+# --- language models ----------------------------------------------------------------------------
+
+
+def create_model(scope: Scope, params: Params) -> Result:
+    class_type, provider = param(params, "class_type", str), param(params, "provider", str)
+    if class_type not in _PROVIDERS.get(provider, ()):
+        raise Refused(f"Unsupported language model: class {class_type!r} of provider {provider!r}.")
+    config = param(params, "config", dict)
+    if provider == "callable":
+        param(config, "callable_id", str)
+    usage = {**zero_usage(), **(params.get("usage") or {})}
+    model = Model(new_id(), provider, config, usage)
+    scope.account.models[model.model_id] = model
+    return {"message": "Model created successfully.", "model_id": model.model_id}
+
+
+def clear_model_usage(scope: Scope, params: Params) -> Result:
+    model = scope.account.model(param(params, "model_id"))
+    model.usage = cleared(model.usage)
+    # PROTOCOL.md §C.1: the client does not clear its own copy.
+    scope.push("update_model", model_id=model.model_id, field="_usage", value=model.usage)
+    return {"message": "Model usage cleared successfully.", "model_id": model.model_id}
+
+
+def set_model_singleton(scope: Scope, params: Params) -> Result:
+    model = scope.account.model(param(params, "model_id"))
+    name, completion_args = param(params, "model_name", str), param(params, "completion_args", dict)
+    # A function of the client's has no names to choose from.
+    named = {} if model.provider == "callable" else {"model": name}
+    scope.account.backward_model = BackwardModel(model, {**named, **completion_args})
+    return {
+        "message": "Model singleton set successfully.",
+        "model_id": model.model_id,
+        "completion_args": completion_args,
+    }
+
+
+# --- optimizers ---------------------------------------------------------------------------------
+
+
+def create_optimizer(scope: Scope, params: Params) -> Result:
+    name = param(params, "optimizer_name", str)
+    if name != "TGD":
+        raise Refused(f"No optimizer named {name!r} is known; there is TGD.")
+    defaults = {**DEFAULTS, **param(params, "defaults", dict)}
+    given = param(params, "params", list)
+    is_groups = bool(given) and isinstance(given[0], dict) and "params" in given[0]
+    optimizer = Optimizer(new_id(), defaults, [])
+    for group in given if is_groups else [{"params": given}]:
+        _add_group(scope.account, optimizer, group)
+    scope.account.optimizers[optimizer.optimizer_id] = optimizer
+    return {
+        "message": "Optimizer created successfully.",
+        "optimizer_id": optimizer.optimizer_id,
+        "defaults": defaults,
+        "state": [],
+        "param_groups": optimizer.groups,
+    }
+
+
+def add_param_group(scope: Scope, params: Params) -> Result:
+    optimizer = scope.account.optimizer(param(params, "optimizer_id"))
+    group = {"messages": param(params, "messages", list), **param(params, "param_group", dict)}
+    added = _add_group(scope.account, optimizer, group)
+    return {"message": "Parameter group added successfully.", "param_group": added}
+
+
+def _add_group(account: Account, optimizer: Optimizer, group: Any) -> dict[str, Any]:
+    if not (isinstance(group, dict) and "params" in group):
+        raise Refused("A parameter group must be an object with `params`.")
+    parameters = wire.variables(account, group["params"], "params")
+    if not parameters:
+        raise Refused("An optimizer needs at least one parameter in each group.")
+    taken = [variable for other in optimizer.groups for variable in wire.variables(account, other["params"], "params")]
+    if len(set(parameters)) < len(parameters) or not set(parameters).isdisjoint(taken):
+        raise Refused("A parameter appears more than once in the optimizer.")
+    complete = {**optimizer.defaults, **group, "params": [variable.tag for variable in parameters]}
+    # Checks the settings now, where the user can still see which call was wrong.
+    Settings(account, complete)
+    optimizer.groups.append(complete)
+    return complete
+
+
+def clear_grad(scope: Scope, params: Params) -> Result:
+    optimizer = scope.account.optimizer(param(params, "optimizer_id"))
+    for group in optimizer.groups:
+        for variable in wire.variables(scope.account, group["params"], "params"):
+            variable.grad = []
+    return {"message": "Gradients cleared successfully."}
+
+
+METHODS: dict[str, Callable[[Scope, Params], Result]] = {
+    method.__name__: method
+    for method in (
+        create_variable,
+        update_variable,
+        get_variable,
+        append_grad,
+        get_backprop_ids,
+        create_model,
+        clear_model_usage,
+        set_model_singleton,
+        create_optimizer,
+        add_param_group,
+        clear_grad,
+    )
+}

@@ -1,0 +1,144 @@
+"""Textual gradient descent (PROTOCOL.md §I): better data for parameters, by a language model, from feedback."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from . import prompts
+from .answers import ask, read_improved
+from .data import Data, text
+from .engine.concurrency import map_at_once
+from .engine.conversation import Conversation
+from .engine.op import Host
+from .objects import Account, Model, Variable, Version
+from .refused import Refused
+from .wire import Operand, decode, plain
+
+DEFAULTS: dict[str, Any] = {
+    "model_client": None,
+    "messages": [],
+    "inputs": {},
+    "constraints": [],
+    "momentum": 0,
+    "completion_args": {},
+}
+
+
+class Settings:
+    """How parameters are rewritten; decoded from a group's wire form when a step begins."""
+
+    def __init__(self, account: Account, group: dict[str, Any]) -> None:
+        """Decode and check ``group``.
+
+        Raises:
+            Refused: a setting of the wrong form.
+            UnknownVariable, UnknownModel: a reference to nothing known.
+        """
+        decoded = {name: decode(account, group.get(name, default)) for name, default in DEFAULTS.items()}
+        self._model = decoded["model_client"]
+        if self._model is not None and not isinstance(self._model, Model):
+            raise Refused("`model_client` must be a language model.")
+        self.momentum = _checked_momentum(decoded["momentum"])
+        self._completion_args = {name: plain(value) for name, value in (decoded["completion_args"] or {}).items()}
+        constraints = decoded["constraints"] or []
+        if not (isinstance(constraints, list) and all(isinstance(c, (str, Operand)) for c in constraints)):
+            raise Refused("`constraints` must be a list of texts or Variables.")
+        self._constraints = [text(plain(constraint)) for constraint in constraints]
+        self._inputs, self._messages = _filled(decoded["messages"], decoded["inputs"])
+
+    async def improved(
+        self, host: Host, current: Operand, gradients: Sequence[Operand], history: Sequence[Version]
+    ) -> Data:
+        """New data for one parameter.
+
+        Raises:
+            Refused: no language model, or no usable answer.
+        """
+        model = self._model
+        if model is None:
+            raise Refused("The optimizer has no language model: give it a `model_client`.")
+
+        async def chat(messages: list[prompts.ChatMessage]) -> str:
+            return await host.chat(model, messages, self._completion_args)
+
+        messages = prompts.optimizer_messages(
+            prompts.Part(current.role, text(current.data)),
+            _texts(gradient.data for gradient in gradients),
+            [prompts.Version(text(v.copy.data), _texts(g.data for g in v.gradients)) for v in history],
+            self._inputs,
+            self._constraints,
+            self._messages,
+        )
+        return await ask(chat, messages, read_improved(current.data))
+
+
+@dataclass(frozen=True)
+class Task:
+    """One parameter to rewrite, as it was when the step was asked for."""
+
+    settings: Settings
+    parameter: Operand
+    gradients: list[Operand]
+    history: list[Version]
+
+    @property
+    def has_feedback(self) -> bool:
+        """Whether any gradient says anything; a success leaves empty ones (PROTOCOL.md §G.3)."""
+        return any(_texts(gradient.data for gradient in self.gradients))
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """What a step did to one parameter."""
+
+    variable: Variable
+    before: Version
+    kept: list[Version]
+
+
+async def step(account: Account, host: Host, tasks: Sequence[Task]) -> list[Rewritten]:
+    """Rewrite the parameters of ``tasks``; the models are asked at once, then all changes are made together.
+
+    Where a question fails nothing was changed.  Gradients stay (PROTOCOL.md §I.3).
+    """
+    new = await map_at_once(lambda t: t.settings.improved(host, t.parameter, t.gradients, t.history), tasks)
+    rewritten = []
+    for task, data in zip(tasks, new):
+        variable = task.parameter.variable
+        version = Version(account.copy_of(variable), tuple(gradient.variable for gradient in task.gradients))
+        variable.data = data
+        momentum = task.settings.momentum
+        rewritten.append(Rewritten(variable, version, [*task.history, version][-momentum:] if momentum else []))
+    return rewritten
+
+
+def version_tags(versions: Sequence[Version]) -> list[Any]:
+    """A momentum buffer on the wire (PROTOCOL.md §E.5)."""
+    return [[version.copy.tag, [gradient.tag for gradient in version.gradients]] for version in versions]
+
+
+def _texts(data: Any) -> list[str]:
+    return [found for found in (_as_text(item) for item in data) if found]
+
+
+def _as_text(data: Data) -> str:
+    return "\n".join(filter(None, map(text, data))) if isinstance(data, list) else text(data)
+
+
+def _checked_momentum(momentum: Any) -> int:
+    if isinstance(momentum, bool) or not isinstance(momentum, int) or momentum < 0:
+        raise Refused(f"`momentum` must be an integer of at least 0, not {momentum!r}.")
+    return momentum
+
+
+def _filled(messages: Any, inputs: Any) -> tuple[dict[str, str], list[prompts.ChatMessage]]:
+    """The inputs as texts, and the user's own messages; none where the messages are the client's placeholders."""
+    conversation = Conversation(messages or [{"role": "user", "content": ""}], inputs or {})
+    if conversation.size is not None:
+        raise Refused("The messages and inputs of an optimizer must not be lists.")
+    filled = conversation.messages(0)
+    if all(message["content"] in ("", *prompts.TGD_PLACEHOLDERS) for message in filled):
+        filled = []
+    return conversation.inputs(0), filled

@@ -1,0 +1,119 @@
+"""The options of the backend process.  Standard library only: read before anything else is imported."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+DEFAULT_HEARTBEAT_INTERVAL = 5.0
+
+
+@dataclass(frozen=True)
+class BackendOptions:
+    """How one backend is set up.
+
+    Attributes:
+        host: address to bind to. Anything but a loopback address opens the backend to the network.
+        port: 0 to 65535; 0 takes any free port.
+        data_dir: where projects, runs and metrics are kept; None: a temporary directory, removed at exit.
+        api_key: the key that clients must send; None: a new random one.
+        username: whose backend this is.
+        email: of that user; empty: ``username@localhost``.
+        namespaces: the namespaces that exist; empty: one with the user's name.
+        lm_base_url: address of the OpenAI-compatible endpoint for models that name none; None: the
+            environment's (``OPENAI_BASE_URL``), else OpenAI itself.
+        lm_api_key: key for models that bring none; None: the environment's (``OPENAI_API_KEY``).
+        heartbeat_interval: seconds, > 0, between two heartbeats of a running request.
+        ready_file: receives one JSON object once the backend serves; None: none is written.
+        exit_with_stdin: stop when standard input reaches its end, that is, when the parent is gone.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    data_dir: Path | None = None
+    api_key: str | None = field(default=None, repr=False)
+    username: str = "local"
+    email: str = ""
+    namespaces: tuple[str, ...] = ()
+    lm_base_url: str | None = None
+    lm_api_key: str | None = field(default=None, repr=False)
+    heartbeat_interval: float = DEFAULT_HEARTBEAT_INTERVAL
+    ready_file: Path | None = None
+    exit_with_stdin: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.email:
+            object.__setattr__(self, "email", f"{self.username}@localhost")
+        if not self.namespaces:
+            object.__setattr__(self, "namespaces", (self.username,))
+
+    @classmethod
+    def from_args(cls, args: argparse.Namespace) -> BackendOptions:
+        """The options parsed by a parser that went through :func:`add_arguments`."""
+        names = [name.strip() for text in args.namespace or [] for name in text.split(",")]
+        return cls(
+            host=args.host,
+            port=args.port,
+            data_dir=args.data_dir,
+            api_key=args.api_key,
+            username=args.username,
+            email=args.email,
+            namespaces=tuple(name for name in names if name),
+            lm_base_url=args.lm_base_url,
+            lm_api_key=args.lm_api_key,
+            heartbeat_interval=args.heartbeat_interval,
+            ready_file=args.ready_file,
+            exit_with_stdin=args.exit_with_stdin,
+        )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the backend's options to ``parser``."""
+    defaults = BackendOptions()
+    add = parser.add_argument
+    add("--host", default=defaults.host, help="address to bind to (default: %(default)s)")
+    add("--port", type=_port, default=0, metavar="N", help="port; 0 takes any free one (default)")
+    add("--data-dir", type=Path, metavar="DIR", help="where projects, runs and metrics are kept (default: temporary)")
+    add("--api-key", type=_text, metavar="KEY", help="key that clients must send (default: a new random one)")
+    add("--username", type=_text, default=defaults.username, help="whose backend this is (default: %(default)s)")
+    add("--email", default="", help="e-mail address of that user (default: USERNAME@localhost)")
+    add(
+        "--namespace",
+        action="append",
+        metavar="NAME",
+        help="a namespace that exists; may be repeated or a comma list (default: the user's name)",
+    )
+    add("--lm-base-url", metavar="URL", help="OpenAI-compatible endpoint for models that name none")
+    add("--lm-api-key", metavar="KEY", help="key for models that bring none (default: OPENAI_API_KEY)")
+    add(
+        "--heartbeat-interval",
+        type=_seconds,
+        default=defaults.heartbeat_interval,
+        metavar="S",
+        help="seconds between heartbeats of a running request (default: %(default)s)",
+    )
+    add("--ready-file", type=Path, metavar="PATH", help="receives one JSON object once the backend serves")
+    add("--exit-with-stdin", action="store_true", help="stop when standard input reaches its end")
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65535:
+        raise argparse.ArgumentTypeError(f"not a port: {text}")
+    return port
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise argparse.ArgumentTypeError(f"not a length of time in seconds: {text}")
+    return seconds
+
+
+def _text(text: str) -> str:
+    # An empty key would let everybody in who sends an empty one.
+    if not text.strip():
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text

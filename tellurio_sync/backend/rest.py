@@ -1,0 +1,213 @@
+"""REST: who I am, projects, runs, metrics (PROTOCOL.md §J)."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn
+from uuid import NAMESPACE_DNS, uuid5
+
+from aiohttp import web
+from slugify import slugify
+
+from .options import BackendOptions
+from .store import Row, Store
+
+VISIBILITIES = ("RESTRICTED", "TEAM", "PUBLIC", "OPEN")
+STATUSES = ("RUNNING", "COMPLETED", "CRASHED", "FAILED")
+
+_MAX_NAME_CHARS = 200
+
+
+class Rest:
+    """The REST endpoints of one backend."""
+
+    def __init__(self, options: BackendOptions, store: Store) -> None:
+        self._options = options
+        self._store = store
+
+    def routes(self) -> list[web.RouteDef]:
+        """What to add to an application's router."""
+        projects = "/api/v0/{namespace}/projects/"
+        project = projects + "{project}/"
+        run = project + "runs/{run}/"
+        return [
+            web.get("/api/v0/verify-api-key/", self.verify_api_key),
+            web.post(projects, self.create_project),
+            web.get(project, self.get_project),
+            web.delete(project, self.delete_project),
+            web.get(project + "runs/", self.list_runs),
+            web.post(project + "runs/", self.create_run),
+            web.patch(run, self.update_run),
+            web.get(run + "metrics/", self.list_metrics),
+            web.post(run + "metrics/", self.create_metric),
+        ]
+
+    async def verify_api_key(self, request: web.Request) -> web.Response:
+        return web.json_response({"email": self._options.email, "username": self._options.username})
+
+    # --- projects -------------------------------------------------------------------------------
+
+    async def create_project(self, request: web.Request) -> web.Response:
+        namespace = self._namespace(request)
+        body = await _body(request)
+        display_name = _text(body, "display_name")
+        visibility = _choice(body, "visibility", VISIBILITIES, "TEAM")
+        slug = slugify(display_name)
+        if not slug:
+            refuse(400, "`display_name` must hold at least one letter or digit.")
+        project = self._store.create_project(namespace, slug, display_name, visibility)
+        if project is None:
+            refuse(409, f"There is a project {slug!r} in {namespace!r} already.")
+        membership = {
+            "role": "OWNER",
+            "org_uuid": _stable_uuid(f"org/{namespace}"),
+            "org_display_name": namespace,
+            "org_slug": namespace,
+        }
+        return web.json_response({**_project_form(project), **membership}, status=201)
+
+    async def get_project(self, request: web.Request) -> web.Response:
+        return web.json_response(_project_form(self._project(request)))
+
+    async def delete_project(self, request: web.Request) -> web.Response:
+        project = self._project(request)
+        self._store.delete_project(project["namespace"], project["slug"])
+        return web.Response(status=204)
+
+    # --- runs -----------------------------------------------------------------------------------
+
+    async def list_runs(self, request: web.Request) -> web.Response:
+        project = self._project(request)
+        return web.json_response([self._run_form(project, run) for run in self._store.runs(project["uuid"])])
+
+    async def create_run(self, request: web.Request) -> web.Response:
+        body = await _body(request)
+        project = self._project(request)
+        run = self._store.create_run(
+            project["uuid"],
+            _optional_text(body, "name") or None,
+            _optional_text(body, "description", limit=None),
+            _choice(body, "status", STATUSES, "RUNNING"),
+        )
+        return web.json_response(self._run_form(project, run), status=201)
+
+    async def update_run(self, request: web.Request) -> web.Response:
+        body = await _body(request)
+        project, run = self._run(request)
+        status = _choice(body, "status", STATUSES, run["status"])
+        return web.json_response(self._run_form(project, self._store.update_run(run["uuid"], status)))
+
+    # --- metrics --------------------------------------------------------------------------------
+
+    async def list_metrics(self, request: web.Request) -> web.Response:
+        _, run = self._run(request)
+        return web.json_response(self._store.metrics(run["uuid"]))
+
+    async def create_metric(self, request: web.Request) -> web.Response:
+        body = await _body(request)
+        _, run = self._run(request)
+        if "value" not in body:
+            refuse(400, "`value` is missing.")
+        step = body.get("step")
+        if step is not None and (isinstance(step, bool) or not isinstance(step, int) or not 0 <= step < 2**63):
+            refuse(400, "`step` must be an integer of at least 0.")
+        metric = self._store.add_metric(run["uuid"], _text(body, "name"), body["value"], step)
+        return web.json_response(metric, status=201)
+
+    # --- what a path names ------------------------------------------------------------------------
+
+    def _namespace(self, request: web.Request) -> str:
+        namespace = request.match_info["namespace"]
+        if namespace not in self._options.namespaces:
+            known = ", ".join(self._options.namespaces)
+            refuse(404, f"There is no namespace {namespace!r}; this backend has: {known}.")
+        return namespace
+
+    def _project(self, request: web.Request) -> Row:
+        namespace, slug = self._namespace(request), request.match_info["project"]
+        project = self._store.project(namespace, slug)
+        if project is None:
+            refuse(404, f"There is no project {slug!r} in {namespace!r}.")
+        return project
+
+    def _run(self, request: web.Request) -> tuple[Row, Row]:
+        project, run_uuid = self._project(request), request.match_info["run"]
+        run = self._store.run(project["uuid"], run_uuid)
+        if run is None:
+            refuse(404, f"There is no run {run_uuid!r} in the project {project['slug']!r}.")
+        return project, run
+
+    # --- forms ----------------------------------------------------------------------------------
+
+    def _run_form(self, project: Row, run: Row) -> Row:
+        username = self._options.username
+        form = {key: run[key] for key in ("uuid", "name", "description", "status", "date_created", "date_updated")}
+        form["project"] = {key: project[key] for key in ("uuid", "display_name", "slug")}
+        form["user"] = {"uuid": _stable_uuid(f"user/{username}"), "username": username, "slug": slugify(username)}
+        return form
+
+
+def _project_form(project: Row) -> Row:
+    return {
+        key: project[key] for key in ("uuid", "display_name", "slug", "date_created", "last_run_date", "visibility")
+    }
+
+
+def _stable_uuid(name: str) -> str:
+    return str(uuid5(NAMESPACE_DNS, name))
+
+
+# --- reading bodies -----------------------------------------------------------------------------
+
+
+def refuse(status: int, detail: str) -> NoReturn:
+    """End the request with this HTTP status and a JSON body that says why."""
+    raise error_response(status, detail)
+
+
+def error_response(status: int, detail: str) -> web.HTTPException:
+    """The exception that becomes an HTTP error with a JSON body."""
+    classes: dict[int, type[web.HTTPException]] = {
+        400: web.HTTPBadRequest,
+        401: web.HTTPUnauthorized,
+        404: web.HTTPNotFound,
+        409: web.HTTPConflict,
+    }
+    return classes[status](text=json.dumps({"detail": detail}), content_type="application/json")
+
+
+async def _body(request: web.Request) -> dict[str, Any]:
+    text = await request.text()
+    try:
+        # NaN is no JSON (RFC 8259 §6), and could not be given back.
+        body = json.loads(text, parse_constant=lambda name: refuse(400, f"{name} is not JSON; send null."))
+    except (ValueError, RecursionError) as exc:
+        refuse(400, f"The body is not JSON: {exc}")
+    if not isinstance(body, dict):
+        refuse(400, "The body must be a JSON object.")
+    return body
+
+
+def _text(body: dict[str, Any], key: str) -> str:
+    value = _optional_text(body, key)
+    if value is None or not value.strip():
+        refuse(400, f"`{key}` must be a text that is not empty.")
+    return value
+
+
+def _optional_text(body: dict[str, Any], key: str, *, limit: int | None = _MAX_NAME_CHARS) -> str | None:
+    value = body.get(key)
+    if value is not None and not isinstance(value, str):
+        refuse(400, f"`{key}` must be a text.")
+    if value is not None and limit is not None and len(value) > limit:
+        refuse(400, f"`{key}` is over {limit} characters.")
+    return value
+
+
+def _choice(body: dict[str, Any], key: str, choices: tuple[str, ...], default: str) -> str:
+    value = body.get(key)
+    if value is None:
+        return default
+    if value not in choices:
+        refuse(400, f"`{key}` must be one of {', '.join(choices)}.")
+    return str(value)

@@ -1,0 +1,100 @@
+"""What one running request may do: ask the client and language models, and push changes to the client."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+from .lm import LanguageModels
+from .objects import Account, Model
+from .prompts import ChatMessage
+from .refused import Refused
+from .wire import Callable
+
+# Ids per push, so that no push outgrows the largest message a client takes.
+_IDS_PER_PUSH = 1000
+
+
+class Client(Protocol):
+    """The connection on which the request came."""
+
+    def push(self, method: str, params: dict[str, Any]) -> None:
+        """Send a state change. In the order of the calls, and before any reply that is sent later."""
+        ...
+
+    async def call(self, method: str, params: dict[str, Any]) -> Any:
+        """Call a method of the client and wait for its result, however long that takes."""
+        ...
+
+
+class LatePush(NamedTuple):
+    """A push that comes ``delay`` seconds after the reply."""
+
+    delay: float
+    method: str
+    params: dict[str, Any]
+
+
+class Scope:
+    """One running request, as the methods and the engine see it (it is a :class:`~.engine.op.Host`).
+
+    Attributes:
+        late_pushes: what goes out after the reply, if that is no error.
+    """
+
+    def __init__(self, account: Account, client: Client, lm: LanguageModels) -> None:
+        self.account = account
+        self._client = client
+        self._lm = lm
+        self._used: dict[Model, None] = {}
+        self.late_pushes: list[LatePush] = []
+
+    # --- asking ---------------------------------------------------------------------------------
+
+    async def call(self, function: Callable, *args: Any, **kwargs: Any) -> Any:
+        """The result of a function of the client's.
+
+        Raises:
+            Refused: it failed there; the text is the client's.
+        """
+        params = {"callable_id": function.callable_id, "args": list(args), "kwargs": kwargs}
+        result = await self._client.call("run_callable", params)
+        if not (isinstance(result, dict) and "data" in result):
+            raise Refused("The client's answer to run_callable holds no data.")
+        return result["data"]
+
+    async def chat(self, model: Model, messages: list[ChatMessage], completion_args: dict[str, Any]) -> str:
+        """A language model's answer."""
+        self._used[model] = None
+        if model.provider != "callable":
+            return await self._lm.chat(model, messages, completion_args)
+        answer = await self.call(Callable(model.config["callable_id"]), messages, **completion_args)
+        if not isinstance(answer, str):
+            raise Refused(f"The function of a CallableModel must return a text, not {type(answer).__name__}.")
+        return answer
+
+    async def ask_backward_model(self, messages: list[ChatMessage]) -> str:
+        """The answer of the model for backward passes (PROTOCOL.md §H.4)."""
+        backward = self.account.backward_model
+        if backward is None:
+            raise Refused(
+                "No global model client set for backward pass. Call `set_backward_model_client` to define one."
+            )
+        return await self.chat(backward.model, messages, backward.completion_args)
+
+    # --- pushing (PROTOCOL.md §D) -----------------------------------------------------------------
+
+    def push(self, method: str, **params: Any) -> None:
+        """Send a state change, before the reply."""
+        self._client.push(method, params)
+
+    def push_ids_later(self, method: str, variable_ids: list[str], delay: float = 0.0) -> None:
+        """Send ``method`` with these ids, ``delay`` seconds after the reply."""
+        for start in range(0, len(variable_ids), _IDS_PER_PUSH):
+            params = {"variable_ids": variable_ids[start : start + _IDS_PER_PUSH]}
+            self.late_pushes.append(LatePush(delay, method, params))
+
+    def push_usage(self) -> None:
+        """Tell the client what its models have used since the last time."""
+        for model in self._used:
+            self.push("update_model", model_id=model.model_id, field="_usage", value=model.usage)
+        self._used.clear()

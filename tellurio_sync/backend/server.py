@@ -1,0 +1,237 @@
+"""The backend process: REST and WebSocket on one port."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import secrets
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from ..errors import BackendError
+from .connection import DEFAULT_MAX_OUTGOING_BYTES, MAX_INCOMING_BYTES, MAX_SIZE_HEADER, Connection
+from .lm import LanguageModels
+from .objects import Account
+from .options import BackendOptions
+from .page import PAGE_PATH, Page
+from .rest import Rest, error_response
+from .store import Store
+
+logger = logging.getLogger(__name__)
+
+RPC_PATH = "/ws/v0/rpc/"
+
+_MAX_BODY_BYTES = 16 * 2**20
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def serve(options: BackendOptions) -> int:
+    """Run a backend until SIGTERM, SIGINT, or the end of standard input where that is asked for.
+
+    Blocks. To be called once, in the main thread of a process of its own.
+
+    Returns:
+        The process's exit code: 0 after an orderly end, 1 if the backend could not be started; the reason
+        is then on standard error.
+    """
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    try:
+        asyncio.run(_serve(options))
+    except BackendError as exc:
+        print(f"tellurio-sync backend: {exc}", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _serve(options: BackendOptions) -> None:
+    stopping = asyncio.Event()
+    _stop_on_signals(stopping)
+    if options.exit_with_stdin:
+        _stop_with_stdin(stopping)
+    backend = Backend(options)
+    await backend.start()
+    try:
+        if options.ready_file is not None:
+            _write_ready_file(options.ready_file, backend.address())
+        _announce(backend)
+        await stopping.wait()
+    finally:
+        await backend.stop()
+
+
+class Backend:
+    """One running backend, in the current event loop.
+
+    Attributes:
+        port: the port it listens on, once started.
+        api_key: the key that clients must send.
+    """
+
+    def __init__(self, options: BackendOptions) -> None:
+        self.options = options
+        self.api_key = options.api_key or secrets.token_urlsafe(24)
+        self.port = options.port
+        self._account = Account()
+        self._lm = LanguageModels(options.lm_base_url, options.lm_api_key)
+        self._connections: set[Connection] = set()
+        self._cleanup = contextlib.AsyncExitStack()
+
+    async def start(self) -> None:
+        """Open the data and the port.
+
+        Raises:
+            BackendError: the data directory or the port is in use, or cannot be used.
+        """
+        async with contextlib.AsyncExitStack() as cleanup:
+            directory = self.options.data_dir
+            if directory is None:
+                directory = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="tellurio-")))
+            store = Store(directory)
+            cleanup.callback(store.close)
+            cleanup.push_async_callback(self._lm.close)
+            runner = web.AppRunner(self._application(store), access_log=None, shutdown_timeout=1.0)
+            await runner.setup()
+            cleanup.push_async_callback(runner.cleanup)
+            site = web.TCPSite(runner, self.options.host, self.options.port)
+            try:
+                await site.start()
+            except OSError as exc:
+                where = f"{self.options.host}:{self.options.port}"
+                raise BackendError(f"Cannot listen on {where}: {exc.strerror or exc}. Choose another --port.") from exc
+            self.port = runner.addresses[0][1]
+            self._cleanup = cleanup.pop_all()
+
+    async def stop(self) -> None:
+        """Close connections, port and data, and remove temporary data. Takes about a second at most."""
+        await self._cleanup.aclose()
+
+    def address(self) -> dict[str, Any]:
+        """What a client needs to know, key included: the content of the ready file."""
+        host = self.options.host
+        # A client cannot connect to "all addresses".
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        host = f"[{host}]" if ":" in host else host
+        return {
+            "http_base_url": f"http://{host}",
+            "http_port": self.port,
+            "ws_base_url": f"ws://{host}",
+            "ws_port": self.port,
+            "api_key": self.api_key,
+            "username": self.options.username,
+            "namespace": self.options.namespaces[0],
+            "pid": os.getpid(),
+        }
+
+    def _application(self, store: Store) -> web.Application:
+        app = web.Application(middlewares=[self._check_key], client_max_size=_MAX_BODY_BYTES)
+        app.add_routes([*Rest(self.options, store).routes(), *Page(self.api_key, store).routes()])
+        app.add_routes([web.get(RPC_PATH, self._rpc)])
+        app.on_shutdown.append(self._close_connections)
+        return app
+
+    @property
+    def _check_key(self) -> Any:
+        wanted = f"Api-Key {self.api_key}".encode()
+
+        @web.middleware
+        async def check_key(request: web.Request, handler: Handler) -> web.StreamResponse:
+            if request.path == PAGE_PATH:
+                # A browser cannot send this header; the page asks for the key itself.
+                return await handler(request)
+            sent = request.headers.get("Authorization", "")
+            # Any bytes may come in a header; those that are no UTF-8 arrive as lone surrogates.
+            if not secrets.compare_digest(sent.encode(errors="surrogateescape"), wanted):
+                raise error_response(401, "Invalid API key.")
+            return await handler(request)
+
+        return check_key
+
+    async def _rpc(self, request: web.Request) -> web.StreamResponse:
+        connection = Connection(
+            self._account,
+            self._lm,
+            heartbeat_interval=self.options.heartbeat_interval,
+            max_outgoing_bytes=_announced_size(request),
+        )
+        self._connections.add(connection)
+        try:
+            return await connection.serve(request)
+        finally:
+            self._connections.discard(connection)
+
+    async def _close_connections(self, app: web.Application) -> None:
+        await asyncio.gather(*(connection.close() for connection in self._connections), return_exceptions=True)
+
+
+def _announced_size(request: web.Request) -> int:
+    text = request.headers.get(MAX_SIZE_HEADER) or request.query.get(MAX_SIZE_HEADER)
+    if text is None:
+        return DEFAULT_MAX_OUTGOING_BYTES
+    if not (text.isascii() and text.isdigit() and 0 < len(text) < 20):
+        raise error_response(400, f"{MAX_SIZE_HEADER} must be a number of bytes.")
+    return min(max(int(text), DEFAULT_MAX_OUTGOING_BYTES), MAX_INCOMING_BYTES)
+
+
+# --- the process --------------------------------------------------------------------------------
+
+
+def _stop_on_signals(stopping: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        try:
+            loop.add_signal_handler(number, stopping.set)
+        except NotImplementedError:
+            # Windows
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(stopping.set))
+
+
+def _stop_with_stdin(stopping: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+
+    def wait_for_end() -> None:
+        # os.read and not sys.stdin: its lock, held by a thread that never returns, would disturb the exit.
+        with contextlib.suppress(OSError):
+            while os.read(0, 4096):
+                pass
+        # The loop is closed if the backend ended for another reason.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(stopping.set)
+
+    threading.Thread(target=wait_for_end, name="tellurio-backend-stdin", daemon=True).start()
+
+
+def _write_ready_file(path: Path, address: dict[str, Any]) -> None:
+    """Write the address so that nobody sees half of it, and nobody else can read the key."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            json.dump(address, file)
+        os.replace(temporary, path)
+    except OSError as exc:
+        raise BackendError(f"The ready file {path} cannot be written: {exc}") from exc
+
+
+def _announce(backend: Backend) -> None:
+    address, options = backend.address(), backend.options
+    url = f"{address['http_base_url']}:{address['http_port']}"
+    data = options.data_dir or "temporary"
+    # A new key must be shown somewhere; where a program reads the ready file, not on the terminal.
+    is_shown = options.api_key is None and options.ready_file is None
+    key = backend.api_key if is_shown else _last_four(backend.api_key)
+    print(f"tellurio-sync backend on {url} (key {key}, data {data})", flush=True)
+
+
+def _last_four(key: str) -> str:
+    # Of a short key that would be most of it.
+    return f"...{key[-4:]}" if len(key) >= 12 else "..."

@@ -1,0 +1,185 @@
+"""Projects, runs and metrics in SQLite.
+
+Every change is committed before its method returns, in write-ahead mode, so what a client was told of
+survives a killed process.  One process per data directory, and in it one thread: the event loop's.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from ..errors import BackendError
+from .run_names import new_run_name
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS projects (
+    uuid TEXT PRIMARY KEY,
+    namespace TEXT NOT NULL,
+    slug TEXT NOT NULL,
+    display_name TEXT NOT NULL,
+    visibility TEXT NOT NULL,
+    date_created TEXT NOT NULL,
+    UNIQUE (namespace, slug)
+);
+CREATE TABLE IF NOT EXISTS runs (
+    number INTEGER PRIMARY KEY,
+    uuid TEXT NOT NULL UNIQUE,
+    project_uuid TEXT NOT NULL REFERENCES projects (uuid) ON DELETE CASCADE,
+    name TEXT NOT NULL,
+    description TEXT,
+    status TEXT NOT NULL,
+    date_created TEXT NOT NULL,
+    date_updated TEXT NOT NULL,
+    UNIQUE (project_uuid, name)
+);
+CREATE TABLE IF NOT EXISTS metrics (
+    number INTEGER PRIMARY KEY,
+    run_uuid TEXT NOT NULL REFERENCES runs (uuid) ON DELETE CASCADE,
+    name TEXT NOT NULL,
+    value TEXT NOT NULL,
+    step INTEGER NOT NULL
+);
+CREATE INDEX IF NOT EXISTS metrics_by_run ON metrics (run_uuid, name, step);
+"""
+
+Row = dict[str, Any]
+
+
+class Store:
+    """The records of one data directory. Used in the thread that made it."""
+
+    def __init__(self, directory: Path) -> None:
+        """Open the records in ``directory``, which is created if need be.
+
+        Raises:
+            BackendError: another backend uses the directory, or it cannot be used at all.
+        """
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(directory)
+            self._db = sqlite3.connect(directory / "tellurio.sqlite3", isolation_level=None)
+            self._db.row_factory = sqlite3.Row
+            self._db.execute("PRAGMA journal_mode = WAL")
+            # A killed process loses nothing; only a power cut may take the last moments.
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            self._db.execute("PRAGMA foreign_keys = ON")
+            self._db.executescript(_SCHEMA)
+        except (OSError, sqlite3.Error) as exc:
+            raise BackendError(f"The data directory {directory} cannot be used: {exc}") from exc
+
+    def close(self) -> None:
+        """Close the records and let go of the directory."""
+        self._db.close()
+        self._lock.close()
+
+    # --- projects -------------------------------------------------------------------------------
+
+    def project(self, namespace: str, slug: str) -> Row | None:
+        """The project with this slug, with the date of its last run, or None."""
+        return self._one(
+            "SELECT *, (SELECT max(date_created) FROM runs WHERE project_uuid = projects.uuid) AS last_run_date"
+            " FROM projects WHERE namespace = ? AND slug = ?",
+            namespace,
+            slug,
+        )
+
+    def projects(self) -> list[Row]:
+        """All projects, in the order of their creation."""
+        return self._all("SELECT * FROM projects ORDER BY date_created, rowid")
+
+    def create_project(self, namespace: str, slug: str, display_name: str, visibility: str) -> Row | None:
+        """The new project, or None if there is one with this slug."""
+        made = self._db.execute(
+            "INSERT OR IGNORE INTO projects VALUES (?, ?, ?, ?, ?, ?)",
+            (str(uuid4()), namespace, slug, display_name, visibility, _now()),
+        )
+        return self.project(namespace, slug) if made.rowcount else None
+
+    def delete_project(self, namespace: str, slug: str) -> bool:
+        """Delete the project with its runs and metrics; False if there is none."""
+        done = self._db.execute("DELETE FROM projects WHERE namespace = ? AND slug = ?", (namespace, slug))
+        return done.rowcount > 0
+
+    # --- runs -----------------------------------------------------------------------------------
+
+    def run(self, project_uuid: str, run_uuid: str) -> Row | None:
+        """The run of this project, or None."""
+        return self._one("SELECT * FROM runs WHERE project_uuid = ? AND uuid = ?", project_uuid, run_uuid)
+
+    def runs(self, project_uuid: str) -> list[Row]:
+        """The runs of this project, oldest first."""
+        return self._all("SELECT * FROM runs WHERE project_uuid = ? ORDER BY number", project_uuid)
+
+    def create_run(self, project_uuid: str, name: str | None, description: str | None, status: str) -> Row:
+        """The new run; a name that is taken gets ``_1``, ``_2``, ... (PROTOCOL.md §J)."""
+        run_uuid, now = str(uuid4()), _now()
+        self._db.execute(
+            "INSERT INTO runs (uuid, project_uuid, name, description, status, date_created, date_updated)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (run_uuid, project_uuid, self._free_name(project_uuid, name), description, status, now, now),
+        )
+        return self._all("SELECT * FROM runs WHERE uuid = ?", run_uuid)[0]
+
+    def _free_name(self, project_uuid: str, name: str | None) -> str:
+        wanted = name or new_run_name()
+        rows = self._all("SELECT name FROM runs WHERE project_uuid = ?", project_uuid)
+        taken = {row["name"] for row in rows}
+        free, number = wanted, 0
+        while free in taken:
+            number += 1
+            free = f"{wanted}_{number}"
+        return free
+
+    def update_run(self, run_uuid: str, status: str) -> Row:
+        """The run with its new status."""
+        self._db.execute("UPDATE runs SET status = ?, date_updated = ? WHERE uuid = ?", (status, _now(), run_uuid))
+        return self._all("SELECT * FROM runs WHERE uuid = ?", run_uuid)[0]
+
+    # --- metrics --------------------------------------------------------------------------------
+
+    def metrics(self, run_uuid: str) -> list[Row]:
+        """The metrics of this run, in the order in which they came."""
+        rows = self._all("SELECT name, value, step FROM metrics WHERE run_uuid = ? ORDER BY number", run_uuid)
+        return [{**row, "value": json.loads(row["value"])} for row in rows]
+
+    def add_metric(self, run_uuid: str, name: str, value: Any, step: int | None) -> Row:
+        """The new metric; without a step it gets the one after the last of its name, the first is 0."""
+        self._db.execute(
+            "INSERT INTO metrics (run_uuid, name, value, step) VALUES (?1, ?2, ?3, coalesce(?4,"
+            " (SELECT max(step) + 1 FROM metrics WHERE run_uuid = ?1 AND name = ?2), 0))",
+            (run_uuid, name, json.dumps(value, allow_nan=False), step),
+        )
+        (row,) = self._all("SELECT name, value, step FROM metrics WHERE number = last_insert_rowid()")
+        return {**row, "value": json.loads(row["value"])}
+
+    # --- helpers --------------------------------------------------------------------------------
+
+    def _all(self, sql: str, *values: Any) -> list[Row]:
+        return [dict(row) for row in self._db.execute(sql, values)]
+
+    def _one(self, sql: str, *values: Any) -> Row | None:
+        rows = self._all(sql, *values)
+        return rows[0] if rows else None
+
+
+def _lock(directory: Path) -> sqlite3.Connection:
+    """Hold the directory until the connection is closed or the process ends, however it ends."""
+    lock = sqlite3.connect(directory / "backend.lock", timeout=0, isolation_level=None)
+    try:
+        # SQLite's locks are the operating system's, on every platform: none outlives its process.
+        lock.execute("BEGIN EXCLUSIVE")
+    except sqlite3.OperationalError as exc:
+        lock.close()
+        raise BackendError(
+            f"Another backend uses the data directory {directory}. Stop it, or choose another directory."
+        ) from exc
+    return lock
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat()

@@ -1,0 +1,98 @@
+"""References in messages (PROTOCOL.md §E), decoded on arrival.
+
+A Variable among the arguments becomes an :class:`Operand`: a copy of what it was when the request
+arrived.  So a request sees the state at its place in the wire order, however long it runs and whatever
+arrives meanwhile.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from .data import Data
+from .objects import PARAMETER, VARIABLE, Account, Node, Variable
+from .refused import Refused
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Operand:
+    """A Variable as it was when the request that uses it arrived."""
+
+    variable: Variable
+    data: Data
+    role: str
+    requires_grad: bool
+    grad_fn: Node | None
+    output_nr: int
+
+    @classmethod
+    def of(cls, variable: Variable) -> Operand:
+        """The variable as it is now."""
+        return cls(
+            variable, variable.data, variable.role or "", variable.requires_grad, variable.grad_fn, variable.output_nr
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Callable:
+    """A function of the client's, by its id."""
+
+    callable_id: str
+
+
+def decode(account: Account, value: Any) -> Any:
+    """``value`` with its references resolved: Operand, Model, Callable; lists and objects recursively.
+
+    Raises:
+        UnknownVariable, UnknownModel: nothing with this id is known.
+        Refused: a callable without an id.
+    """
+    if isinstance(value, list):
+        return [decode(account, item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if value.get(VARIABLE) or value.get(PARAMETER):
+        return Operand.of(account.variable(value.get("variable_id")))
+    if value.get("__model_client__"):
+        return account.model(value.get("model_id"))
+    if value.get("__callable__"):
+        callable_id = value.get("callable_id")
+        if not isinstance(callable_id, str):
+            raise Refused("A callable without callable_id.")
+        return Callable(callable_id)
+    return {key: decode(account, item) for key, item in value.items()}
+
+
+def variables(account: Account, value: Any, name: str) -> list[Variable]:
+    """The variables of a reference or a list of references; ``name`` says in an error what was wrong.
+
+    Raises:
+        UnknownVariable: nothing with this id is known.
+        Refused: something else than references.
+    """
+    tags = value if isinstance(value, list) else [value]
+    for tag in tags:
+        if not (isinstance(tag, dict) and (tag.get(VARIABLE) or tag.get(PARAMETER))):
+            raise Refused(f"`{name}` must be a Variable or a list of Variables.")
+    return [account.variable(tag.get("variable_id")) for tag in tags]
+
+
+def plain(value: Any) -> Any:
+    """The data of an operand, anything else as it is."""
+    return value.data if isinstance(value, Operand) else value
+
+
+def output(variable: Variable) -> dict[str, Any]:
+    """A variable as the result of a function (PROTOCOL.md §E.4)."""
+    return {
+        "variable_id": variable.variable_id,
+        "data": variable.data,
+        "role": variable.role,
+        "requires_grad": variable.requires_grad,
+        "_retain_grad": variable.retain_grad,
+        "_grad": [],
+        "_output_nr": variable.output_nr,
+        "_grad_fn": variable.grad_fn.node_id if variable.grad_fn else None,
+        "is_leaf": variable.is_leaf,
+    }

@@ -1,0 +1,101 @@
+"""A host for the engine without sockets: functions and language models are plain functions of the test."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from tellurio_sync.backend import wire
+from tellurio_sync.backend.engine.backward import Arrived, backward
+from tellurio_sync.backend.engine.functions import bind
+from tellurio_sync.backend.engine.graph import record
+from tellurio_sync.backend.objects import Account, Model, Variable
+from tellurio_sync.backend.prompts import CRITIC, OPTIMIZER, PROPAGATOR, ChatMessage, read_blocks
+
+T = TypeVar("T")
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run(work)
+
+
+class ScriptedHost:
+    """Keeps what was asked, in order."""
+
+    def __init__(self, answer: Callable[[list[ChatMessage]], str] | None = None) -> None:
+        self.account = Account()
+        self.functions: dict[str, Callable[..., Any]] = {}
+        self.asked: list[list[ChatMessage]] = []
+        self.completion_args: list[dict[str, Any]] = []
+        self._answer = answer or answer_like_a_model
+
+    async def call(self, function: wire.Callable, *args: Any) -> Any:
+        return self.functions[function.callable_id](*args)
+
+    async def chat(self, model: Model, messages: list[ChatMessage], completion_args: dict[str, Any]) -> str:
+        self.asked.append(messages)
+        self.completion_args.append(completion_args)
+        return self._answer(messages)
+
+    async def ask_backward_model(self, messages: list[ChatMessage]) -> str:
+        self.asked.append(messages)
+        return self._answer(messages)
+
+    # --- shorthands -----------------------------------------------------------------------------
+
+    def variable(self, data: Any, role: str = "", requires_grad: bool = False) -> Variable:
+        return self.account.new_variable(data=data, role=role, requires_grad=requires_grad)
+
+    def model(self) -> dict[str, Any]:
+        self.account.models["m"] = Model("m", "callable", {"callable_id": "f"}, {})
+        return {"__model_client__": True, "model_id": "m"}
+
+    def function(self, function: Callable[..., Any]) -> dict[str, Any]:
+        name = f"f{len(self.functions)}"
+        self.functions[name] = function
+        return {"__callable__": True, "callable_id": name}
+
+    def run(self, name: str, *args: Any, grad_enabled: bool = True, **kwargs: Any) -> list[Variable]:
+        """The outputs of a function; Variables among the arguments become references."""
+        op = bind(self.account, name, _tagged(list(args)), _tagged(kwargs))
+        return record(self.account, op, run(op.forward(self)), grad_enabled=grad_enabled).outputs
+
+    def backward(self, *roots: Variable, gradients: Any = None, **options: Any) -> list[Arrived]:
+        """Go back and append what arrives, as a request does."""
+        arrived = run(backward(self, roots, gradients or [None] * len(roots), **options))
+        for variable, data in arrived:
+            variable.grad.append(Variable("g", data, "gradient"))
+        return arrived
+
+
+def _tagged(value: Any) -> Any:
+    if isinstance(value, Variable):
+        return value.tag
+    if isinstance(value, list):
+        return [_tagged(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _tagged(item) for key, item in value.items()}
+    return value
+
+
+def grads(variable: Variable) -> list[Any]:
+    return [gradient.data for gradient in variable.grad]
+
+
+def answer_like_a_model(messages: list[ChatMessage]) -> str:
+    """Says what it saw: forward chats in upper case, feedback naming its subject."""
+    first_line, user = messages[0]["content"].splitlines()[0], messages[-1]["content"]
+    if first_line == CRITIC:
+        return f"criticism of {read_blocks(user, 'DATA')[0]}"
+    if first_line == PROPAGATOR:
+        (feedback,) = read_blocks(user, "FEEDBACK")
+        parts = read_blocks(user, "VARIABLE")
+        entries = [
+            f'"{read_blocks(part, "NAME")[0]}": "{feedback} for {read_blocks(part, "ROLE")[0]}"' for part in parts
+        ]
+        return "{" + ", ".join(entries) + "}"
+    if first_line == OPTIMIZER:
+        (variable,) = read_blocks(user, "VARIABLE")
+        return f"Here it is: <IMPROVED>{read_blocks(variable, 'DATA')[0]}, better</IMPROVED>"
+    return user.upper()
