@@ -392,7 +392,11 @@ class TellurioWebSocketClient:
             raise self._connect_failed(failure) from failure
 
     def _make_peer(self) -> Peer:
-        headers = [f"Authorization: Api-Key {self._api_key}"]
+        headers = [
+            f"Authorization: Api-Key {self._api_key}",
+            # Ours: a server that does not know it keeps to its own limit (PROTOCOL.md, fact 9).
+            f"X-Tellurio-Max-Message-Size: {self._max_message_size}",
+        ]
         return Peer(
             lambda: Dialer(
                 self.ws_url,

@@ -260,6 +260,7 @@ class TestConnecting:
             client.call("m")
             assert server.connections[0].headers["authorization"] == "Api-Key key-1"
             assert "key-1" not in repr(client)
+            assert server.connections[0].headers["x-tellurio-max-message-size"] == str(64 * 1024 * 1024)
 
     def test_the_constructors_key_and_the_environments(self, active_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("TELLURIO_API_KEY", "key-env")
