@@ -28,7 +28,8 @@ def check_timeout(timeout: float, name: str = "timeout") -> float:
     """
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
         raise ValueError(f"{name} must be a number of seconds, not {timeout!r}")
-    if not math.isfinite(timeout) or timeout <= 0:
+    # Compared, not converted: float() of a huge int raises OverflowError.
+    if not 0 < timeout <= sys.float_info.max:
         raise ValueError(f"{name} must be a positive, finite number of seconds, not {timeout!r}")
     return float(timeout)
 

@@ -134,13 +134,9 @@ def test_an_error_pickles_with_attributes_and_text(error: TellurioError, protoco
 
 @pytest.mark.parametrize("error", [case[0] for case in CASES], ids=IDS)
 def test_a_raised_error_with_a_cause_pickles(error: TellurioError) -> None:
-    try:
-        try:
-            raise OSError("below")
-        except OSError as exc:
-            raise error from exc
-    except TellurioError as caught:
-        assert str(pickle.loads(pickle.dumps(caught))) == str(error)
+    with pytest.raises(TellurioError) as caught:
+        raise error from OSError("below")
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(error)
 
 
 @pytest.mark.parametrize(

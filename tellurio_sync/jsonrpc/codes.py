@@ -43,6 +43,13 @@ def error_for(exc: BaseException) -> RpcError:
     if isinstance(exc, RpcError):
         return exc
     if isinstance(exc, KeyError):
-        return MissingParam(str(exc.args[0]) if exc.args else "")
-    text = str(exc) or type(exc).__name__
-    return RpcError(INTERNAL_ERROR, "Internal error", {"exception": text})
+        return MissingParam(_text(exc.args[0]) if exc.args else "")
+    return RpcError(INTERNAL_ERROR, "Internal error", {"exception": _text(exc) or type(exc).__name__})
+
+
+def _text(value: object) -> str:
+    """``str(value)``, or its type where that fails: a user's exception may raise anything in ``__str__``, too."""
+    try:
+        return str(value)
+    except BaseException:  # noqa: BLE001 - see above
+        return type(value).__name__

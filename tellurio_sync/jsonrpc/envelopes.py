@@ -6,13 +6,16 @@ raises.  What makes an envelope invalid is decided here and nowhere else.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple, Union
 
+from ..errors import shorten_repr
 from .codes import INVALID_PARAMS, INVALID_REQUEST, RpcError
 
 VERSION = "2.0"
 
-# JSON-RPC 2.0 §4: an id is a String, a Number, or Null. A bool is a Python int but no JSON number.
+# JSON-RPC 2.0 §4: an id is a String, a Number, or Null. A bool is a Python int but no JSON number; NaN and what is
+# beyond a float could not be sent back.
 Id = Union[str, int, float, None]
 
 
@@ -82,7 +85,9 @@ def _not_an_object(value: Any) -> Invalid:
 
 
 def _is_id(value: Any) -> bool:
-    return value is None or (isinstance(value, (str, int, float)) and not isinstance(value, bool))
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is None or (isinstance(value, (str, int)) and not isinstance(value, bool))
 
 
 def _classify_object(value: dict[str, Any]) -> Message:
@@ -93,7 +98,7 @@ def _classify_object(value: dict[str, Any]) -> Message:
             return Reply(known_id, value, _problem_of_reply(value))
         if id_ is not None and _is_id(id_):
             # PROTOCOL.md §B.1: the call with this id fails. Where there is none, nobody is answered.
-            return Reply(known_id, value, f"Unexpected response format: {value}")
+            return Reply(known_id, value, f"Unexpected response format: {shorten_repr(value)}")
         return Invalid(known_id, RpcError(INVALID_REQUEST, "Missing required field: method", {}), value)
     if value.get("jsonrpc") != VERSION:
         return Invalid(known_id, RpcError(INVALID_REQUEST, "Invalid JSON-RPC version. Expected '2.0'.", {}), value)

@@ -13,6 +13,9 @@ every waiting call.  So no caller waits for a thread that is gone.
 | when to look for expired submitted calls | callers, receive thread | ``_expiry_lock`` |
 | keepalive, opening | receive thread | ownership |
 | ``ending`` | receive thread, once | written before any call is failed |
+| ``_is_closed_by_user`` | any thread, once | one store |
+
+Only the receive thread fails calls, also for ``close``: Ctrl-C in the main thread cannot stop it half-way.
 """
 
 from __future__ import annotations
@@ -21,18 +24,20 @@ import logging
 import math
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from .. import jsonrpc
 from ..deadlines import Clock
-from ..errors import CallTimeout, ClosedByUser, ConnectionLost, RemoteProtocolError, WouldDeadlock, shorten
-from ..jsonrpc import Reply
-from ..transport.base import DialFailed, Ending, NoRoom, Transport, TransportEnded
+from ..errors import ClosedByUser, ConnectionLost, RemoteProtocolError, WouldDeadlock, shorten_repr
+from ..jsonrpc import Invalid, Reply
+from ..transport.base import DialFailed, Ending, NoRoom, Receipt, Transport, TransportEnded
 from .dispatch import Dispatcher
 from .keepalive import Keepalive
 from .pending import FutureCall, PendingCall, PendingTable
 
 log = logging.getLogger("tellurio_sync.peer")
+
+_LONGEST_SLEEP = 3600.0  # a selector refuses to sleep for more than some weeks
 
 Opening = Callable[[Any], Any]
 """Reads the server's greeting: takes the decoded message, returns what ``open`` gives, or raises ValueError."""
@@ -100,14 +105,7 @@ class Connection:
             CallTimeout: there was no room to send within the deadline; nothing was sent.
         """
         self.pending.add(*calls)
-        is_receive_thread = threading.get_ident() == self.receive_thread
-        timeout = None if is_receive_thread else max(0.0, calls[0].deadline.remaining(self._clock.now()))
-        try:
-            self.transport.send(texts, list(calls), timeout=timeout)
-        except NoRoom:
-            raise calls[0].timeout_error(self._clock, was_sent=False) from None
-        except TransportEnded as ended:
-            raise self.lost(ended.ending, was_sent=False) from ended
+        self._send(calls, texts, receipts=list(calls))
         if isinstance(calls[0], FutureCall):
             self._watch_expiry(min(call.deadline.expires_at for call in calls))
 
@@ -126,13 +124,17 @@ class Connection:
         assert call.reply is not None
         return call.reply
 
-    def notify(self, text: str, timeout: float) -> None:
-        """Send one text that wants no reply. Waits for room at most ``timeout`` seconds."""
+    def notify(self, call: PendingCall, text: str) -> None:
+        """Send one text that wants no reply. Waits for room as ``start`` does; ``call`` gives the deadline."""
+        self._send([call], [text], receipts=None)
+
+    def _send(self, calls: list[PendingCall], texts: list[str], receipts: list[Receipt] | None) -> None:
         is_receive_thread = threading.get_ident() == self.receive_thread
+        timeout = None if is_receive_thread else max(0.0, calls[0].deadline.remaining(self._clock.now()))
         try:
-            self.transport.send([text], timeout=None if is_receive_thread else timeout)
+            self.transport.send(texts, receipts, timeout=timeout)
         except NoRoom:
-            raise CallTimeout(method="notify", waited_s=timeout, was_sent=False) from None
+            raise calls[0].timeout_error(self._clock, was_sent=False) from None
         except TransportEnded as ended:
             raise self.lost(ended.ending, was_sent=False) from ended
 
@@ -152,9 +154,7 @@ class Connection:
         self._is_closed_by_user = True
         self._dispatcher.refuse_open_requests()
         self.transport.close(1000, "")
-        # Behind the close frame nothing is queued any more; what is queued before it may still be written.
-        for call in self.pending.take_all():
-            call.fail(self.lost(Ending("close() was called", "local"), was_sent=call.end_offset is not None))
+        self.transport.wake()
 
     def abort(self, reason: str) -> None:
         """End at once, without waiting for the server. Any thread."""
@@ -174,6 +174,8 @@ class Connection:
                 for message in self.transport.receive(self._time_to_next_timer()):
                     self._on_message(message)
                 self._run_timers()
+                if self._is_closed_by_user:
+                    self._fail_waiting_at_close()
         except TransportEnded as ended:
             ending = ended.ending
         except Exception as exc:
@@ -189,6 +191,12 @@ class Connection:
         log.debug("= ended: %s (%s)", ending.reason, ending.who)
         return ending
 
+    def _fail_waiting_at_close(self) -> None:
+        # Behind the close frame nothing is queued any more; what is queued before it may still be written.
+        ending = Ending("close() was called", "local")
+        for call in self.pending.take_all():
+            call.fail(self.lost(ending, was_sent=call.end_offset is not None))
+
     @property
     def opening_failure(self) -> DialFailed | None:
         """What was wrong with the greeting, None if it was right or the connection ended before it."""
@@ -200,52 +208,50 @@ class Connection:
                 raise jsonrpc.MalformedText("expected a text message, got a binary one")
             value = jsonrpc.decode(message)
         except jsonrpc.MalformedText as exc:
-            self._on_malformed(message, exc)
+            self._on_malformed(exc, message)
             return
         envelope = jsonrpc.classify(value)
         if isinstance(envelope, Reply):
             self._on_reply(envelope)
-        elif self._opening is not None and isinstance(envelope, jsonrpc.Invalid):
-            self._fail_opening(f"the first message is not a greeting: {shorten(repr(value))}")
+        elif self._opening is not None and isinstance(envelope, Invalid):
+            self._fail_opening(f"the first message is not a greeting: {shorten_repr(value)}")
         else:
             self._dispatcher.handle(envelope)
 
-    def _on_malformed(self, message: str | bytes, exc: Exception) -> None:
-        log.warning("! not JSON: %s: %s", exc, shorten(repr(message[:200])))
+    def _on_malformed(self, exc: Exception, message: str | bytes) -> None:
         if self._opening is not None:
-            self._fail_opening(f"the first message is not JSON: {shorten(repr(message[:200]))}")
-            return
+            self._fail_opening(f"the first message is not JSON: {shorten_repr(message[:200])}")
         error = jsonrpc.RpcError(jsonrpc.PARSE_ERROR, "Parse error", {"error": str(exc)})
         # JSON-RPC 2.0 §5: the id could not be read, so it is null (PROTOCOL.md §M 9).
-        self.transport.send([jsonrpc.encode(jsonrpc.error_reply(None, error))])
+        self._dispatcher.handle(Invalid(None, error, message[:200]))
 
     def _on_reply(self, reply: Reply) -> None:
+        if self._opening is not None:
+            # No request can be open yet, so it is the greeting, whatever its id (PROTOCOL.md §A.2: it is not checked).
+            self._on_greeting(self._opening, reply)
+            return
         call = self.pending.take(reply.id)
         if call is not None:
             if reply.problem is None:
                 call.resolve(reply.envelope)
             else:
-                call.fail(RemoteProtocolError(reply.problem, received=repr(reply.envelope)))
-        elif self._opening is not None and reply.id is None:
-            self._on_greeting(reply)
+                call.fail(RemoteProtocolError(reply.problem, received=shorten_repr(reply.envelope)))
         elif self.pending.was_given_up(reply.id):
             log.debug("< reply %s came late; its call was given up", reply.id)
         else:
-            log.warning("! reply to an unknown request: id %s", shorten(repr(reply.id)))
+            log.warning("! reply to an unknown request: id %s", shorten_repr(reply.id))
 
-    def _on_greeting(self, reply: Reply) -> None:
-        assert self._opening is not None
+    def _on_greeting(self, opening: Opening, reply: Reply) -> None:
         try:
-            greeting = self._opening(reply.envelope)
+            greeting = opening(reply.envelope)
         except ValueError as exc:
             self._fail_opening(str(exc))
-            return
         self._opening = None
         self._on_open(greeting)
 
-    def _fail_opening(self, text: str) -> None:
+    def _fail_opening(self, text: str) -> NoReturn:
         self._opening_failure = DialFailed("greeting", text)
-        self.transport.abort(Ending(text, "server"))
+        raise TransportEnded(Ending(text, "server"))
 
     # --- timers: the receive thread ------------------------------------------------------------------
 
@@ -257,7 +263,7 @@ class Connection:
         if is_sooner:
             self.transport.wake()
 
-    def _time_to_next_timer(self) -> float | None:
+    def _time_to_next_timer(self) -> float:
         now = self._clock.now()
         next_at = self._keepalive.next_at
         if self._opening is not None:
@@ -268,7 +274,7 @@ class Connection:
         with self._expiry_lock:
             next_at = min(next_at, self._next_expiry)
             self._planned_wake = next_at
-        return None if next_at == math.inf else max(0.0, next_at - now)
+        return min(max(0.0, next_at - now), _LONGEST_SLEEP)
 
     def _run_timers(self) -> None:
         now = self._clock.now()

@@ -15,10 +15,10 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Union
 
 from .. import jsonrpc
-from ..errors import LocalProtocolError, shorten
+from ..errors import LocalProtocolError, shorten_repr
 from ..jsonrpc import Batch, Invalid, Notification, Request, RpcError
 from ..jsonrpc.codes import error_for
 from .workers import WorkerPool
@@ -29,7 +29,8 @@ log = logging.getLogger("tellurio_sync.peer")
 BUSY = -32000
 CLOSING = -32001
 
-Answer = Callable[[dict[str, Any] | None], None]
+Answer = Callable[[Union[str, None]], None]
+"""Takes the text of a reply, None where none is wanted."""
 
 
 class Method(NamedTuple):
@@ -76,7 +77,7 @@ class Dispatcher:
 
     def _handle_batch(self, batch: Batch) -> None:
         # JSON-RPC 2.0 §6: one array with a reply for each request, in any order; nothing if there is none.
-        collector = _BatchCollector(len(batch.messages), self._send_reply)
+        collector = _BatchCollector(len(batch.messages), self._send)
         for message in batch.messages:
             if isinstance(message, jsonrpc.Reply):
                 log.warning("! a reply inside a batch is ignored: batches are never sent from here")
@@ -86,8 +87,8 @@ class Dispatcher:
 
     def _handle_one(self, message: Request | Notification | Invalid, answer: Answer) -> None:
         if isinstance(message, Invalid):
-            log.warning("! invalid message: %s: %s", message.error.message, shorten(repr(message.received)))
-            answer(jsonrpc.error_reply(message.id, message.error) if message.is_answered else None)
+            log.warning("! invalid message: %s: %s", message.error.message, shorten_repr(message.received))
+            answer(_encode_error(message.id, message.error) if message.is_answered else None)
             return
         reply = _OneReply(message.id if isinstance(message, Request) else None, isinstance(message, Request), answer)
         method = self._methods.get(message.method)
@@ -119,9 +120,9 @@ class Dispatcher:
             # An error, not a wait: the receive thread must go on, or heartbeats stop for everybody.
             reply.fail(RpcError(BUSY, "The client is busy: its queue of callables is full.", {}))
 
-    def _send_reply(self, reply: dict[str, Any] | list[dict[str, Any]] | None) -> None:
-        if reply is not None:
-            self._send(jsonrpc.encode(reply))
+    def _send_reply(self, text: str | None) -> None:
+        if text is not None:
+            self._send(text)
 
 
 def _run(method: Method, message: Request | Notification, reply: _OneReply) -> None:
@@ -148,44 +149,50 @@ class _OneReply:
         if not self._is_wanted:
             self._give(None)
             return
-        envelope = jsonrpc.result_reply(self._id, result)
         try:
-            jsonrpc.encode(envelope)
+            text = jsonrpc.encode(jsonrpc.result_reply(self._id, result))
         except LocalProtocolError as exc:
             self.fail(error_for(exc))
         else:
-            self._give(envelope)
+            self._give(text)
 
     def fail(self, error: RpcError) -> None:
         if not self._is_wanted:
             # JSON-RPC 2.0 §4.1: no reply to a notification, not even an error.
-            log.warning("! notification failed: %s %s", error.message, shorten(repr(error.data)))
+            log.warning("! notification failed: %s %s", error.message, shorten_repr(error.data))
             self._give(None)
             return
-        self._give(jsonrpc.error_reply(self._id, error))
+        self._give(_encode_error(self._id, error))
 
-    def _give(self, envelope: dict[str, Any] | None) -> None:
+    def _give(self, text: str | None) -> None:
         with self._lock:
             if self._is_given:
                 return
             self._is_given = True
-        self._answer(envelope)
+        self._answer(text)
+
+
+def _encode_error(id_: jsonrpc.envelopes.Id, error: RpcError) -> str:
+    try:
+        return jsonrpc.encode(jsonrpc.error_reply(id_, error))
+    except LocalProtocolError as exc:  # the handler's own error holds what is not JSON
+        return jsonrpc.encode(jsonrpc.error_reply(id_, error_for(exc)))
 
 
 class _BatchCollector:
     """Gathers the replies of one batch, from any thread, and sends them with the last one."""
 
-    def __init__(self, expected: int, send: Callable[[list[dict[str, Any]] | None], None]) -> None:
+    def __init__(self, expected: int, send: Callable[[str], None]) -> None:
         self._missing = expected
         self._send = send
         self._lock = threading.Lock()
-        self._replies: list[dict[str, Any]] = []
+        self._replies: list[str] = []
 
-    def add(self, reply: dict[str, Any] | None) -> None:
+    def add(self, reply: str | None) -> None:
         with self._lock:
             if reply is not None:
                 self._replies.append(reply)
             self._missing -= 1
             is_last = self._missing == 0
-        if is_last:
-            self._send(self._replies or None)
+        if is_last and self._replies:
+            self._send(f"[{','.join(self._replies)}]")

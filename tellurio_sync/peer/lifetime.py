@@ -20,7 +20,7 @@ EXIT_TIMEOUT = 1.0
 class Closable(Protocol):
     """What this module needs of a peer."""
 
-    def close(self, timeout: float) -> None: ...
+    def close_at_exit(self, timeout: float) -> None: ...
 
     def forget_after_fork(self) -> None: ...
 
@@ -54,7 +54,7 @@ def _close_all() -> None:
     with _lock:
         peers = list(_open)
     for peer in peers:
-        peer.close(max(0.05, end - time.monotonic()))
+        peer.close_at_exit(max(0.05, end - time.monotonic()))
 
 
 def _forget_all() -> None:

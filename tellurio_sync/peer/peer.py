@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 from .. import jsonrpc
 from ..deadlines import MONOTONIC, Clock, Deadline
-from ..errors import ConnectionLost, NotConnected, TellurioError
+from ..errors import ConnectionLost, NotConnected, TellurioError, WouldDeadlock
 from ..transport.base import DialFailed, Transport, TransportEnded
 from . import lifetime
 from .backoff import backoff
@@ -138,8 +138,8 @@ class Peer:
         thread = threading.Thread(target=self._run, args=(retries, delay), name="tellurio-sync receive", daemon=True)
         self._thread = thread
         lifetime.register(self)
-        thread.start()
         try:
+            thread.start()
             self._wait_for_state(lambda: self._state != CONNECTING, None)
         except BaseException:  # Ctrl-C: leave nothing open behind
             self.close(0.0)
@@ -167,12 +167,22 @@ class Peer:
         elif unopened is not None:
             unopened.abort("close() was called")
         thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
+        if thread is not None and thread is not threading.current_thread() and thread.is_alive():
             thread.join(timeout)
             if thread.is_alive() and connection is not None:
                 connection.abort("the server did not answer the close frame in time")
                 thread.join(max(timeout, 0.05))
         self._pool.close(min(timeout, 0.05))
+
+    def close_at_exit(self, timeout: float) -> None:
+        """As ``close``, for the end of the interpreter: waiting calls go on waiting, and end with the process.
+
+        Only daemon threads can be in one by now: an error raised there would be printed, and be of no use.
+        """
+        connection = self._connection
+        if connection is not None:  # else there is nobody to take leave of
+            connection.pending.take_all()
+            self.close(timeout)
 
     # --- calls -----------------------------------------------------------------------------------------
 
@@ -184,6 +194,8 @@ class Peer:
         *,
         is_extendable: bool = False,
         hard_timeout: float | None = None,
+        connection: Connection | None = None,
+        on_reply: Callable[[], None] | None = None,
     ) -> dict[str, Any]:
         """Call a method and return the whole reply envelope. Blocks, at most until the call's deadline.
 
@@ -193,6 +205,9 @@ class Peer:
             timeout: seconds, > 0, from the start and, if ``is_extendable``, from each heartbeat.
             is_extendable: whether heartbeats move the deadline.
             hard_timeout: seconds, > 0, beyond which heartbeats do not move it; None: no such limit.
+            connection: the only one to use; None: the open one, for which this waits.
+            on_reply: called on the receive thread when the reply has come, before the next message is looked at; it
+                must neither block nor raise.
 
         Raises:
             CallTimeout, ConnectionLost, ClosedByUser, NotConnected, LocalProtocolError, RemoteProtocolError,
@@ -200,8 +215,10 @@ class Peer:
         """
         deadline = Deadline(timeout, self._clock.now(), hard_timeout)
         call = PendingCall(self._next_id(), method, deadline, is_extendable)
+        call.on_reply = on_reply
         text = jsonrpc.encode(jsonrpc.request(call.id, method, params))
-        connection = self._wait_for_connection(call)
+        connection = connection or self._wait_for_connection(call)
+        connection.check_may_wait()
         try:
             connection.start([call], [text])
             return connection.wait(call)
@@ -209,25 +226,33 @@ class Peer:
             connection.pending.give_up(call)
 
     def request_many(
-        self, requests: Sequence[tuple[str, dict[str, Any], bool]], timeout: float
+        self,
+        requests: Sequence[tuple[str, dict[str, Any], bool]],
+        timeout: float,
+        *,
+        hard_timeout: float | None = None,
+        connection: Connection | None = None,
     ) -> list[dict[str, Any] | TellurioError]:
         """Call many methods in one go; one outcome each, in order. Blocks until the last one is known.
 
-        Each call has its own deadline, ``timeout`` seconds from the start. Errors are returned, not raised,
-        except those that concern all: ``NotConnected``, ``WouldDeadlock``, ``LocalProtocolError``.
+        Uses only this ``connection``; None: the open one, for which it waits.
+
+        Each call has its own deadline, as in ``request``. Errors are returned, not raised, except those that
+        concern all: what ``start`` raises, ``NotConnected``, ``WouldDeadlock``, ``LocalProtocolError``.
         """
         if not requests:
             return []
         now = self._clock.now()
         calls = [
-            PendingCall(self._next_id(), method, Deadline(timeout, now), is_extendable)
+            PendingCall(self._next_id(), method, Deadline(timeout, now, hard_timeout), is_extendable)
             for method, _, is_extendable in requests
         ]
         texts = [
             jsonrpc.encode(jsonrpc.request(call.id, method, params))
             for call, (method, params, _) in zip(calls, requests)
         ]
-        connection = self._wait_for_connection(calls[0])
+        connection = connection or self._wait_for_connection(calls[0])
+        connection.check_may_wait()
         outcomes: list[dict[str, Any] | TellurioError] = []
         try:
             connection.start(list(calls), texts)
@@ -242,19 +267,31 @@ class Peer:
         return outcomes
 
     def submit(
-        self, method: str, params: dict[str, Any], timeout: float, *, is_extendable: bool = False
+        self,
+        method: str,
+        params: dict[str, Any],
+        timeout: float,
+        *,
+        is_extendable: bool = False,
+        hard_timeout: float | None = None,
     ) -> Future[dict[str, Any]]:
         """As ``request``, but returns a future of the envelope at once. May be used on the receive thread.
 
         Waits only while the outgoing queue is full or the connection is being restored.
         """
         future = CallFuture(self._run_callback)
-        deadline = Deadline(timeout, self._clock.now())
+        deadline = Deadline(timeout, self._clock.now(), hard_timeout)
         call = FutureCall(self._next_id(), method, deadline, is_extendable, future)
         text = jsonrpc.encode(jsonrpc.request(call.id, method, params))
         connection = self._wait_for_connection(call)
-        # A cancelled future gives up its call. On this thread, whichever it is: nothing here can block.
-        Future.add_done_callback(future, lambda _: connection.pending.give_up(call))
+
+        def give_up(_: Future[dict[str, Any]]) -> None:
+            # Done by a reply, it was taken out before. Cancelled, whoever takes it out must tell those who wait for it.
+            if connection.pending.give_up(call):
+                future.set_running_or_notify_cancel()
+
+        # Not on a worker: nothing in it can block.
+        Future.add_done_callback(future, give_up)
         try:
             connection.start([call], [text])
         except BaseException:
@@ -265,9 +302,8 @@ class Peer:
     def notify(self, method: str, params: dict[str, Any], timeout: float) -> None:
         """Send a notification. Waits only for room in the outgoing queue, or for a lost connection to be restored."""
         text = jsonrpc.encode(jsonrpc.notification(method, params))
-        deadline = Deadline(timeout, self._clock.now())
-        connection = self._wait_for_connection(PendingCall("", method, deadline, False))
-        connection.notify(text, timeout)
+        call = PendingCall("", method, Deadline(timeout, self._clock.now()), is_extendable=False)
+        self._wait_for_connection(call).notify(call, text)
 
     def extend(self, request_id: object) -> None:
         """Note a heartbeat of one call. Unknown ids change nothing. Never blocks."""
@@ -290,18 +326,26 @@ class Peer:
     def _run_callback(self, callback: Callable[[], None]) -> None:
         self._pool.submit(callback, must_run=True)
 
+    def wait_for_connection(self, timeout: float) -> Connection:
+        """The open connection. Blocks while there is none, at most ``timeout`` seconds; raises as ``request``."""
+        deadline = Deadline(timeout, self._clock.now())
+        connection = self._wait_for_connection(PendingCall("", "connect", deadline, is_extendable=False))
+        connection.check_may_wait()
+        return connection
+
     def _wait_for_connection(self, call: PendingCall) -> Connection:
-        connection = self._connection
-        if connection is None:
-            if not self.is_receive_thread():
-                self._wait_for_state(lambda: self._state not in (CONNECTING, RECONNECTING), call.deadline)
-            connection = self._connection
-        if connection is None:
+        """The open connection, as soon as there is one, at most until the call's deadline."""
+        while (connection := self._connection) is None:
             if self._state == CLOSED:
                 raise self._not_connected()
-            raise call.timeout_error(self._clock, was_sent=False)
-        if not isinstance(call, FutureCall):
-            connection.check_may_wait()
+            if self.is_receive_thread():
+                raise WouldDeadlock(
+                    "There is no connection in this moment, and this is the thread that has to open it: a call here "
+                    "would wait for itself. Do it on another thread."
+                )
+            if call.deadline.remaining(self._clock.now()) <= 0:
+                raise call.timeout_error(self._clock, was_sent=False)
+            self._wait_for_state(lambda: self._connection is not None or self._state == CLOSED, call.deadline)
         return connection
 
     def _not_connected(self) -> Exception:
@@ -354,8 +398,9 @@ class Peer:
                 if pause is None:
                     return
                 self._wait_for_state(lambda: self._state == CLOSED, Deadline(pause, self._clock.now()))
-        except Exception:
+        except Exception as exc:
             log.exception("! the receive thread failed")
+            self._failure = DialFailed("internal error", f"{type(exc).__name__}: {exc}")
         finally:
             with self._lock:
                 self._set_state_locked(CLOSED)
@@ -376,12 +421,12 @@ class Peer:
             was_open = self._connection is connection
             self._connection = None
             self._unopened = None
-            if was_open and self._reconnect:
-                self._set_state_locked(RECONNECTING)
+            if was_open:
+                self._set_state_locked(RECONNECTING if self._reconnect else CLOSED)
         if was_open:
-            log.info("connection to %s ended: %s", self._url, ending.reason)
-            if self._on_lost is not None:
-                self._on_lost(connection.lost(ending, was_sent=False))
+            level = logging.DEBUG if self._state == CLOSED else logging.INFO
+            log.log(level, "connection to %s ended: %s", self._url, ending.reason)
+            _call_hook(self._on_lost, connection.lost(ending, was_sent=False))
         else:
             self._failure = connection.opening_failure or DialFailed("greeting", ending.reason)
         return was_open
@@ -420,8 +465,8 @@ class Peer:
                 if self._state != CLOSED:
                     self._connection = connection
                     self._set_state_locked(OPEN)
-            if not is_first and self._on_restored is not None:
-                self._on_restored(greeting)
+            if not is_first:
+                _call_hook(self._on_restored, greeting)
 
         connection = Connection(
             transport,
@@ -448,3 +493,12 @@ class Peer:
                 connection.transport.forget_after_fork()
         self._connection = self._unopened = self._dialer = self._thread = None
         self._pool = WorkerPool()
+
+
+def _call_hook(hook: Callable[[Any], None] | None, argument: Any) -> None:
+    """Run a user's hook; what it raises is logged, for it must not end the receive thread."""
+    if hook is not None:
+        try:
+            hook(argument)
+        except BaseException:  # SystemExit, too
+            log.exception("! a hook failed")

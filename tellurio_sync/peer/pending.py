@@ -5,7 +5,7 @@ out is the one atomic step, so a reply and a time-out at the same moment cannot 
 
 | State | Written by | Read by | Guarded by |
 |---|---|---|---|
-| ``PendingTable`` | caller (add, drop), receive thread (take, take_all) | any | its lock, never held while sending, waiting or calling out |
+| ``PendingTable`` | caller (add, give up), receive thread (take) | any | its lock, held for dict operations only |
 | outcome of a call | whoever took it out of the table | the waiting caller, after ``wake`` | the semaphore |
 """
 
@@ -49,7 +49,7 @@ class Waiter:
 class PendingCall(Receipt):
     """One request waiting for its reply, and the thread that waits for it."""
 
-    __slots__ = ("_waiter", "deadline", "error", "id", "is_extendable", "method", "reply")
+    __slots__ = ("_waiter", "deadline", "error", "id", "is_extendable", "method", "on_reply", "reply")
 
     def __init__(self, id_: str, method: str, deadline: Deadline, is_extendable: bool) -> None:
         super().__init__()
@@ -59,10 +59,13 @@ class PendingCall(Receipt):
         self.is_extendable = is_extendable  # do heartbeats move the deadline?
         self.reply: dict[str, Any] | None = None
         self.error: BaseException | None = None
+        self.on_reply: Callable[[], None] | None = None
         self._waiter = Waiter()
 
     def resolve(self, reply: dict[str, Any]) -> None:
         """Hand over the reply. Only for who took the call out of the table."""
+        if self.on_reply is not None:
+            self.on_reply()
         self.reply = reply
         self._waiter.wake()
 

@@ -72,7 +72,7 @@ class WorkerPool:
         return True
 
     def close(self, timeout: float = 0.0) -> None:
-        """Take no more tasks; threads end when the queue is empty. Waits for them at most ``timeout`` seconds in all."""
+        """Take no more tasks; threads end when the queue is empty. Waits for that at most ``timeout`` seconds."""
         end = time.monotonic() + timeout
         with self._lock:
             self._is_closed = True

@@ -142,8 +142,7 @@ class FrameDecoder:
         self._payload: bytearray | None = None  # what has come of that payload
         self._missing = 0
         self._message_opcode = 0  # of the fragmented message under way, 0 if none
-        self._fragments: list[bytes | bytearray] = []
-        self._fragments_size = 0
+        self._message = bytearray()  # what has come of it: one buffer, for a list of tiny fragments would be far larger
 
     def feed(self, data: bytes, events: list[Event]) -> None:
         """Append to ``events`` what ``data`` completes, what came before a broken frame included.
@@ -216,10 +215,10 @@ class FrameDecoder:
             size = int.from_bytes(data[position + 2 : start], "big")
             if size < 1 << 16 or size >> 63:
                 raise FrameError(PROTOCOL_ERROR, "a frame's length is not in its shortest form, or over 63 bits")
-        if self._fragments_size + size > self._max_message_size:
+        if len(self._message) + size > self._max_message_size:
             raise FrameError(
                 MESSAGE_TOO_BIG,
-                f"the server sent a message of at least {self._fragments_size + size} bytes, "
+                f"the server sent a message of at least {len(self._message) + size} bytes, "
                 f"more than max_message_size={self._max_message_size}",
             )
         return start, size
@@ -231,21 +230,17 @@ class FrameDecoder:
         if opcode == CONTINUATION:
             if not self._message_opcode:
                 raise FrameError(PROTOCOL_ERROR, "a continuation frame without a message to continue")
-            self._fragments.append(payload)
-            self._fragments_size += len(payload)
+            self._message += payload
             if not is_final:
                 return
-            opcode = self._message_opcode
-            payload = b"".join(self._fragments)
+            opcode, payload = self._message_opcode, self._message
             self._message_opcode = 0
-            self._fragments = []
-            self._fragments_size = 0
+            self._message = bytearray()
         elif self._message_opcode:
             raise FrameError(PROTOCOL_ERROR, "a new message inside a fragmented one")
         elif not is_final:
             self._message_opcode = opcode
-            self._fragments = [payload]
-            self._fragments_size = len(payload)
+            self._message += payload
             return
         events.append(Text(_utf8(payload)) if opcode == TEXT else Binary(bytes(payload)))
 

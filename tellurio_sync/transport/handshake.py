@@ -5,10 +5,12 @@ The only module that imports it.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 import ssl
 import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import websocket
@@ -17,6 +19,7 @@ from .base import DialFailed
 from .websocket import DEFAULT_MAX_MESSAGE_SIZE, WebSocketTransport
 
 _NO_ROUTE = {errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EADDRNOTAVAIL}
+_LONGEST_TIMEOUT = 86400.0  # sockets and timers refuse centuries
 
 
 class Dialer:
@@ -41,10 +44,11 @@ class Dialer:
     ) -> None:
         self._url = url
         self._headers = headers
-        self._timeout = timeout
+        self._timeout = min(timeout, _LONGEST_TIMEOUT)
         self._max_message_size = max_message_size
-        sslopt: dict[str, Any] = {} if ssl_context is None else {"context": ssl_context}
-        self._websocket = websocket.WebSocket(sslopt=sslopt, skip_utf8_validation=True)
+        self._tls: ssl.SSLSocket | None = None  # during the TLS handshake
+        context = _WatchedContext(ssl_context, self._tls_handshake) if url.startswith("wss:") else None
+        self._websocket = websocket.WebSocket(sslopt={"context": context}, skip_utf8_validation=True)
         self._is_aborted = False
         self._is_expired = False
 
@@ -54,67 +58,114 @@ class Dialer:
         Raises:
             DialFailed: it did not work; nothing stays open.
         """
-        # The socket's own time-out counts anew for each byte of the reply: a slow server could take for ever.
-        watchdog = threading.Timer(self._timeout, self._expire)
-        watchdog.daemon = True
-        watchdog.name = "tellurio-sync connect time-out"
-        watchdog.start()
         try:
-            # A redirect is not followed: it would carry the key to another host.
-            self._websocket.connect(self._url, header=self._headers, timeout=self._timeout, redirect_limit=0)
-        except Exception as exc:
-            raise self._failure(exc) from exc
-        finally:
-            watchdog.cancel()
-            watchdog.join()
-        sock = self._websocket.sock
-        if self._is_aborted or sock is None:
-            self.abort()
-            if sock is not None:
-                sock.close()
-            raise self._failure(ConnectionAbortedError())
-        self._websocket.sock = None
-        return WebSocketTransport(sock, max_message_size=self._max_message_size)
+            with self._watchdog():
+                # A redirect is not followed: it would carry the key to another host.
+                self._websocket.connect(self._url, header=self._headers, timeout=self._timeout, redirect_limit=0)
+            return self._take_over()
+        except Exception as exc:  # noqa: BLE001 - whatever it is, it is raised below, as one of ours
+            failure = self._failure(exc)
+        # Not inside the handler: the library's exception would hang on to it, with the key in its frames' variables.
+        raise failure
 
     def abort(self) -> None:
         """Make ``dial`` fail soon: at once during TLS and the handshake, at the end of the TCP connect before it."""
         self._is_aborted = True
-        sock = self._websocket.sock
+        sock = self._tls or self._websocket.sock
         if sock is not None:
             try:
-                sock.shutdown(socket.SHUT_RDWR)
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)  # SSLSocket's own would take TLS off it first
             except OSError:
                 pass  # not connected yet, or no longer: then there is nothing to wake
+
+    @contextlib.contextmanager
+    def _watchdog(self) -> Iterator[None]:
+        # The socket's own time-out counts anew for each byte of the reply: a slow server could take for ever.
+        timer = threading.Timer(self._timeout, self._expire)
+        timer.daemon = True
+        timer.name = "tellurio-sync connect time-out"
+        try:
+            timer.start()
+        except RuntimeError:
+            # No thread can be started, as when the interpreter shuts down: the socket's time-out must do.
+            yield
+            return
+        try:
+            yield
+        finally:
+            timer.cancel()
+            timer.join()
 
     def _expire(self) -> None:
         self._is_expired = True
         self.abort()
 
+    def _tls_handshake(self, sock: ssl.SSLSocket) -> None:
+        self._tls = sock
+        try:
+            if self._is_aborted:
+                raise ConnectionAbortedError
+            sock.do_handshake()
+        except BaseException:
+            sock.close()
+            raise
+        self._tls = None
+
+    def _take_over(self) -> WebSocketTransport:
+        sock, self._websocket.sock = self._websocket.sock, None
+        assert sock is not None, "connect returned"
+        try:
+            if self._is_aborted or self._websocket.status != 101:
+                raise ConnectionAbortedError
+            return WebSocketTransport(sock, max_message_size=self._max_message_size)
+        except BaseException:
+            sock.close()
+            raise
+
     def _failure(self, exc: Exception) -> DialFailed:
         """What to tell of a failed attempt: the stage, and a text without headers."""
-        if self._is_expired:
-            return DialFailed("handshake", f"no complete answer within {self._timeout:g} s")
-        if self._is_aborted:
-            return DialFailed("handshake", "given up by this side")
-        if isinstance(exc, websocket.WebSocketBadStatusException):
-            status = int(exc.status_code)
+        status = self._refusal_status(exc)
+        if self._is_expired or isinstance(exc, (TimeoutError, websocket.WebSocketTimeoutException)):
+            text = f"no complete answer within {self._timeout:g} s"
+        elif self._is_aborted:
+            text = "given up by this side"
+        elif isinstance(exc, websocket.WebSocketBadStatusException):
             text = f"the server answered HTTP {status} {exc.status_message or ''}".strip()
-            return DialFailed("handshake", text, status)
+        elif status is not None:
+            text = f"the server answered HTTP {status}, a redirect, which is not followed"
+        else:
+            text = (exc.strerror if isinstance(exc, OSError) else None) or str(exc) or type(exc).__name__
+        return DialFailed(self._stage(exc), text, status)
+
+    def _refusal_status(self, exc: Exception) -> int | None:
+        if isinstance(exc, websocket.WebSocketBadStatusException):
+            return int(exc.status_code)
+        status = self._websocket.status
+        return None if status in (None, 101) else int(status)
+
+    def _stage(self, exc: Exception) -> str:
+        if self._tls is not None or isinstance(exc, ssl.SSLError):
+            return "TLS"
         if isinstance(exc, websocket.WebSocketAddressException):
-            return DialFailed("DNS", str(exc))
+            return "DNS"
         if isinstance(exc, websocket.WebSocketProxyException):
-            return DialFailed("proxy", str(exc))
-        if isinstance(exc, websocket.WebSocketTimeoutException):
-            return DialFailed("handshake", f"no answer within {self._timeout:g} s")
+            return "proxy"
         if isinstance(exc, websocket.WebSocketException):
-            return DialFailed("handshake", str(exc))
-        if isinstance(exc, ssl.SSLError) or (isinstance(exc, TimeoutError) and "handshake" in str(exc)):
-            return DialFailed("TLS", str(exc))
-        if isinstance(exc, TimeoutError):
-            return DialFailed("TCP", f"no answer within {self._timeout:g} s")
-        if isinstance(exc, OSError):
-            stage = "TCP" if exc.errno in _NO_ROUTE else "handshake"
-            return DialFailed(stage, exc.strerror or str(exc))
-        if isinstance(exc, ValueError):
-            return DialFailed("url", str(exc))
-        return DialFailed("handshake", f"{type(exc).__name__}: {exc}")
+            return "handshake"
+        if isinstance(exc, TimeoutError) or (isinstance(exc, OSError) and exc.errno in _NO_ROUTE):
+            return "TCP"
+        return "url" if isinstance(exc, ValueError) else "handshake"
+
+
+class _WatchedContext:
+    """What websocket-client uses of a TLS context; shows the socket before its handshake, which then can be aborted."""
+
+    def __init__(self, context: ssl.SSLContext | None, handshake: Callable[[ssl.SSLSocket], None]) -> None:
+        self._context = ssl.create_default_context() if context is None else context
+        self._handshake = handshake
+
+    def wrap_socket(self, sock: socket.socket, **options: Any) -> ssl.SSLSocket:
+        options["do_handshake_on_connect"] = False
+        wrapped = self._context.wrap_socket(sock, **options)
+        self._handshake(wrapped)
+        return wrapped

@@ -12,7 +12,8 @@ for one, and a frame is never torn: it is finished later or the whole connection
 
 Ctrl-C can strike the main thread after any call it makes.  So the writer's role is taken and given back
 by plain assignments (``self._is_writing = is_mine = ...``: no call in between), and what the socket took
-is noted by C code before Python can raise (see ``_write_unless_blocked``).
+is noted by C code before Python can raise (see ``_write_unless_blocked``).  For the same reason the locks
+here are plain ones: inside ``Condition.wait``, Ctrl-C can lose the lock.
 
 | State | Written by | Guarded by |
 |---|---|---|
@@ -28,6 +29,7 @@ import contextlib
 import selectors
 import socket
 import ssl
+import sys
 import threading
 import time
 from typing import Any
@@ -44,6 +46,9 @@ HIGH_WATER = 1024 * 1024
 
 _MAX_QUEUE = 256 * 1024 * 1024  # beyond this even replies are not queued: the server does not read
 _READ_SIZE = 256 * 1024
+_TLS_RECORD_SIZE = 16 * 1024  # OpenSSL tells of a longer write only when all of it is out: no progress, no was_sent
+_LONGEST_WAIT = 3600.0  # a lock refuses to wait for centuries
+_INTERRUPTED = OSError("a write was interrupted")
 _LAST_READS = 64  # a server that sends for ever must not keep a dead connection
 
 
@@ -65,7 +70,7 @@ class WebSocketTransport(Transport):
         self._bytes_received = 0
 
         self._queue_lock = threading.Lock()
-        self._has_room = threading.Condition(self._queue_lock)
+        self._waiting_for_room: set[threading.Lock] = set()
         self._queue: list[bytes] = []
         self._queued = 0  # offset of the end of what was queued, since the connection began
         self._is_closing = False
@@ -76,6 +81,7 @@ class WebSocketTransport(Transport):
         self._rest = memoryview(b"")  # taken from the queue, not yet taken by the socket
         self._taken: list[int] = []  # bytes of the rest that the socket took, not yet accounted for
         self._written = 0
+        self._write_size = _TLS_RECORD_SIZE if self._is_tls else sys.maxsize
         self._write_failure: OSError | None = None
         self._stalled_since: float | None = None
 
@@ -91,10 +97,11 @@ class WebSocketTransport(Transport):
 
     def send(self, texts: list[str], receipts: list[Receipt] | None = None, *, timeout: float | None = None) -> None:
         encoded = [frames.encode_frame(frames.TEXT, text.encode()) for text in texts]
+        if timeout is not None and self._is_full():
+            self._wait_for_room(timeout)
         with self._queue_lock:
-            if timeout is not None and self._queued - self._written > HIGH_WATER:
-                self._wait_for_room_locked(timeout)
             self._raise_if_over_locked()
+            is_overfull = self._queued - self._written > _MAX_QUEUE
             end = self._queued
             for index, frame in enumerate(encoded):
                 end += len(frame)
@@ -102,32 +109,35 @@ class WebSocketTransport(Transport):
                     receipts[index].end_offset = end
             self._queued = end
             self._queue.extend(encoded)
-            overflow = end - self._written > _MAX_QUEUE
-        if overflow and timeout is None:
-            self.abort(Ending(f"the server does not read: over {_MAX_QUEUE} bytes are waiting for it", "server"))
+        if is_overfull and timeout is None:
+            self._abort_overfull()
         self._flush()
 
     def was_sent(self, receipt: Receipt) -> bool:
-        return receipt.end_offset is not None and self._written >= receipt.end_offset
+        if receipt.end_offset is None:
+            return False
+        with self._queue_lock:
+            # A writer at work may be just behind its system call, or was as Ctrl-C came: what it wrote counts as sent.
+            is_uncertain = self._is_writing or self._write_failure is _INTERRUPTED
+            uncertain = len(self._rest) if is_uncertain else sum(self._taken)
+            return self._written + uncertain >= receipt.end_offset
 
     def ping(self) -> None:
-        self._queue_control(frames.PING, b"")
+        self._queue_control(frames.encode_frame(frames.PING, b""))
 
     def close(self, code: int, reason: str) -> None:
-        with self._queue_lock:
-            if self._is_closing or self._ending is not None:
-                return
-            self._is_closing = True
-            self._append_locked(frames.CLOSE, frames.close_payload(code, reason))
-            self._has_room.notify_all()
-        self._flush()
+        frame = frames.encode_frame(frames.CLOSE, frames.close_payload(code, reason))
+        self._queue_control(frame, is_last=True)
 
     def abort(self, ending: Ending) -> None:
         with self._queue_lock:
             if self._ending is None:
                 self._ending = ending
-            self._has_room.notify_all()
+            self._wake_senders_locked()
         self.wake()
+
+    def _abort_overfull(self) -> None:
+        self.abort(Ending(f"the server does not read: over {_MAX_QUEUE} bytes are waiting for it", "server"))
 
     def wake(self) -> None:
         # Under the lock that dispose() takes: the descriptor cannot be closed and reused in between.
@@ -138,26 +148,46 @@ class WebSocketTransport(Transport):
                 except BlockingIOError:
                     pass  # a full pipe wakes as well
 
-    def _queue_control(self, opcode: int, payload: bytes) -> None:
+    def _queue_control(self, frame: bytes, *, is_last: bool = False) -> None:
+        size = len(frame)
         with self._queue_lock:
             # RFC 6455 §5.5.1: nothing follows a close frame.
             if self._is_closing or self._ending is not None:
                 return
-            self._append_locked(opcode, payload)
+            is_overfull = self._queued - self._written > _MAX_QUEUE
+            self._is_closing = is_last
+            self._queued += size
+            self._queue.append(frame)
+            if is_last:
+                self._wake_senders_locked()
+        if is_overfull:
+            self._abort_overfull()
         self._flush()
 
-    def _append_locked(self, opcode: int, payload: bytes) -> None:
-        frame = frames.encode_frame(opcode, payload)
-        self._queued += len(frame)
-        self._queue.append(frame)
+    def _is_full(self) -> bool:
+        return self._queued - self._written > HIGH_WATER and self._ending is None and not self._is_closing
 
-    def _wait_for_room_locked(self, timeout: float) -> None:
+    def _wait_for_room(self, timeout: float) -> None:
         deadline = time.monotonic() + timeout
-        while self._queued - self._written > HIGH_WATER and self._ending is None and not self._is_closing:
-            remaining = deadline - time.monotonic()
-            if remaining <= 0:
-                raise NoRoom
-            self._has_room.wait(remaining)
+        turn = threading.Lock()
+        turn.acquire()
+        try:
+            while True:
+                with self._queue_lock:
+                    if not self._is_full():
+                        return
+                    self._waiting_for_room.add(turn)
+                remaining = deadline - time.monotonic()
+                if remaining <= 0:
+                    raise NoRoom
+                turn.acquire(True, min(remaining, _LONGEST_WAIT))
+        finally:
+            with self._queue_lock:
+                self._waiting_for_room.discard(turn)
+
+    def _wake_senders_locked(self) -> None:
+        while self._waiting_for_room:
+            self._waiting_for_room.pop().release()
 
     def _raise_if_over_locked(self) -> None:
         if self._ending is not None:
@@ -190,7 +220,7 @@ class WebSocketTransport(Transport):
                 try:
                     with self._tls_lock:
                         # C code from the call to the list: Ctrl-C cannot come between sending and noting how much.
-                        self._taken.extend(map(self._sock.send, (self._rest,)))
+                        self._taken.extend(map(self._sock.send, (self._rest[: self._write_size],)))
                     continue
                 except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError, InterruptedError):
                     self._stalled_since = self._stalled_since or time.monotonic()
@@ -203,7 +233,11 @@ class WebSocketTransport(Transport):
                 return False
         finally:
             if is_mine:  # Ctrl-C, or a defect
-                self._give_up_writing()
+                if self._is_tls and not self._taken:
+                    # SSLSocket.send is Python code: whether OpenSSL took the bytes is not known; nothing can follow.
+                    self._write_failure = _INTERRUPTED
+                self._is_writing = False  # before any call: a second Ctrl-C may come, but the role is free
+                self._after_interrupted_write()
 
     def _next_rest_locked(self) -> bool:
         """Account for what the socket took, and see to it that there is a rest; False if there is nothing to write.
@@ -212,13 +246,12 @@ class WebSocketTransport(Transport):
         """
         if self._taken:
             sent = self._taken[0]
-            was_full = self._queued - self._written > HIGH_WATER
             self._rest = self._rest[sent:]
             self._written += sent
             self._stalled_since = None
             self._taken.clear()
-            if was_full and self._queued - self._written <= HIGH_WATER:
-                self._has_room.notify_all()
+            if not self._is_full():
+                self._wake_senders_locked()
         if not self._has_unwritten():
             return False
         if not self._rest:
@@ -228,13 +261,10 @@ class WebSocketTransport(Transport):
             self._queue = fresh
         return True
 
-    def _give_up_writing(self) -> None:
-        if self._is_tls and not self._taken:
-            # SSLSocket.send is Python code: whether OpenSSL took the bytes is not known, so nothing can follow them.
-            self._write_failure = OSError("a write was interrupted")
+    def _after_interrupted_write(self) -> None:
         with self._queue_lock:
-            self._is_writing = False
-            self._close_if_disposed_locked()
+            if not self._is_writing:
+                self._close_if_disposed_locked()
         self.wake()
 
     def _has_unwritten(self) -> bool:
@@ -324,7 +354,7 @@ class WebSocketTransport(Transport):
             elif isinstance(event, frames.Binary):
                 self._messages.append(event.payload)
             elif isinstance(event, Ping):
-                self._queue_control(frames.PONG, event.payload)
+                self._queue_control(frames.encode_frame(frames.PONG, event.payload))
             elif isinstance(event, Close):
                 self._on_close(event)
 
@@ -363,7 +393,7 @@ class WebSocketTransport(Transport):
             self._is_disposed = True
             self._ending = self._ending or Ending("the connection was disposed of", "local")
             self._queue.clear()
-            self._has_room.notify_all()
+            self._wake_senders_locked()
             if not self._is_writing:
                 self._close_descriptors()
 

@@ -35,7 +35,9 @@ class ServerConnection:
         self.headers = headers
         self.close_code: int | None = None
         self.pings = 0
+        self.pongs: list[bytes] = []
         self._ws = Connection(ConnectionType.SERVER)
+        self._write_lock = threading.Lock()
         self._messages: list[str] = []
         self._text = ""
 
@@ -46,12 +48,16 @@ class ServerConnection:
     def send_text(self, text: str) -> None:
         self.send_raw(self.frame(text))
 
-    def frame(self, text: str) -> bytes:
-        """The bytes of a text message, for sending them otherwise than whole."""
-        return self._ws.send(Message(data=text))
+    def frame(self, message: str | bytes) -> bytes:
+        """The bytes of a text or binary message, for sending them otherwise than whole."""
+        return self._ws.send(Message(data=message))
+
+    def send_ping(self, payload: bytes = b"") -> None:
+        self.send_raw(self._ws.send(Ping(payload=payload)))
 
     def send_raw(self, data: bytes) -> None:
-        self.sock.sendall(data)
+        with self._write_lock:  # a pong must not come into the middle of another thread's message
+            self.sock.sendall(data)
 
     def greet(self) -> None:
         self.send(GREETING)
@@ -66,6 +72,8 @@ class ServerConnection:
             Disconnected: there will be none.
         """
         while not self._messages:
+            if self.close_code is not None:
+                raise Disconnected
             self._read()
         return json.loads(self._messages.pop(0))
 
@@ -81,8 +89,12 @@ class ServerConnection:
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Send a close frame, and wait for the client's."""
-        self.send_raw(self._ws.send(CloseConnection(code=code, reason=reason)))
+        self.send_close(code, reason)
         self.wait_for_end()
+
+    def send_close(self, code: int = 1000, reason: str = "") -> None:
+        """Send a close frame, and leave it to the test what comes next."""
+        self.send_raw(self._ws.send(CloseConnection(code=code, reason=reason)))
 
     def reset(self) -> None:
         """End the stream with RST."""
@@ -109,12 +121,13 @@ class ServerConnection:
         elif isinstance(event, Ping):
             self.pings += 1
             self.send_raw(self._ws.send(event.response()))
+        elif isinstance(event, Pong):
+            self.pongs.append(bytes(event.payload))
         elif isinstance(event, CloseConnection):
             self.close_code = event.code
             with contextlib.suppress(Exception):  # the client may be gone, or this end began the closing
                 self.send_raw(self._ws.send(event.response()))
-            raise Disconnected
-        elif not isinstance(event, (Pong, BytesMessage)):
+        elif not isinstance(event, BytesMessage):
             raise AssertionError(f"unexpected event {event}")
 
 
@@ -220,7 +233,7 @@ class ScriptedServer:
             self._script(connection)
         except (OSError, Disconnected):
             pass  # the client went away: the script is over
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: BLE001 - raised when the server stops
             self.errors.append(exc)
         finally:
             with contextlib.suppress(OSError):

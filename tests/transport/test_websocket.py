@@ -1,0 +1,450 @@
+"""The WebSocket transport over real sockets: what networks and servers do, and what must come of it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tellurio_sync.transport import frames
+from tellurio_sync.transport.base import Ending, Receipt, TransportEnded
+from tellurio_sync.transport.websocket import WebSocketTransport
+
+from ..conftest import FAILSAFE
+from .ends import Receiving, SocketFarEnd, receive, receive_ending, receive_until, tcp_pair
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def far() -> Iterator[SocketFarEnd]:
+    end = SocketFarEnd(*tcp_pair())
+    yield end
+    end.dispose()
+
+
+@pytest.fixture
+def narrow() -> Iterator[SocketFarEnd]:
+    """With the smallest buffers between the two ends."""
+    end = SocketFarEnd(*tcp_pair(send_buffer=1))
+    yield end
+    end.dispose()
+
+
+def receive_all(far: SocketFarEnd, count: int) -> list[Any]:
+    return [far.connection.receive() for _ in range(count)]
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def test_messages_that_come_one_byte_at_a_time_are_whole(far: SocketFarEnd) -> None:
+    stream = far.connection.frame('"ü"') + far.connection.frame('"' + "x" * 200 + '"')
+    with Receiving(far.transport) as receiving:
+        for i in range(len(stream)):
+            far.connection.send_raw(stream[i : i + 1])
+        assert receiving.wait_for(2) == ['"ü"', '"' + "x" * 200 + '"']
+
+
+@pytest.mark.parametrize("before", [b"", b"whole"])
+def test_half_a_frame_and_a_reset_is_a_loss_by_the_network(far: SocketFarEnd, before: bytes) -> None:
+    frame = far.connection.frame("half")
+    far.connection.send_raw((far.connection.frame(before.decode()) if before else b"") + frame[:3])
+    receive_until(far.transport, lambda _: far.transport.bytes_received >= 3)
+    far.connection.reset()
+    messages, ending = receive_ending(far.transport)
+    assert messages == []
+    assert (ending.who, ending.code) == ("network", None)
+
+
+def test_the_end_of_the_stream_without_a_close_frame_is_the_servers(far: SocketFarEnd) -> None:
+    far.connection.send_raw(far.connection.frame('"whole"') + far.connection.frame("half")[:3])
+    far.connection.sock.close()
+    messages, ending = receive_ending(far.transport)
+    assert messages == ['"whole"']
+    assert ending.who == "server"
+    assert "without a close frame" in ending.reason
+
+
+@pytest.mark.parametrize(
+    ("stream", "code"),
+    [
+        (b"\x83\x00", 1002),
+        (b"\x81\x81\x00\x00\x00\x00x", 1002),
+        (b"\x81\x01\xff", 1007),
+        (b"\x81\x7f" + (1 << 40).to_bytes(8, "big"), 1009),
+    ],
+)
+def test_a_broken_frame_is_answered_with_its_close_code(far: SocketFarEnd, stream: bytes, code: int) -> None:
+    far.connection.send_raw(far.connection.frame('"before"') + stream)
+    messages, ending = receive_ending(far.transport)
+    assert messages == ['"before"']
+    assert (ending.who, ending.code) == ("server", code)
+    far.transport.dispose()
+    far.connection.wait_for_end()
+    assert far.connection.close_code == code
+
+
+def test_more_than_max_message_size_is_refused_with_the_limit_in_the_reason() -> None:
+    far = SocketFarEnd(*tcp_pair(), max_message_size=1000)
+    far.send("x" * 1000)
+    assert receive(far.transport, 1) == ["x" * 1000]
+    far.send("x" * 1001)
+    messages, ending = receive_ending(far.transport)
+    assert (messages, ending.code) == ([], 1009)
+    assert "max_message_size=1000" in ending.reason
+    far.dispose()
+
+
+@pytest.mark.parametrize(("sent", "answered"), [(1000, 1000), (1001, 1001), (1011, 1011), (None, 1000)])
+def test_a_close_frame_is_answered_with_the_same_code(far: SocketFarEnd, sent: int | None, answered: int) -> None:
+    far.connection.send_raw(b"\x88\x00" if sent is None else b"\x88\x02" + sent.to_bytes(2, "big"))
+    _, ending = receive_ending(far.transport)
+    assert ending == Ending(f"the server closed it with code {sent or 1005}", "server", sent or 1005)
+    far.connection.wait_for_end()
+    assert far.connection.close_code == answered
+
+
+def test_pings_are_answered_with_their_payload(far: SocketFarEnd) -> None:
+    far.connection.send_ping(b"one")
+    far.connection.send_ping(b"two")
+    far.send('"x"')
+    receive(far.transport, 1)
+    far.transport.send(['"y"'])
+    assert far.connection.receive() == "y"
+    assert far.connection.pongs == [b"one", b"two"]
+
+
+def test_a_pong_is_a_sign_of_life_but_no_message(far: SocketFarEnd) -> None:
+    far.transport.ping()
+    far.transport.send(['"x"'])
+    far.connection.receive()  # answers the ping
+    received = receive_until(far.transport, lambda _: far.transport.bytes_received > 0)
+    assert received == []
+    assert far.connection.pings == 1
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_reader_that_stalls_and_reads_on_finds_every_message_whole(narrow: SocketFarEnd) -> None:
+    """Eight threads send small and large messages, while nobody reads at first."""
+    counts = 30
+    failures: list[Exception] = []
+
+    def send(name: int) -> None:
+        try:
+            for i in range(counts):
+                size = (1, 10, 500, 20_000, 200_000)[(i + name) % 5]
+                narrow.transport.send([json.dumps([name, i, "x" * size])], timeout=FAILSAFE)
+        except Exception as exc:  # noqa: BLE001 - the test looks at it
+            failures.append(exc)
+
+    with Receiving(narrow.transport):
+        threads = [threading.Thread(target=send, args=(name,)) for name in range(8)]
+        for thread in threads:
+            thread.start()
+        stalled = threading.Event()
+        while narrow.transport.stalled_since is None:
+            assert not stalled.wait(0.001)
+        messages = receive_all(narrow, 8 * counts)
+        for thread in threads:
+            thread.join(FAILSAFE)
+    assert failures == []
+    for name in range(8):
+        mine = [(i, len(text)) for who, i, text in messages if who == name]
+        assert mine == [(i, (1, 10, 500, 20_000, 200_000)[(i + name) % 5]) for i in range(counts)]
+
+
+def test_stalled_since_is_set_while_nothing_is_taken_and_cleared_by_progress(narrow: SocketFarEnd) -> None:
+    assert narrow.transport.stalled_since is None
+    narrow.transport.send(['"' + "x" * MIB + '"', '"end"'])
+    assert narrow.transport.stalled_since is not None
+    with Receiving(narrow.transport):
+        assert len(narrow.connection.receive()) == MIB
+        assert narrow.connection.receive() == "end"
+        narrow.transport.send(['"more"'])
+        assert narrow.connection.receive() == "more"
+        assert narrow.transport.stalled_since is None
+
+
+@pytest.mark.slow
+def test_both_ends_push_8_mib_at_once_while_pings_fly(far: SocketFarEnd) -> None:
+    text = '"' + "x" * (8 * MIB) + '"'
+    with Receiving(far.transport) as receiving:
+        pushing = threading.Thread(
+            target=lambda: [(far.connection.send_ping(b"p"), far.send(text)) for _ in range(2)], name="server's push"
+        )
+        pushing.start()
+        for _ in range(2):
+            far.transport.ping()
+            far.transport.send([text])
+        assert [len(message) for message in receive_all(far, 2)] == [8 * MIB] * 2
+        pushing.join(FAILSAFE)
+        assert [len(message) for message in receiving.wait_for(2)] == [8 * MIB + 2] * 2
+        far.transport.send(['"end"'])
+        assert far.connection.receive() == "end"
+    assert far.connection.pings == 2
+    assert far.connection.pongs == [b"p", b"p"]
+
+
+@pytest.mark.slow
+def test_64_mib_pass_both_ways() -> None:
+    size = 64 * MIB
+    far = SocketFarEnd(*tcp_pair(), max_message_size=size)
+    with Receiving(far.transport) as receiving:
+        far.connection.send_raw(b"\x82\x7f" + size.to_bytes(8, "big") + b"x" * size)
+        assert len(receiving.wait_for(1)[0]) == size
+        far.transport.send(["y" * size])
+        head = far.connection.sock.recv(14, socket.MSG_WAITALL)
+        assert head[:10] == b"\x81\xff" + size.to_bytes(8, "big")
+        payload = bytearray()
+        while len(payload) < size:
+            payload += far.connection.sock.recv(MIB)
+        assert (frames.apply_mask(payload, head[10:]) == b"y" * size) is True  # no comparison of 64 MiB in the report
+    far.dispose()
+
+
+def test_a_server_that_never_reads_is_given_up_when_too_much_waits_for_it(
+    far: SocketFarEnd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tellurio_sync.transport.websocket._MAX_QUEUE", MIB)
+    big = '"' + "x" * (16 * MIB) + '"'
+    far.transport.send([big])  # a single message may be larger than that
+    far.transport.send(['"x"'])
+    _, ending = receive_ending(far.transport)
+    assert ending.who == "server"
+    assert "does not read" in ending.reason
+
+
+def test_a_flood_of_pings_from_a_server_that_does_not_read_is_given_up(
+    narrow: SocketFarEnd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tellurio_sync.transport.websocket._MAX_QUEUE", 64 * 1024)
+    flood = b"\x89\x7d" + bytes(125)
+
+    def send_pings() -> None:
+        try:
+            while True:
+                narrow.connection.sock.sendall(flood * 100)
+        except OSError:
+            pass
+
+    thread = threading.Thread(target=send_pings)
+    thread.start()
+    _, ending = receive_ending(narrow.transport)
+    narrow.transport.dispose()
+    thread.join(FAILSAFE)
+    assert "does not read" in ending.reason
+
+
+class GatedSocket(socket.socket):
+    """A connected socket whose ``send`` can be held, or made to fail."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock.family, sock.type, sock.proto, fileno=sock.detach())
+        self.entered = threading.Event()
+        self.gate = threading.Event()
+        self.gate.set()
+        self.failure: BaseException | None = None
+        self.fails_after_sending = False
+
+    def hold(self) -> None:
+        self.entered.clear()
+        self.gate.clear()
+
+    def send(self, data: Any, *args: Any) -> int:
+        self.entered.set()
+        assert self.gate.wait(FAILSAFE)
+        failure, self.failure = self.failure, None
+        if failure is not None:
+            raise failure
+        return super().send(data, *args)
+
+
+@pytest.fixture
+def gated() -> Iterator[tuple[SocketFarEnd, GatedSocket]]:
+    ours, theirs = tcp_pair()
+    sock = GatedSocket(ours)
+    end = SocketFarEnd(sock, theirs)
+    yield end, sock
+    sock.gate.set()
+    end.dispose()
+
+
+def in_background(function: Callable[[], Any]) -> threading.Thread:
+    thread = threading.Thread(target=function)
+    thread.start()
+    return thread
+
+
+def test_who_finds_a_writer_at_work_leaves_and_the_writer_writes_for_it(
+    gated: tuple[SocketFarEnd, GatedSocket],
+) -> None:
+    """No wake-up is lost between the writer's last look at the queue and the giving up of its role."""
+    far, sock = gated
+    sock.hold()
+    writer = in_background(lambda: far.transport.send(['"a"']))
+    assert sock.entered.wait(FAILSAFE)
+    far.transport.send(['"b"'])  # returns although the writer is stuck
+    far.transport.ping()
+    far.transport.send(['"c"'])
+    sock.gate.set()
+    writer.join(FAILSAFE)
+    assert receive_all(far, 3) == ["a", "b", "c"]
+    assert far.connection.pings == 1
+
+
+def test_dispose_leaves_the_descriptors_to_a_writer_at_work(gated: tuple[SocketFarEnd, GatedSocket]) -> None:
+    """Closed under the writer, the descriptor could be another file's by the time of its system call."""
+    far, sock = gated
+    sock.hold()
+    writer = in_background(lambda: far.transport.send(['"a"', '"b"']))
+    assert sock.entered.wait(FAILSAFE)
+    far.transport.dispose()
+    assert sock.fileno() != -1
+    sock.gate.set()
+    writer.join(FAILSAFE)
+    assert sock.fileno() == -1
+
+
+def test_what_a_writer_is_at_when_the_connection_ends_may_have_been_sent(
+    gated: tuple[SocketFarEnd, GatedSocket],
+) -> None:
+    """``was_sent`` False is a promise: the server certainly did not get it."""
+    far, sock = gated
+    sock.hold()
+    at_work, queued = Receipt(), Receipt()
+    writer = in_background(lambda: far.transport.send(['"a"'], [at_work]))
+    assert sock.entered.wait(FAILSAFE)
+    far.transport.send(['"b"'], [queued])
+    far.transport.abort(Ending("aborted", "local"))
+    far.transport.dispose()
+    assert far.transport.was_sent(at_work)
+    assert not far.transport.was_sent(queued)
+    sock.gate.set()
+    writer.join(FAILSAFE)
+    assert far.connection.receive() == "a"
+    assert not far.transport.was_sent(queued)
+
+
+def test_after_a_failed_write_nothing_follows_and_the_servers_last_words_are_read(
+    gated: tuple[SocketFarEnd, GatedSocket],
+) -> None:
+    far, sock = gated
+    far.send('"why"')
+    sock.failure = BrokenPipeError(errno.EPIPE, "Broken pipe")
+    receipt = Receipt()
+    far.transport.send(['"lost"'], [receipt])
+    far.transport.send(['"after"'])
+    messages, ending = receive_ending(far.transport)
+    assert messages == ['"why"']
+    assert (ending.who, ending.reason) == ("network", "Broken pipe")
+    assert not far.transport.was_sent(receipt)
+
+
+@pytest.mark.parametrize("interrupts", [1, 2])
+def test_ctrl_c_while_writing_frees_the_role_and_tears_nothing(
+    gated: tuple[SocketFarEnd, GatedSocket], interrupts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    far, sock = gated
+    sock.failure = KeyboardInterrupt()
+    if interrupts == 2:  # the second one while the first is being dealt with
+
+        def interrupted() -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(far.transport, "_after_interrupted_write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        far.transport.send(['"a"'])
+    monkeypatch.undo()
+    far.transport.send(['"b"'])
+    assert receive_all(far, 2) == ["a", "b"]
+
+
+@pytest.mark.parametrize("where", ["_raise_if_over_locked", "_flush"])
+def test_ctrl_c_before_writing_loses_no_lock(far: SocketFarEnd, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(far.transport, where, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        far.transport.send(['"a"'])
+    monkeypatch.undo()
+    far.transport.send(['"b"'])
+    assert receive_all(far, 2 if where == "_flush" else 1)[-1] == "b"
+
+
+@pytest.mark.slow
+def test_a_wait_for_room_can_be_very_long(narrow: SocketFarEnd) -> None:
+    narrow.transport.send(['"' + "x" * MIB + '"'])
+    with Receiving(narrow.transport):
+        waiting = in_background(lambda: narrow.transport.send(['"y"'], timeout=1e300))
+        assert len(narrow.connection.receive()) == MIB
+        assert narrow.connection.receive() == "y"
+        waiting.join(FAILSAFE)
+
+
+# --- the end --------------------------------------------------------------------------------------
+
+
+def test_without_an_answer_to_the_close_frame_receive_goes_on_until_abort(far: SocketFarEnd) -> None:
+    far.transport.close(1000, "bye")
+    assert far.transport.receive(0.001) == []
+    far.transport.abort(Ending("no answer", "local"))
+    _, ending = receive_ending(far.transport)
+    assert ending.reason == "no answer"
+
+
+def test_what_the_server_sends_after_our_close_frame_is_still_read(far: SocketFarEnd) -> None:
+    far.transport.close(1000, "")
+    far.send('"last reply"')
+    assert receive(far.transport, 1) == ['"last reply"']
+    far.connection.wait_for_end()
+    _, ending = receive_ending(far.transport)
+    assert ending == Ending("closed", "local", 1000)
+
+
+def test_a_long_reason_fits_the_close_frame(far: SocketFarEnd) -> None:
+    far.transport.close(4000, "€" * 200)
+    far.connection.wait_for_end()
+    assert far.connection.close_code == 4000
+
+
+def test_dispose_closes_every_descriptor(far: SocketFarEnd) -> None:
+    transport = far.transport
+    sockets = [transport._sock, transport._wake_in, transport._wake_out]
+    transport.dispose()
+    assert [sock.fileno() for sock in sockets] == [-1, -1, -1]
+    with pytest.raises(Exception, match=r"closed|NoneType|I/O|operation"):
+        transport._selector.select(0)
+
+
+def test_a_forked_child_gives_its_descriptors_back_without_a_word() -> None:
+    """What the child holds is a copy: the parent's connection goes on."""
+    ours, theirs = tcp_pair()
+    parents = SocketFarEnd(ours.dup(), theirs)
+    child = WebSocketTransport(ours)
+    child.forget_after_fork()
+    assert ours.fileno() == -1
+    child.wake()
+    child.abort(Ending("late", "local"))
+    with pytest.raises(TransportEnded):
+        child.send(["x"])
+    parents.transport.send(['"from the parent"'])
+    assert parents.connection.receive() == "from the parent"
+    parents.send('"to the parent"')
+    assert receive(parents.transport, 1) == ['"to the parent"']
+    parents.dispose()
+
+
+def test_our_own_opcodes_are_masked_and_theirs_not(far: SocketFarEnd) -> None:
+    far.transport.send(['"x"'])
+    head = far.connection.sock.recv(2)
+    assert head == bytes([0x80 | frames.TEXT, 0x80 | 3])
