@@ -7,7 +7,7 @@ RUFF := $(BIN)/ruff
 RUFF_CONFIG := --config .ci/ruff.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-all cover format lint type build check-dist check clean
+.PHONY: help install demo test test-slow interop test-all cover format lint type build check-dist check clean
 
 help:  ## print this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,12 +27,15 @@ demo: install  ## optimise a prompt in a local backend; DATA=file.json for your 
 	$(BIN)/tellurio-sync demo $(if $(DATA),--data '$(DATA)') $(ARGS)
 
 test: install  ## run the fast tests (no process, no fault injection)
-	$(BIN)/python -m pytest -q -m 'not slow' $(ARGS)
+	$(BIN)/python -m pytest -q -m 'not slow and not interop' $(ARGS)
 
 test-slow: install  ## run the tests with processes, injected faults and large messages
-	$(BIN)/python -m pytest -q -m slow $(ARGS)
+	$(BIN)/python -m pytest -q -m 'slow and not interop' $(ARGS)
 
-test-all: test test-slow  ## run all tests
+interop: install  ## run the tests with the real afnio as the backend's client; installs it into an environment of its own
+	$(BIN)/python -m pytest -q -m interop $(ARGS)
+
+test-all: test test-slow interop  ## run all tests
 
 cover: install  ## run all tests and report branch coverage
 	$(BIN)/coverage run -m pytest -q $(ARGS)
@@ -56,7 +59,7 @@ build: install  ## build the wheel and the source distribution into dist/
 check-dist: build  ## install the wheel into an empty environment, and look at what it holds
 	$(BIN)/python tests/check_dist.py dist
 
-check: lint type test test-slow check-dist  ## everything that CI runs
+check: lint type test test-slow interop check-dist  ## everything that CI runs
 
 clean:  ## remove environments, builds and caches
 	rm -rf .venv* build dist *.egg-info .coverage htmlcov .mypy_cache .pytest_cache .ruff_cache .hypothesis

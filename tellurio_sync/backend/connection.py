@@ -287,6 +287,8 @@ class Connection:
         Raises:
             Refused: the client's error; also as :meth:`push`.
         """
+        # A client that does not read gets no more questions either; its messages would pile up here.
+        await self._has_room.wait()
         call_id = self._take_id()
         self._post(jsonrpc.request(call_id, method, params))
         future: asyncio.Future[Any] = self._loop.create_future()

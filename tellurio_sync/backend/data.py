@@ -11,6 +11,10 @@ from .refused import Refused
 Data = Any
 Number = Union[int, float]
 
+# Characters that one request may make out of those it was given, which references repeat at no cost: an end
+# before the memory's.
+MAX_CHARS = 16 * 2**20
+
 
 def normalised(data: Any) -> Data:
     """``data`` in its normal form; the same object where nothing had to change.
@@ -55,6 +59,23 @@ def text(data: Data) -> str:
     if isinstance(data, str):
         return data
     return "" if data is None else str(data)
+
+
+def chars(data: Data) -> int:
+    """About how many characters ``data`` holds."""
+    if isinstance(data, list):
+        return sum(chars(item) + 1 for item in data)
+    return len(data) if isinstance(data, str) else 0
+
+
+def check_chars(count: int) -> None:
+    """Return if a request may make this many characters.
+
+    Raises:
+        Refused: they are over :data:`MAX_CHARS`.
+    """
+    if count > MAX_CHARS:
+        raise Refused(f"The result is too long: over {MAX_CHARS} characters.")
 
 
 # --- batches ------------------------------------------------------------------------------------

@@ -4,6 +4,8 @@ Calling one decodes its arguments at once, so that it sees the state at its plac
 it returns does the work.  Its own changes are made together, at its end, just before the reply: a client
 that wants a request to see them sends it after that reply.  (Waiting for each other instead would lock up
 a function of the client's that calls the backend while the backend calls it.)
+
+They raise what ``methods`` raises; the work raises Refused where a function or language model fails.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ CLEAR_STEP_DELAY = 0.025
 
 
 def run_function(scope: Scope, params: Params) -> Work:
+    """Apply a function; new nodes and edges are pushed before the reply (PROTOCOL.md §G)."""
     op = bind(
         scope.account, param(params, "function_name", str), param(params, "args", list), param(params, "kwargs", dict)
     )
@@ -70,6 +73,7 @@ def _push_graph(scope: Scope, recorded: Step) -> None:
 
 
 def run_backward(scope: Scope, params: Params) -> Work:
+    """Go back from Variables; each gradient is pushed before the reply (PROTOCOL.md §G.3)."""
     account = scope.account
     roots = wire.variables(account, param(params, "variables", dict, list), "variables")
     create_graph = params.get("create_graph") or False
@@ -134,6 +138,7 @@ def _append_gradient(scope: Scope, arrived: Arrived, *, requires_grad: bool) -> 
 
 
 def run_step(scope: Scope, params: Params) -> Work:
+    """Rewrite the parameters of an optimizer that have feedback (PROTOCOL.md §I.3)."""
     account = scope.account
     optimizer = account.optimizer(param(params, "optimizer_id"))
     tasks, all_ids = [], []
@@ -159,6 +164,7 @@ def run_step(scope: Scope, params: Params) -> Work:
 
 
 def run_optimizer_tgd(scope: Scope, params: Params) -> Work:
+    """The same for parameters, gradients and buffers that come with the request."""
     account = scope.account
     parameters = wire.variables(account, param(params, "params", list), "params")
     grads, buffers = param(params, "grads", list), param(params, "momentum_buffer_list", list)

@@ -2,6 +2,9 @@
 
 Each takes effect at once, before the next message is looked at.  An update of the client's own is not
 pushed back to it.
+
+All raise MissingParam for an absent parameter, Refused for one that cannot be used, and UnknownVariable,
+UnknownNode or UnknownModel for an id of nothing known; each becomes an error reply.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ _PROVIDERS = {"openai": ("OpenAI", "AsyncOpenAI"), "callable": ("CallableModel",
 
 
 def create_variable(scope: Scope, params: Params) -> Result:
+    """A new Variable or Parameter; without ``obj_type`` a Variable."""
     obj_type = params.get("obj_type", VARIABLE)
     if obj_type not in (VARIABLE, PARAMETER):
         raise Refused(f"Unsupported object type '{obj_type}' for Variable or Parameter creation.")
@@ -44,6 +48,7 @@ def create_variable(scope: Scope, params: Params) -> Result:
 
 
 def update_variable(scope: Scope, params: Params) -> Result:
+    """Set one field of a Variable; the value is echoed as it came."""
     variable = scope.account.variable(param(params, "variable_id"))
     field, value = param(params, "field", str), param(params, "value")
     _set_field(scope.account, variable, field, value)
@@ -79,6 +84,7 @@ def _set_field(account: Account, variable: Variable, field: str, value: Any) -> 
 
 
 def get_variable(scope: Scope, params: Params) -> Result:
+    """All fields of a Variable, and what users set under other names."""
     variable = scope.account.variable(param(params, "variable_id"))
     return {
         **(variable.attributes or {}),
@@ -97,6 +103,7 @@ def get_variable(scope: Scope, params: Params) -> Result:
 
 
 def append_grad(scope: Scope, params: Params) -> Result:
+    """Append a gradient that the client made."""
     variable = scope.account.variable(param(params, "variable_id"))
     (gradient,) = wire.variables(scope.account, [param(params, "gradient", dict)], "gradient")
     variable.grad.append(gradient)
@@ -108,6 +115,7 @@ def append_grad(scope: Scope, params: Params) -> Result:
 
 
 def get_backprop_ids(scope: Scope, params: Params) -> Result:
+    """The ids of the Variables that going back from these would give a gradient."""
     roots = wire.variables(scope.account, param(params, "variables", dict, list), "variables")
     ids = [variable.variable_id for variable in backprop_variables(roots)]
     return {"message": "Backpropagation ids retrieved successfully.", "variable_ids": ids}
@@ -117,6 +125,7 @@ def get_backprop_ids(scope: Scope, params: Params) -> Result:
 
 
 def create_model(scope: Scope, params: Params) -> Result:
+    """A language model: an OpenAI-compatible endpoint, or a function of the client's."""
     class_type, provider = param(params, "class_type", str), param(params, "provider", str)
     if class_type not in _PROVIDERS.get(provider, ()):
         raise Refused(f"Unsupported language model: class {class_type!r} of provider {provider!r}.")
@@ -130,6 +139,7 @@ def create_model(scope: Scope, params: Params) -> Result:
 
 
 def clear_model_usage(scope: Scope, params: Params) -> Result:
+    """Set all counts of a model to zero."""
     model = scope.account.model(param(params, "model_id"))
     model.usage = cleared(model.usage)
     # PROTOCOL.md §C.1: the client does not clear its own copy.
@@ -138,6 +148,7 @@ def clear_model_usage(scope: Scope, params: Params) -> Result:
 
 
 def set_model_singleton(scope: Scope, params: Params) -> Result:
+    """Name the model of all backward passes (PROTOCOL.md §H.4)."""
     model = scope.account.model(param(params, "model_id"))
     name, completion_args = param(params, "model_name", str), param(params, "completion_args", dict)
     # A function of the client's has no names to choose from.
@@ -154,6 +165,7 @@ def set_model_singleton(scope: Scope, params: Params) -> Result:
 
 
 def create_optimizer(scope: Scope, params: Params) -> Result:
+    """A new optimizer over parameters or groups of them (PROTOCOL.md §I.1)."""
     name = param(params, "optimizer_name", str)
     if name != "TGD":
         raise Refused(f"No optimizer named {name!r} is known; there is TGD.")
@@ -174,6 +186,7 @@ def create_optimizer(scope: Scope, params: Params) -> Result:
 
 
 def add_param_group(scope: Scope, params: Params) -> Result:
+    """One more group, with the optimizer's defaults where it says nothing."""
     optimizer = scope.account.optimizer(param(params, "optimizer_id"))
     group = {"messages": param(params, "messages", list), **param(params, "param_group", dict)}
     added = _add_group(scope.account, optimizer, group)
@@ -197,6 +210,7 @@ def _add_group(account: Account, optimizer: Optimizer, group: Any) -> dict[str, 
 
 
 def clear_grad(scope: Scope, params: Params) -> Result:
+    """Empty the gradients of all parameters of an optimizer."""
     optimizer = scope.account.optimizer(param(params, "optimizer_id"))
     for group in optimizer.groups:
         for variable in wire.variables(scope.account, group["params"], "params"):

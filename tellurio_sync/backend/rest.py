@@ -19,7 +19,11 @@ _MAX_NAME_CHARS = 200
 
 
 class Rest:
-    """The REST endpoints of one backend."""
+    """The REST endpoints of one backend.
+
+    What cannot be done is answered with 400 (the body), 404 (the path) or 409 (the name is taken), and a JSON
+    object whose ``detail`` says why.  The key was checked before.
+    """
 
     def __init__(self, options: BackendOptions, store: Store) -> None:
         self._options = options

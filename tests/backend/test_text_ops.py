@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from tellurio_sync.backend import data
+from tellurio_sync.backend.engine import text_ops
 from tellurio_sync.backend.refused import Refused
 
 from .scripted import ScriptedHost, grads
@@ -140,3 +143,58 @@ def test_wrong_arguments_are_named(name: str, args: list[Any], text: str) -> Non
     with pytest.raises(Refused) as caught:
         ScriptedHost().run(name, *args)
     assert text in caught.value.text
+
+
+# --- ends before the memory's ---------------------------------------------------------------------------
+
+
+def big_sum(host: ScriptedHost) -> None:
+    host.run("Sum", [host.variable("x" * 50)] * 3)
+
+
+def big_addition(host: ScriptedHost) -> None:
+    host.run("Add", host.variable(["x" * 60]), host.variable(["x" * 60]))
+
+
+def big_roles(host: ScriptedHost) -> None:
+    host.run("Add", host.variable("", "x" * 60), host.variable("", "x" * 60))
+
+
+def quoting_a_target_for_each_sample(host: ScriptedHost) -> None:
+    host.run("ExactMatchEvaluator", host.variable(["a"] * 10), "x" * 20)
+
+
+def filling_a_placeholder_often(host: ScriptedHost) -> None:
+    messages = [{"role": "user", "content": [host.variable("{a}" * 20)]}]
+    host.run("ChatCompletion", host.model(), messages, {"a": "x" * 20})
+
+
+def long_feedback(host: ScriptedHost) -> None:
+    x = host.variable("", requires_grad=True)
+    host.backward(host.run("Add", x, x)[0])
+
+
+BOMBS = [
+    big_sum,
+    big_addition,
+    big_roles,
+    quoting_a_target_for_each_sample,
+    filling_a_placeholder_often,
+    long_feedback,
+]
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_texts_have_an_end(bomb: Callable[[ScriptedHost], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "MAX_CHARS", 100)
+    with pytest.raises(Refused, match="too long: over 100 characters"):
+        bomb(ScriptedHost())
+
+
+@pytest.mark.parametrize("texts", ["a " * 11, ["a", "a " * 11]])
+def test_the_parts_of_a_split_have_an_end(texts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_ops, "MAX_PARTS", 10)
+    host = ScriptedHost()
+    with pytest.raises(Refused, match="too many parts: 11 of"):
+        host.run("Split", host.variable(texts))
+    assert len(host.run("Split", host.variable("a " * 10))) == 10

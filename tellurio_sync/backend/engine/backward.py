@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from ..data import Data
+from ..data import Data, chars, check_chars
 from ..objects import Node, Variable
 from ..refused import Refused
 from .concurrency import map_at_once
@@ -65,20 +65,17 @@ async def backward(
 
     Raises:
         Refused: a root without graph, a gradient left out where it is needed, inputs that are no leaves, a
-            graph that was freed, over :data:`MAX_GRADIENTS` gradients, or no usable answer.
+            graph that was freed, over :data:`MAX_GRADIENTS` gradients or too long ones, or no usable answer.
     """
     nodes = _forward_order(_root_nodes(roots))
     wanted = _nodes_to(inputs, nodes) if inputs is not None else set(nodes)
     ops = _ops(node for node in nodes if node in wanted and not node.is_accumulator)
     arrived: list[Arrived] = []
     pending: dict[Node, list[list[Data]]] = {}
-    count = 0
+    budget = _Budget()
 
     def arrive(node: Node, output_nr: int, data: Data) -> None:
-        nonlocal count
-        count += 1
-        if count > MAX_GRADIENTS:
-            raise Refused(f"This graph has more than {MAX_GRADIENTS} paths.")
+        budget.spend_path()
         slots = pending.setdefault(node, [])
         while len(slots) <= output_nr:
             slots.append([])
@@ -96,7 +93,7 @@ async def backward(
     ready = [node for node in nodes if not waiting[node]]
     while ready:
         work = [node for node in ready if node in ops and node in pending]
-        results = await map_at_once(lambda node: _through(host, node, ops[node], pending[node], wanted), work)
+        results = await map_at_once(lambda node: _through(host, node, ops[node], pending[node], wanted, budget), work)
         for node, columns in zip(work, results):
             for column in columns:
                 for edge, data in zip(node.edges, column):
@@ -110,7 +107,25 @@ async def backward(
     return arrived
 
 
-async def _through(host: Host, node: Node, op: Op, slots: list[list[Data]], wanted: set[Node]) -> list[list[Data]]:
+class _Budget:
+    """What one pass may still make."""
+
+    def __init__(self) -> None:
+        self._paths = self._chars = 0
+
+    def spend_path(self) -> None:
+        self._paths += 1
+        if self._paths > MAX_GRADIENTS:
+            raise Refused(f"This graph has more than {MAX_GRADIENTS} paths.")
+
+    def spend(self, column: Iterable[Data]) -> None:
+        self._chars += sum(map(chars, column))
+        check_chars(self._chars)
+
+
+async def _through(
+    host: Host, node: Node, op: Op, slots: list[list[Data]], wanted: set[Node], budget: _Budget
+) -> list[list[Data]]:
     """What one node passes on: once for each piece of feedback, with the pieces of several outputs side by side."""
     is_wanted = [edge.is_open and edge.target in wanted for edge in node.edges]
     columns: list[list[Data]] = []
@@ -118,6 +133,7 @@ async def _through(host: Host, node: Node, op: Op, slots: list[list[Data]], want
         row = [slot[i] if i < len(slot) else None for slot in slots]
         row += [None] * (len(node.outputs) - len(row))
         column = await op.backward(host, row, is_wanted)
+        budget.spend(column)
         columns.append([data if is_wanted[k] else None for k, data in enumerate(column)])
     return columns
 

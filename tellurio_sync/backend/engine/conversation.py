@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..answers import ask, read_feedback
-from ..data import Data, items, sample, text
+from ..data import Data, check_chars, items, sample, text
 from ..prompts import ChatMessage, Part, propagator_messages
 from ..refused import Refused
 from ..wire import Operand, plain
@@ -165,12 +165,26 @@ def fill(template: str, values: Mapping[str, str]) -> str:
     """``template`` with each ``{name}`` of ``values`` replaced; ``{{name}}`` stays as it is.
 
     In one pass: what was filled in is not searched again.
+
+    Raises:
+        Refused: the result is too long.
     """
     if not values:
         return template
     names = "|".join(re.escape(name) for name in values)
     pattern = rf"\{{\{{(?:{names})\}}\}}|\{{(?P<name>{names})\}}"
-    return re.sub(pattern, lambda found: values[found["name"]] if found["name"] is not None else found[0], template)
+    count = len(template)
+
+    def value(found: re.Match[str]) -> str:
+        nonlocal count
+        name = found["name"]
+        if name is None:
+            return found[0]
+        count += len(values[name])
+        check_chars(count)
+        return values[name]
+
+    return re.sub(pattern, value, template)
 
 
 def _data(part: Any, index: int) -> Data:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ..answers import ask, read_text
-from ..data import Data, Number, per_sample, sample, text
+from ..data import Data, Number, chars, check_chars, per_sample, sample, text
 from ..prompts import Part, critic_messages
 from ..refused import Refused
 from ..wire import Callable, Operand, plain
@@ -42,6 +42,9 @@ class Evaluator(Op):
         self.size = batch_size([prediction.data])
         if self.size is not None and isinstance(self.target, list):
             self.size = batch_size([prediction.data, self.target])
+        # Each sample's explanation quotes its prediction and its target.
+        of_targets = chars(self.target) * (1 if isinstance(self.target, list) else self.size or 1)
+        check_chars(chars(prediction.data) + of_targets)
         self._success_fn = _function(success_fn, "success_fn")
         self._reduction_fn = _function(reduction_fn, "reduction_fn")
         self._reduction_purpose = plain(reduction_fn_purpose)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..data import Data, items, text
+from ..data import MAX_CHARS, Data, chars, check_chars, items, text
 from ..refused import Refused
 from ..wire import Operand, plain
 from .op import Host, Op, Output
+
+# Outputs of one Split.
+MAX_PARTS = 10_000
 
 
 class Add(Op):
@@ -22,6 +25,7 @@ class Add(Op):
 
     async def forward(self, host: Host) -> list[Output]:
         x, y = self.operands
+        check_chars(sum(chars(operand.data) + len(operand.role) for operand in self.operands))
         return [Output(_added(x.data, y.data), f"{x.role} and {y.role}")]
 
     async def backward(self, host: Host, gradients: Sequence[Data], wanted: Sequence[bool]) -> list[Data]:
@@ -37,6 +41,7 @@ class Sum(Op):
         self.operands = tuple(x)
 
     async def forward(self, host: Host) -> list[Output]:
+        check_chars(sum(chars(operand.data) + len(operand.role) for operand in self.operands))
         data = _summed([operand.data for operand in self.operands])
         return [Output(data, " and ".join(operand.role for operand in self.operands))]
 
@@ -77,8 +82,10 @@ class Split(Op):
             raise Refused("Split needs a text or a list of texts.")
         split = [row.split(self._sep, self._maxsplit) for row in rows]
         if not isinstance(data, list):
+            _check_parts(len(split[0]), 1)
             return list(split[0])
         width = max((len(row) for row in split), default=0)
+        _check_parts(width, len(split))
         return [[row[i] if i < len(row) else "" for row in split] for i in range(width)]
 
     async def backward(self, host: Host, gradients: Sequence[Data], wanted: Sequence[bool]) -> list[Data]:
@@ -88,6 +95,12 @@ class Split(Op):
             return [_sentence(x.role, _all_items(gradients)), *rest]
         rows = range(len(x.data))
         return [[_sentence(x.role, _all_items([_row(g, i, len(x.data)) for g in gradients])) for i in rows], *rest]
+
+
+def _check_parts(width: int, rows: int) -> None:
+    # Each part is a Variable that stays, and short rows are filled up.
+    if width > MAX_PARTS or width * rows > MAX_CHARS:
+        raise Refused(f"Split gives too many parts: {width} of {rows} texts; {MAX_PARTS} is the limit.")
 
 
 def _sentence(role: str, feedback: str) -> str:

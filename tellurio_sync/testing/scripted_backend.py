@@ -1,0 +1,168 @@
+"""A local backend for tests: its own process, a scripted language model, and faults on the way to it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ..deadlines import check_timeout
+from ..local import LocalBackend, start_local_backend
+from ..session import Session
+from .fault_proxy import FaultProxy
+from .language_model import ScriptedModel
+
+_KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
+
+
+class ScriptedBackend:
+    """A running local backend, reached through a proxy that can fail. Thread-safe, except for ``restart`` and ``stop``.
+
+    Clients see one address for its whole life, also across :meth:`restart`. A context manager: stopped at its end.
+
+    Attributes:
+        lm: the language model of every ``OpenAI`` that names no ``base_url``; ``lm.answers(...)`` writes its script.
+        http_base_url, ws_base_url: scheme and host, without port.
+        port: of both.
+        data_dir: where projects, runs and metrics are.
+        api_key, username, namespace: for logging in, and for ``init``.
+        direct_port: where the backend itself listens, past the proxy; another one after ``restart``.
+
+    Args:
+        data_dir: where projects, runs and metrics are kept; None: a temporary directory, removed at its end.
+        options: of the backend, as for ``start_local_backend``.
+
+    Raises:
+        BackendError: the extra ``local`` is not installed, or the backend did not start.
+    """
+
+    http_base_url = "http://127.0.0.1"
+    ws_base_url = "ws://127.0.0.1"
+
+    def __init__(self, data_dir: str | os.PathLike[str] | None = None, **options: Any) -> None:
+        self._is_own_dir = data_dir is None
+        self.data_dir = Path(tempfile.mkdtemp(prefix="tellurio-sync-") if data_dir is None else data_dir)
+        self.lm = ScriptedModel()
+        self._options = {
+            "api_key": secrets.token_urlsafe(24),
+            "lm_base_url": self.lm.base_url,
+            "lm_api_key": "scripted",
+            **options,
+            "data_dir": self.data_dir,
+        }
+        try:
+            self._process = self._start()
+        except BaseException:
+            self._clean_up()
+            raise
+        self._proxy = FaultProxy(self._process.http_port)
+        self.port = self._proxy.port
+        self.api_key = self._process.api_key
+        self.username = self._process.username
+        self.namespace = self._process.namespace
+
+    def _start(self) -> LocalBackend:
+        return start_local_backend(**self._options)
+
+    def __enter__(self) -> ScriptedBackend:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        return f"ScriptedBackend(port {self.port}, {self._process!r})"
+
+    @property
+    def direct_port(self) -> int:
+        return self._process.http_port
+
+    @property
+    def pid(self) -> int:
+        """The id of the backend's process."""
+        return self._process.pid
+
+    def session(self, **options: Any) -> Session:
+        """A session at this backend's address that is not logged in; ``options`` as for ``Session``."""
+        return Session(
+            http_base_url=self.http_base_url,
+            http_port=self.port,
+            ws_base_url=self.ws_base_url,
+            ws_port=self.port,
+            **options,
+        )
+
+    def environment(self) -> dict[str, str]:
+        """The variables by which a program finds this backend and its language model, and may use them."""
+        return {
+            "TELLURIO_BACKEND_HTTP_BASE_URL": self.http_base_url,
+            "TELLURIO_BACKEND_HTTP_PORT": str(self.port),
+            "TELLURIO_BACKEND_WS_BASE_URL": self.ws_base_url,
+            "TELLURIO_BACKEND_WS_PORT": str(self.port),
+            "TELLURIO_API_KEY": self.api_key,
+            # Not for the backend, but so that code which asks OpenAI directly asks nobody outside.
+            "OPENAI_BASE_URL": self.lm.base_url,
+            "OPENAI_API_KEY": "scripted",
+            "ALLOW_API_KEY_SHARING": "true",
+        }
+
+    # --- faults -----------------------------------------------------------------------------------
+
+    def drop_connections(self) -> int:
+        """Cut every connection at once and without goodbye; return how many there were. New ones are accepted."""
+        return self._proxy.drop_connections()
+
+    def delay(self, seconds: float) -> Delay:
+        """From now on hold back everything, in each direction, for ``seconds`` >= 0; 0 ends it.
+
+        As ``with backend.delay(0.5):`` it ends with the block.
+        """
+        if seconds:
+            check_timeout(seconds, "seconds")
+        self._proxy.set_delay(seconds)
+        return Delay(self._proxy)
+
+    def restart(self) -> None:
+        """Kill the backend's process without warning and start another one on the same data. Blocks.
+
+        Projects, runs and metrics are kept, as is the address; the objects of sessions are lost.
+
+        Raises:
+            BackendError: it did not start.
+        """
+        os.kill(self._process.pid, _KILL)
+        self._process.stop()
+        self._proxy.drop_connections()
+        self._process = self._start()
+        self._proxy.set_target(self._process.http_port)
+
+    def stop(self) -> None:
+        """End it, with its proxy and language model. Idempotent. Blocks, a few seconds at most."""
+        self._process.stop()
+        self._proxy.close()
+        self._clean_up()
+
+    def _clean_up(self) -> None:
+        self.lm.close()
+        if self._is_own_dir:
+            shutil.rmtree(self.data_dir, ignore_errors=True)
+
+
+class Delay:
+    """A delay in force; its block ends it."""
+
+    def __init__(self, proxy: FaultProxy) -> None:
+        self._proxy = proxy
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._proxy.set_delay(0)

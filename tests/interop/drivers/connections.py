@@ -1,0 +1,42 @@
+"""Many connections in a row, each with one call: a dead listener (fact 1) shows as a call that times out."""
+
+import asyncio
+
+import harness
+from afnio.tellurio import init
+from afnio.tellurio.websocket_client import TellurioWebSocketClient
+
+# Each costs a timeout.
+ENOUGH = 3
+
+
+async def connect_all(key, count):
+    clients, sessions, lost = [], set(), []
+    try:
+        for number in range(count):
+            client = TellurioWebSocketClient(default_timeout=10)
+            clients.append(client)
+            greeting = await client.connect(api_key=key)
+            sessions.add(greeting["session_id"])
+            try:
+                params = {"data": str(number), "role": "probe", "requires_grad": False}
+                reply = await client.call("create_variable", params)
+                assert reply["result"]["variable_id"]
+            except Exception as exc:  # noqa: BLE001 - every kind of failure is an observation
+                lost.append([number, harness.error_of(exc)])
+                if len(lost) == ENOUGH:
+                    break
+    finally:
+        # Each takes a second: all at once.
+        await asyncio.gather(*(client.close() for client in clients))
+    return {"connected": len(clients), "sessions": len(sessions), "lost": lost}
+
+
+def observe(key, namespace, count):
+    run = init(namespace, "Connections")
+    observed = asyncio.run(connect_all(key, count))
+    run.finish()
+    return observed
+
+
+harness.main(observe)

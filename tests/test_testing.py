@@ -1,0 +1,254 @@
+"""The pytest plugin: what a user's own tests of a training loop can rely on."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tellurio_sync as te
+from tellurio_sync.errors import ConnectionLost, RemoteError
+from tellurio_sync.session import Session
+from tellurio_sync.studio import keystore
+from tellurio_sync.testing import Failure, ScriptedBackend, ScriptedModel
+
+pytest_plugins = ["pytester"]
+
+FAILSAFE = 30.0
+
+# --- in a user's own suite ------------------------------------------------------------------------------
+
+USER_TEST = """
+    import tellurio_sync as te
+
+    def train():
+        '''What a user has written: it knows nothing of tests.'''
+        te.login()
+        with te.init(project_display_name="Mine") as run:
+            lm = te.OpenAI()
+            te.set_backward_model_client("openai/gpt-4o")
+            prompt = te.Parameter("Greet.", role="system prompt")
+            chat = [{"role": "system", "content": [prompt]}, {"role": "user", "content": [te.Variable("{name}")]}]
+            optimizer = te.TGD([prompt], model_client=lm, model="gpt-4o")
+            answer = te.functional.chat_completion(lm, chat, inputs={"name": "Ann"}, model="gpt-4o")
+            score, explanation = te.functional.exact_match_evaluator(answer, "Hello Ann")
+            explanation.backward()
+            optimizer.step()
+            run.log("score", score.data)
+            return prompt.data
+
+    def test_train(tellurio_backend, tellurio_session):
+        tellurio_backend.lm.answers(
+            "Hi Ann", "Too short.", '{"variable_1": "Say hello."}', "<IMPROVED>Greet with hello.</IMPROVED>"
+        )
+        assert train() == "Greet with hello."
+        assert tellurio_backend.lm.unused == 0
+        assert tellurio_backend.lm.prompts[0][1] == {"role": "user", "content": "Ann"}
+        (run,) = tellurio_session.rest.list_runs(tellurio_backend.namespace, "mine")
+        assert run["status"] == "COMPLETED"
+
+    def test_each_test_has_a_backend_of_its_own(tellurio_session, tellurio_backend):
+        assert tellurio_session.rest.get_project(tellurio_backend.namespace, "mine") is None
+        assert tellurio_backend.lm.requests == []
+
+    def test_a_script_that_is_too_short(tellurio_backend, tellurio_session):
+        train()
+"""
+
+
+@pytest.mark.slow
+def test_a_user_s_suite(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(USER_TEST)
+    result = pytester.runpytest_subprocess("-W", "error")
+    result.assert_outcomes(passed=2, failed=1)
+    result.stdout.fnmatch_lines(
+        ["*RemoteInternalError*The script holds no answer to question 1, which ends with: Ann*"]
+    )
+
+
+def test_loading_the_plugin_loads_nothing_heavy() -> None:
+    code = """
+import sys, threading
+import pytest, tellurio_sync
+before = set(sys.modules)
+import tellurio_sync.testing
+print(sorted(set(sys.modules) - before), threading.active_count())
+heavy = {"asyncio", "aiohttp", "openai", "keyring", "requests", "http.server", "sqlite3"}
+print(sorted(heavy & (set(sys.modules) - before)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=FAILSAFE, check=True)
+    assert done.stdout.splitlines() == ["['tellurio_sync.testing'] 1", "[]"]
+
+
+# --- the session ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_session_is_current_and_logged_in(tellurio_session: Session, tellurio_run: Any) -> None:
+    assert te.current_session() is tellurio_session
+    assert te.Variable("made for the run").variable_id
+
+
+@pytest.mark.slow
+def test_no_key_of_a_test_is_kept(tellurio_backend: ScriptedBackend) -> None:
+    with tellurio_backend.session() as session:
+        session.login()
+        assert not keystore.store("key", "user").is_stored
+        assert keystore.lookup().key is None
+
+
+# --- faults -----------------------------------------------------------------------------------------------
+
+
+def asked(session: Session, variable: te.Variable) -> Future[dict[str, Any]]:
+    return session.client.submit("get_variable", {"variable_id": variable.variable_id})
+
+
+@pytest.mark.slow
+def test_lost_connections(tellurio_session: Session, tellurio_run: Any, tellurio_backend: ScriptedBackend) -> None:
+    variable = te.Variable("kept")
+    with tellurio_backend.delay(3600):
+        waiting = asked(tellurio_session, variable)
+        assert tellurio_backend.drop_connections() >= 1
+        assert isinstance(waiting.exception(FAILSAFE), ConnectionLost)
+    # The client has come back by itself.
+    assert asked(tellurio_session, variable).result(FAILSAFE)["result"]["data"] == "kept"
+
+
+@pytest.mark.slow
+def test_a_delay_holds_everything_back_until_its_end(
+    tellurio_session: Session, tellurio_run: Any, tellurio_backend: ScriptedBackend
+) -> None:
+    variable = te.Variable("late")
+    with tellurio_backend.delay(3600):
+        waiting = asked(tellurio_session, variable)
+        with pytest.raises(FutureTimeout):
+            waiting.result(0.1)
+    assert waiting.result(FAILSAFE)["result"]["data"] == "late"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf")])
+def test_delays_that_cannot_be(seconds: float, tellurio_backend: ScriptedBackend) -> None:
+    with pytest.raises(ValueError):
+        tellurio_backend.delay(seconds)
+
+
+@pytest.mark.slow
+def test_a_killed_backend_comes_back_at_the_same_address_with_its_records(tmp_path: Path) -> None:
+    with ScriptedBackend(tmp_path) as backend, backend.session() as session:
+        session.login(backend.api_key)
+        with session.init(project_display_name="Kept") as run:
+            run.log("metric", 1)
+            pid = backend.pid
+            backend.restart()
+            assert backend.pid != pid
+            assert [one["value"] for one in run.rest.list_metrics(backend.namespace, "kept", run.uuid)] == [1]
+
+
+@pytest.mark.slow
+def test_a_stopped_backend_leaves_nothing() -> None:
+    backend = ScriptedBackend()
+    directory = backend.data_dir
+    assert directory.exists()
+    with backend:
+        pass
+    backend.stop()
+    assert not directory.exists()
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(f"{backend.http_base_url}:{backend.port}/", timeout=FAILSAFE)
+
+
+# --- the scripted language model ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lm() -> Any:
+    lm = ScriptedModel()
+    yield lm
+    lm.close()
+
+
+def ask(lm: ScriptedModel, content: str = "question") -> dict[str, Any]:
+    """Ask over HTTP; the body of the answer."""
+    body = json.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": content}], "seed": 1}).encode()
+    request = urllib.request.Request(f"{lm.base_url}/chat/completions", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=FAILSAFE) as response:
+        answer: dict[str, Any] = json.load(response)
+    return answer
+
+
+def text(body: dict[str, Any]) -> str:
+    return str(body["choices"][0]["message"]["content"])
+
+
+def test_answers_come_in_order(lm: ScriptedModel) -> None:
+    lm.answers("one", lambda messages: messages[0]["content"].upper())
+    lm.always("more")
+    assert lm.unused == 2
+    assert [text(ask(lm, f"question {i}")) for i in range(4)] == ["one", "QUESTION 1", "more", "more"]
+    assert lm.unused == 0
+    assert [prompt[0]["content"] for prompt in lm.prompts] == [f"question {i}" for i in range(4)]
+    assert lm.requests[0]["seed"] == 1
+
+
+def test_a_token_is_a_word(lm: ScriptedModel) -> None:
+    lm.answers("one two")
+    assert ask(lm, "a b c")["usage"] == {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+
+
+def broken(messages: Any) -> str:
+    raise KeyError("mine")
+
+
+FAILURES = [
+    ([], 400, "The script holds no answer to question 1, which ends with: question"),
+    ([Failure(429)], 429, "The scripted language model was told to fail."),
+    ([Failure(500, "in its own words")], 500, "in its own words"),
+    ([lambda messages: Failure(503, "from a function")], 503, "from a function"),
+    ([broken], 400, "The function that answers question 1 failed: KeyError: 'mine'"),
+]
+
+
+@pytest.mark.parametrize(("answers", "status", "reason"), FAILURES)
+def test_failures(lm: ScriptedModel, answers: Any, status: int, reason: str) -> None:
+    lm.answers(*answers)
+    with pytest.raises(urllib.error.HTTPError) as error:
+        ask(lm)
+    with error.value:
+        assert error.value.code == status
+        assert json.load(error.value)["error"]["message"] == reason
+
+
+def test_each_of_many_threads_gets_its_own_answer(lm: ScriptedModel) -> None:
+    lm.answers(*(str(i) for i in range(40)))
+    answers: list[str] = []
+    threads = [
+        threading.Thread(target=lambda: answers.extend(text(ask(lm)) for _ in range(5)), name=f"asker {i}")
+        for i in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(FAILSAFE)
+    assert sorted(answers, key=int) == [str(i) for i in range(40)]
+
+
+@pytest.mark.slow
+def test_as_a_model_without_http(tellurio_run: Any, tellurio_backend: ScriptedBackend) -> None:
+    lm = tellurio_backend.lm
+    lm.answers("hello")
+    chat = [{"role": "user", "content": [te.Variable("Hi")]}]
+    assert te.functional.chat_completion(lm.model(), chat, temperature=0).data == "hello"
+    assert lm.requests == [{"messages": [{"role": "user", "content": "Hi"}], "temperature": 0}]
+    with pytest.raises(RemoteError, match="The script holds no answer to question 2"):
+        te.functional.chat_completion(lm.model(), chat)
