@@ -7,7 +7,7 @@ RUFF := $(BIN)/ruff
 RUFF_CONFIG := --config .ci/ruff.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow interop test-all cover format lint type build check-dist check clean
+.PHONY: help install demo test test-slow interop test-all bench bench-quick cover format lint type build check-dist check clean
 
 help:  ## print this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,12 @@ cover: install  ## run all tests and report branch coverage
 	$(BIN)/coverage run -m pytest -q $(ARGS)
 	$(BIN)/coverage report --show-missing --skip-covered
 
+bench: install  ## measure against the peers, afnio among them (minutes; installs them into an environment of its own)
+	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+bench-quick: install  ## run every benchmark once, small: shows that they still run, not how fast
+	$(BIN)/python -m tests.benchmarks --quick
+
 format: install  ## format the code
 	$(RUFF) format $(RUFF_CONFIG) .
 	$(RUFF) check $(RUFF_CONFIG) --fix-only .
@@ -59,7 +65,7 @@ build: install  ## build the wheel and the source distribution into dist/
 check-dist: build  ## install the wheel into an empty environment, and look at what it holds
 	$(BIN)/python tests/check_dist.py dist
 
-check: lint type test test-slow interop check-dist  ## everything that CI runs
+check: lint type test test-slow interop bench-quick check-dist  ## everything that CI runs
 
 clean:  ## remove environments, builds and caches
 	rm -rf .venv* build dist *.egg-info .coverage htmlcov .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -45,7 +45,7 @@ HIGH_WATER = 1024 * 1024
 """Bytes queued and unwritten beyond which ``send`` waits for room."""
 
 _MAX_QUEUE = 256 * 1024 * 1024  # beyond this even replies are not queued: the server does not read
-_READ_SIZE = 256 * 1024
+_READ_SIZE = 64 * 1024  # more would be mapped and unmapped by the allocator for every read
 _TLS_RECORD_SIZE = 16 * 1024  # OpenSSL tells of a longer write only when all of it is out: no progress, no was_sent
 _LONGEST_WAIT = 3600.0  # a lock refuses to wait for centuries
 _INTERRUPTED = OSError("a write was interrupted")
@@ -283,7 +283,9 @@ class WebSocketTransport(Transport):
     def receive(self, timeout: float | None) -> list[str | bytes]:
         if self._ending is not None:
             raise TransportEnded(self._ending)
-        self._watch_writes(self._has_unwritten())
+        # While another thread is writing the socket is writable, and watching it would turn this loop for nothing.
+        # A writer that leaves something unwritten wakes this thread.
+        self._watch_writes(not self._is_writing and self._has_unwritten())
         # What OpenSSL has already decrypted does not make the socket readable.
         is_readable = self._is_tls and self._tls_pending()
         for key, events in self._selector.select(0.0 if is_readable else timeout):
@@ -294,7 +296,8 @@ class WebSocketTransport(Transport):
         try:
             if is_readable:
                 self._read()
-            self._write_unless_blocked()
+            if self._has_unwritten():
+                self._write_unless_blocked()
             if self._ending is not None:
                 raise TransportEnded(self._ending)
             if self._write_failure is not None:

@@ -1,0 +1,235 @@
+"""``python -m tests.benchmarks``: this package beside its peers, in one interleaved run.
+
+All on 127.0.0.1: a server in a process of its own on one core, each client in a process of its own on another.
+The rounds of the peers alternate; a ratio is the median over the rounds of ratios inside a round, so a load that
+comes and goes strikes both sides. Single absolute times mean little; they are shown for orientation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from . import rows
+from .processes import ROOT, START_TIMEOUT, Failed, Worker, afnio_python, cores, running
+from .rows import AFNIO, OTHER, OTHER_SPEED, RAW_TCP, Row
+from .table import Values, lines
+
+QUICK_ROUNDS = 2
+
+
+class Benchmark:
+    """One run: which peers there are, and what was measured."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options = options
+        self._core, self._server_core = cores(options.pin)
+        self._rounds = QUICK_ROUNDS if options.quick else options.rounds
+        self.results: dict[str, dict[str, Values]] = {}
+        self.missing: dict[str, str] = {}
+        self._pythons = dict.fromkeys(rows.EVERYBODY, sys.executable)
+        self._trees = dict.fromkeys(rows.EVERYBODY, ROOT)
+        for peer in (OTHER, OTHER_SPEED):
+            if options.other is None:
+                del self._pythons[peer]
+            else:
+                self._trees[peer] = options.other.resolve()
+        try:
+            self._pythons[AFNIO] = options.afnio_python or afnio_python(may_install=not options.quick)
+        except Failed as exc:
+            del self._pythons[AFNIO]
+            self.missing[AFNIO] = str(exc)
+
+    def run(self) -> None:
+        """Measure everything, and print each row when it is known."""
+        with tempfile.TemporaryDirectory() as folder:
+            certificate = self._make_certificate(folder)
+            with running("server.py", self._server_core, *([certificate] if certificate else [])) as ports:
+                self._run_phase("ws:// on loopback", rows.local_rows(tls=False), ports["port"])
+                if certificate:
+                    ca = {"SSL_CERT_FILE": str(Path(folder) / "ca.pem")}
+                    self._run_phase("wss:// on loopback", rows.local_rows(tls=True), ports["tls_port"], True, ca)
+                with running("delay.py", self._server_core, ports["port"], rows.ROUND_TRIP_S) as link:
+                    title = f"ws:// over a link of {rows.ROUND_TRIP_S * 1000:g} ms"
+                    self._run_phase(title, rows.delayed_rows(), link["port"], warm_up=2)
+        self._run_imports()
+
+    def _make_certificate(self, folder: str) -> str | None:
+        try:
+            import trustme
+        except ImportError:
+            self.missing["wss://"] = "trustme is not installed"
+            return None
+        ca = trustme.CA()
+        ca.cert_pem.write_to_path(str(Path(folder) / "ca.pem"))
+        path = str(Path(folder) / "server.pem")
+        ca.issue_cert("localhost", "127.0.0.1").private_key_and_cert_chain_pem.write_to_path(path)
+        return path
+
+    def _run_phase(
+        self,
+        title: str,
+        phase_rows: list[Row],
+        port: int,
+        is_tls: bool = False,
+        env: dict[str, str] | None = None,
+        warm_up: int = 50,
+    ) -> None:
+        wanted = [row for row in phase_rows if self._options.only in f"{title} {row.title}"]
+        if not wanted:
+            return
+        self._print(f"\n== {title}")
+        with contextlib.ExitStack() as stack:
+            workers = self._start_workers(stack, title, port, is_tls, env or {}, warm_up)
+            measured: dict[Any, dict[str, list[Any]]] = {}
+            for row in wanted:
+                args = row.quick if self._options.quick and row.quick is not None else row.args
+                key = (row.command, args)
+                if key not in measured:
+                    baseline = [RAW_TCP] if row.unit == "round trips" else []
+                    measured[key] = self._measure(
+                        row, args, [w for w in workers if w.peer in row.peers], baseline, workers
+                    )
+                values: Values = {
+                    peer: [number[row.field] if row.field else number for number in numbers]
+                    for peer, numbers in measured[key].items()
+                }
+                self.results.setdefault(title, {})[row.title] = values
+                self._print(*lines(row, values))
+
+    def _start_workers(
+        self, stack: contextlib.ExitStack, title: str, port: int, is_tls: bool, env: dict[str, str], warm_up: int
+    ) -> list[Worker]:
+        workers = []
+        for peer, python in self._pythons.items():
+            try:
+                worker = Worker(python, self._core, peer, {**env, "PYTHONPATH": str(self._trees[peer])})
+                stack.callback(worker.stop)
+                worker.tell("connect", port, is_tls, warm_up)
+                worker.value(START_TIMEOUT)
+            except Failed as exc:
+                self.missing[f"{peer}, {title}"] = str(exc)
+            else:
+                workers.append(worker)
+        return workers
+
+    def _measure(
+        self, row: Row, args: tuple[Any, ...], workers: list[Worker], baseline: list[str], everybody: list[Worker]
+    ) -> dict[str, list[Any]]:
+        """Let the workers measure in turn, round by round; a worker that fails is missing from then on."""
+        values: dict[str, list[Any]] = {worker.peer: [] for worker in workers}
+        if row.command == "idle":  # all at once: nobody does anything
+            for worker in workers:
+                worker.tell(row.command, *args)
+            return {worker.peer: [worker.value()] for worker in workers}
+        failed = set()
+        for round_ in range(min(self._rounds, row.rounds)):
+            start = round_ % max(1, len(workers))
+            link = 1.0
+            for worker in everybody:
+                if worker.peer in baseline:
+                    link = worker.ask("round_trip", 5)["p50"]
+            for worker in workers[start:] + workers[:start]:
+                if worker.peer in failed:
+                    continue
+                try:
+                    value = worker.ask(row.command, *args)
+                except Failed as exc:
+                    failed.add(worker.peer)
+                    self.missing[f"{worker.peer}, {row.title}"] = str(exc)
+                    continue
+                if baseline:
+                    value = {row.field: value[row.field] / link} if row.field else value / link
+                values[worker.peer].append(value)
+        return values
+
+    def _run_imports(self) -> None:
+        row = rows.IMPORT
+        if self._options.only not in row.title:
+            return
+        self._print("\n== import")
+        modules = {peer: "afnio" if peer == AFNIO else "tellurio_sync" for peer in row.peers if peer in self._pythons}
+        values: Values = {peer: [] for peer in modules}
+        for _ in range(min(self._rounds, 10)):
+            for peer, module in modules.items():
+                values[peer].append(self._import_seconds(peer, f"import {module}") - self._import_seconds(peer, "pass"))
+        self.results["import"] = {row.title: values}
+        self._print(*lines(row, values))
+
+    def _import_seconds(self, peer: str, statement: str) -> float:
+        command = [self._pythons[peer], "-c", statement]
+        env = {**os.environ, "PYTHONPATH": str(self._trees[peer])}
+        start = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True, env=env, timeout=60, cwd="/")
+        return time.perf_counter() - start
+
+    def print_head(self) -> None:
+        pinned = "not pinned" if self._core < 0 else f"clients on core {self._core}, server on core {self._server_core}"
+        load = f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores" if hasattr(os, "getloadavg") else ""
+        self._print(f"Python {platform.python_version()}, {platform.system()}; {pinned}; {load}; {self._rounds} rounds")
+        if self._options.quick:
+            self._print("quick: smaller messages and fewer calls than the rows say; shows that they run, not how fast")
+
+    def print_missing(self) -> None:
+        for peer, reason in self.missing.items():
+            self._print(f"missing: {peer}: {reason}")
+
+    def check_complete(self) -> list[str]:
+        """The rows without a number of ours."""
+        problems = []
+        for phase, results in self.results.items():
+            for title, values in results.items():
+                numbers = values.get(rows.OURS, [])
+                if not numbers or not all(number == number for number in numbers):
+                    problems.append(f"{phase}: {title}")
+        return problems
+
+    @staticmethod
+    def _print(*text: str) -> None:
+        print(*text, sep="\n", flush=True)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--quick", action="store_true", help="under a minute: only shows that every row still runs")
+    parser.add_argument("--rounds", type=int, default=15, help="how often each peer is measured (default: %(default)s)")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only rows whose link and title hold this text")
+    parser.add_argument("--other", type=Path, metavar="FOLDER", help="measure the package in this tree, too")
+    parser.add_argument("--afnio-python", metavar="PATH", help="an interpreter that has afnio; default: one is made")
+    parser.add_argument(
+        "--pin",
+        choices=("apart", "together", "none"),
+        default="apart",
+        help="clients and server on two cores, on one, or where the system puts them (default: %(default)s)",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all values there")
+    return parser.parse_args()
+
+
+def main() -> int:
+    options = parse()
+    started = time.monotonic()
+    benchmark = Benchmark(options)
+    benchmark.print_head()
+    benchmark.run()
+    benchmark.print_missing()
+    print(f"took {time.monotonic() - started:.0f} s")
+    if options.json is not None:
+        options.json.write_text(json.dumps(benchmark.results))
+    incomplete = benchmark.check_complete()
+    for row in incomplete:
+        print(f"FAILED: no number for {row}", file=sys.stderr)
+    return 1 if incomplete else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""Counting what a client does: system calls on its socket, turns of its receive loop, messages."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from tellurio_sync.transport import handshake
+from tellurio_sync.transport.websocket import WebSocketTransport
+
+
+class Counts:
+    """What was counted since the last ``reset``. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.reset()
+
+    def reset(self) -> None:
+        with self._lock:
+            self.sends = 0
+            """System calls that send."""
+            self.receives = 0
+            """System calls that receive."""
+            self.turns = 0
+            """Turns of the receive loop: each waits for the socket once."""
+            self.last_wait: float | None = 0.0
+            """Seconds: how long the loop was last ready to wait; None: for ever."""
+            self.requests: list[str] = []
+            """Methods of the requests and notifications sent."""
+            self.trips = 0
+            """How often requests were handed to the transport: those handed over together share a round trip."""
+            self.messages_in = 0
+            self.messages_out = 0
+
+    def add(self, name: str, number: int = 1) -> None:
+        with self._lock:
+            setattr(self, name, getattr(self, name) + number)
+
+
+class _Socket(socket.socket):
+    counts: Counts
+
+    def send(self, *args: Any) -> int:
+        self.counts.add("sends")
+        return super().send(*args)
+
+    def recv(self, *args: Any) -> bytes:
+        self.counts.add("receives")
+        return super().recv(*args)
+
+    def recv_into(self, *args: Any) -> int:
+        self.counts.add("receives")
+        return super().recv_into(*args)
+
+
+@contextmanager
+def counting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counts]:
+    """Clients that connect from now on are counted, all together."""
+    counts = Counts()
+
+    class Transport(WebSocketTransport):
+        def __init__(self, sock: socket.socket, **options: Any) -> None:
+            counted = _Socket(sock.family, sock.type, sock.proto, fileno=sock.detach())
+            counted.counts = counts
+            super().__init__(counted, **options)
+
+        def send(self, texts: list[str], *args: Any, **options: Any) -> None:
+            methods = [message["method"] for text in texts if "method" in (message := json.loads(text))]
+            with counts._lock:
+                counts.messages_out += len(texts)
+                counts.requests += methods
+                counts.trips += bool(methods)
+            super().send(texts, *args, **options)
+
+        def receive(self, timeout: float | None) -> list[str | bytes]:
+            counts.last_wait = timeout
+            counts.add("turns")
+            messages = super().receive(timeout)
+            counts.add("messages_in", len(messages))
+            return messages
+
+    with monkeypatch.context() as patch:
+        patch.setattr(handshake, "WebSocketTransport", Transport)
+        yield counts

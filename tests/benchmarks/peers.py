@@ -1,0 +1,267 @@
+"""The clients that are compared, each behind the same few methods. What a client cannot do, its class does not have.
+
+Imported by ``worker.py`` inside the interpreter where the client is installed: the standard library, and the client
+itself, are all that is imported here.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import socket
+import ssl
+from typing import Any
+
+METHOD = "update_variable"
+PARAMS = {
+    "variable_id": "9f1c2d3e-0000-4000-8000-0123456789ab",
+    "field": "data",
+    "value": "Classify the urgency of this mail: the air conditioning in office 12 has stopped.",
+}
+HOLD = "bench_hold"
+BIG = "bench_big"
+LONG_TIMEOUT = 60.0
+
+
+class Run:
+    """Stands for the active run: its uuid is part of every request."""
+
+    uuid = "0b5f7a52-7f0e-4a53-9d53-2f6f8f0a1234"
+
+
+def url(port: int, is_tls: bool) -> str:
+    return f"{'wss://localhost' if is_tls else 'ws://127.0.0.1'}:{port}/ws/v0/rpc/"
+
+
+class TellurioSync:
+    """This package, by its public client."""
+
+    def __init__(self) -> None:
+        import tellurio_sync
+        from tellurio_sync.client import TellurioWebSocketClient
+
+        tellurio_sync.run_context.set_active_run(Run())
+        self._class = TellurioWebSocketClient
+
+    def connect(self, port: int, is_tls: bool) -> None:
+        self.client = self._class("wss://localhost" if is_tls else "ws://127.0.0.1", port)
+        self.client.connect(api_key="key", retries=1)
+
+    def call(self) -> None:
+        assert "result" in self.client.call(METHOD, PARAMS)
+
+    def submit_all(self, count: int) -> None:
+        futures = [self.client.submit(METHOD, PARAMS) for _ in range(count)]
+        for future in futures:
+            assert "result" in future.result(LONG_TIMEOUT)
+
+    def call_many(self, count: int) -> None:
+        replies = self.client.call_many([(METHOD, PARAMS)] * count)
+        assert len(replies) == count
+        assert all("result" in reply for reply in replies)
+
+    def hold(self, count: int) -> Any:
+        return [self.client.submit(HOLD, PARAMS) for _ in range(count)]
+
+    def release(self, held: Any) -> None:
+        self.client.close()
+        for future in held:
+            assert future.exception(LONG_TIMEOUT) is not None
+
+    def big(self, method: str, text: str) -> None:
+        assert "result" in self.client.call(method, {"data": text}, LONG_TIMEOUT)
+
+    def close(self) -> None:
+        self.client.close()
+
+
+class TellurioSyncWithoutSpeed(TellurioSync):
+    """The same as if the extra ``speed`` were not installed."""
+
+    def __init__(self) -> None:
+        import sys
+
+        sys.modules["orjson"] = None  # type: ignore[assignment]
+        super().__init__()
+
+
+class Afnio:
+    """afnio 0.3.7 as a black box, used as its own synchronous code uses it (PROTOCOL.md §A.4, §L.1)."""
+
+    def __init__(self) -> None:
+        import asyncio
+
+        from afnio.tellurio._eventloop import run_in_background_loop
+        from afnio.tellurio.run_context import set_active_run
+        from afnio.tellurio.websocket_client import TellurioWebSocketClient
+
+        set_active_run(Run())
+        self._class = TellurioWebSocketClient
+        self._run = run_in_background_loop
+        self._asyncio = asyncio
+
+    def connect(self, port: int, is_tls: bool) -> None:
+        self._client = self._class("wss://localhost" if is_tls else "ws://127.0.0.1", port)
+        self._run(self._client.connect(api_key="key", retries=1))
+        assert self._client.connection is not None
+
+    def call(self) -> None:
+        assert "result" in self._run(self._client.call(METHOD, dict(PARAMS)))
+
+    def submit_all(self, count: int) -> None:
+        async def gather() -> Any:
+            calls = [self._client.call(METHOD, dict(PARAMS)) for _ in range(count)]
+            return await self._asyncio.gather(*calls)
+
+        assert all("result" in reply for reply in self._run(gather()))
+
+    call_many = submit_all  # it has nothing for many calls but the same
+
+    def hold(self, count: int) -> Any:
+        async def start() -> Any:
+            tasks = [self._asyncio.ensure_future(self._client.call(HOLD, dict(PARAMS))) for _ in range(count)]
+            while len(self._client.pending) < count:
+                await self._asyncio.sleep(0.01)
+            return tasks
+
+        return self._run(start())
+
+    def release(self, held: Any) -> None:
+        async def end() -> None:
+            for task in held:
+                task.cancel()
+            await self._asyncio.gather(*held, return_exceptions=True)
+
+        self._run(end())
+        self.close()
+
+    def big(self, method: str, text: str) -> None:
+        assert "result" in self._run(self._client.call(method, {"data": text}, LONG_TIMEOUT))
+
+    def close(self) -> None:
+        self._run(self._client.close())
+
+
+class _Blocking:
+    """A blocking WebSocket library in one thread: the JSON-RPC around it is the least that there can be."""
+
+    def __init__(self) -> None:
+        self._ids = itertools.count(1)
+
+    def _greet(self, connection: Any) -> None:
+        self._send, self._receive = connection.send, connection.recv
+        self._receive()
+
+    def call(self) -> None:
+        self._request(METHOD, PARAMS)
+
+    def big(self, method: str, text: str) -> None:
+        self._request(method, {"data": text})
+
+    def _request(self, method: str, params: dict[str, Any]) -> None:
+        id_ = str(next(self._ids))
+        params = {**params, "run_uuid": Run.uuid}
+        self._send(json.dumps({"jsonrpc": "2.0", "method": method, "params": params, "id": id_}))
+        reply = json.loads(self._receive())
+        assert reply["id"] == id_
+        assert "result" in reply
+
+
+class WebsocketClient(_Blocking):
+    """websocket-client, blocking, without its check of UTF-8 in Python."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        import websocket
+
+        self._websocket = websocket
+
+    def connect(self, port: int, is_tls: bool) -> None:
+        options = {"context": ssl.create_default_context()} if is_tls else {}
+        self._connection = self._websocket.create_connection(
+            url(port, is_tls), skip_utf8_validation=True, sslopt=options, timeout=LONG_TIMEOUT
+        )
+        self._greet(self._connection)
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class WebsocketsSync(_Blocking):
+    """``websockets.sync``, without compression and without a limit of size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from websockets.sync.client import connect
+
+        self._connect = connect
+
+    def connect(self, port: int, is_tls: bool) -> None:
+        context = ssl.create_default_context() if is_tls else None
+        self._connection = self._connect(url(port, is_tls), compression=None, max_size=None, ssl=context)
+        self._greet(self._connection)
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class RawTcp:
+    """Ready-made frames over a socket, nothing encoded, nothing decoded: what the network and the server cost."""
+
+    def connect(self, port: int, is_tls: bool) -> None:
+        sock = socket.create_connection(("127.0.0.1", port))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if is_tls:
+            sock = ssl.create_default_context().wrap_socket(sock, server_hostname="localhost")
+        self._sock = sock
+        sock.sendall(b"GET / HTTP/1.1\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n")
+        greeting = b""
+        while b'"id":null}' not in greeting:
+            greeting += sock.recv(65536)
+        params = {**PARAMS, "run_uuid": Run.uuid}
+        text = json.dumps({"jsonrpc": "2.0", "method": METHOD, "params": params, "id": "1"}).encode()
+        self._request = bytes((0x81, 0x80 | 126)) + len(text).to_bytes(2, "big") + bytes(4) + text
+        sock.sendall(self._request)
+        self._reply_size = len(sock.recv(65536))
+
+    def call(self) -> None:
+        self._sock.sendall(self._request)
+        self._read(self._reply_size)
+
+    def submit_all(self, count: int) -> None:
+        self._sock.sendall(self._request * count)
+        self._read(self._reply_size * count)
+
+    call_many = submit_all
+
+    def close(self) -> None:
+        self._sock.close()
+
+    def _read(self, size: int) -> None:
+        while size > 0:
+            size -= len(self._sock.recv(1 << 16))
+
+
+PEERS: dict[str, Any] = {
+    "tellurio_sync": TellurioSyncWithoutSpeed,
+    "with speed": TellurioSync,
+    "other tree": TellurioSyncWithoutSpeed,
+    "other tree, speed": TellurioSync,
+    "afnio 0.3.7": Afnio,
+    "websocket-client": WebsocketClient,
+    "websockets.sync": WebsocketsSync,
+    "raw TCP": RawTcp,
+}
+
+
+def make(name: str) -> Any:
+    """The peer, its library imported.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    if name == "with speed" or name == "other tree, speed":
+        import orjson  # noqa: F401 - without it this would be the peer without speed
+    os.environ.setdefault("no_proxy", "127.0.0.1,localhost")
+    return PEERS[name]()

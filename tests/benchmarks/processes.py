@@ -1,0 +1,159 @@
+"""The processes of a benchmark: each prints one JSON line when it is ready, and ends with its standard input."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+AFNIO_VERSION = "0.3.7"
+START_TIMEOUT = 30.0
+MEASUREMENT_TIMEOUT = 120.0
+
+
+class Failed(Exception):
+    """A process did not do what it was asked to; the text says why."""
+
+
+class Process:
+    """A program of this folder, spoken to in JSON lines."""
+
+    def __init__(self, python: str, program: str, *args: object, env: dict[str, str] | None = None) -> None:
+        self._process = subprocess.Popen(
+            [python, str(HERE / program), *map(str, args)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # a peer's tracebacks are nobody's business here
+            text=True,
+            env={**os.environ, **(env or {})},
+        )
+        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.put(line)
+        self._lines.put("")
+
+    def tell(self, *command: Any) -> None:
+        """Send a command; ``answer`` gives what comes of it."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # then there is no answer either
+            self._process.stdin.write(json.dumps(command) + "\n")
+            self._process.stdin.flush()
+
+    def answer(self, timeout: float = MEASUREMENT_TIMEOUT) -> Any:
+        """The next line, decoded.
+
+        Raises:
+            Failed: none came in time, or the process ended.
+        """
+        try:
+            line = self._lines.get(timeout=timeout)
+        except queue.Empty:
+            self.stop()
+            raise Failed(f"no answer within {timeout:g} s") from None
+        if not line:
+            raise Failed("the process ended")
+        return json.loads(line)
+
+    def stop(self) -> None:
+        """End the process. Idempotent."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(2.0)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._reader.join()
+        self._process.stdout.close()
+
+
+class Worker(Process):
+    """A peer in a process of its own."""
+
+    def __init__(self, python: str, core: int, peer: str, env: dict[str, str]) -> None:
+        super().__init__(python, "worker.py", core, peer, env=env)
+        self.peer = peer
+        try:
+            self.value(START_TIMEOUT)
+        except Failed:
+            self.stop()
+            raise
+
+    def value(self, timeout: float = MEASUREMENT_TIMEOUT) -> Any:
+        """What the last command gave.
+
+        Raises:
+            Failed: it failed.
+        """
+        answer = self.answer(timeout)
+        if "error" in answer:
+            raise Failed(answer["error"])
+        return answer["value"]
+
+    def ask(self, *command: Any) -> Any:
+        self.tell(*command)
+        return self.value()
+
+
+@contextlib.contextmanager
+def running(*args: object) -> Iterator[dict[str, int]]:
+    """A server or link of this folder while the block runs; its ports."""
+    process = Process(sys.executable, *args)  # type: ignore[arg-type]
+    try:
+        yield process.answer(START_TIMEOUT)
+    finally:
+        process.stop()
+
+
+def cores(pinning: str) -> tuple[int, int]:
+    """The core of the clients and the one of the servers; -1 where processes are not pinned.
+
+    Args:
+        pinning: ``"apart"``: two cores, where there are two. ``"together"``: one core for both, so that what is seen
+            is work, and not how long an idle core takes to wake up. ``"none"``.
+    """
+    usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if pinning == "none" or not usable:
+        return -1, -1
+    return usable[0], usable[0 if pinning == "together" else min(1, len(usable) - 1)]
+
+
+def afnio_python(may_install: bool) -> str:
+    """The interpreter of a virtual environment with afnio, made on first use under ``build/``.
+
+    Raises:
+        Failed: there is none.
+    """
+    tag = f"cpython-{sys.version_info[0]}{sys.version_info[1]}"
+    folder = ROOT / "build" / "benchmarks" / f"afnio-{AFNIO_VERSION}-{tag}"
+    python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
+    complete = folder / "complete"
+    if complete.exists():
+        return str(python)
+    if not may_install:
+        raise Failed("not installed here (the full benchmark installs it)")
+    print(f"installing afnio {AFNIO_VERSION} into {folder.relative_to(ROOT)} ...", flush=True)
+    try:
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, capture_output=True, timeout=120)
+        pip = [str(python), "-m", "pip", "install", "--quiet", f"afnio=={AFNIO_VERSION}"]
+        subprocess.run(pip, check=True, capture_output=True, timeout=600)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired, OSError) as exc:
+        raise Failed(f"cannot be installed: {type(exc).__name__}") from exc
+    complete.touch()
+    return str(python)
