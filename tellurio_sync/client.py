@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from typing import Any
+from weakref import WeakSet
 
 from . import handlers
 from .addresses import check_may_send_key, ws_address
@@ -21,6 +22,7 @@ from .peer.connection import Connection
 from .peer.dispatch import Method
 from .peer.peer import CLOSED, Peer
 from .run_context import HasUuid, get_active_run
+from .secret import Secret, hidden
 from .transport.base import DialFailed
 from .transport.handshake import Dialer
 from .transport.websocket import DEFAULT_MAX_MESSAGE_SIZE
@@ -52,6 +54,8 @@ class TellurioWebSocketClient:
     * Losing the connection ends every waiting call at once with ``ConnectionLost``; the client then reconnects by
       itself, and calls made meanwhile wait for that within their own timeout.
     * A forked child never touches the connection of its parent: its first use opens its own.
+    * A pickle holds the configuration, but no key, no connection, no hooks and no ``ssl_context``. What is unpickled
+      connects at its first use if ``TELLURIO_API_KEY`` is set.
 
     Subclass it to change what the server may call: the methods ``rpc_...``. All but ``rpc_run_callable`` run on the
     receive thread: they must be quick and must not call the server.
@@ -98,6 +102,7 @@ class TellurioWebSocketClient:
         registries: Registries | None = None,
         active_run: Callable[[], HasUuid] | None = None,
     ) -> None:
+        api_key = hidden(api_key)  # from here on, no frame of ours shows it
         self._address = ws_address(base_url, port)
         self.default_timeout = check_timeout(default_timeout, "default_timeout")
         self.hard_timeout = None if hard_timeout is None else check_timeout(hard_timeout, "hard_timeout")
@@ -114,9 +119,32 @@ class TellurioWebSocketClient:
         self._ssl_context = ssl_context
         self._active_run = active_run or get_active_run
         self.registries = Registries() if registries is None else registries
-        self._api_key = None if api_key is None else _checked_key(api_key)
+        self._api_key: str | None = None if api_key is None else _checked_key(api_key)
+        self._is_unpickled = False
+        self._start_afresh()
+
+    def _start_afresh(self) -> None:
         self._peer: Peer | None = None
         self._lock = threading.Lock()  # guards the assignment of _peer; never held while connecting or closing
+        _clients.add(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        here = ("_api_key", "_peer", "_lock", "registries", "_active_run", "_on_lost", "_on_restored", "_ssl_context")
+        return {name: value for name, value in self.__dict__.items() if name not in here}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._on_lost = self._on_restored = self._ssl_context = None
+        self._active_run = get_active_run
+        self.registries = Registries()
+        self._api_key = None
+        self._is_unpickled = True
+        self._start_afresh()
+
+    def _renew_after_fork(self) -> None:
+        # In the child. Threads of the parent may have held the locks; they do not exist here.
+        self._lock = threading.Lock()
+        self.registries.renew_after_fork()
 
     # --- the connection --------------------------------------------------------------------------------
 
@@ -124,6 +152,11 @@ class TellurioWebSocketClient:
     def ws_url(self) -> str:
         """Where it connects to (PROTOCOL.md §A.1)."""
         return f"{self._address.url}{WS_PATH}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the server is on this machine."""
+        return self._address.is_loopback
 
     @property
     def connection(self) -> Connection | None:
@@ -163,6 +196,7 @@ class TellurioWebSocketClient:
                 called meanwhile.
             ValueError: ``retries`` or ``delay`` out of range.
         """
+        api_key = hidden(api_key)  # from here on, no frame of ours shows it
         if not isinstance(retries, int) or retries < 1:
             raise ValueError(f"retries must be at least 1, not {retries!r}")
         if delay:
@@ -170,7 +204,7 @@ class TellurioWebSocketClient:
         if api_key is not None:
             self._api_key = _checked_key(api_key)
         elif self._api_key is None and API_KEY_VARIABLE in os.environ:
-            self._api_key = _checked_key(os.environ[API_KEY_VARIABLE])
+            self._api_key = _checked_key(hidden(os.environ[API_KEY_VARIABLE]))
         if self._api_key is None:
             raise ConnectFailed(
                 f"There is no API key: call connect(api_key=...), or set {API_KEY_VARIABLE}.",
@@ -209,6 +243,8 @@ class TellurioWebSocketClient:
         self.close()
 
     def __repr__(self) -> str:
+        if "_peer" not in self.__dict__:  # the constructor has failed, and its frame is being shown
+            return f"<{type(self).__name__}, not made>"
         return f"<{type(self).__name__} {self.ws_url} {self.state}>"
 
     # --- calls -----------------------------------------------------------------------------------------
@@ -261,7 +297,11 @@ class TellurioWebSocketClient:
         """
         seconds = self._timeout(timeout)
         return self._usable_peer().submit(
-            method, self._with_run(params), seconds, is_extendable=method in LONG_RUNNING_METHODS
+            method,
+            self._with_run(params),
+            seconds,
+            is_extendable=method in LONG_RUNNING_METHODS,
+            hard_timeout=self.hard_timeout,
         )
 
     def call_many(
@@ -286,7 +326,7 @@ class TellurioWebSocketClient:
         """
         seconds = self._timeout(timeout)
         requests = [(method, self._with_run(params), method in LONG_RUNNING_METHODS) for method, params in calls]
-        outcomes = self._usable_peer().request_many(requests, seconds)
+        outcomes = self._usable_peer().request_many(requests, seconds, hard_timeout=self.hard_timeout)
         if not return_exceptions:
             for outcome in outcomes:
                 if isinstance(outcome, BaseException):
@@ -302,6 +342,44 @@ class TellurioWebSocketClient:
             NotConnected, ConnectionLost, CallTimeout, LocalProtocolError, ValueError: it was not sent.
         """
         self._usable_peer().notify(method, self._with_run(params), self.default_timeout)
+
+    # --- for a session, which makes its objects anew on a new connection before anything else ----------------
+
+    def wait_for_connection(self, timeout: float) -> Connection:
+        """The open connection. Blocks while it is being restored, at most ``timeout`` seconds.
+
+        Raises:
+            NotConnected, CallTimeout, WouldDeadlock: as ``call``; ConnectFailed: in a forked child, which connects.
+        """
+        return self._usable_peer().wait_for_connection(timeout)
+
+    def call_on(
+        self,
+        connection: Connection,
+        method: str,
+        params: Mapping[str, Any],
+        timeout: float | None = None,
+        on_reply: Callable[[], None] | None = None,
+    ) -> dict[str, Any]:
+        """As ``call``, but on this connection or not at all.
+
+        Args:
+            on_reply: called on the receive thread when the reply has come, before anything sent after it is handled.
+        """
+        return self._usable_peer().request(
+            method,
+            self._with_run(params),
+            self._timeout(timeout),
+            is_extendable=method in LONG_RUNNING_METHODS,
+            hard_timeout=self.hard_timeout,
+            connection=connection,
+            on_reply=on_reply,
+        )
+
+    def call_many_on(self, connection: Connection, calls: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Any]:
+        """As ``call_many``, but on this connection or not at all; errors stand in the places of replies."""
+        requests = [(method, self._with_run(params), method in LONG_RUNNING_METHODS) for method, params in calls]
+        return list(self._usable_peer().request_many(requests, self.default_timeout, connection=connection))
 
     def check_may_wait(self) -> None:
         """Return if this thread may wait for the server.
@@ -371,19 +449,27 @@ class TellurioWebSocketClient:
 
     def _usable_peer(self) -> Peer:
         peer = self._peer
+        if (peer is None and self._is_unpickled) or (peer is not None and peer.is_forked):
+            self._connect_at_first_use(peer)
+            return self._usable_peer()
         if peer is None:
             raise NotConnected()
-        if peer.is_forked:
-            self._connect_in_child(peer)
-            return self._usable_peer()
         peer.check_is_usable()
         return peer
 
-    def _connect_in_child(self, forked: Peer) -> None:
-        # One thread of the child connects; the others find its peer, whose calls wait until it is open.
+    def _connect_at_first_use(self, former: Peer | None) -> None:
+        if self._api_key is None:
+            if API_KEY_VARIABLE not in os.environ:
+                raise NotConnected(
+                    "WebSocket is not connected: this client was unpickled, and a pickle holds no key. Set "
+                    f"{API_KEY_VARIABLE}, or call connect(api_key=...)."
+                )
+            self._api_key = _checked_key(hidden(os.environ[API_KEY_VARIABLE]))
+        check_may_send_key(self._address, allow_insecure=self._allow_insecure)
+        # One thread connects; the others find its peer, whose calls wait until it is open.
         peer = self._make_peer()
         with self._lock:
-            if self._peer is not forked:
+            if self._peer is not former:
                 return
             self._peer = peer
         try:
@@ -393,7 +479,7 @@ class TellurioWebSocketClient:
 
     def _make_peer(self) -> Peer:
         headers = [
-            f"Authorization: Api-Key {self._api_key}",
+            Secret(f"Authorization: Api-Key {self._api_key}"),
             # Ours: a server that does not know it keeps to its own limit (PROTOCOL.md, fact 9).
             f"X-Tellurio-Max-Message-Size: {self._max_message_size}",
         ]
@@ -452,6 +538,18 @@ class TellurioWebSocketClient:
         if self._address.is_loopback and failure.stage == "TCP":
             text += " No backend is running there; start one with: tellurio-sync backend"
         return ConnectFailed(text, **details)
+
+
+_clients: WeakSet[TellurioWebSocketClient] = WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for client in list(_clients):
+        client._renew_after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _checked_key(api_key: str) -> str:

@@ -84,16 +84,16 @@ def update_variable(registries: Registries, params: dict[str, Any]) -> Any:
         # PROTOCOL.md §B.1: this very text is compared.
         raise UnknownVariable(f"'NoneType' object has no attribute '{field}'", variable_id=variable_id)
     if field == "data":
-        variable._set_local("_data", normalise(value))
+        _set(registries, variable, "_data", normalise(value))
     elif field in ("role", "is_leaf", "requires_grad", "_retain_grad"):
-        variable._set_local(field, value if field == "role" else _bool(field, value))
+        _set(registries, variable, field, value if field == "role" else _bool(field, value))
     elif field == "_grad":
         _check_holds_grad(variable)
         gradients = [_gradient(registries, item) for item in _list(field, [] if value is None else value)]
-        variable._set_local("_grad", gradients)
+        _set(registries, variable, "_grad", gradients)
     elif field in ("_output_nr", "output_nr"):
         check_output_nr(value)
-        variable._set_local("_output_nr", value)
+        _set(registries, variable, "_output_nr", value)
     elif field == "_grad_fn":
         node = None if value is None else _known_grad_fn(registries, variable_id, value)
         registries.rebind_grad_fn(variable, node)
@@ -102,6 +102,20 @@ def update_variable(registries: Registries, params: dict[str, Any]) -> Any:
     else:
         raise AttributeError(f"The server cannot set {field!r} of a Variable.")
     return _OK
+
+
+def _set(registries: Registries, variable: Variable, name: str, value: object) -> None:
+    """Set an attribute so that it can be taken back, should the call that causes it be cut off."""
+
+    def undo() -> None:
+        # Unless the user has set it since.
+        if getattr(variable, name) is value:
+            variable._set_local(name, before)
+
+    with registries.lock:
+        before = getattr(variable, name)
+        variable._set_local(name, value)
+        registries.note_push(variable, undo)
 
 
 def append_grad(registries: Registries, params: dict[str, Any]) -> Any:
@@ -120,9 +134,18 @@ def append_grad(registries: Registries, params: dict[str, Any]) -> Any:
         raise UnknownVariable("'NoneType' object has no attribute 'append_grad'", variable_id=variable_id)
     _check_holds_grad(variable)
     new = _gradient(registries, {**_object("gradient", gradient), "variable_id": _id("gradient_id", gradient_id)})
+    gradients = variable._grad
     with registries.lock:
-        variable._grad.append(new)
+        gradients.append(new)
+        registries.note_push(variable, lambda: _remove(gradients, new))
     return _OK
+
+
+def _remove(gradients: list[Variable], gradient: Variable) -> None:
+    for index in reversed(range(len(gradients))):
+        if gradients[index] is gradient:
+            del gradients[index]
+            return
 
 
 def _gradient(registries: Registries, item: Any) -> Variable:

@@ -7,6 +7,7 @@ Variable made without a session use the current one: the one whose ``with`` bloc
 |---|---|---|
 | client, rest, account, backend of a session | ``login``, ``close`` | ``_login_lock``, held while logging in |
 | run | ``init``, end of the run | one assignment |
+| ids of the objects | a restore: at a login, after a reconnect, in a forked child | ``_gate`` |
 | the default session | first use | ``_default_lock``, held for the constructor only |
 """
 
@@ -14,16 +15,22 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from . import run_context
+from .addresses import ws_address
 from .client import DEFAULT_TIMEOUT, TellurioWebSocketClient
-from .deadlines import check_timeout
-from .errors import NotConnected, RemoteError, UsageError
+from .deadlines import MONOTONIC, Deadline, check_timeout
+from .errors import ConnectionLost, NotConnected, UsageError
+from .gate import Admission, Gate
+from .model.calling import Call
 from .model.link import current_link, set_default_link, use_link
 from .model.registries import Registries
+from .restore import Restored
+from .secret import Secret, hidden
 
 if TYPE_CHECKING:
     from .local import LocalBackend
@@ -41,11 +48,19 @@ class Session:
 
     As a context manager it is the current session inside the block, and closed at its end.
 
+    A forked child has its own connection from its first use on, and its own copies of all objects, on the server too.
+    A pickle holds the configuration, but no key, no connection, no hooks and no ``ssl_context``; what is unpickled
+    logs in at its first use, as a new session does.
+
     Args:
         http_base_url, http_port, ws_base_url, ws_port: None: the ``TELLURIO_BACKEND_...`` variables (PROTOCOL.md §A.1).
         default_timeout: seconds, > 0, of calls to the server; for long-running ones since their last heartbeat.
         pending_timeout: seconds, > 0: how long reading a Variable waits for a change that the server announced
             (PROTOCOL.md §F.4); None: ``default_timeout``.
+        on_lost: called with the ``ConnectionLost`` when an open connection has ended. On the receive thread: be quick.
+        on_restored: called with a ``Restored`` when it is open again and the server knows again what is held here
+            (see ``restore`` for what that means); also after a login that found such objects. On any thread but the
+            receive thread; what it raises is logged.
         client_options: further keyword arguments of ``TellurioWebSocketClient``.
 
     Raises:
@@ -61,22 +76,43 @@ class Session:
         ws_port: int | str | None = None,
         default_timeout: float = DEFAULT_TIMEOUT,
         pending_timeout: float | None = None,
+        on_lost: Callable[[ConnectionLost], None] | None = None,
+        on_restored: Callable[[Restored], None] | None = None,
         **client_options: Any,
     ) -> None:
         self._http = (http_base_url, http_port)
         self._ws = (ws_base_url, ws_port)
         self._default_timeout = check_timeout(default_timeout, "default_timeout")
         self._pending_timeout = check_timeout(pending_timeout or default_timeout, "pending_timeout")
+        self._on_lost = on_lost
+        self._on_restored = on_restored
         self._client_options = client_options
         self._registries = Registries(self)
-        self._login_lock = threading.RLock()
+        self._mode: str | None = None  # of the last login
+        self._renew_locks()
+        _sessions.add(self)
         self._client: TellurioWebSocketClient | None = None
         self._rest: StudioRest | None = None
         self._account: Account | None = None
         self._backend: LocalBackend | None = None
         self._guard: RunGuard | None = None
         self._run: HasUuid | None = None
+        self._last_run_uuid = ""  # of the calls that a restore makes
         self._uses = threading.local()  # per thread, a stack: the same session may be entered in many threads
+
+    def _renew_locks(self) -> None:
+        self._gate = Gate(self, lambda: self._last_run_uuid, self._on_restored)
+        self._login_lock = threading.RLock()
+
+    def _renew_after_fork(self) -> None:
+        # In the child. Threads of the parent may have held the locks; they do not exist here.
+        self._renew_locks()
+        self._registries.renew_after_fork()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        options = {name: value for name, value in self._client_options.items() if name != "ssl_context"}
+        timeouts = (self._default_timeout, self._pending_timeout)
+        return _unpickled, (self._http, self._ws, timeouts, options, self._mode)
 
     # --- login ---------------------------------------------------------------------------------------
 
@@ -94,8 +130,8 @@ class Session:
             api_key: None: ``TELLURIO_API_KEY``, else the key stored by an earlier login (extra ``keyring``).
             relogin: do not use a stored key.
             mode: ``"online"``; or ``"local"``: a backend of your own, started in its own process, which needs no
-                account and no network, and ends with this process (extra ``local``). None: ``TELLURIO_MODE``, else
-                ``"online"``.
+                account and no network, and ends with this process (extra ``local``). None: as in the last login, else
+                ``TELLURIO_MODE``, else ``"online"``.
             data_dir: for ``mode="local"``: where it keeps projects, runs and metrics; None: nowhere, they go with it.
 
         Returns:
@@ -107,10 +143,12 @@ class Session:
             HttpUnreachable, ConnectFailed: the backend could not be reached.
             BackendError: the local backend could not be started.
         """
-        chosen = mode or os.environ.get(MODE_VARIABLE) or "online"
+        api_key = hidden(api_key)  # from here on, no frame of ours shows it
+        chosen = mode or self._mode or os.environ.get(MODE_VARIABLE) or "online"
         if chosen not in _MODES:
             raise ValueError(f"The mode must be 'online' or 'local', not {chosen!r}.")
         with self._login_lock:
+            self._mode = mode or self._mode
             if chosen == "local":
                 return self._login_local(data_dir)
             if data_dir is not None:
@@ -120,7 +158,9 @@ class Session:
     def _login_online(self, api_key: str | None, relogin: bool) -> dict[str, str]:
         from .studio.auth import find_api_key, remember
 
-        key, source = find_api_key(api_key, relogin)
+        found, source = find_api_key(api_key, relogin)
+        key = Secret(found)
+        del found
         answer = self._connect(key, self._http, self._ws, relogin)
         remember(key, answer["username"], source)
         return answer
@@ -128,14 +168,14 @@ class Session:
     def _login_local(self, data_dir: str | os.PathLike[str] | None) -> dict[str, str]:
         from .local import default_local_backend
 
-        self._backend = backend = default_local_backend(data_dir=data_dir)
+        self._backend = backend = default_local_backend(data_dir=data_dir, namespaces=["local", "*"])
         http = (backend.http_base_url, backend.http_port)
         ws = (backend.ws_base_url, backend.ws_port)
-        return self._connect(backend.api_key, http, ws, relogin=False)
+        return self._connect(Secret(backend.api_key), http, ws, relogin=False)
 
     def _connect(
         self,
-        key: str,
+        key: Secret,
         http: tuple[str | None, int | str | None],
         ws: tuple[str | None, int | str | None],
         relogin: bool,
@@ -149,6 +189,8 @@ class Session:
             self._default_timeout,
             registries=self._registries,
             active_run=self._active_run,
+            on_lost=self._on_lost,
+            on_restored=self._restore_soon,
             **self._client_options,
         )
         try:
@@ -164,6 +206,10 @@ class Session:
             previous.close()
         if previous_rest is not None:
             previous_rest.close()
+        connection = client.connection
+        if connection is not None:
+            deadline = Deadline(self._default_timeout, MONOTONIC.now())
+            self._gate.restore_on(client, connection, greeting["session_id"], deadline)
         return {"email": account.email, "username": account.username, **greeting}
 
     def close(self) -> None:
@@ -194,7 +240,7 @@ class Session:
         return use_link(self)
 
     def __repr__(self) -> str:
-        client = self._client
+        client = self.__dict__.get("_client")  # absent where the constructor has failed, and its frame is being shown
         return "<Session, not logged in>" if client is None else f"<Session {client.ws_url} {client.state}>"
 
     @property
@@ -309,7 +355,10 @@ class Session:
 
     def _active_run(self) -> HasUuid:
         run = self._run
-        return run_context.get_active_run() if run is None else run
+        if run is None:
+            run = run_context.get_active_run()
+        self._last_run_uuid = run.uuid
+        return run
 
     def _run_finished(self, run: Run) -> None:
         from .studio.runs import clear_active_run
@@ -330,23 +379,38 @@ class Session:
         """Seconds: how long reading a Variable waits for an announced change."""
         return self._pending_timeout
 
-    def request(self, method: str, params: Mapping[str, Any]) -> Any:
+    @property
+    def is_local(self) -> bool:
+        """Whether the server is on this machine; before a login: whether it will be."""
+        if self._client is not None:
+            return self._client.is_loopback
+        return os.environ.get(MODE_VARIABLE) == "local" or ws_address(*self._ws).is_loopback
+
+    def request(self, method: str, params: dict[str, Any]) -> Any:
         """Call the server and return the ``result`` of its reply. Logs in first, if that has not been done. Blocks.
 
         Raises:
             RemoteError: the server answered with an error.
             As ``TellurioWebSocketClient.call``, and as ``login`` where it logs in.
         """
-        self._ensure_login()
-        reply = self.client.call(method, params)
-        if "error" in reply:
-            raise RemoteError.from_reply(reply["error"], method=method, request_id=reply.get("id"))
-        return reply["result"]
+        with Call(self) as call:
+            return call.request(method, params)
 
     def submit(self, method: str, params: Mapping[str, Any]) -> Future[dict[str, Any]]:
-        """As ``request``, without waiting: a future of the whole reply envelope."""
+        """As ``request``, without waiting for the reply: a future of the whole reply envelope."""
+        with Call(self):
+            return self.client.submit(method, params)
+
+    def admit(self) -> Admission:
+        """Leave to make one call, when the server knows what is held here. Logs in first, if that has not been done.
+
+        Blocks while a lost connection is being restored, at most ``default_timeout``.
+
+        Raises:
+            CallTimeout, NotConnected, WouldDeadlock: as ``TellurioWebSocketClient.call``; and as ``login``.
+        """
         self._ensure_login()
-        return self.client.submit(method, params)
+        return self._gate.admit(lambda: self.client)
 
     def check_may_wait(self) -> None:
         """Return if this thread may wait for the server.
@@ -357,12 +421,52 @@ class Session:
         if self._client is not None:
             self._client.check_may_wait()
 
+    def _restore_soon(self, session_id: str) -> None:
+        if self._client is not None:
+            self._gate.restore_soon(self._client, session_id)
+
     def _ensure_login(self) -> None:
         if self._client is None:
             self.check_may_wait()
             with self._login_lock:
                 if self._client is None:
                     self.login()
+
+
+def _unpickled(
+    http: tuple[str | None, int | str | None],
+    ws: tuple[str | None, int | str | None],
+    timeouts: tuple[float, float],
+    options: dict[str, Any],
+    mode: str | None,
+) -> Session:
+    session = Session(
+        http_base_url=http[0],
+        http_port=http[1],
+        ws_base_url=ws[0],
+        ws_port=ws[1],
+        default_timeout=timeouts[0],
+        pending_timeout=timeouts[1],
+        **options,
+    )
+    session._mode = mode
+    return session
+
+
+# --- fork -----------------------------------------------------------------------------------------------
+
+_sessions: WeakSet[Session] = WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    global _default_lock
+    _default_lock = threading.Lock()
+    for session in list(_sessions):
+        session._renew_after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 # --- the default session ------------------------------------------------------------------------------

@@ -163,6 +163,8 @@ def test_update_of_an_unknown_variable(link, field):
     [
         "__class__", "__dict__", "__init__", "_data", "_link", "_arguments", "_pending_data", "_anything",
         "variable_id", "grad", "grad_fn", "shape", "backward", "copy_", "to", "a b", "", 3, None,
+        "__slots__", "__setattr__", "__getattribute__", "__reduce__", "__doc__", "_TAG", "_lost", "_tell", "_reference",
+        "_renewed", "_accumulators", "_pending_grad", "_pending_grad_fn_id", "append_grad", "is_leaf ",
     ],
 )  # fmt: skip
 def test_fields_that_the_server_may_not_set_of_a_variable(link, field):
@@ -273,11 +275,42 @@ def test_update_model(link):
     )
 
 
-@pytest.mark.parametrize("field", ["__class__", "_config", "_link", "model_id", "get_usage", "provider", "class_type"])
+@pytest.mark.parametrize(
+    "field",
+    [
+        "__class__", "__dict__", "__reduce__", "_config", "_link", "_model_id", "_function", "_registered", "_lost",
+        "_has_consent", "_reference", "_creation", "model_id", "get_usage", "clear_usage", "describe", "provider",
+        "class_type", "a b", "", 3, None,
+    ],
+)  # fmt: skip
 def test_fields_that_the_server_may_not_set_of_a_model(link, field):
     model = CallableModel(lambda messages: "")
+    before = (type(model), dict(model.__dict__))
     with pytest.raises(AttributeError, match="The server cannot set"):
         link.push("update_model", model_id=model.model_id, field=field, value="x")
+    assert before == (type(model), model.__dict__)
+
+
+@pytest.mark.parametrize("obj_type", ["Variable", "__class__", "OpenAI", "", None, 3, ["__variable__"]])
+def test_the_server_makes_variables_and_parameters_only(link, obj_type):
+    with pytest.raises(ValueError, match="Unsupported object type"):
+        link.push("create_variable", **{**COPY, "obj_type": obj_type})
+    assert "copy" not in link.registries.variables
+
+
+@pytest.mark.parametrize("callable_id", ["never-registered", "sum", "builtins.eval", "__import__", "", None, 3, {}])
+def test_only_what_the_user_passed_is_called(link, callable_id):
+    with pytest.raises(RpcError) as caught:
+        handlers.run_callable(link.registries, {"callable_id": callable_id, "args": ["1"]})
+    assert f"Callable with ID '{callable_id}' not found in registry." in caught.value.data["exception"]
+
+
+def test_what_the_user_let_go_of_is_called_no_more(link):
+    registered = link.registries.register_callable(lambda: "kept")
+    callable_id = registered.callable_id
+    del registered
+    with pytest.raises(RpcError, match="Internal error"):
+        handlers.run_callable(link.registries, {"callable_id": callable_id})
 
 
 # --- run_callable -------------------------------------------------------------------------------

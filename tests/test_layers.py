@@ -40,11 +40,10 @@ ALLOWED = {
     "studio": {"errors", "deadlines", "addresses", "jsonrpc", "run_context", "secret"},
     "local": {"errors", "deadlines"},
     "backend": {"errors", "jsonrpc"},
-    "gate": {"peer"},
     "restore": {"errors", "model", "autodiff", "optim"},
-    "testing": {"errors", "deadlines", "local", "model", "session", "studio"},
+    "gate": {"errors", "deadlines", "peer", "client", "model", "restore"},
     "session": {
-        *("errors", "deadlines", "addresses", "run_context", "peer", "client", "gate", "model", "restore", "studio"),
+        *("errors", "deadlines", "addresses", "run_context", "client", "gate", "model", "restore", "studio"),
         *("local", "secret"),
     },
 }

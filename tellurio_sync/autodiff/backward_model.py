@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import UsageError
+from ..model.calling import Call
 from ..model.language import CallableModel, ChatCompletionModel, OpenAI
-from ..model.link import current_link
-from ..model.model_config import openai_config, without_secrets
+from ..model.link import Link, current_link
+from ..model.model_config import ModelConfig, openai_config, without_secrets
 from ..model.replies import check_echo
 
 _DEFAULT_PATH = "openai/gpt-4o"
@@ -23,7 +24,7 @@ class BackwardModel:
         client_args: what the client was made with, without secrets.
     """
 
-    __slots__ = ("client", "client_args", "completion_args", "model")
+    __slots__ = ("__weakref__", "client", "client_args", "completion_args", "model")
 
     def __init__(
         self,
@@ -41,6 +42,25 @@ class BackwardModel:
     def provider(self) -> str:
         """Who runs the model."""
         return self.client.provider
+
+    def tell(self, link: Link) -> None:
+        """Make it the one of the backward pass on the server. One call; raises as that."""
+        # What the server has if no reply comes: this one or the former one.
+        former = link.registries.backward_model
+        with Call(link, changes=() if former is None else (former,)) as call:
+            params = self._setting()
+            echoed = {name: params[name] for name in ("model_id", "completion_args")}
+            check_echo("set_model_singleton", call.request("set_model_singleton", params), echoed)
+            link.registries.backward_model = self
+
+    def _setting(self) -> dict[str, Any]:
+        """The parameters of ``set_model_singleton``."""
+        return {
+            "model_id": self.client.model_id,
+            "model_name": self.model,
+            "client_args": self.client_args,
+            "completion_args": self.completion_args,
+        }
 
     def __repr__(self) -> str:
         return f"BackwardModel({self.provider}/{self.model}, completion_args={self.completion_args!r})"
@@ -66,6 +86,7 @@ def set_backward_model_client(
         UsageError: no API key.
         RuntimeError: no consent to send the key.
     """
+    client_args = ModelConfig(client_args)  # from here on, no frame of ours shows a key
     link = current_link()
     registries = link.registries
     former = registries.backward_model
@@ -79,24 +100,15 @@ def set_backward_model_client(
         client = model_path
     else:
         name = _name_in(model_path)
-        config = openai_config(client_args or {})
+        config = openai_config(client_args)
         if (
             former is not None
             and former.client._config == config
             and (former.model, former.completion_args) == (name, completion_args)
         ):
             return
-        client = OpenAI(**(client_args or {}))
-    new = BackwardModel(client, name, completion_args, without_secrets(client_args or {}))
-    params = {
-        "model_id": client.model_id,
-        "model_name": name,
-        "client_args": new.client_args,
-        "completion_args": completion_args,
-    }
-    result = link.request("set_model_singleton", params)
-    check_echo("set_model_singleton", result, {"model_id": client.model_id, "completion_args": completion_args})
-    registries.backward_model = new
+        client = OpenAI(**client_args)
+    BackwardModel(client, name, completion_args, without_secrets(client_args)).tell(link)
 
 
 def get_backward_model_client() -> BackwardModel:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Union
 
 from ..errors import RemoteProtocolError, UsageError
+from ..model.calling import Call
 from ..model.link import Link
 from ..model.replies import check_message, member
 from ..model.variable import Variable
@@ -51,37 +52,37 @@ def backward(
     _check_gradients(grad_variables, len(starts))
     link = starts[0]._session_link()
     registries = link.registries
-    roots = _references(variables)
-    params = {
-        "variables": roots,
-        "grad_variables": _references(grad_variables),
-        "retain_graph": retain_graph,
-        "create_graph": create_graph,
-        "inputs": _references(inputs),
-    }
-    receivers = _receivers(link, roots)
-    registries.mark_pending(receivers, _FLAG)
-    try:
-        with registries.awaiting_pushes():
-            result = link.request("run_backward", params)
-        check_message("run_backward", result, _DONE)
-    except BaseException:
-        # Ctrl-C too: nobody would clear the flags.
-        registries.clear_pending(receivers, _FLAG)
-        raise
+    receivers = _receivers(link, variables)
+    # The graph of the starts is freed there.
+    with Call(link, changes=[*receivers, *starts]) as call:
+        params = {
+            "variables": _references(variables),
+            "grad_variables": _references(grad_variables),
+            "retain_graph": retain_graph,
+            "create_graph": create_graph,
+            "inputs": _references(inputs),
+        }
+        registries.mark_pending(receivers, _FLAG)
+        try:
+            check_message("run_backward", call.request("run_backward", params), _DONE)
+        except BaseException:
+            # Ctrl-C too: nobody would clear the flags.
+            registries.clear_pending(receivers, _FLAG)
+            raise
 
 
-def _receivers(link: Link, roots: Any) -> list[Variable]:
+def _receivers(link: Link, variables: Variables) -> list[Variable]:
     """The Variables that will get a gradient, as far as they are still alive here."""
-    result = link.request("get_backprop_ids", {"variables": roots})
-    ids = (
-        []
-        if isinstance(result, dict) and "variable_ids" not in result
-        else member("get_backprop_ids", result, "variable_ids")
-    )
-    if not isinstance(ids, list):
-        raise RemoteProtocolError("The reply to 'get_backprop_ids' holds no list of ids.", received=repr(result))
-    found = [link.registries.variables.lookup(variable_id) for variable_id in ids]
+    with Call(link) as call:
+        result = call.request("get_backprop_ids", {"variables": _references(variables)})
+        ids = (
+            []
+            if isinstance(result, dict) and "variable_ids" not in result
+            else member("get_backprop_ids", result, "variable_ids")
+        )
+        if not isinstance(ids, list):
+            raise RemoteProtocolError("The reply to 'get_backprop_ids' holds no list of ids.", received=repr(result))
+        found = [link.registries.variables.lookup(variable_id) for variable_id in ids]
     unknown = [variable_id for variable_id, variable in zip(ids, found) if variable is None]
     if unknown:
         logger.warning("The server will compute gradients for Variables unknown here: %s", unknown)

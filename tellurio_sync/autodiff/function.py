@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import RemoteProtocolError
+from ..model.calling import Call
 from ..model.replies import member
 from ..model.variable import Variable
-from ..model.wire import decode_outputs, link_of, serialise
+from ..model.wire import decode_outputs, leaves_without_node, link_of, serialise
 from .grad_mode import is_grad_enabled
 
 
@@ -30,14 +31,14 @@ class Function:
         link = link_of((args, kwargs))
         registries = link.registries
         arguments: list[object] = []
-        params = {
-            "function_name": cls.__name__,
-            "grad_enabled": is_grad_enabled(),
-            "args": [serialise(argument, registries, arguments) for argument in args],
-            "kwargs": {name: serialise(argument, registries, arguments) for name, argument in kwargs.items()},
-        }
-        with registries.awaiting_pushes():
-            result = link.request("run_function", params)
+        with Call(link, changes=leaves_without_node((args, kwargs))) as call:
+            params = {
+                "function_name": cls.__name__,
+                "grad_enabled": is_grad_enabled(),
+                "args": [serialise(argument, registries, arguments) for argument in args],
+                "kwargs": {name: serialise(argument, registries, arguments) for name, argument in kwargs.items()},
+            }
+            result = call.request("run_function", params)
             data = member("run_function", result, "data")
             if not data:
                 raise RemoteProtocolError(f"{cls.__name__} has returned nothing.", received=repr(result))

@@ -180,9 +180,10 @@ class Connection:
     def _on_call(self, message: jsonrpc.Request | jsonrpc.Notification) -> None:
         method, params = message.method, message.params
         request_id = message.id if isinstance(message, jsonrpc.Request) else None
-        scope = Scope(self._account, self, self._lm)
+        run_uuid = params.get("run_uuid", "")
+        scope = Scope(self._account, self, self._lm, run_uuid)
         try:
-            if not isinstance(params.get("run_uuid", ""), str):
+            if not isinstance(run_uuid, str):
                 raise Refused("`run_uuid` must be a string.", INVALID_PARAMS, "Invalid params")
             if method in METHODS:
                 self._finish(request_id, scope, METHODS[method](scope, params))

@@ -209,6 +209,8 @@ async def _rewrite(scope: Scope, tasks: list[Task], all_ids: list[str]) -> list[
         _push_copy(scope, rewritten.before.copy)
         variable = rewritten.variable
         scope.push("update_variable", variable_id=variable.variable_id, field="data", value=variable.data)
+    # All of them: a run may go on with the parameters of an earlier one.
+    scope.watch(*(task.parameter.variable for task in tasks))
     # Fact 6: every parameter of every group, also those without gradients.
     scope.push_ids_later("clear_step", all_ids, CLEAR_STEP_DELAY)
     return done

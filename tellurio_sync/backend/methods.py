@@ -44,6 +44,7 @@ def create_variable(scope: Scope, params: Params) -> Result:
         requires_grad=param(params, "requires_grad", bool),
         obj_type=obj_type,
     )
+    scope.watch(variable)
     return {"message": "Variable created successfully.", "variable_id": variable.variable_id}
 
 
@@ -52,6 +53,8 @@ def update_variable(scope: Scope, params: Params) -> Result:
     variable = scope.account.variable(param(params, "variable_id"))
     field, value = param(params, "field", str), param(params, "value")
     _set_field(scope.account, variable, field, value)
+    if field in ("data", "role"):
+        scope.watch(variable)
     # Fact 10: the value goes back as it came, whatever its normal form is.
     return {
         "message": "Variable updated successfully.",

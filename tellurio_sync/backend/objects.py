@@ -8,6 +8,7 @@ one change happens between two awaits.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -133,10 +134,18 @@ class Optimizer:
     momentum: dict[Variable, list[Version]] = field(default_factory=dict)
 
 
-class Account:
-    """Everything one user's clients made. Not thread-safe: the event loop's thread only."""
+Watch = Callable[[str, Variable], None]
 
-    def __init__(self) -> None:
+
+class Account:
+    """Everything one user's clients made. Not thread-safe: the event loop's thread only.
+
+    Attributes:
+        watch: called with the uuid of a run and a parameter of it that is new, or may have another value.
+    """
+
+    def __init__(self, watch: Watch | None = None) -> None:
+        self.watch: Watch = watch or (lambda run_uuid, variable: None)
         self.variables: dict[str, Variable] = {}
         self.nodes: dict[str, Node] = {}
         self.models: dict[str, Model] = {}

@@ -10,6 +10,9 @@ from pathlib import Path
 DEFAULT_HEARTBEAT_INTERVAL = 5.0
 
 
+ANY_NAMESPACE = "*"
+
+
 @dataclass(frozen=True)
 class BackendOptions:
     """How one backend is set up.
@@ -21,7 +24,8 @@ class BackendOptions:
         api_key: the key that clients must send; None: a new random one.
         username: whose backend this is.
         email: of that user; empty: ``username@localhost``.
-        namespaces: the namespaces that exist; empty: one with the user's name.
+        namespaces: the namespaces that exist, the user's own first; empty: one with the user's name. ``*`` among
+            them: every namespace that anybody names exists.
         lm_base_url: address of the OpenAI-compatible endpoint for models that name none; None: the
             environment's (``OPENAI_BASE_URL``), else OpenAI itself.
         lm_api_key: key for models that bring none; None: the environment's (``OPENAI_API_KEY``).
@@ -48,6 +52,10 @@ class BackendOptions:
             object.__setattr__(self, "email", f"{self.username}@localhost")
         if not self.namespaces:
             object.__setattr__(self, "namespaces", (self.username,))
+
+    def has_namespace(self, name: str) -> bool:
+        """Whether this namespace exists."""
+        return name in self.namespaces or ANY_NAMESPACE in self.namespaces
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> BackendOptions:
@@ -83,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--namespace",
         action="append",
         metavar="NAME",
-        help="a namespace that exists; may be repeated or a comma list (default: the user's name)",
+        help="a namespace that exists, * for any; may be repeated or a comma list (default: the user's name)",
     )
     add("--lm-base-url", metavar="URL", help="OpenAI-compatible endpoint for models that name none")
     add("--lm-api-key", metavar="KEY", help="key for models that bring none (default: OPENAI_API_KEY)")

@@ -122,7 +122,7 @@ class Rest:
 
     def _namespace(self, request: web.Request) -> str:
         namespace = request.match_info["namespace"]
-        if namespace not in self._options.namespaces:
+        if not self._options.has_namespace(namespace):
             known = ", ".join(self._options.namespaces)
             refuse(404, f"There is no namespace {namespace!r}; this backend has: {known}.")
         return namespace

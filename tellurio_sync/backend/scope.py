@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple, Protocol
 
 from .lm import LanguageModels
-from .objects import Account, Model
+from .objects import PARAMETER, Account, Model, Variable
 from .prompts import ChatMessage
 from .refused import Refused
 from .wire import Callable
@@ -41,8 +41,9 @@ class Scope:
         late_pushes: what goes out after the reply, if that is no error.
     """
 
-    def __init__(self, account: Account, client: Client, lm: LanguageModels) -> None:
+    def __init__(self, account: Account, client: Client, lm: LanguageModels, run_uuid: str = "") -> None:
         self.account = account
+        self._run_uuid = run_uuid
         self._client = client
         self._lm = lm
         self._used: dict[Model, None] = {}
@@ -80,6 +81,14 @@ class Scope:
                 "No global model client set for backward pass. Call `set_backward_model_client` to define one."
             )
         return await self.chat(backward.model, messages, backward.completion_args)
+
+    # --- showing --------------------------------------------------------------------------------
+
+    def watch(self, *variables: Variable) -> None:
+        """Show those of ``variables`` that are parameters among those of the request's run."""
+        for variable in variables:
+            if variable.obj_type == PARAMETER:
+                self.account.watch(self._run_uuid, variable)
 
     # --- pushing (PROTOCOL.md §D) -----------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import logging
 import os
 import secrets
 import signal
+import sqlite3
 import sys
 import tempfile
 import threading
@@ -20,10 +21,11 @@ from aiohttp import web
 
 from ..errors import BackendError
 from .connection import DEFAULT_MAX_OUTGOING_BYTES, MAX_INCOMING_BYTES, MAX_SIZE_HEADER, Connection
+from .data import text
 from .lm import LanguageModels
-from .objects import Account
+from .objects import Account, Variable, Watch
 from .options import BackendOptions
-from .page import PAGE_PATH, Page
+from .page import Page
 from .rest import Rest, error_response
 from .store import Store
 
@@ -83,6 +85,7 @@ class Backend:
         self.api_key = options.api_key or secrets.token_urlsafe(24)
         self.port = options.port
         self._account = Account()
+        self._page_path = "/"
         self._lm = LanguageModels(options.lm_base_url, options.lm_api_key)
         self._connections: set[Connection] = set()
         self._cleanup = contextlib.AsyncExitStack()
@@ -130,24 +133,28 @@ class Backend:
             "api_key": self.api_key,
             "username": self.options.username,
             "namespace": self.options.namespaces[0],
+            # Opens the pages in a browser: as secret as these are, see the package `page`.
+            "page_url": f"http://{host}:{self.port}{self._page_path}",
             "pid": os.getpid(),
         }
 
     def _application(self, store: Store) -> web.Application:
-        app = web.Application(middlewares=[self._check_key], client_max_size=_MAX_BODY_BYTES)
-        app.add_routes([*Rest(self.options, store).routes(), *Page(self.api_key, store).routes()])
+        page = Page(self.options.host, self.api_key, store)
+        self._page_path = page.entry_path
+        self._account.watch = _keep_in(store)
+        app = web.Application(middlewares=[self._check_key(page)], client_max_size=_MAX_BODY_BYTES)
+        app.add_routes([*Rest(self.options, store).routes(), *page.routes()])
         app.add_routes([web.get(RPC_PATH, self._rpc)])
         app.on_shutdown.append(self._close_connections)
         return app
 
-    @property
-    def _check_key(self) -> Any:
+    def _check_key(self, page: Page) -> Any:
         wanted = f"Api-Key {self.api_key}".encode()
 
         @web.middleware
         async def check_key(request: web.Request, handler: Handler) -> web.StreamResponse:
-            if request.path == PAGE_PATH:
-                # A browser cannot send this header; the page asks for the key itself.
+            if page.serves(request):
+                # A browser cannot send this header; the pages ask for the key themselves.
                 return await handler(request)
             sent = request.headers.get("Authorization", "")
             # Any bytes may come in a header; those that are no UTF-8 arrive as lone surrogates.
@@ -172,6 +179,19 @@ class Backend:
 
     async def _close_connections(self, app: web.Application) -> None:
         await asyncio.gather(*(connection.close() for connection in self._connections), return_exceptions=True)
+
+
+def _keep_in(store: Store) -> Watch:
+    """What keeps the values of parameters for the pages."""
+
+    def keep(run_uuid: str, variable: Variable) -> None:
+        try:
+            store.note_parameter(run_uuid, variable.variable_id, variable.role or "", text(variable.data))
+        except sqlite3.Error as exc:
+            # A training goes on although it cannot be watched.
+            logger.warning("! the value of a parameter of run %s was not kept: %s", run_uuid, exc)
+
+    return keep
 
 
 def _announced_size(request: web.Request) -> int:
@@ -230,6 +250,7 @@ def _announce(backend: Backend) -> None:
     is_shown = options.api_key is None and options.ready_file is None
     key = backend.api_key if is_shown else _last_four(backend.api_key)
     print(f"tellurio-sync backend on {url} (key {key}, data {data})", flush=True)
+    print(f"in a browser: {address['page_url'] if is_shown else f'{url}/ (asks for the key)'}", flush=True)
 
 
 def _last_four(key: str) -> str:

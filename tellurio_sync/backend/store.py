@@ -1,4 +1,4 @@
-"""Projects, runs and metrics in SQLite.
+"""Projects, runs, metrics and the values of parameters in SQLite.
 
 Every change is committed before its method returns, in write-ahead mode, so what a client was told of
 survives a killed process.  One process per data directory, and in it one thread: the event loop's.
@@ -45,7 +45,21 @@ CREATE TABLE IF NOT EXISTS metrics (
     step INTEGER NOT NULL
 );
 CREATE INDEX IF NOT EXISTS metrics_by_run ON metrics (run_uuid, name, step);
+CREATE TABLE IF NOT EXISTS parameters (
+    number INTEGER PRIMARY KEY,
+    run_uuid TEXT NOT NULL REFERENCES runs (uuid) ON DELETE CASCADE,
+    variable_id TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    content TEXT NOT NULL,
+    date_created TEXT NOT NULL,
+    UNIQUE (run_uuid, variable_id, version)
+);
 """
+
+# What is kept of the parameters of a run, for people to look at.
+PARAMETERS_PER_RUN = 50
+VERSIONS_PER_PARAMETER = 20
+CHARS_PER_VERSION = 20_000
 
 Row = dict[str, Any]
 
@@ -76,6 +90,11 @@ class Store:
         """Close the records and let go of the directory."""
         self._db.close()
         self._lock.close()
+
+    @property
+    def revision(self) -> int:
+        """A number that is another one after every change."""
+        return self._db.total_changes
 
     # --- projects -------------------------------------------------------------------------------
 
@@ -114,6 +133,16 @@ class Store:
     def runs(self, project_uuid: str) -> list[Row]:
         """The runs of this project, oldest first."""
         return self._all("SELECT * FROM runs WHERE project_uuid = ? ORDER BY number", project_uuid)
+
+    def latest_runs(self, project_uuid: str, limit: int) -> list[Row]:
+        """The last runs of this project, newest first."""
+        sql = "SELECT * FROM runs WHERE project_uuid = ? ORDER BY number DESC LIMIT ?"
+        return self._all(sql, project_uuid, limit)
+
+    def run_count(self, project_uuid: str) -> int:
+        """How many runs this project has."""
+        (row,) = self._all("SELECT count(*) AS count FROM runs WHERE project_uuid = ?", project_uuid)
+        return int(row["count"])
 
     def create_run(self, project_uuid: str, name: str | None, description: str | None, status: str) -> Row:
         """The new run; a name that is taken gets ``_1``, ``_2``, ... (PROTOCOL.md §J)."""
@@ -156,6 +185,69 @@ class Store:
         )
         (row,) = self._all("SELECT name, value, step FROM metrics WHERE number = last_insert_rowid()")
         return {**row, "value": json.loads(row["value"])}
+
+    def metric_summaries(self, run_uuid: str, limit: int) -> list[Row]:
+        """``name``, ``count`` and ``last`` value of the run's first ``limit`` metrics, in the order of their begin."""
+        rows = self._all(
+            "SELECT name, count(*) AS count, min(number) AS first, (SELECT value FROM metrics AS m WHERE"
+            " m.run_uuid = metrics.run_uuid AND m.name = metrics.name ORDER BY step DESC, number DESC LIMIT 1) AS last"
+            " FROM metrics WHERE run_uuid = ? GROUP BY name ORDER BY first LIMIT ?",
+            run_uuid,
+            limit,
+        )
+        return [{**row, "last": json.loads(row["last"])} for row in rows]
+
+    def latest_metrics(self, run_uuid: str, name: str, limit: int) -> list[Row]:
+        """The last ``limit`` values of one metric, in the order of their steps."""
+        rows = self._all(
+            "SELECT value, step FROM metrics WHERE run_uuid = ? AND name = ? ORDER BY step DESC, number DESC LIMIT ?",
+            run_uuid,
+            name,
+            limit,
+        )
+        return [{**row, "value": json.loads(row["value"])} for row in reversed(rows)]
+
+    # --- parameters -----------------------------------------------------------------------------
+
+    def note_parameter(self, run_uuid: str, variable_id: str, role: str, value: str) -> None:
+        """Keep the value of a parameter of a run, if it is another than the last.
+
+        Nothing is kept for a run that does not exist, for parameters after the first
+        :data:`PARAMETERS_PER_RUN` of a run, of more versions than the first and the last of
+        :data:`VERSIONS_PER_PARAMETER`, and of characters after :data:`CHARS_PER_VERSION`.
+        """
+        if len(value) > CHARS_PER_VERSION:
+            value = f"{value[:CHARS_PER_VERSION]} … ({len(value) - CHARS_PER_VERSION} more characters)"
+        # As JSON, because SQLite takes no text that holds half a surrogate pair.
+        content = json.dumps([role, value])
+        last = self._one(
+            "SELECT version, content FROM parameters WHERE run_uuid = ? AND variable_id = ?"
+            " ORDER BY version DESC LIMIT 1",
+            run_uuid,
+            variable_id,
+        )
+        if last is not None and last["content"] == content:
+            return
+        version = 1 if last is None else last["version"] + 1
+        self._db.execute(
+            "INSERT INTO parameters (run_uuid, variable_id, version, content, date_created)"
+            " SELECT uuid, ?2, ?3, ?4, ?5 FROM runs WHERE uuid = ?1 AND (?3 > 1 OR"
+            " (SELECT count(DISTINCT variable_id) FROM parameters WHERE run_uuid = ?1) < ?6)",
+            (run_uuid, variable_id, version, content, _now(), PARAMETERS_PER_RUN),
+        )
+        self._db.execute(
+            "DELETE FROM parameters WHERE run_uuid = ? AND variable_id = ? AND version > 1 AND version <= ?",
+            (run_uuid, variable_id, version - VERSIONS_PER_PARAMETER + 1),
+        )
+
+    def parameters(self, run_uuid: str) -> list[list[Row]]:
+        """The parameters of a run, in the order of their begin; of each its versions, newest first."""
+        rows = self._all("SELECT * FROM parameters WHERE run_uuid = ? ORDER BY number", run_uuid)
+        found: dict[str, list[Row]] = {}
+        for row in rows:
+            role, value = json.loads(row["content"])
+            found.setdefault(row["variable_id"], []).insert(0, {**row, "role": role, "value": value})
+        return list(found.values())
 
     # --- helpers --------------------------------------------------------------------------------
 

@@ -12,7 +12,9 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .link import current_link
+from ..errors import UsageError
+from .calling import Call
+from .link import Link, current_link
 from .model_config import ModelConfig, openai_config, without_secrets
 from .replies import id_member
 
@@ -49,15 +51,12 @@ class ChatCompletionModel:
         self._config = config
         self._usage = initial_usage()
         self._link = current_link()
-        params = {
-            "class_type": self.class_type,
-            "provider": self.provider,
-            "config": config,
-            "usage": copy.deepcopy(self._usage),
-        }
-        result = self._link.request("create_model", params)
-        self._model_id = id_member("create_model", result, "model_id")
-        self._link.registries.models.register(self._model_id, self)
+        self._lost: str | None = None
+        self._check_may_share(self._link)
+        with Call(self._link) as call:
+            result = call.request("create_model", self._creation())
+            self._model_id = id_member("create_model", result, "model_id")
+            self._link.registries.models.register(self._model_id, self)
 
     @property
     def model_id(self) -> str:
@@ -70,15 +69,44 @@ class ChatCompletionModel:
 
     def clear_usage(self) -> None:
         """Make the server count from zero again. One call; the server's update arrives before it returns."""
-        result = self._link.request("clear_model_usage", {"model_id": self._model_id})
-        id_member("clear_model_usage", result, "model_id")
+        with Call(self._link, changes=[self]) as call:
+            self._check_not_lost()
+            result = call.request("clear_model_usage", {"model_id": self._model_id})
+            id_member("clear_model_usage", result, "model_id")
 
     def describe(self) -> dict[str, Any]:
         """What checkpoints hold of a model: class, provider and usage (PROTOCOL.md §H.1)."""
         return {"class_type": self.class_type, "provider": self.provider, "usage": self.get_usage()}
 
     def _reference(self) -> dict[str, Any]:
+        self._check_not_lost()
         return {MODEL_TAG: True, "model_id": self._model_id}
+
+    def _check_not_lost(self) -> None:
+        if self._lost is not None:
+            raise UsageError(self._lost)
+
+    def _check_may_share(self, link: Link) -> None:
+        """Return if the configuration may be sent to the server of this session; raises UsageError if not."""
+
+    # --- for a restore ---------------------------------------------------------------------------
+
+    def _creation(self) -> dict[str, Any]:
+        """The parameters of ``create_model`` for what this is now."""
+        return {
+            "class_type": self.class_type,
+            "provider": self.provider,
+            "config": self._config,
+            "usage": copy.deepcopy(self._usage),
+        }
+
+    def _mark_lost(self, reason: str) -> None:
+        self._lost = reason
+
+    def _renewed(self, link: Link, model_id: str) -> None:
+        """The server has a new one for this, under this id."""
+        former, self._model_id, self._lost = self._model_id, model_id, None
+        link.registries.models.rename(former, model_id, self)
 
     # A model is a handle: copying what uses it must not make another on the server.
     def __copy__(self) -> Self:
@@ -88,7 +116,8 @@ class ChatCompletionModel:
         return self
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(model_id={self._model_id!r}, config={self._config!r})"
+        known = self.__dict__  # of a constructor that has failed, and whose frame is being shown, not all is there
+        return f"{type(self).__name__}(model_id={known.get('_model_id')!r}, config={known.get('_config')!r})"
 
 
 class OpenAI(ChatCompletionModel):
@@ -103,7 +132,8 @@ class OpenAI(ChatCompletionModel):
         max_retries: >= 0, by the server, for one request to the provider.
         default_headers, default_query: added to every request to the provider.
 
-    Sends the key to the server, which needs the user's consent (``PROTOCOL.md §H.5``). Blocks for one call.
+    Sends the key to the server, which needs the user's consent (``PROTOCOL.md §H.5``), unless the server runs on this
+    machine. Blocks for one call.
 
     Raises:
         UsageError: there is no key.
@@ -127,25 +157,31 @@ class OpenAI(ChatCompletionModel):
         default_headers: Mapping[str, str] | None = None,
         default_query: Mapping[str, object] | None = None,
     ) -> None:
-        arguments = {
-            "api_key": api_key,
-            "organization": organization,
-            "project": project,
-            "base_url": base_url,
-            "websocket_base_url": websocket_base_url,
-            "timeout": timeout,
-            "max_retries": max_retries,
-            "default_headers": default_headers,
-            "default_query": default_query,
-        }
+        arguments = ModelConfig(
+            api_key=api_key,
+            organization=organization,
+            project=project,
+            base_url=base_url,
+            websocket_base_url=websocket_base_url,
+            timeout=timeout,
+            max_retries=max_retries,
+            default_headers=default_headers,
+            default_query=default_query,
+        )
+        # No frame of ours keeps the plain keys beside the config, whose repr hides them.
+        del api_key, default_headers, default_query
         config = openai_config(arguments)
-        # No frame of ours keeps the plain key beside the config, whose repr hides it.
-        del api_key, arguments
+        self._has_consent = False
+        super().__init__(config)
 
+    def _check_may_share(self, link: Link) -> None:
+        if self._has_consent or link.is_local:
+            return
         from ..studio.consent import check_consent
 
         check_consent()
-        super().__init__(config)
+        # It is asked for once: making the model anew after a reconnect must not ask again.
+        self._has_consent = True
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles hold the configuration without the key: where it is unpickled, ``OPENAI_API_KEY`` must be set."""

@@ -16,6 +16,29 @@ if TYPE_CHECKING:
     from .registries import Registries
 
 
+class Admission(Protocol):
+    """Leave to call the server. While it is held, no id of an object changes."""
+
+    def request(self, method: str, params: dict[str, Any], on_reply: Callable[[], None]) -> Any:
+        """Call the server and return the ``result`` of its reply. Blocks.
+
+        Args:
+            method: its name.
+            params: its parameters.
+            on_reply: called when a reply has come, an error reply included, before anything the server sends after
+                it is looked at. On the receive thread: it must not block.
+
+        Raises:
+            RemoteError: the server answered with an error.
+            CallTimeout, ConnectionLost, NotConnected, WouldDeadlock: as ``TellurioWebSocketClient.call``.
+        """
+        ...
+
+    def leave(self) -> None:
+        """Give it back."""
+        ...
+
+
 class Link(Protocol):
     """What an object of the model needs of its session."""
 
@@ -29,12 +52,17 @@ class Link(Protocol):
         """Seconds, > 0: how long reading a Variable waits for a change that the server announced (PROTOCOL.md §F.4)."""
         ...
 
-    def request(self, method: str, params: dict[str, Any]) -> Any:
-        """Call the server and return the ``result`` of its reply. Blocks.
+    @property
+    def is_local(self) -> bool:
+        """Whether the server is on this machine, so that nothing sent to it leaves it."""
+        ...
+
+    def admit(self) -> Admission:
+        """Leave to make one call: use ``calling.Call``. Blocks while a lost connection is being restored.
 
         Raises:
-            RemoteError: the server answered with an error.
-            CallTimeout, ConnectionLost, NotConnected, WouldDeadlock: as ``TellurioWebSocketClient.call``.
+            CallTimeout, NotConnected, WouldDeadlock: as ``TellurioWebSocketClient.call``; and as a login, where that
+                has not been done.
         """
         ...
 

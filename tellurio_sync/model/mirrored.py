@@ -9,9 +9,11 @@ Three ways to change an attribute, and each has its place:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..errors import UsageError
+from ..errors import ConnectionLost, UsageError
+from .calling import Call
 from .data import Data, normalise
 from .graph import Node
 from .link import Link, current_link
@@ -47,6 +49,7 @@ class Mirrored:
         "_grad",
         "_grad_fn",
         "_link",
+        "_lost",
         "_output_nr",
         "_pending_data",
         "_pending_grad",
@@ -69,6 +72,8 @@ class Mirrored:
     _output_nr: int
     _retain_grad: bool
     _link: Link | None
+    # Why it cannot be used with the server any more, None if it can.
+    _lost: str | None
     _pending_data: bool
     _pending_grad: bool
     _pending_grad_fn_id: str | None
@@ -88,6 +93,7 @@ class Mirrored:
         _put(self, "_output_nr", 0)
         _put(self, "_retain_grad", False)
         _put(self, "_link", None)
+        _put(self, "_lost", None)
         _put(self, "_pending_data", False)
         _put(self, "_pending_grad", False)
         _put(self, "_pending_grad_fn_id", None)
@@ -134,15 +140,29 @@ class Mirrored:
         # Slots, properties and methods are known to the class; other private names are nobody's business.
         is_sent = name in _SENT_FIELDS or not (name.startswith("_") or hasattr(type(self), name))
         if is_sent:
-            self._tell(name, value)
-        _put(self, name, value)
+            self._tell(name, value, lambda: _put(self, name, value))
+        else:
+            _put(self, name, value)
 
-    def _tell(self, field: str, value: Any) -> None:
-        """Send one change and wait for its acknowledgement; nothing if the server does not know this Variable."""
+    def _tell(self, field: str, value: Any, apply: Callable[[], None]) -> None:
+        """Send one change, wait for its acknowledgement, and make it here.
+
+        If the server does not know this Variable, or is not to be told, it is only made here.
+
+        Args:
+            field: the name of it on the wire.
+            value: a JSON value; for ``_grad`` the gradients.
+            apply: makes the change on this side. Must not raise.
+        """
         if self.variable_id is None or is_suppressed():
+            apply()
             return
-        params = {"variable_id": self.variable_id, "field": field, "value": value}
-        check_echo("update_variable", self._session_link().request("update_variable", params), params)
+        with Call(self._session_link(), changes=[self]) as call:
+            self._check_not_lost()
+            wire = [gradient._reference() for gradient in value] if field == "_grad" else value
+            params = {"variable_id": self.variable_id, "field": field, "value": wire}
+            check_echo("update_variable", call.request("update_variable", params), params)
+            apply()
 
     def _session_link(self) -> Link:
         return self._link if self._link is not None else current_link()
@@ -166,7 +186,41 @@ class Mirrored:
         if self.variable_id is None:
             text = "was made under suppress_variable_notifications() or unpickled, so the server does not know it"
             raise UsageError(f"{self!r} {text}. Make a new Variable of its data.")
+        self._check_not_lost()
         return {self._TAG: True, "variable_id": self.variable_id}
+
+    def _check_not_lost(self) -> None:
+        if self._lost is None:
+            return
+        if self._arguments:
+            # As if the call had been waiting when that happened: a loop that tries its batch again computes this anew.
+            raise ConnectionLost(self._lost, who="server", was_sent=False)
+        raise UsageError(self._lost)
+
+    # --- for a restore ---------------------------------------------------------------------------
+
+    def _creation(self) -> dict[str, Any]:
+        """The parameters of ``create_variable`` for what this is now."""
+        return {
+            "data": self._data,
+            "role": self.role,
+            "requires_grad": self.requires_grad,
+            "obj_type": self._TAG,
+        }
+
+    def _mark_lost(self, reason: str) -> None:
+        _put(self, "_lost", reason)
+        _put(self, "_pending_grad_fn_id", None)
+
+    def _renewed(self, link: Link, variable_id: str) -> None:
+        """The server has a new one for this, under this id."""
+        _put(self, "_link", link)
+        _put(self, "_lost", None)
+        # The node that collects its gradients belonged to the former one.
+        _put(self, "_accumulators", ())
+        former = self.variable_id
+        _put(self, "variable_id", variable_id)
+        link.registries.variables.rename(former, variable_id, self)  # type: ignore[arg-type]
 
 
 def check_flag(name: str, value: object) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import UsageError
+from ..secret import hidden
 
 _SECRETS = frozenset({"api_key", "default_headers", "default_query"})
 _TEXTS = ("organization", "project", "base_url", "websocket_base_url")
@@ -22,13 +23,29 @@ def without_secrets(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class ModelConfig(dict[str, Any]):
-    """What the server needs to call a provider. Neither its ``repr`` nor its pickle holds secrets."""
+    """What the server needs to call a provider. Neither its ``repr`` nor its pickle holds secrets.
+
+    Nor does the ``repr`` of a secret in it, which error reporters may show of the frames that check it.
+    """
+
+    def __init__(self, given: Mapping[str, Any] | None = None, /, **more: Any) -> None:
+        super().__init__({**(given or {}), **more})
+        for name in _SECRETS & self.keys():
+            value = self[name]
+            self[name] = _HiddenDict(value) if isinstance(value, Mapping) else hidden(value)
 
     def __repr__(self) -> str:
         return repr({name: "..." if name in _SECRETS else value for name, value in self.items()})
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (without_secrets(self),)
+
+
+class _HiddenDict(dict[Any, Any]):
+    """Headers or a query, any of which may be a key."""
+
+    def __repr__(self) -> str:
+        return "{...}"
 
 
 def openai_config(arguments: Mapping[str, Any]) -> ModelConfig:
@@ -42,8 +59,8 @@ def openai_config(arguments: Mapping[str, Any]) -> ModelConfig:
     unknown = set(arguments) - _KNOWN
     if unknown:
         raise TypeError(f"OpenAI does not take {sorted(unknown)}; it takes {sorted(_KNOWN)}")
-    given = {name: value for name, value in arguments.items() if value is not None}
-    api_key = given.get("api_key") or os.environ.get("OPENAI_API_KEY")
+    given = ModelConfig({name: value for name, value in arguments.items() if value is not None})
+    api_key = given.get("api_key") or hidden(os.environ.get("OPENAI_API_KEY"))
     if not api_key:
         raise UsageError("No API key for the language model: pass api_key=..., or set OPENAI_API_KEY.")
     if not isinstance(api_key, str):
@@ -89,6 +106,7 @@ def _plain_mapping(name: str, mapping: object) -> dict[str, Any]:
     for key, value in mapping.items():
         if not isinstance(key, str):
             raise TypeError(f"{name} must have str keys, not {type(key).__name__}")
+        value = hidden(value)
         if not isinstance(value, (str, int, float, bool, type(None), list, dict)):
             raise TypeError(f"{name}[{key!r}] cannot be sent as JSON: it is a {type(value).__name__}")
-    return dict(mapping)
+    return _HiddenDict(mapping)

@@ -6,6 +6,8 @@
 | pending flags of Variables | callers (set), receive thread (clear) | any thread; a clear one without the lock |
 | ``_grad_fn`` and who waits for which node | callers (replies), receive thread (``create_node``) | any thread |
 | edges of a node, gradient lists | callers, receive thread | any thread, without the lock |
+| calls under way, what they may take back, ``unsure`` | callers, receive thread | callers, a restore |
+| ids of objects | a restore, while no call is under way (``calling``) | any thread |
 
 All of it is guarded by ``Registries.lock``, which only ``model/`` and ``handlers`` take.
 ``Registries.lock`` is never held while sending, waiting for the server, or calling user code.  It is
@@ -26,18 +28,18 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from weakref import WeakSet, WeakValueDictionary
 
-from ..errors import PendingTimeout, UnknownVariable
+from ..errors import ConnectionLost, PendingTimeout, RemoteError, UnknownVariable
 from .holding import HoldingArea
 
 if TYPE_CHECKING:
     from ..autodiff.backward_model import BackwardModel
     from ..optim.optimizer import Optimizer
+    from .calling import Call
     from .graph import Node
     from .language import ChatCompletionModel
     from .link import Link
@@ -50,34 +52,41 @@ T = TypeVar("T")
 class WeakTable(Generic[T]):
     """Objects by id, referred to weakly. Thread-safe, does not block."""
 
-    __slots__ = ("_lock", "_objects")
+    __slots__ = ("_objects", "lock")
 
     def __init__(self, lock: threading.RLock) -> None:
-        self._lock = lock
+        self.lock = lock
         self._objects: WeakValueDictionary[str, Any] = WeakValueDictionary()
 
     def register(self, id_: str, registered: T) -> None:
         """Make ``registered`` the object with this id, in place of any other."""
-        with self._lock:
+        with self.lock:
+            self._objects[id_] = registered
+
+    def rename(self, former: str | None, id_: str, registered: T) -> None:
+        """Make ``registered`` the object with this id, and no longer the one with the former id."""
+        with self.lock:
+            if former is not None and self._objects.get(former) is registered:
+                del self._objects[former]
             self._objects[id_] = registered
 
     def lookup(self, id_: object) -> T | None:
         """The object with this id; None if there is none, or ``id_`` is no string."""
         if not isinstance(id_, str):
             return None
-        with self._lock:
+        with self.lock:
             return self._objects.get(id_)
 
     def __contains__(self, id_: object) -> bool:
         return self.lookup(id_) is not None
 
     def __len__(self) -> int:
-        with self._lock:
+        with self.lock:
             return len(self._objects)
 
     def snapshot(self) -> dict[str, T]:
         """An own dict of what is registered now."""
-        with self._lock:
+        with self.lock:
             return dict(self._objects)
 
 
@@ -122,23 +131,78 @@ class Registries:
         self._callables_by_identity: WeakValueDictionary[object, RegisteredCallable] = WeakValueDictionary()
         self._unbound: WeakSet[Variable] = WeakSet()
         self._pending: dict[tuple[str, int], Variable] = {}
+        # Those of the flags whose call has been answered: what they announce is there.
+        self._complete: set[tuple[str, int]] = set()
         self._waiters: set[_Waiter] = set()
+        self._losses = 0
         self._holding = HoldingArea()
+        self._changing: dict[int, Call] = {}
+        self._undo: list[tuple[Variable, Callable[[], None]]] = []
+        self.unsure: WeakSet[Any] = WeakSet()
+        """Objects that the server may hold otherwise than they are here: a call that changes them was not answered."""
+
+    def renew_after_fork(self) -> None:
+        """In a forked child: everything here is a copy, and becomes one on the server, too, at the first use.
+
+        So parent and child do not change each other's objects.  The threads of the parent, which may have held the
+        lock or been in a call, do not exist here.  Idempotent.
+        """
+        self.lock = threading.RLock()
+        self._changed = threading.Condition(self.lock)
+        tables = (self.variables, self.nodes, self.models, self.optimizers, self.callables)
+        for table in tables:
+            table.lock = self.lock
+        self._holding = HoldingArea()
+        self._changing.clear()
+        self._undo.clear()
+        self._waiters.clear()
+        self.fail_pending(lambda: ConnectionLost("this process was forked", who="local"))
+        for table in (self.variables, self.models, self.optimizers):
+            self.unsure.update(table.snapshot().values())
+        if self.backward_model is not None:
+            self.unsure.add(self.backward_model)
 
     # --- pushes and the calls that cause them ----------------------------------------------------
 
-    @contextmanager
-    def awaiting_pushes(self) -> Iterator[None]:
-        """Inside it, what the server pushes stays alive. Wrap it around a call and the decoding of its reply."""
+    def begin_call(self, call: Call) -> int:
+        """Note that a call starts; returns its ticket for ``end_call``. Until then, what is pushed stays alive."""
         with self.lock:
             ticket = self._holding.begin_call()
-        try:
-            yield
-        finally:
-            with self.lock:
-                released = self._holding.end_call(ticket)
-            # Dropped here, without the lock: this may run finalisers of the user's.
-            del released
+            if call.changes:
+                self._changing[ticket] = call
+            return ticket
+
+    def settle_call(self, call: Call) -> None:
+        """Note that the reply to a call has come: what was pushed before it stays. On the receive thread."""
+        with self.lock:
+            call.is_answered = True
+            # All of it, although another call under way may have caused a part: pushes do not say whose they are.
+            self._undo = [(variable, undo) for variable, undo in self._undo if id(variable) not in call.ids]
+            self._complete.update(key for key in self._pending if key[1] in call.ids)
+
+    def end_call(self, call: Call, ticket: int, exc: BaseException | None) -> None:
+        """Note that a call is over, and how; if by the loss of the connection, take back what was pushed for it."""
+        with self.lock:
+            self._changing.pop(ticket, None)
+            if call.changes and not call.is_answered:
+                if isinstance(exc, ConnectionLost):
+                    for variable, undo in reversed(self._undo):
+                        if id(variable) in call.ids:
+                            undo()
+                still = {address for other in self._changing.values() for address in other.ids}
+                self._undo = [(variable, undo) for variable, undo in self._undo if id(variable) in still]
+            # Without `was_sent` it is Ctrl-C, or an error of ours in reading the reply.
+            is_refusal = isinstance(exc, RemoteError)
+            if exc is not None and not is_refusal and call.is_begun and getattr(exc, "was_sent", True):
+                self.unsure.update(call.changes)
+            released = self._holding.end_call(ticket)
+        # Dropped here, without the lock: this may run finalisers of the user's.
+        del released
+
+    def note_push(self, variable: Variable, undo: Callable[[], None]) -> None:
+        """Note how to take back a change which the server has pushed. The caller holds the lock."""
+        if any(id(variable) in call.ids for call in self._changing.values()):
+            self._undo.append((variable, undo))
 
     def register_pushed_variable(self, variable_id: str, variable: Variable) -> None:
         """Register a Variable which the server has made, and hold it for the call that caused it."""
@@ -189,6 +253,7 @@ class Registries:
             for variable in variables:
                 variable._set_local(flag, True)
                 self._pending[flag, id(variable)] = variable
+                self._complete.discard((flag, id(variable)))
 
     def clear_pending(self, variables: Iterable[Variable], flag: str) -> None:
         """Clear ``flag`` on each and wake who waits for it. Clear flags stay clear."""
@@ -197,19 +262,23 @@ class Registries:
             for variable in variables:
                 variable._set_local(flag, False)
                 released.append(self._pending.pop((flag, id(variable)), None))
+                self._complete.discard((flag, id(variable)))
             self._changed.notify_all()
 
     def fail_pending(self, make_error: Callable[[], Exception]) -> None:
-        """The connection is gone: every thread that waits for a flag raises its own ``make_error()`` at once.
+        """The connection is gone: every thread that waits for a push raises its own ``make_error()`` at once.
 
-        The flags are cleared, since nobody will clear them any more; the changes they announce came
-        before the reply of their call (PROTOCOL.md §C.1), or that call fails by itself.
+        The flags are cleared, since nobody will clear them any more.  Who waits for changes whose call has been
+        answered goes on: they came before that reply (PROTOCOL.md §C.1).
         """
         with self._changed:
+            self._losses += 1
             for waiter in self._waiters:
-                if getattr(waiter.variable, waiter.flag):
+                key = (waiter.flag, id(waiter.variable))
+                if getattr(waiter.variable, waiter.flag) and key not in self._complete:
                     waiter.make_error = make_error
             released, self._pending = self._pending, {}
+            self._complete.clear()
             for (flag, _), variable in released.items():
                 variable._set_local(flag, False)
             self._changed.notify_all()
@@ -240,16 +309,17 @@ class Registries:
         """The Variable with this id; blocks until the server has pushed it, at most ``timeout`` seconds.
 
         Raises:
-            UnknownVariable: it did not come.
+            UnknownVariable: it did not come, or can come no more because the connection was lost.
         """
         expires_at = time.monotonic() + timeout
         with self._changed:
+            losses = self._losses
             while True:
                 variable = self.variables.lookup(variable_id)
                 if variable is not None:
                     return variable
                 remaining = expires_at - time.monotonic()
-                if remaining <= 0:
+                if remaining <= 0 or self._losses != losses:
                     text = f"Variable with variable_id {variable_id!r} not found"
                     raise UnknownVariable(text, variable_id=variable_id)
                 self._changed.wait(remaining)

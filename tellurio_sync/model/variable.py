@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import UsageError
+from .calling import Call
 from .data import Data, Shape, copy_data, is_scalar, leaves, map_leaves, normalise, shape_of
 from .display import brief
 from .graph import Node
@@ -57,17 +58,12 @@ class Variable(Mirrored):
 
     def _share(self) -> None:
         link = current_link()
-        params = {
-            "data": self._data,
-            "role": self.role,
-            "requires_grad": self.requires_grad,
-            "obj_type": self._TAG,
-        }
-        result = link.request("create_variable", params)
-        variable_id = id_member("create_variable", result, "variable_id")
-        self._set_local("_link", link)
-        self._set_local("variable_id", variable_id)
-        link.registries.variables.register(variable_id, self)
+        with Call(link) as call:
+            result = call.request("create_variable", self._creation())
+            variable_id = id_member("create_variable", result, "variable_id")
+            self._set_local("_link", link)
+            self._set_local("variable_id", variable_id)
+            link.registries.variables.register(variable_id, self)
 
     # --- attributes ------------------------------------------------------------------------------
 
@@ -87,8 +83,7 @@ class Variable(Mirrored):
     @data.setter
     def data(self, data: Data) -> None:
         normalised = normalise(data)
-        self._tell("data", normalised)
-        self._set_local("_data", normalised)
+        self._tell("data", normalised, lambda: self._set_local("_data", normalised))
 
     @property
     def shape(self) -> Shape:
@@ -116,9 +111,8 @@ class Variable(Mirrored):
         if not isinstance(gradients, list) or not all(isinstance(gradient, Variable) for gradient in gradients):
             raise TypeError(f"grad must be a list of Variables, not {gradients!r}")
         self._check_holds_grad()
-        if self.variable_id is not None and not is_suppressed():
-            self._tell("_grad", [gradient._reference() for gradient in gradients])
-        self._set_local("_grad", list(gradients))
+        own = list(gradients)
+        self._tell("_grad", own, lambda: self._set_local("_grad", own))
 
     @property
     def output_nr(self) -> int:
@@ -132,8 +126,7 @@ class Variable(Mirrored):
     @output_nr.setter
     def output_nr(self, output_nr: int) -> None:
         check_output_nr(output_nr)
-        self._tell("_output_nr", output_nr)
-        self._set_local("_output_nr", output_nr)
+        self._tell("_output_nr", output_nr, lambda: self._set_local("_output_nr", output_nr))
 
     @property
     def grad_fn(self) -> Node | None:
@@ -158,14 +151,18 @@ class Variable(Mirrored):
         if not isinstance(gradient, Variable):
             raise TypeError(f"a gradient must be a Variable, not {type(gradient).__name__}")
         self._check_holds_grad()
-        if self.variable_id is not None and not is_suppressed():
+        if self.variable_id is None or is_suppressed():
+            self._grad.append(gradient)
+            return
+        with Call(self._session_link(), changes=[self]) as call:
+            self._check_not_lost()
             reference = gradient._reference()
             params = {"variable_id": self.variable_id, "gradient": reference}
-            result = self._session_link().request("append_grad", params)
+            result = call.request("append_grad", params)
             check_echo(
                 "append_grad", result, {"variable_id": self.variable_id, "gradient_id": reference["variable_id"]}
             )
-        self._grad.append(gradient)
+            self._grad.append(gradient)
 
     def retain_grad(self) -> None:
         """Keep the gradient of this computed Variable. One call.
@@ -227,13 +224,16 @@ class Variable(Mirrored):
         self.requires_grad = result.requires_grad
         node = result.grad_fn
         if node is not None:
-            self._tell("_grad_fn", node.node_id)
             # The former arguments stay: the new node leads to the node they belong to.
             new_arguments = [argument for argument in result._arguments if argument is not self]
-            self._set_local("_arguments", (self._arguments, *new_arguments))
-            self._session_link().registries.rebind_grad_fn(self, node)
+            arguments = (self._arguments, *new_arguments)
+            self._tell("_grad_fn", node.node_id, lambda: self._take_graph(node, arguments))
             self.is_leaf = False
         return self
+
+    def _take_graph(self, node: Node, arguments: tuple[object, ...]) -> None:
+        self._set_local("_arguments", arguments)
+        self._session_link().registries.rebind_grad_fn(self, node)
 
     # --- copies ----------------------------------------------------------------------------------
 

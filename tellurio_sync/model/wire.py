@@ -65,22 +65,32 @@ def serialise(value: Any, registries: Registries, keep: list[object]) -> Any:
     raise TypeError(f"Cannot serialize object of type {type(value).__name__}: {shorten(repr(value))}")
 
 
+def mirrored_in(value: Any) -> Iterator[Variable | ChatCompletionModel]:
+    """The Variables and models in these arguments, in lists, tuples and dicts too."""
+    if isinstance(value, (Variable, ChatCompletionModel)):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from mirrored_in(item)
+    elif isinstance(value, dict):
+        yield from mirrored_in(list(value.values()))
+
+
 def link_of(arguments: Any) -> Link:
     """The session of the first Variable or model in these arguments, else the current one."""
-    for link in _links(arguments):
-        return link
+    for mirrored in mirrored_in(arguments):
+        if mirrored._link is not None:
+            return mirrored._link
     return current_link()
 
 
-def _links(value: Any) -> Iterator[Link]:
-    if isinstance(value, (Variable, ChatCompletionModel)):
-        if value._link is not None:
-            yield value._link
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _links(item)
-    elif isinstance(value, dict):
-        yield from _links(list(value.values()))
+def leaves_without_node(arguments: Any) -> list[Variable]:
+    """The leaves in these arguments for whose gradient the server makes a node now, and announces it only once."""
+    return [
+        variable
+        for variable in mirrored_in(arguments)
+        if isinstance(variable, Variable) and variable.is_leaf and variable.requires_grad and not variable._accumulators
+    ]
 
 
 # --- from the server ----------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..autodiff.messages import Inputs, Messages, check_inputs, check_messages, check_model
 from ..errors import RemoteProtocolError
+from ..model.calling import Call
 from ..model.language import ChatCompletionModel
 from ..model.replies import check_message, member
 from ..model.variable import Variable
@@ -68,11 +69,11 @@ def tgd(
         "momentum": momentum,
         "completion_args": completion_args,
     }
-    wire = serialise(arguments, registries, keep)
-    registries.mark_pending(params, _FLAG)
-    try:
-        with registries.awaiting_pushes():
-            result = link.request("run_optimizer_tgd", wire)
+    with Call(link, changes=params) as call:
+        wire = serialise(arguments, registries, keep)
+        registries.mark_pending(params, _FLAG)
+        try:
+            result = call.request("run_optimizer_tgd", wire)
             check_message("run_optimizer_tgd", result, _DONE)
             buffers = member("run_optimizer_tgd", result, "momentum_buffer_list")
             if not isinstance(buffers, list) or len(buffers) != len(params):
@@ -80,10 +81,10 @@ def tgd(
                 raise RemoteProtocolError(text, received=repr(result))
             decoder = StateDecoder(link)
             momentum_buffer_list[:] = [decoder.momentum(buffer) for buffer in buffers]
-    except BaseException:
-        # Ctrl-C too: nobody would clear the flags.
-        registries.clear_pending(params, _FLAG)
-        raise
+        except BaseException:
+            # Ctrl-C too: nobody would clear the flags.
+            registries.clear_pending(params, _FLAG)
+            raise
 
 
 def check_momentum(momentum: object) -> None:

@@ -9,21 +9,25 @@ Not thread-safe: one thread at a time steps one optimizer.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Union
 
-from ..errors import RemoteProtocolError, UsageError
+from ..errors import ClosedByUser, ConnectionLost, RemoteProtocolError, UsageError
+from ..model.calling import Call
 from ..model.language import ChatCompletionModel
 from ..model.link import Link
 from ..model.replies import check_message, id_member, json_form, member
 from ..model.variable import Variable
-from ..model.wire import link_of, serialise
+from ..model.wire import link_of, mirrored_in, serialise
 from . import checkpoint
 from .state import State, StateDecoder
 
 ParamGroup = dict[str, Any]
 Params = Iterable[Union[Variable, ParamGroup]]
 Closure = Callable[[], Any]
+
+log = logging.getLogger(__name__)
 
 _FLAG = "_pending_data"
 _STEP_DONE = "Optimizer step executed successfully."
@@ -48,19 +52,19 @@ class Optimizer:
         self.defaults = defaults
         self._link: Link = link_of([groups, defaults])
         shape = groups if is_grouped else groups[0]["params"]
-        wire_params, wire_defaults = self._serialise(shape), self._serialise(defaults)
-        sent = {"optimizer_name": self.name, "params": wire_params, "defaults": wire_defaults}
-        result = self._link.request("create_optimizer", sent)
-        self.optimizer_id = id_member("create_optimizer", result, "optimizer_id")
-        decoder = StateDecoder(self._link)
-        self.state: State = decoder.state(member("create_optimizer", result, "state"))
-        received = decoder.value(member("create_optimizer", result, "param_groups"))
-        if not isinstance(received, list) or len(received) != len(groups):
-            raise RemoteProtocolError(f"The server made other groups than {len(groups)}.", received=repr(result))
-        self.param_groups: list[ParamGroup] = [_checked_group(group) for group in received]
-        self._told = self._fingerprint()
-        self._is_on_server = True
-        self._link.registries.optimizers.register(self.optimizer_id, self)
+        self._lost: str | None = None
+        with Call(self._link) as call:
+            result = call.request("create_optimizer", self._creation(shape))
+            self.optimizer_id = id_member("create_optimizer", result, "optimizer_id")
+            decoder = StateDecoder(self._link)
+            self.state: State = decoder.state(member("create_optimizer", result, "state"))
+            received = decoder.value(member("create_optimizer", result, "param_groups"))
+            if not isinstance(received, list) or len(received) != len(groups):
+                raise RemoteProtocolError(f"The server made other groups than {len(groups)}.", received=repr(result))
+            self.param_groups: list[ParamGroup] = [_checked_group(group) for group in received]
+            self._told = self._fingerprint()
+            self._is_on_server = True
+            self._link.registries.optimizers.register(self.optimizer_id, self)
 
     # --- steps -----------------------------------------------------------------------------------
 
@@ -80,38 +84,73 @@ class Optimizer:
             UnknownVariable: a copy that the reply names did not come.
         """
         outcome = (None, None) if closure is None else closure()
-        if self._is_on_server and self._fingerprint() != self._told:
-            self._is_on_server = False
-        if not self._is_on_server:
-            self._step_here()
-            return outcome
-        registries = self._link.registries
-        parameters = self._parameters()
-        registries.mark_pending(parameters, _FLAG)
-        try:
-            with registries.awaiting_pushes():
-                result = self._link.request("run_step", {"optimizer_id": self.optimizer_id})
-                check_message("run_step", result, _STEP_DONE)
-                self.state = StateDecoder(self._link).state(member("run_step", result, "state"))
-        except BaseException:
-            # Ctrl-C too: nobody would clear the flags.
-            registries.clear_pending(parameters, _FLAG)
-            raise
+        if not self._step_there():
+            self._step_all_here()
         return outcome
 
+    def _step_there(self) -> bool:
+        """One step of the optimizer on the server; False, and nothing done, if that does not know everything."""
+        registries = self._link.registries
+        parameters = self._parameters()
+        with Call(self._link, changes=[self, *parameters]) as call:
+            self._check_not_lost()
+            # Here, and not before: a restore may have made the server's optimizer anew while this call waited.
+            self._is_on_server = self._is_on_server and self._fingerprint() == self._told
+            if not self._is_on_server:
+                return False
+            registries.mark_pending(parameters, _FLAG)
+            try:
+                result = call.request("run_step", {"optimizer_id": self.optimizer_id})
+                check_message("run_step", result, _STEP_DONE)
+                self.state = StateDecoder(self._link).state(member("run_step", result, "state"))
+            except BaseException:
+                # Ctrl-C too: nobody would clear the flags.
+                registries.clear_pending(parameters, _FLAG)
+                raise
+        return True
+
+    def _step_all_here(self) -> None:
+        before = [(parameter, parameter._data) for parameter in self._parameters()]
+        try:
+            self._step_here()
+        except ConnectionLost:
+            # Each group is a call. The step has not happened, so what earlier groups did has not happened either.
+            for parameter, data in before:
+                parameter._set_local("_data", data)
+                self._link.registries.unsure.add(parameter)
+            raise
+
     def _step_here(self) -> None:
-        """One step for which everything is sent along. Updates ``state``."""
+        """One step for which everything is sent along. Updates ``state``, when all is done."""
         raise NotImplementedError
 
     def clear_grad(self) -> None:
-        """Empty the gradient list of every parameter, there and here (the same list object). One call."""
-        if self._is_on_server:
-            result = self._link.request("clear_grad", {"optimizer_id": self.optimizer_id})
-            check_message("clear_grad", result, _CLEAR_DONE)
-        for parameter in self._parameters():
-            if not self._is_on_server:
-                parameter._tell("_grad", [])
-            parameter._grad.clear()
+        """Empty the gradient list of every parameter, there and here (the same list object). One call.
+
+        It does not fail where the connection is lost meanwhile: the gradients are gone here, and the restore sees to
+        it that they are gone there.  So a loop that tries its batch again never repeats a step that was made.
+        """
+        try:
+            self._clear_grad_there()
+        except ClosedByUser:
+            raise
+        except ConnectionLost as lost:
+            log.debug("clear_grad: left to the restore: %s", lost)
+            parameters = self._parameters()
+            self._link.registries.unsure.update(parameters)
+            _clear_grads(parameters)
+
+    def _clear_grad_there(self) -> None:
+        parameters = self._parameters()
+        with Call(self._link, changes=[self, *parameters]) as call:
+            self._check_not_lost()
+            if self._is_on_server:
+                result = call.request("clear_grad", {"optimizer_id": self.optimizer_id})
+                check_message("clear_grad", result, _CLEAR_DONE)
+                _clear_grads(parameters)
+                return
+        for parameter in parameters:
+            parameter._tell("_grad", [], parameter._grad.clear)
 
     # --- groups ----------------------------------------------------------------------------------
 
@@ -127,17 +166,19 @@ class Optimizer:
         """
         group = _checked_group(param_group)
         _check_parameters([*self.param_groups, group])
-        sent = {
-            "optimizer_id": self.optimizer_id,
-            "messages": self._serialise(self.defaults["messages"]),
-            "param_group": self._serialise(group),
-        }
-        result = self._link.request("add_param_group", sent)
-        received = StateDecoder(self._link).value(member("add_param_group", result, "param_group"))
-        is_current = self._fingerprint() == self._told
-        self.param_groups.append(_checked_group(received))
-        if is_current:
-            self._told = self._fingerprint()
+        with Call(self._link, changes=[self]) as call:
+            self._check_not_lost()
+            sent = {
+                "optimizer_id": self.optimizer_id,
+                "messages": self._serialise(self.defaults["messages"]),
+                "param_group": self._serialise(group),
+            }
+            result = call.request("add_param_group", sent)
+            received = StateDecoder(self._link).value(member("add_param_group", result, "param_group"))
+            is_current = self._fingerprint() == self._told
+            self.param_groups.append(_checked_group(received))
+            if is_current:
+                self._told = self._fingerprint()
 
     # --- checkpoints -----------------------------------------------------------------------------
 
@@ -179,9 +220,43 @@ class Optimizer:
         """The groups in their JSON form: what the server knows, unless it changes here."""
         return json_form(self._serialise(self.param_groups))
 
+    def _check_not_lost(self) -> None:
+        if self._lost is not None:
+            raise UsageError(self._lost)
+
+    # --- for a restore ---------------------------------------------------------------------------
+
+    def _creation(self, params: Any = None) -> dict[str, Any]:
+        """The parameters of ``create_optimizer``; ``params`` None: for the groups as they are now."""
+        return {
+            "optimizer_name": self.name,
+            "params": self._serialise(self.param_groups if params is None else params),
+            "defaults": self._serialise(self.defaults),
+        }
+
+    def _uses(self) -> set[Any]:
+        """The Variables and models that the server's optimizer refers to."""
+        return set(mirrored_in([self.param_groups, self.defaults]))
+
+    def _mark_lost(self, reason: str) -> None:
+        self._lost = reason
+
+    def _renewed(self, link: Link, optimizer_id: str) -> None:
+        """The server has a new one for this, with the groups as they are here, but without what it remembers."""
+        former, self.optimizer_id, self._lost = self.optimizer_id, optimizer_id, None
+        link.registries.optimizers.rename(former, optimizer_id, self)
+        self._told = self._fingerprint()
+        # No method takes former steps there: with some, each step sends them along.
+        self._is_on_server = not any(entry.get("momentum_buffer") for entry in self.state.values())
+
     def __repr__(self) -> str:
         counts = ", ".join(str(len(group["params"])) for group in self.param_groups)
         return f"{type(self).__name__}(parameters per group: {counts})"
+
+
+def _clear_grads(parameters: list[Variable]) -> None:
+    for parameter in parameters:
+        parameter._grad.clear()
 
 
 def _as_groups(params: Params) -> tuple[list[ParamGroup], bool]:

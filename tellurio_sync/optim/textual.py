@@ -10,6 +10,7 @@ from ..model.language import ChatCompletionModel
 from ..model.variable import Variable
 from .functional import check_momentum, tgd
 from .optimizer import Optimizer, Params
+from .state import State
 
 _SYSTEM_ROLE = "Textual Gradient Descent optimizer system prompt"
 _USER_ROLE = "Textual Gradient Descent optimizer user prompt"
@@ -64,6 +65,7 @@ class TGD(Optimizer):
         super().__init__(params, defaults)
 
     def _step_here(self) -> None:
+        new: State = {}
         for group in self.param_groups:
             params = group["params"]
             settings = {name: group.get(name, default) for name, default in self.defaults.items()}
@@ -73,7 +75,8 @@ class TGD(Optimizer):
             completion_args = settings.pop("completion_args")
             tgd(params, grads, buffers, **settings, **completion_args)
             for parameter, buffer in zip(params, buffers):
-                self.state[parameter] = {"momentum_buffer": buffer}
+                new[parameter] = {"momentum_buffer": buffer}
+        self.state.update(new)
 
 
 def _placeholder_messages() -> Messages:

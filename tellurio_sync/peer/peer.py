@@ -335,7 +335,7 @@ class Peer:
 
     def _wait_for_connection(self, call: PendingCall) -> Connection:
         """The open connection, as soon as there is one, at most until the call's deadline."""
-        while (connection := self._connection) is None:
+        while (connection := self._usable_connection()) is None:
             if self._state == CLOSED:
                 raise self._not_connected()
             if self.is_receive_thread():
@@ -345,7 +345,18 @@ class Peer:
                 )
             if call.deadline.remaining(self._clock.now()) <= 0:
                 raise call.timeout_error(self._clock, was_sent=False)
-            self._wait_for_state(lambda: self._connection is not None or self._state == CLOSED, call.deadline)
+            self._wait_for_state(lambda: self._usable_connection() is not None or self._state == CLOSED, call.deadline)
+        return connection
+
+    def _usable_connection(self) -> Connection | None:
+        """The open connection, but not one that takes no more if there will be another.
+
+        The receive thread may still be busy with what came before the end, and until it has dealt with it a caller
+        that tries again would fail again and again. It cannot itself wait for the next one.
+        """
+        connection = self._connection
+        if connection is not None and connection.transport.is_over and self._reconnect and not self.is_receive_thread():
+            return None
         return connection
 
     def _not_connected(self) -> Exception:

@@ -7,6 +7,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from ..errors import InvalidAPIKeyError
+from ..secret import hidden
 from . import keystore
 from .keys import clean_key
 from .rest import StudioRest
@@ -42,8 +43,8 @@ def find_api_key(api_key: str | None = None, relogin: bool = False) -> tuple[str
         InvalidAPIKeyError: it holds characters that no key has.
     """
     for given, source in (
-        (api_key, KeySource.ARGUMENT),
-        (os.environ.get("TELLURIO_API_KEY"), KeySource.ENVIRONMENT),
+        (hidden(api_key), KeySource.ARGUMENT),
+        (hidden(os.environ.get("TELLURIO_API_KEY")), KeySource.ENVIRONMENT),
     ):
         if key := _cleaned(given, relogin):
             return key, source

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NoReturn
 
 from ..errors import InvalidAPIKeyError
+from ..secret import Secret
 
 if TYPE_CHECKING:
     import requests
@@ -21,7 +22,7 @@ def clean_key(key: str) -> str:
         InvalidAPIKeyError: it holds characters that cannot stand in an HTTP header (RFC 9110 §5.5).
             Found here because the HTTP library's own error would quote the key.
     """
-    stripped = key.strip()
+    stripped = Secret(key.strip())
     if not all("!" <= char <= "~" for char in stripped):
         raise InvalidAPIKeyError("The API key holds blanks or characters that no key has. Was it copied completely?")
     return stripped

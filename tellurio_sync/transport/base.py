@@ -85,6 +85,11 @@ class Transport(ABC):
             NoRoom: the queue stayed full.
         """
 
+    @property
+    @abstractmethod
+    def is_over(self) -> bool:
+        """Whether ``send`` would raise ``TransportEnded``; ``receive`` may still return what came before."""
+
     @abstractmethod
     def was_sent(self, receipt: Receipt) -> bool:
         """Whether the whole message was handed to the operating system, so that the server can act on it."""

@@ -56,6 +56,10 @@ class MemoryTransport(Transport):
     def _is_over_locked(self) -> bool:
         return self._is_closing or self._ending is not None
 
+    @property
+    def is_over(self) -> bool:
+        return self._is_over_locked()  # two loads: exact enough without the lock
+
     def was_sent(self, receipt: Receipt) -> bool:
         return receipt.end_offset is not None and self._written >= receipt.end_offset
 

@@ -113,6 +113,10 @@ class WebSocketTransport(Transport):
             self._abort_overfull()
         self._flush()
 
+    @property
+    def is_over(self) -> bool:
+        return self._ending is not None or self._is_closing
+
     def was_sent(self, receipt: Receipt) -> bool:
         if receipt.end_offset is None:
             return False

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tellurio_sync import handlers
-from tellurio_sync.errors import WouldDeadlock
+from tellurio_sync.errors import RemoteError, WouldDeadlock
 from tellurio_sync.jsonrpc import decode, encode
 from tellurio_sync.model.link import use_link
 from tellurio_sync.model.registries import Registries
@@ -26,6 +26,7 @@ class FakeLink:
     def __init__(self) -> None:
         self.registries = Registries(self)
         self.pending_timeout = FAILSAFE_S
+        self.is_local = False
         self.requests: list[tuple[str, dict[str, Any]]] = []
         self.answers: dict[str, Answer] = {}
         self._ids = itertools.count(1)
@@ -33,13 +34,26 @@ class FakeLink:
 
     # --- the seam --------------------------------------------------------------------------------
 
-    def request(self, method: str, params: dict[str, Any]) -> Any:
+    def admit(self) -> FakeLink:
+        self.check_may_wait()
+        return self
+
+    def leave(self) -> None:
+        pass
+
+    def request(self, method: str, params: dict[str, Any], on_reply: Callable[[], None] = lambda: None) -> Any:
         self.check_may_wait()
         # Through real JSON, as the transport would.
         sent = decode(encode(params))
         self.requests.append((method, sent))
         answer = self.answers.get(method) or getattr(self, f"_answer_{method}")
-        return decode(encode(answer(sent)))
+        try:
+            result = answer(sent)
+        except RemoteError:
+            on_reply()
+            raise
+        on_reply()
+        return decode(encode(result))
 
     def check_may_wait(self) -> None:
         if threading.get_ident() == self._receive_thread:

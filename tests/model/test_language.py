@@ -96,6 +96,13 @@ def test_settings_that_cannot_be_sent_are_refused(link, settings, error):
     assert link.calls() == []
 
 
+def test_a_server_on_this_machine_needs_no_consent(link):
+    link.is_local = True
+    OpenAI(api_key=KEY)
+    assert ASKED == []
+    assert len(link.calls("create_model")) == 1
+
+
 def test_without_consent_nothing_is_sent(link, monkeypatch):
     def refuse():
         raise RuntimeError("no consent")

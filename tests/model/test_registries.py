@@ -8,6 +8,7 @@ import pytest
 
 from tellurio_sync.errors import ConnectionLost, PendingTimeout, UnknownVariable, WouldDeadlock
 from tellurio_sync.model import Variable
+from tellurio_sync.model.calling import Call
 from tellurio_sync.model.graph import Node
 from tellurio_sync.model.holding import HoldingArea
 from tellurio_sync.model.registries import Registries
@@ -38,7 +39,7 @@ def test_a_variable_is_forgotten_with_the_users_last_reference(link):
 
 def test_what_is_pushed_lives_until_the_causing_call_ends(link):
     registries = link.registries
-    with registries.awaiting_pushes():
+    with Call(link):
         link.push("create_variable", variable_id="copy", **COPY)
         link.push("create_node", node_id="n", name="AddBackward0")
         gc.collect()
@@ -52,7 +53,7 @@ def test_what_is_pushed_lives_until_the_causing_call_ends(link):
 def test_a_push_outside_any_call_lives_until_the_next_call_ends(link):
     link.push("create_variable", variable_id="copy", **COPY)
     assert "copy" in link.registries.variables
-    with link.registries.awaiting_pushes():
+    with Call(link):
         assert "copy" in link.registries.variables
     assert "copy" not in link.registries.variables
 

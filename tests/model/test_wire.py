@@ -6,6 +6,7 @@ import pytest
 
 from tellurio_sync.errors import RemoteProtocolError, UnknownModel, UnknownVariable, UsageError
 from tellurio_sync.model import CallableModel, Parameter, Variable, suppress_variable_notifications
+from tellurio_sync.model.calling import Call
 from tellurio_sync.model.wire import decode_outputs, deserialise, link_of, serialise
 from tests.model.fake_link import FakeLink
 
@@ -147,7 +148,7 @@ def test_the_accumulator_of_a_leaf_lives_as_long_as_the_leaf(link):
     leaf, sample = Variable("a", requires_grad=True), Variable("b")
 
     def use(number, leaf):
-        with link.registries.awaiting_pushes():
+        with Call(link):
             link.push("create_node", node_id=f"op{number}", name="AddBackward0")
             if number == 0:
                 link.push("create_node", node_id="leaf", name="AccumulateGrad")

@@ -1,0 +1,70 @@
+"""Who may look at the pages; the rule is in the package's docstring."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+TOKEN_PARAMETER = "token"
+
+_MAX_FORM_BYTES = 4096
+
+
+class Access:
+    """The check of one backend's pages.
+
+    Attributes:
+        token: what opens the pages, and only these.
+    """
+
+    def __init__(self, host: str, api_key: str) -> None:
+        self._is_local = _is_loopback(host)
+        self._api_key = api_key
+        # Not the key itself: links and cookies lie about in more places than a key should.
+        self.token = hmac.new(api_key.encode(), b"page", hashlib.sha256).hexdigest()
+        # Browsers keep one set of cookies for all ports of a host: backends must not overwrite each other's.
+        self._cookie = f"tellurio_page_{hashlib.sha256(self.token.encode()).hexdigest()[:8]}"
+
+    def is_expected_host(self, request: web.Request) -> bool:
+        """Whether the request was sent to this machine by a name of its own; False under DNS rebinding."""
+        return not self._is_local or _is_loopback(_host_name(request.host))
+
+    def is_allowed(self, request: web.Request) -> bool:
+        """Whether the request brings the token, by its link or its cookie."""
+        sent = (request.query.get(TOKEN_PARAMETER, ""), request.cookies.get(self._cookie, ""))
+        return any(_is_same(token, self.token) for token in sent)
+
+    async def is_key_in_form(self, request: web.Request) -> bool:
+        """Whether the form that was sent holds the key."""
+        if request.content_length is None or request.content_length > _MAX_FORM_BYTES:
+            return False
+        form = await request.post()
+        return _is_same(str(form.get("key", "")), self._api_key)
+
+    def remember(self, response: web.Response) -> None:
+        """Let the browser that gets this response look at the pages until it is closed."""
+        response.set_cookie(self._cookie, self.token, httponly=True, samesite="Strict")
+
+
+def _host_name(host: str) -> str:
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_same(sent: str, wanted: str) -> bool:
+    return hmac.compare_digest(sent.encode(errors="surrogatepass"), wanted.encode())

@@ -1,0 +1,197 @@
+"""Where the calls of a session's objects pass: any number at once while ids are valid, none during a restore.
+
+It is shut at first, and shuts itself when the connection is lost.  Who finds it shut waits for a connection, and sees
+to it that the restore is done on that one: the thread that a reconnect starts, a login, the first call in a forked
+child, or whoever calls meanwhile.
+
+| State | Written by | Guarded by |
+|---|---|---|
+| the connection on which ids are valid | a restore | ``_lock`` |
+| who is inside | callers | ``_lock``; weakly, so that whoever was torn away by Ctrl-C is inside no more |
+| a restore is being done | any thread but the receive thread | ``_restore_lock`` |
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakSet
+
+from .client import LONG_RUNNING_METHODS, TellurioWebSocketClient
+from .deadlines import MONOTONIC, Deadline
+from .errors import CallTimeout, ConnectionLost, RemoteError, TellurioError
+from .model.link import Link
+from .peer.connection import Connection
+from .restore import Requests, Restored, restore
+
+_log = logging.getLogger("tellurio_sync.session")
+
+# Who is inside leaves as soon as its connection is lost. Looked at this often, for those who left without a word.
+_LOOK_INTERVAL = 0.05
+_LEAST = 0.001
+
+
+class Admission:
+    """Leave to make a call on one connection (``model.link.Admission``)."""
+
+    __slots__ = ("__weakref__", "_client", "_connection", "_deadline", "_gate", "thread")
+
+    def __init__(
+        self, gate: Gate, client: TellurioWebSocketClient, connection: Connection, deadline: Deadline | None
+    ) -> None:
+        self._gate = gate
+        self._client = client
+        self._connection = connection
+        self._deadline = deadline
+        self.thread = threading.get_ident()
+
+    def request(self, method: str, params: dict[str, Any], on_reply: Callable[[], None]) -> Any:
+        """See ``model.link.Admission``."""
+        timeout = None
+        # The call's time runs since it was let wait. (A long one has all of it anew with each heartbeat.)
+        if self._deadline is not None and method not in LONG_RUNNING_METHODS:
+            timeout = max(_LEAST, self._deadline.remaining(MONOTONIC.now()))
+        reply = self._client.call_on(self._connection, method, params, timeout, on_reply)
+        if "error" in reply:
+            raise RemoteError.from_reply(reply["error"], method=method, request_id=reply.get("id"))
+        return reply["result"]
+
+    def leave(self) -> None:
+        """See ``model.link.Admission``."""
+        self._gate.leave(self)
+
+
+class Gate:
+    """One per session. Thread-safe.
+
+    Args:
+        link: the session, whose objects are restored.
+        run_uuid: the run that a restore's calls are made for.
+        on_restored: called after each restore that found anything; what it raises is logged.
+    """
+
+    def __init__(self, link: Link, run_uuid: Callable[[], str], on_restored: Callable[[Restored], None] | None) -> None:
+        self._link = link
+        self._run_uuid = run_uuid
+        self._on_restored = on_restored
+        self._lock = threading.Lock()
+        self._left = threading.Condition(self._lock)
+        self._inside: WeakSet[Admission] = WeakSet()
+        self._connection: Connection | None = None
+        self._restore_lock = threading.Lock()
+
+    # --- calls ---------------------------------------------------------------------------------------
+
+    def admit(self, current: Callable[[], TellurioWebSocketClient]) -> Admission:
+        """Leave to make one call. Blocks while there is no connection or a restore is under way.
+
+        Args:
+            current: gives the session's client.
+
+        Raises:
+            CallTimeout: not within the client's ``default_timeout``.
+            NotConnected, WouldDeadlock: as ``TellurioWebSocketClient.call``.
+            ConnectFailed: in a forked child, which connects.
+        """
+        deadline = None
+        while (admission := self._enter(current(), deadline)) is None:
+            client = current()
+            deadline = deadline or Deadline(client.default_timeout, MONOTONIC.now())
+            connection = client.wait_for_connection(max(_LEAST, deadline.remaining(MONOTONIC.now())))
+            self.restore_on(client, connection, "", deadline)
+        return admission
+
+    def _enter(self, client: TellurioWebSocketClient, deadline: Deadline | None) -> Admission | None:
+        with self._lock:
+            connection = self._connection
+            if connection is None or connection.ending is not None:
+                return None
+            admission = Admission(self, client, connection, deadline)
+            self._inside.add(admission)
+            return admission
+
+    def leave(self, admission: Admission) -> None:
+        """The call is over."""
+        with self._lock:
+            self._inside.discard(admission)
+            if self._connection is None:
+                self._left.notify_all()
+
+    # --- restores ------------------------------------------------------------------------------------
+
+    def restore_soon(self, client: TellurioWebSocketClient, session_id: str) -> None:
+        """Restore in a thread of its own: on the receive thread, which must go on, because a restore needs replies."""
+        connection = client.connection
+        if connection is None:
+            return
+
+        def run() -> None:
+            try:
+                self.restore_on(client, connection, session_id, None)
+            except TellurioError as exc:
+                # Whoever calls next tries again, and is told.
+                _log.warning("the restore after the reconnect failed: %s", exc)
+
+        try:
+            threading.Thread(target=run, name="tellurio-sync restore", daemon=True).start()
+        except RuntimeError:
+            _log.debug("no restore: no thread can be started, as when the interpreter shuts down")
+
+    def restore_on(
+        self, client: TellurioWebSocketClient, connection: Connection, session_id: str, deadline: Deadline | None
+    ) -> None:
+        """Let the server know what is held here, unless that has been done on this connection. Then open the gate.
+
+        Returns, too, where this connection is lost on the way: then there will be another one, or none.
+
+        Args:
+            session_id: for the report.
+            deadline: until when to wait for another thread that is at it; None: for ever.
+
+        Raises:
+            CallTimeout: the other thread was not ready by then.
+            As ``restore``.
+        """
+        timeout = -1.0 if deadline is None else max(0.0, deadline.remaining(MONOTONIC.now()))
+        if not self._restore_lock.acquire(timeout=timeout):
+            raise CallTimeout(method="restore", waited_s=timeout, was_sent=False)
+        try:
+            if self._connection is connection or connection.ending is not None:
+                return
+            self._shut()
+            restored = restore(self._link, lambda requests: self._call_many(client, connection, requests), session_id)
+            with self._lock:
+                self._connection = connection
+        except ConnectionLost as lost:
+            _log.debug("the connection was lost during the restore: %s", lost)
+            return
+        finally:
+            self._restore_lock.release()
+        self._report(restored)
+
+    def _shut(self) -> None:
+        """Let nobody in any more, and wait until all have left: calls on a lost connection end at once."""
+        own = threading.get_ident()
+        with self._lock:
+            self._connection = None
+            # A finaliser of the user's may call the server from inside a call: that one cannot be waited for.
+            while any(admission.thread != own for admission in self._inside):
+                self._left.wait(_LOOK_INTERVAL)
+
+    def _call_many(self, client: TellurioWebSocketClient, connection: Connection, requests: Requests) -> list[Any]:
+        run_uuid = self._run_uuid()
+        return client.call_many_on(
+            connection, [(method, {"run_uuid": run_uuid, **params}) for method, params in requests]
+        )
+
+    def _report(self, restored: Restored) -> None:
+        if not (restored.known or restored.renewed or restored.lost):
+            return
+        _log.info("%s", restored)
+        if self._on_restored is not None:
+            try:
+                self._on_restored(restored)
+            except Exception:  # noqa: BLE001 - the user's hook must not fail the call that happened to restore
+                _log.exception("on_restored failed")

@@ -1,0 +1,71 @@
+"""One call of the object model to the server.
+
+    with Call(link, changes=[variable]) as call:
+        params = {"variable_id": variable.variable_id, ...}
+        result = call.request("update_variable", params)
+        ...                                              # whatever follows from the result, on this side
+
+Inside the block, from reading the first id to taking over the result:
+  * ids do not change: when a connection was lost and objects had to be made anew on the server, their new ids are
+    given to them while no call is under way (``restore``);
+  * what the server pushes stays alive until it is taken over (``holding``);
+  * what the server pushes to one of ``changes`` can be taken back until the reply has come.
+
+So a call that ends with ``ConnectionLost`` has not happened, as far as this side can see: there are no half-applied
+pushes.  What became of it on the server is unknown, so ``changes`` are noted as *unsure*, and the next restore makes
+them anew there, as they are here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from .link import Admission, Link
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class Call:
+    """Context manager for one request. Not to be nested in another one of the same thread.
+
+    Args:
+        link: the session.
+        changes: the Variables, models and optimizers whose state on the server the request changes.
+
+    Attributes:
+        ids: the addresses of ``changes``.
+        is_begun: whether the request was made.
+        is_answered: whether the reply has come: then nothing is taken back.
+
+    Entering blocks while a lost connection is being restored; it raises as ``Link.admit``.
+    """
+
+    __slots__ = ("_admission", "_link", "_ticket", "changes", "ids", "is_answered", "is_begun")
+
+    def __init__(self, link: Link, changes: Iterable[Any] = ()) -> None:
+        self._link = link
+        self.changes = tuple(changes)
+        self.ids = frozenset(map(id, self.changes))
+        self.is_begun = False
+        self.is_answered = False
+
+    def __enter__(self) -> Self:
+        self._admission: Admission = self._link.admit()
+        self._ticket = self._link.registries.begin_call(self)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, traceback: object) -> None:
+        try:
+            self._link.registries.end_call(self, self._ticket, exc)
+        finally:
+            self._admission.leave()
+
+    def request(self, method: str, params: dict[str, Any]) -> Any:
+        """Call the server and return the ``result`` of its reply; raises as ``Admission.request``."""
+        self.is_begun = True
+        return self._admission.request(method, params, self._on_reply)
+
+    def _on_reply(self) -> None:
+        self._link.registries.settle_call(self)

@@ -1,0 +1,294 @@
+"""After a reconnect: the server knows again what this side holds, as this side holds it (DESIGN.md §5).
+
+What is guaranteed, for calls of the object model of one session (Variables, functions, ``backward``, optimizers):
+
+1. *A call that has returned has happened; a call that has raised* ``ConnectionLost`` *has not.*  That holds for this
+   side at once (``model.calling``: what the server had pushed for a cut-off call is taken back), and for the server
+   before the next call is sent: every object whose state there is uncertain or different is made anew, as it is here.
+   So a batch that is tried again never sees half of the first try, wherever the connection was cut.
+2. ``Optimizer.clear_grad`` does not fail by the loss of a connection: it happens here, and the restore sees to the
+   server.  So ``step`` is the last call of a batch that can be cut off, and a step that was made is never repeated.
+3. What became of a cut-off call on the server is never seen, even if it is carried out there later: it has the ids of
+   objects that this side has left behind.
+
+Not guaranteed: one step for what takes several calls (``copy_``, ``requires_grad_``, ``x += y``), gradients of passes
+over the same leaves that ran at once and of which only some were answered, and runs and metrics, which are REST.
+
+How.  ``get_variable`` is asked about every leaf, many questions in one go.  A leaf stays as it is if the server's
+answer is what is here, and no call on it was cut off.  All others are made anew (``create_variable``, and their
+gradients, by reference); so are the optimizers and the backward model that refer to these.  There is no question about
+models and optimizers (PROTOCOL.md §C), so the leaves speak for them: where the server has forgotten one leaf, or there
+was none to ask about, it is taken to have forgotten all.  Where it knows everything, nothing is sent but the question.
+
+What an optimizer remembers (momentum) cannot be told to the server; an optimizer that remembers something and is made
+anew sends it along with each step from then on (see ``optim.optimizer``).
+
+A computed Variable cannot be made anew: its graph was on the server.  It is *lost* if the server has forgotten it, or
+if it was computed from a leaf that is made anew; using it raises ``ConnectionLost``, reading its data does not.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .autodiff.backward_model import BackwardModel
+from .errors import LocalProtocolError, RemoteError, TellurioError
+from .model.language import ChatCompletionModel
+from .model.link import Link
+from .model.registries import Registries
+from .model.replies import check_echo, id_member, json_form
+from .model.variable import Variable
+from .optim.optimizer import Optimizer
+
+Requests = Sequence[tuple[str, dict[str, Any]]]
+CallMany = Callable[[Requests], list[Any]]
+"""Sends requests in one go; returns the reply envelope of each, or the error in its place."""
+
+_IN_ONE_GO = 500
+_GRAPH_LOST = (
+    "what this Variable was computed from was on the server, and is lost with the connection; compute it again"
+)
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What a restore found and did.
+
+    Attributes:
+        session_id: of the new connection.
+        known: how many leaf Variables the server still held as they are here.
+        renewed: what was made anew there, under new ids: Variables, models, optimizers. Nothing of them was lost.
+        lost: what can no longer be used with the server: computed Variables, and what the server refused to take.
+    """
+
+    session_id: str
+    known: int
+    renewed: tuple[Any, ...]
+    lost: tuple[Any, ...]
+
+    def __str__(self) -> str:
+        return f"restored: {self.known} Variables known, {_counted(self.renewed)} made anew, {_counted(self.lost)} lost"
+
+
+def _counted(objects: tuple[Any, ...]) -> str:
+    kinds = Counter(type(item).__name__ for item in objects)
+    names = ", ".join(f"{count} {name}" for name, count in sorted(kinds.items()))
+    return f"{len(objects)} ({names})" if names else "0"
+
+
+def restore(link: Link, call_many: CallMany, session_id: str) -> Restored:
+    """Bring the server to what this side holds. Blocks: two round trips, four where anything is made anew.
+
+    No call may be under way, and none may begin, until this returns.  If it raises, it can be begun again.
+
+    Raises:
+        ConnectionLost, CallTimeout: of ``call_many``.
+        RemoteProtocolError: an answer makes no sense.
+    """
+    return _Restore(link, call_many).run(session_id)
+
+
+class _Restore:
+    """One attempt. What is to be made anew stays noted as unsure until all of it is done."""
+
+    def __init__(self, link: Link, call_many: CallMany) -> None:
+        self._link = link
+        self._call_many = call_many
+        self._registries: Registries = link.registries
+        with self._registries.lock:
+            variables = list(self._registries.variables.snapshot().values())
+            self._models = list(self._registries.models.snapshot().values())
+            self._optimizers = list(self._registries.optimizers.snapshot().values())
+            self._unsure = set(self._registries.unsure)
+        self._computed = [variable for variable in variables if _is_computed(variable)]
+        self._leaves = list(_with_gradients(variable for variable in variables if not _is_computed(variable)))
+        self._renewed: list[Any] = []
+        self._lost: list[Any] = []
+
+    def run(self, session_id: str) -> Restored:
+        known, is_remembered = self._ask()
+        leaves = [leaf for leaf in self._leaves if leaf not in known]
+        models = [model for model in self._models if not is_remembered or self._must_renew(model)]
+        new: set[Any] = {*leaves, *models}
+        optimizers = [
+            optimizer
+            for optimizer in self._optimizers
+            if not is_remembered or self._must_renew(optimizer) or not new.isdisjoint(optimizer._uses())
+        ]
+        backward_model = self._registries.backward_model
+        if backward_model is not None and is_remembered:
+            is_changed = backward_model in self._unsure or backward_model.client in new
+            backward_model = backward_model if is_changed else None
+        todo = {*new, *optimizers, *([backward_model] if backward_model else [])}
+        # If the connection is lost on the way, the next attempt knows what this one has left undone.
+        self._registries.unsure.update(todo)
+        self._lose_computed(new, is_remembered)
+        self._renew_models(models)
+        self._renew_leaves(leaves)
+        self._renew_optimizers(optimizers)
+        if backward_model is not None:
+            self._set(backward_model)
+        for item in (*todo, *self._computed):
+            self._registries.unsure.discard(item)
+        return Restored(session_id, len(known), tuple(self._renewed), tuple(self._lost))
+
+    # --- asking ----------------------------------------------------------------------------------
+
+    def _ask(self) -> tuple[set[Variable], bool]:
+        """The leaves that the server holds as they are here, and whether it knows all it was asked about."""
+        asked = [leaf for leaf in self._leaves if not self._must_renew(leaf) and leaf.variable_id is not None]
+        answers = self._answers([("get_variable", {"variable_id": leaf.variable_id}) for leaf in asked])
+        known = {leaf for leaf, answer in zip(asked, answers) if _is_same(leaf, answer)}
+        # `known` and not only "all were found": what differs has been changed by somebody else.
+        return known, bool(asked) and not any(isinstance(answer, TellurioError) for answer in answers)
+
+    def _must_renew(self, item: Any) -> bool:
+        return item in self._unsure or item._lost is not None
+
+    def _lose_computed(self, new: set[Any], is_remembered: bool) -> None:
+        gone = {*new, *(variable for variable in self._computed if self._must_renew(variable))}
+        for variable in self._computed:
+            is_gone = not is_remembered or variable in gone or not gone.isdisjoint(_sources(variable))
+            if is_gone and variable._lost is None:
+                variable._mark_lost(_GRAPH_LOST)
+                self._lost.append(variable)
+
+    # --- making anew -------------------------------------------------------------------------------
+
+    def _renew_models(self, models: list[ChatCompletionModel]) -> None:
+        willing = []
+        for model in models:
+            try:
+                model._check_may_share(self._link)
+            except TellurioError as exc:
+                self._lose(model, exc)
+            else:
+                willing.append(model)
+        self._renew("create_model", "model_id", willing)
+
+    def _renew_leaves(self, leaves: list[Variable]) -> None:
+        self._renew("create_variable", "variable_id", leaves)
+        # Gradients are Variables themselves: each has its id by now.
+        updates = [(leaf, update) for leaf in leaves if leaf._lost is None for update in _updates(leaf)]
+        for (leaf, params), answer in zip(updates, self._answers([("update_variable", each) for _, each in updates])):
+            if isinstance(answer, TellurioError):
+                self._lose(leaf, answer)
+            else:
+                check_echo("update_variable", answer, params)
+
+    def _renew_optimizers(self, optimizers: list[Optimizer]) -> None:
+        willing = []
+        for optimizer in optimizers:
+            lost = next((item for item in optimizer._uses() if item._lost is not None), None)
+            if lost is not None:
+                self._lose(optimizer, TellurioError(f"it uses {lost!r}, which is lost: {lost._lost}"))
+            else:
+                willing.append(optimizer)
+        self._renew("create_optimizer", "optimizer_id", willing)
+
+    def _set(self, backward_model: BackwardModel) -> None:
+        if backward_model.client._lost is None:
+            (answer,) = self._answers([("set_model_singleton", backward_model._setting())])
+            if isinstance(answer, TellurioError):
+                self._lose(backward_model.client, answer)
+
+    def _renew(self, method: str, id_key: str, items: Sequence[Any]) -> None:
+        answers = self._answers([(method, item._creation()) for item in items])
+        for item, answer in zip(items, answers):
+            if isinstance(answer, TellurioError):
+                self._lose(item, answer)
+            else:
+                item._renewed(self._link, id_member(method, answer, id_key))
+                self._renewed.append(item)
+
+    def _lose(self, item: Any, exc: TellurioError) -> None:
+        item._mark_lost(f"the server, which had forgotten this {type(item).__name__}, did not take it again: {exc}")
+        self._lost.append(item)
+
+    def _answers(self, requests: Requests) -> list[Any]:
+        """The result of each request, or why it was refused: by the server, or because it cannot be sent as JSON."""
+        answers: list[Any] = []
+        for start in range(0, len(requests), _IN_ONE_GO):
+            part = requests[start : start + _IN_ONE_GO]
+            for (method, _), reply in zip(part, self._replies(part)):
+                if isinstance(reply, LocalProtocolError):
+                    answers.append(reply)
+                elif isinstance(reply, BaseException):
+                    raise reply
+                elif "error" in reply:
+                    answers.append(RemoteError.from_reply(reply["error"], method=method))
+                else:
+                    answers.append(reply["result"])
+        return answers
+
+    def _replies(self, requests: Requests) -> list[Any]:
+        try:
+            return self._call_many(requests)
+        except LocalProtocolError as exc:
+            # Nothing was sent. One of them holds what was put into the data behind our back.
+            return [exc] if len(requests) == 1 else [self._replies([request])[0] for request in requests]
+
+
+def _is_computed(variable: Variable) -> bool:
+    return variable._grad_fn is not None or variable._pending_grad_fn_id is not None or bool(variable._arguments)
+
+
+def _with_gradients(variables: Iterable[Variable]) -> Iterator[Variable]:
+    """Each of them, and each gradient that they hold and the server has given no id."""
+    seen: set[Variable] = set()
+    stack = list(variables)
+    while stack:
+        variable = stack.pop()
+        if variable not in seen:
+            seen.add(variable)
+            yield variable
+            stack.extend(gradient for gradient in variable._grad if gradient.variable_id is None)
+
+
+def _is_same(leaf: Variable, answer: Any) -> bool:
+    """Whether an answer to ``get_variable`` describes the leaf as it is here (PROTOCOL.md §C)."""
+    if not isinstance(answer, dict):
+        return False
+    grad = answer.get("grad")
+    return (
+        answer.get("data") == json_form(leaf._data)
+        and answer.get("role") == leaf.role
+        and answer.get("requires_grad") == leaf.requires_grad
+        and answer.get("is_leaf") == leaf.is_leaf
+        and isinstance(grad, list)
+        and [tag.get("variable_id") for tag in grad] == [gradient.variable_id for gradient in leaf._grad]
+    )
+
+
+def _updates(leaf: Variable) -> Iterator[dict[str, Any]]:
+    """What ``create_variable`` does not take: the ``update_variable`` parameters for it."""
+    fields: dict[str, Any] = dict(vars(leaf))
+    if leaf._grad:
+        fields["_grad"] = [gradient._reference() for gradient in leaf._grad if gradient._lost is None]
+    if not leaf.is_leaf:
+        fields["is_leaf"] = False
+    if leaf._retain_grad:
+        fields["_retain_grad"] = True
+    if leaf._output_nr:
+        fields["_output_nr"] = leaf._output_nr
+    for field, value in fields.items():
+        # Other private names were never sent.
+        if field in ("_grad", "_retain_grad", "_output_nr") or not field.startswith("_"):
+            yield {"variable_id": leaf.variable_id, "field": field, "value": value}
+
+
+def _sources(variable: Variable) -> set[Any]:
+    """Everything that a Variable was computed from, however far back."""
+    found: set[Any] = set()
+    stack: list[Any] = [variable._arguments]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, tuple):
+            stack.extend(item)
+        elif isinstance(item, Variable) and item not in found:
+            found.add(item)
+            stack.append(item._arguments)
+    return found
