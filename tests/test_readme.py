@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 README = Path(__file__).parents[1] / "README.md"
-EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+CODE = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+EXAMPLES = [code for code in CODE if "def test_" not in code]
+TESTS = [code for code in CODE if "def test_" in code]
 
 # What a reader sees when they have run them, in order.
 OUTPUT = [
@@ -19,6 +21,7 @@ OUTPUT = [
     r"Here is the combined feedback we got for this specific first task and other variables: Say when\.\n",
     r"(\d+ of 10 right\n){4}",
     r"Variable created successfully\.\n100 replies after one round trip; Variable created successfully\.\n",
+    r"Say please\.\n",
 ]
 
 
@@ -31,6 +34,19 @@ def test_an_example_of_the_readme(code: str, output: str, tmp_path: Path) -> Non
     assert done.stderr == ""
     assert done.returncode == 0
     assert re.fullmatch(output, done.stdout), done.stdout
+
+
+@pytest.mark.slow
+def test_the_test_of_the_readme(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text("\n".join(TESTS), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=tmp_path,
+    )
+    assert "1 passed" in done.stdout, done.stdout
 
 
 def test_every_target_that_the_readme_names_exists() -> None:
