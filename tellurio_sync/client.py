@@ -216,12 +216,15 @@ class TellurioWebSocketClient:
         peer = self._make_peer()
         with self._lock:
             previous, self._peer = self._peer, peer
-        if previous is not None:
-            previous.close()
         try:
+            if previous is not None:
+                previous.close()
             session_id = peer.open(retries, delay)
         except DialFailed as failure:
             raise self._connect_failed(failure) from failure
+        except BaseException:  # Ctrl-C: nobody may wait for a peer that was never opened
+            peer.close(0.0)
+            raise
         return {"session_id": session_id}
 
     def close(self) -> None:

@@ -331,7 +331,8 @@ print(status, backend.is_running)
 @pytest.mark.parametrize("forks", [False, pytest.param(True, marks=needs_fork)])
 def test_it_ends_when_its_parent_is_killed(forks, command, lifelines):
     """Also when a forked child of the parent lives on."""
-    code = ("os.fork()\n" if forks else "") + "print('waiting', flush=True)\nsys.stdin.read()"
+    # os.write: one system call for the whole line, so that two processes cannot mix theirs.
+    code = ("os.fork()\n" if forks else "") + "os.write(1, b'waiting\\n')\nsys.stdin.read()"
     script = PARENT.format(command=command) + code
     parent = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE

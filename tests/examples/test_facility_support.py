@@ -194,10 +194,11 @@ def test_an_openai_compatible_endpoint_takes_the_place_of_the_stand_in(tmp_path:
 
 
 @pytest.mark.slow
-def test_a_language_model_without_consent_ends_with_1_and_one_line(tmp_path: Path) -> None:
-    done = demo(tmp_path, "--model", "tiny", "--lm-api-key", "none", ALLOW_API_KEY_SHARING="false")
+def test_a_language_model_that_is_not_there_ends_with_1_and_one_line(tmp_path: Path) -> None:
+    nobody = "http://127.0.0.1:9/v1"
+    done = demo(tmp_path, "--model", "tiny", "--lm-base-url", nobody, "--lm-api-key", "none")
     assert done.returncode == 1
-    assert done.stderr.startswith("tellurio-sync demo: Consent to share")
+    assert done.stderr.startswith("tellurio-sync demo: The language model 'tiny' at http://127.0.0.1:9/v1/ failed:")
     assert done.stderr.count("\n") == 1
 
 

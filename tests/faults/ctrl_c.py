@@ -32,12 +32,16 @@ def echo(connection: ServerConnection) -> None:
 
 
 class Signals:
-    """Strikes the main thread with SIGINT at random points; each strike counts only while armed."""
+    """Strikes the main thread with SIGINT at random points; a strike counts only while armed.
+
+    Attributes:
+        left: how many strikes still count. Set to 0 to disarm: a plain store, in which none can come.
+    """
 
     def __init__(self, seed: int, per_call: int) -> None:
         self._random = random.Random(seed)
         self._per_call = per_call
-        self._left = 0
+        self.left = 0
         self._is_over = threading.Event()
         self.raised = 0
         signal.signal(signal.SIGINT, self._on_signal)
@@ -45,18 +49,15 @@ class Signals:
         self._thread.start()
 
     def arm(self) -> None:
-        self._left = self._per_call
-
-    def disarm(self) -> None:
-        self._left = 0
+        self.left = self._per_call
 
     def stop(self) -> None:
         self._is_over.set()
         self._thread.join()
 
     def _on_signal(self, *_: object) -> None:
-        if self._left > 0:
-            self._left -= 1
+        if self.left > 0:
+            self.left -= 1
             self.raised += 1
             raise KeyboardInterrupt
 
@@ -71,9 +72,10 @@ def count_descriptors() -> int:
     return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
 
 
-def one_call(peer: Peer, number: int, draw: random.Random) -> None:
+def one_call(peer: Peer, number: int, draw: random.Random, kind: int | None) -> None:
     params = {"n": number, "x": "x" * draw.choice((0, 10, 1000, 100_000))}
-    kind = draw.randrange(10)
+    if kind is None:
+        kind = draw.randrange(10)
     if kind < 6:
         assert peer.request("echo", params, TIMEOUT)["result"] == params
     elif kind < 8:
@@ -85,7 +87,7 @@ def one_call(peer: Peer, number: int, draw: random.Random) -> None:
         peer.notify("note", params, TIMEOUT)
 
 
-def run(calls: int, seed: int, per_call: int, is_tls: bool) -> dict[str, Any]:
+def run(calls: int, seed: int, per_call: int, is_tls: bool, kind: int | None) -> dict[str, Any]:
     problems: list[str] = []
     draw = random.Random(seed)
     server_context = client_context = None
@@ -127,12 +129,12 @@ def run(calls: int, seed: int, per_call: int, is_tls: bool) -> dict[str, Any]:
         for number in range(calls):
             try:
                 signals.arm()
-                one_call(peer, number, draw)
-                signals.disarm()
+                one_call(peer, number, draw, kind)
+                signals.left = 0
             except KeyboardInterrupt:
-                signals.disarm()
+                signals.left = 0
             except Exception as exc:  # noqa: BLE001 - reported
-                signals.disarm()
+                signals.left = 0
                 if not is_tls:
                     problems.append(f"main thread: {exc!r}")
         signals.stop()
@@ -164,9 +166,10 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--per-call", type=int, default=1)
+    parser.add_argument("--kind", type=int, help="0 to 9: only calls of this kind")
     parser.add_argument("--tls", action="store_true")
     options = parser.parse_args()
-    print(json.dumps(run(options.calls, options.seed, options.per_call, options.tls)))
+    print(json.dumps(run(options.calls, options.seed, options.per_call, options.tls, options.kind)))
 
 
 if __name__ == "__main__":

@@ -207,10 +207,11 @@ def test_close_with_a_server_that_says_nothing_is_bounded_and_fails_the_calls_fi
         while not (peer.connection and peer.connection.pending.snapshot()):
             assert call.is_running
         proxy.stall()
-        closing = Background(peer.close, 0.3)
+        closing = Background(peer.close, FAILSAFE)
         assert isinstance(call.error(), ClosedByUser)
+        assert closing.is_running, "it still waits for the server"
+        proxy.end()
         closing.result()
-        proxy.go_on()
 
 
 def test_a_storm_of_notifications_leaves_calls_served() -> None:

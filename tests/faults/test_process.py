@@ -122,45 +122,63 @@ def test_a_child_forked_while_other_threads_call_can_use_its_own_connection() ->
     assert (outcome.returncode, outcome.stdout) == (0, "good\n"), outcome.stderr
 
 
+OPEN_A_PEER = """
+import sys, threading
+from tests.peer.rig import read_greeting
+from tellurio_sync.peer.dispatch import Method
+from tellurio_sync.peer.peer import Peer
+from tellurio_sync.transport.handshake import Dialer
+
+entered = threading.Event()
+
+def run(params):
+    entered.set()
+    threading.Event().wait()
+
+url = f"ws://127.0.0.1:{sys.argv[1]}/"
+methods = {"run": Method(run, on_worker=True), "seen": Method(lambda params: entered.set())}
+peer = Peer(lambda: Dialer(url, [], timeout=20), methods, opening=read_greeting)
+peer.open(1, 0)
+"""
+
 SITUATIONS = {
-    "open connection": "pass",
-    "waiting call": "threading.Thread(target=lambda: peer.request('hang', {}, 600), daemon=True).start()",
-    "running callable": "peer.notify('call me', {}, 20); assert entered.wait(20)",
-    "unclosed future": "peer.submit('hang', {}, 600)",
-    "closed before": "peer.close()",
+    "open connection": "",
+    "waiting call": """
+threading.Thread(target=lambda: peer.request("hang", {}, 600), daemon=True).start()
+assert entered.wait(20)
+""",
+    "running callable": """
+peer.notify("call me", {}, 20)
+assert entered.wait(20)
+""",
+    "unclosed future": """
+peer.submit("never answered", {}, 600)
+""",
+    "closed before": """
+peer.close()
+""",
 }
+
+EXIT = """
+print("ready", flush=True)
+sys.stdin.readline()
+sys.exit(3)
+"""
 
 
 @pytest.mark.parametrize("situation", list(SITUATIONS))
 @pytest.mark.parametrize("is_dead", [False, True], ids=["live server", "dead server"])
 def test_the_process_ends_with_its_own_exit_code_and_says_nothing(situation: str, is_dead: bool) -> None:
-    """Here the server lives in this process, so that only the client's process ends."""
+    """The server lives here, so that only the client's process ends."""
 
     def serve(connection: ServerConnection) -> None:
         for message in connection.requests():
             if message.get("method") == "call me":
                 connection.send({"jsonrpc": "2.0", "method": "run", "id": 1})
+            elif message.get("method") == "hang":
+                connection.send({"jsonrpc": "2.0", "method": "seen"})
 
-    body = textwrap.dedent(
-        f"""
-        import sys, threading
-        from tests.peer.rig import read_greeting
-        from tellurio_sync.peer.dispatch import Method
-        from tellurio_sync.peer.peer import Peer
-        from tellurio_sync.transport.handshake import Dialer
-        entered = threading.Event()
-        def run(params):
-            entered.set()
-            threading.Event().wait()
-        peer = Peer(lambda: Dialer(f"ws://127.0.0.1:{{sys.argv[1]}}/", [], timeout=20),
-                    {{"run": Method(run, on_worker=True)}}, opening=read_greeting)
-        peer.open(1, 0)
-        {SITUATIONS[situation]}
-        print("ready", flush=True)
-        sys.stdin.readline()
-        sys.exit(3)
-        """
-    )
+    body = OPEN_A_PEER + SITUATIONS[situation] + EXIT
     with ScriptedServer(serve) as server, Proxy(server.port) as proxy:
         process = subprocess.Popen(
             [sys.executable, "-c", body, str(proxy.port)],

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from tellurio_sync.deadlines import Clock
 from tellurio_sync.peer.dispatch import Method
 from tellurio_sync.peer.peer import Peer
 from tellurio_sync.transport.base import DialFailed
@@ -107,16 +108,17 @@ class Rig:
         methods: dict[str, Method | Callable[[dict[str, Any]], Any]] | None = None,
         default: Any = "greet",
         opening: Any = read_greeting,
+        clock: Clock | None = None,
         **options: Any,
     ) -> None:
-        self.clock = FakeClock()
+        self.clock = FakeClock()  # stands still unless the test moves it
         self.clock.on_advance.append(self._wake)
         self.dialers = Dialers(*steps, default=default)
         table = {
             name: method if isinstance(method, Method) else Method(method) for name, method in (methods or {}).items()
         }
         table.setdefault("heartbeat", Method(lambda params: self.peer.extend(params.get("id"))))
-        self.peer = Peer(self.dialers, table, opening=opening, clock=self.clock, **options)
+        self.peer = Peer(self.dialers, table, opening=opening, clock=clock or self.clock, **options)
 
     def __enter__(self) -> Rig:
         return self

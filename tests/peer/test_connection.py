@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import threading
 from concurrent.futures import CancelledError, wait
@@ -10,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tellurio_sync.deadlines import Deadline
+from tellurio_sync.deadlines import MONOTONIC, Deadline
 from tellurio_sync.errors import (
     CallTimeout,
     ClosedByUser,
@@ -77,12 +76,9 @@ def test_a_reply_that_arrives_inside_send_is_not_lost(rig: Rig, monkeypatch: pyt
 
     def send_and_reply(self: MemoryTransport, texts: list[str], *args: Any, **kwargs: Any) -> None:
         send(self, texts, *args, **kwargs)
-        (asked,) = [json.loads(text) for text in texts]
-        rig.reply(asked, "early")
-        rig.clock.on_advance[0]()
-        taken = threading.Event()
-        while asked["id"] in pending(rig):
-            taken.wait(0.001)
+        if threading.current_thread() is threading.main_thread():
+            rig.reply(rig.server_receive(), "early")
+            rig.sync()  # the receive thread has dealt with it
 
     monkeypatch.setattr(MemoryTransport, "send", send_and_reply)
     assert request(rig)["result"] == "early"
@@ -352,6 +348,14 @@ def test_the_receive_thread_expires_a_submitted_call_exactly(rig: Rig) -> None:
     assert isinstance(extended.exception(FAILSAFE), CallTimeout)
     rig.clock.advance(10.001)
     assert isinstance(first.exception(FAILSAFE), CallTimeout)
+
+
+def test_a_sleeping_receive_thread_wakes_for_the_deadline_of_a_submitted_call() -> None:
+    """With a real clock, nothing else to do, and no wake-up from outside."""
+    with Rig(clock=MONOTONIC, ping_interval=None) as rig:
+        rig.open()
+        rig.sync()
+        assert isinstance(rig.peer.submit("m", {}, 0.02).exception(FAILSAFE), CallTimeout)
 
 
 def test_a_submitted_call_has_its_hard_limit(rig: Rig) -> None:
@@ -662,8 +666,10 @@ def test_close_fails_every_waiting_call_at_once(rig: Rig) -> None:
 def test_close_fails_the_waiting_calls_also_while_the_server_does_not_answer(rig: Rig) -> None:
     waiting, _ = started(rig)
     rig.transport.server_stop_reading()
-    closing = Background(rig.peer.close, 0.2)
+    closing = Background(rig.peer.close, FAILSAFE)
     assert isinstance(waiting.error(), ClosedByUser)
+    assert closing.is_running, "it still waits for the server"
+    rig.transport.server_end(Ending("at last", "server"))
     closing.result()
     assert rig.transport.is_disposed
 
