@@ -7,7 +7,7 @@ RUFF := $(BIN)/ruff
 RUFF_CONFIG := --config .ci/ruff.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow interop test-all bench bench-quick cover format lint type build check-dist check clean
+.PHONY: help install demo test test-slow interop test-all soak fuzz bench bench-quick cover format lint type build check-dist check clean
 
 help:  ## print this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,6 +40,12 @@ test-all: test test-slow interop  ## run all tests
 cover: install  ## run all tests and report branch coverage
 	$(BIN)/coverage run -m pytest -q $(ARGS)
 	$(BIN)/coverage report --show-missing --skip-covered
+
+soak: install  ## inject random faults for five minutes, and show that nothing was lost; ARGS="--seconds N --seed N"
+	$(BIN)/python -m tests.faults.soak $(ARGS)
+
+fuzz: install  ## feed a million random and mutated frames to everything that reads; ARGS="--frames N --seed N"
+	$(BIN)/python -m tests.faults.fuzz $(ARGS)
 
 bench: install  ## measure against the peers, afnio among them (minutes; installs them into an environment of its own)
 	$(BIN)/python -m tests.benchmarks $(ARGS)

@@ -62,7 +62,7 @@ class Classifier:
         """The share of right answers; no graph is kept for a backward pass."""
         with te.no_grad():
             right, _ = self.evaluate(mails)
-        return _number(right) / len(mails)
+        return float(right.data / len(mails))
 
 
 # --- the training loop --------------------------------------------------------------------------
@@ -111,16 +111,10 @@ def train(
             optimizer.step()  #                                a new prompt, which heeds the feedback
             optimizer.clear_grad()
             step += 1
-            run.log("train_accuracy", _number(right) / len(batch), step=step)
-            right_in_epoch += _number(right)
+            run.log("train_accuracy", right.data / len(batch), step=step)
+            right_in_epoch += right.data
         validate(right_in_epoch / len(split.train))
     return checkpoints
-
-
-def _number(score: te.Variable) -> int:
-    # The data of a Variable may be many things; that of this score is a whole number.
-    assert isinstance(score.data, int)
-    return score.data
 
 
 # --- the demo -----------------------------------------------------------------------------------

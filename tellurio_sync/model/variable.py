@@ -68,8 +68,10 @@ class Variable(Mirrored):
     # --- attributes ------------------------------------------------------------------------------
 
     @property
-    def data(self) -> Data:
+    def data(self) -> Any:
         """The data. Reading waits while an optimizer step works on it; setting is one call.
+
+        Read as ``Any``: only the caller knows which form of :data:`Data` it has.
 
         Raises:
             PendingTimeout: the announced change did not come in time.

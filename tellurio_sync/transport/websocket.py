@@ -49,6 +49,7 @@ _READ_SIZE = 64 * 1024  # more would be mapped and unmapped by the allocator for
 _TLS_RECORD_SIZE = 16 * 1024  # OpenSSL tells of a longer write only when all of it is out: no progress, no was_sent
 _LONGEST_WAIT = 3600.0  # a lock refuses to wait for centuries
 _INTERRUPTED = OSError("a write was interrupted")
+_LAST_WORDS = 0.2  # seconds for another thread to write our close frame
 _LAST_READS = 64  # a server that sends for ever must not keep a dead connection
 
 
@@ -307,12 +308,22 @@ class WebSocketTransport(Transport):
             if self._write_failure is not None:
                 self._read_to_the_end(self._write_failure)
         except TransportEnded as ended:
+            self._let_writer_finish()
             with self._queue_lock:
                 self._ending = self._ending or ended.ending
             if not self._messages:
                 raise
         messages, self._messages = self._messages, []
         return messages
+
+    def _let_writer_finish(self) -> None:
+        """Let the close frame leave, if another thread is writing: what is queued when the connection is over is lost.
+
+        It takes no longer than a system call, for a writer never waits for the network; bounded all the same.
+        """
+        end = time.monotonic() + _LAST_WORDS
+        while self._is_writing and self._is_closing and self._ending is None and time.monotonic() < end:
+            time.sleep(0.0005)
 
     def _watch_writes(self, wanted: bool) -> None:
         if wanted != self._is_watching_writes:

@@ -1,48 +1,500 @@
+"""The pages as a browser without script gets them: what they show, and to whom."""
+
 from __future__ import annotations
 
-from collections.abc import Iterator
+import base64
+import hashlib
+import math
+import re
+from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
-import requests
+
+from tellurio_sync.backend.page import plot, views
+from tellurio_sync.backend.page.markup import Html, join, tag
+from tellurio_sync.backend.page.plot import Point
+from tellurio_sync.backend.store import CHARS_PER_VERSION, PARAMETERS_PER_RUN, VERSIONS_PER_PARAMETER, Store
 
 from .conftest import KEY, RunningBackend
+from .watched_run import TOKEN, Browser, WatchedRun
+
+MakeRun = Callable[..., WatchedRun]
 
 
 @pytest.fixture
-def browser() -> Iterator[requests.Session]:
-    with requests.Session() as session:
-        session.trust_env = False
-        yield session
+def browser(backend: RunningBackend) -> Iterator[Browser]:
+    with Browser(backend) as browser:
+        yield browser
 
 
-def fill(backend: RunningBackend, browser: requests.Session) -> None:
-    root, key = f"{backend.http_url}/api/v0/local/projects/", {"Authorization": f"Api-Key {KEY}"}
-    browser.post(root, json={"display_name": "A <b> project"}, headers=key, timeout=30)
-    run = browser.post(f"{root}a-b-project/runs/", json={"name": "first run"}, headers=key, timeout=30).json()
-    for value in (0.25, 0.5, {"text": "<script>"}):
-        path = f"{root}a-b-project/runs/{run['uuid']}/metrics/"
-        browser.post(path, json={"name": "accuracy", "value": value}, headers=key, timeout=30)
+@pytest.fixture
+def make_run(backend: RunningBackend) -> Iterator[MakeRun]:
+    """A function that makes a run on the backend, or on the one that is given."""
+    runs: list[WatchedRun] = []
+
+    def make(project: str = "My project", on: RunningBackend | None = None, **body: str) -> WatchedRun:
+        runs.append(WatchedRun(on or backend, project, **body))
+        return runs[-1]
+
+    yield make
+    for run in runs:
+        run.close()
 
 
-def test_it_shows_projects_runs_and_metrics(backend: RunningBackend, browser: requests.Session) -> None:
-    fill(backend, browser)
-    page = browser.post(backend.http_url, data={"key": KEY}, timeout=30)
-    assert page.status_code == 200
-    for text in ("A &lt;b&gt; project", "first run", "RUNNING", "accuracy", "<td class=number>0.25", "<polyline"):
-        assert text in page.text
-    assert "<script>" not in page.text
-    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
-    again = browser.get(backend.http_url, timeout=30)
-    assert again.text == page.text
-    assert KEY not in str(browser.cookies.get_dict())
+# --- what they show -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cookie", ["", "x", KEY])
-def test_without_the_key_it_shows_nothing(backend: RunningBackend, browser: requests.Session, cookie: str) -> None:
-    fill(backend, browser)
-    for page in (
-        browser.get(backend.http_url, cookies={"tellurio_page": cookie}, timeout=30),
-        browser.post(backend.http_url, data={"key": cookie.upper()}, timeout=30),
+def test_projects_and_their_runs(browser: Browser, make_run: MakeRun) -> None:
+    assert "There are no projects yet" in browser.look().text
+    run = make_run("First", name="calm_river_1")
+    make_run("First", name="bold_moon_2").finish("CRASHED")
+    run.log("accuracy", 0.25)
+    run.log("accuracy", 0.5)
+    for path in ("/", run.project_path):
+        page = browser.look(path)
+        assert page.status_code == 200
+        assert page.text.index("bold_moon_2") < page.text.index("calm_river_1"), "the latest comes first"
+        for text in (f'<a href="{run.path}">calm_river_1</a>', "running", "crashed", "accuracy <b>0.5</b>"):
+            assert text in page.text
+    assert f'<a href="{run.project_path}">First</a>' in browser.look().text
+
+
+def test_a_run_with_its_metrics(browser: Browser, make_run: MakeRun) -> None:
+    run = make_run(name="calm_river_1", description="what I tried")
+    assert "No metrics yet." in browser.look(run.path).text
+    for step, value in enumerate((0.25, 0.75, 0.5)):
+        run.log("accuracy", value, step)
+    run.log("note", {"any": ["JSON", None]})
+    page = browser.look(run.path).text
+    for text in (
+        *("calm_river_1", "what I tried", "running"),
+        # For screen readers, and as a tooltip.
+        "<title>accuracy: 0.25 at step 0, 0.5 at step 2; lowest 0.25, highest 0.75</title>",
+        "<title>step 1: 0.75</title>",
+        "{&#x27;any&#x27;: [&#x27;JSON&#x27;, None]}",
     ):
-        assert page.status_code == 401
-        assert "first run" not in page.text
+        assert text in page
+    assert page.count("<polyline") == 1
+    run.finish()
+    assert "completed" in browser.look(run.path).text
+
+
+def test_a_run_is_found_under_the_address_that_clients_print(browser: Browser, make_run: MakeRun) -> None:
+    run = make_run(name="calm_river_1")
+    page = browser.look(f"{run.project_path}runs/calm-river-1/")
+    assert page.status_code == 200
+    assert page.text.split("data-revision")[1:] == browser.look(run.path).text.split("data-revision")[1:]
+
+
+@pytest.mark.parametrize("path", ["/local/projects/none/", "/local/projects/my-project/runs/none/", "/x/projects/y/"])
+def test_not_found(browser: Browser, make_run: MakeRun, path: str) -> None:
+    make_run()
+    page = browser.look(path)
+    assert (page.status_code, "Not found" in page.text) == (404, True)
+
+
+def test_metrics_come_in_the_order_of_their_begin(browser: Browser, make_run: MakeRun) -> None:
+    run = make_run()
+    for name in ("b", "a", "c", "a"):
+        run.log(name, 1)
+    page = browser.look(run.path).text
+    assert re.findall("<h3>(.*?)</h3>", page) == ["b", "a", "c"]
+    for i in range(views.METRICS_SHOWN):
+        run.log(f"d{i:03}", 1)
+    page = browser.look(run.path).text
+    assert page.count("<h3>") == views.METRICS_SHOWN
+    assert f"Only {views.METRICS_SHOWN} metrics are shown." in page
+
+
+def test_a_long_history_is_shown_in_part(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    project = store.create_project("local", "p", "P", "TEAM")
+    assert project is not None
+    run = store.create_run(project["uuid"], "r", None, "RUNNING")
+    for step in range(views.VALUES_SHOWN + 10):
+        store.add_metric(run["uuid"], "loss", step / 2, step)
+    page = views.run_page(store, project, run)
+    store.close()
+    assert f"The last {views.VALUES_SHOWN} of {views.VALUES_SHOWN + 10} values." in page
+    assert "<title>loss: 5 at step 10, " in page
+    assert page.count("<tr>") == views.VALUES_IN_TABLE + 1
+    assert len(page) < 100_000
+
+
+# --- parameters -----------------------------------------------------------------------------------
+
+
+def test_parameters_follow_the_optimizer(browser: Browser, make_run: MakeRun) -> None:
+    run = make_run()
+    assert "No parameters yet." in browser.look(run.path).text
+    prompt = run.parameter("Be brief.", "system prompt")
+    run.rpc.variable("no parameter", "something else")
+    page = browser.look(run.path).text
+    assert "<h3>system prompt</h3>" in page
+    assert '<div class="prose">Be brief.</div>' in page
+    assert "no parameter" not in page
+    run.step(prompt, "Be brief.\nBe kind.")
+    page = browser.look(run.path).text
+    assert "<span>Be brief.</span><ins>Be kind.</ins>" in page, "the new line is marked"
+    assert "version 2" in page
+    run.rpc.call("update_variable", variable_id=prompt["variable_id"], field="data", value="My own.")
+    page = browser.look(run.path).text
+    assert page.index("<ins>My own.</ins>") < page.index("Earlier values") < page.index("Be kind.")
+
+
+def test_a_functional_step_is_followed_too(browser: Browser, make_run: MakeRun) -> None:
+    run = make_run()
+    prompt = run.parameter("old", "prompt")
+    model = run.rpc.model(lambda messages: "<IMPROVED>new</IMPROVED>")
+    gradient = run.rpc.variable("Do better.", "feedback")
+    params = {"params": [prompt], "grads": [[gradient]], "momentum_buffer_list": [[]], "model_client": model}
+    run.rpc.call("run_optimizer_tgd", **params)
+    assert "<ins>new</ins>" in browser.look(run.path).text
+
+
+def test_a_run_has_its_own_parameters(browser: Browser, make_run: MakeRun) -> None:
+    first, second = make_run(), make_run()
+    prompt = first.parameter("the first's", "prompt")
+    second.parameter("the second's", "prompt")
+    assert "second" not in browser.look(first.path).text
+    # A run may go on with the parameters of an earlier one.
+    second.rpc.functions = first.rpc.functions
+    second.step(prompt, "changed by the second")
+    assert "changed by the second" not in browser.look(first.path).text
+    page = browser.look(second.path).text
+    assert "the second&#x27;s" in page
+    assert "changed by the second" in page
+
+
+def test_parameters_survive_a_restart(start_backend: Callable[..., RunningBackend]) -> None:
+    first = start_backend()
+    run = WatchedRun(first)
+    run.step(run.parameter("old", "prompt"), "learnt")
+    run.close()
+    first.stop()
+    with Browser(start_backend()) as browser:
+        assert "<ins>learnt</ins>" in browser.look(run.path).text
+
+
+def test_what_is_kept_of_parameters_is_bounded(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    project = store.create_project("local", "p", "P", "TEAM")
+    assert project is not None
+    run = store.create_run(project["uuid"], "r", None, "RUNNING")["uuid"]
+    for i in range(PARAMETERS_PER_RUN + 5):
+        store.note_parameter(run, f"id {i}", "role", "first")
+    for i in range(VERSIONS_PER_PARAMETER + 5):
+        store.note_parameter(run, "id 0", "role", f"value {i}")
+        store.note_parameter(run, "id 0", "role", f"value {i}")
+    store.note_parameter(run, "id 1", "role", "x" * (CHARS_PER_VERSION + 7))
+    store.note_parameter("no such run", "id", "role", "value")
+    parameters = store.parameters(run)
+    assert [versions[0]["variable_id"] for versions in parameters] == [f"id {i}" for i in range(PARAMETERS_PER_RUN)]
+    assert [row["version"] for row in parameters[0]] == [*range(VERSIONS_PER_PARAMETER + 6, 7, -1), 1]
+    assert parameters[1][0]["value"].endswith("x … (7 more characters)")
+    assert store.parameters("no such run") == []
+    store.delete_project("local", "p")
+    assert store.parameters(run) == []
+    store.close()
+
+
+# --- who may look ---------------------------------------------------------------------------------
+
+
+def paths_of(run: WatchedRun) -> list[str]:
+    return ["/", run.project_path, run.path]
+
+
+@pytest.mark.parametrize("token", ["", "x", KEY, TOKEN[:-1], "\N{SNOWMAN}"])
+def test_without_the_key_they_show_nothing(backend: RunningBackend, make_run: MakeRun, token: str) -> None:
+    run = make_run("Secret", name="secret_run")
+    with Browser(backend, token) as stranger:
+        for path in paths_of(run):
+            for page in (stranger.look(path), stranger.enter(token, path) if token != KEY else stranger.look(path)):
+                assert page.status_code == 401
+                assert "ecret" not in page.text
+                assert 'name="key"' in page.text
+        assert not stranger.cookies
+
+
+def test_the_link_opens_them_and_the_browser_remembers(backend: RunningBackend, make_run: MakeRun) -> None:
+    run = make_run()
+    with Browser(backend) as browser:
+        (cookie,) = browser.look(run.path).headers["Set-Cookie"].split(", ")
+        assert {"HttpOnly", "SameSite=Strict", "Path=/"} <= set(cookie.split("; "))
+        cookies = browser.cookies.copy()
+    with Browser(backend, token="") as later:
+        later.cookies.update(cookies)
+        assert [later.look(path).status_code for path in paths_of(run)] == [200] * 3
+
+
+def test_the_backend_says_where_they_are(backend: RunningBackend) -> None:
+    address = backend._backend.address()
+    assert address["page_url"] == f"{backend.http_url}/?token={TOKEN}"
+    with Browser(backend, token="") as browser:
+        assert browser.get(address["page_url"], timeout=30).status_code == 200
+
+
+def test_the_form_opens_them(backend: RunningBackend, make_run: MakeRun) -> None:
+    run = make_run(name="calm_river_1")
+    with Browser(backend, token="") as browser:
+        page = browser.enter(KEY, run.path)
+        assert page.status_code == 200
+        assert page.url == backend.http_url + run.path
+        assert "calm_river_1" in page.text
+        assert KEY not in str(browser.cookies.get_dict())
+
+
+def test_a_huge_form_is_not_read(backend: RunningBackend, browser: Browser) -> None:
+    form = {"key": KEY, "more": "x" * 100_000}
+    assert browser.post(backend.http_url, data=form, timeout=30).status_code == 401
+
+
+def test_the_token_opens_nothing_else(backend: RunningBackend, browser: Browser) -> None:
+    browser.look()
+    for headers in ({}, {"Authorization": f"Api-Key {TOKEN}"}):
+        assert browser.look("/api/v0/verify-api-key/", **headers).status_code == 401
+        assert browser.look("/ws/v0/rpc/", **headers).status_code == 401
+
+
+def test_two_backends_in_one_browser(
+    start_backend: Callable[..., RunningBackend], backend: RunningBackend, tmp_path: Path
+) -> None:
+    """Cookies know no ports."""
+    other = start_backend(api_key="another-key", data_dir=tmp_path / "other")
+    with Browser(backend) as browser:
+        browser.look()
+        browser.post(other.http_url, data={"key": "another-key"}, timeout=30)
+        assert [browser.get(b.http_url, timeout=30).status_code for b in (backend, other)] == [200, 200]
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1", 200),
+        ("127.3.2.1:8000", 200),
+        ("localhost:1234", 200),
+        ("[::1]:80", 200),
+        ("evil.example", 403),
+        ("localhost.evil.example", 403),
+        ("127.0.0.1.evil.example:8000", 403),
+        ("192.168.0.1", 403),
+        ("[::1", 403),
+        ("@localhost@evil.example", 403),
+    ],
+)
+def test_another_name_for_this_machine_gets_nothing(
+    backend: RunningBackend, make_run: MakeRun, browser: Browser, host: str, status: int
+) -> None:
+    """DNS rebinding: a foreign page whose name was made to point at 127.0.0.1."""
+    make_run("Secret")
+    page = browser.look(Host=host)
+    assert page.status_code == status
+    assert ("Secret" in page.text) == (status == 200)
+    if status == 403:
+        assert browser.enter(KEY, Host=host).status_code == 403
+
+
+def test_on_the_network_any_name_will_do_but_the_key_is_needed(start_backend: Callable[..., RunningBackend]) -> None:
+    backend = start_backend(host="0.0.0.0")
+    with Browser(backend) as browser, Browser(backend, token="") as stranger:
+        assert browser.look(Host="training-machine.example:80").status_code == 200
+        assert stranger.look(Host="training-machine.example:80").status_code == 401
+
+
+# --- hostile texts --------------------------------------------------------------------------------
+
+HOSTILE = (
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "' onmouseover='alert(1)",
+    "</title></style></svg><svg onload=alert(1)>",
+    "javascript:alert(1)",
+    "]]><!-- &lt;b&gt;",
+    "half a pair: \ud83d",
+)
+
+
+class Tags(HTMLParser):
+    """What a parser makes of a page: tags with their attributes, and the scripts."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.content: dict[str, str] = {}
+        self._inside = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        self._inside = tag
+
+    def handle_data(self, data: str) -> None:
+        self.content[self._inside] = data
+        self._inside = ""
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_texts_stay_texts(browser: Browser, make_run: MakeRun, text: str) -> None:
+    is_whole = text.isascii()
+    run = make_run(f"P {text}" if is_whole else "P", **({"name": text, "description": text} if is_whole else {}))
+    plain = make_run("Plain")
+    for watched in (run, plain):
+        for value in (text, 0.5, {text: text}):
+            watched.log(f"metric {text}" if is_whole else "metric", value)
+        prompt = watched.parameter(text, text)
+        watched.step(prompt, f"better {text}")
+        watched.parameter([text, text], "")
+    for hostile, harmless in zip(paths_of(run), paths_of(plain)):
+        page = browser.look(hostile)
+        assert page.status_code == 200
+        tags = Tags(page.text)
+        names = {name for name, _ in tags.found}
+        assert names <= {*TAGS_IN_USE}, "a text became a tag"
+        assert sum(name == "script" for name, _ in tags.found) == 1
+        for _, attributes in tags.found:
+            assert not [name for name in attributes if name.startswith("on") or name in ("src", "style")]
+            assert attributes.get("href", "/").startswith(("/", "data:image/svg+xml,"))
+        assert browser.look(harmless).status_code == 200
+
+
+TAGS_IN_USE = (
+    *(
+        "html",
+        "head",
+        "meta",
+        "title",
+        "link",
+        "style",
+        "body",
+        "main",
+        "footer",
+        "script",
+        "nav",
+        "section",
+        "article",
+    ),
+    *("h1", "h2", "h3", "p", "div", "span", "a", "b", "ins", "time", "details", "summary"),
+    *("table", "thead", "tbody", "tr", "th", "td", "svg", "g", "line", "polyline", "circle", "text"),
+)
+
+
+def test_only_this_style_and_this_script_may_run(browser: Browser, make_run: MakeRun) -> None:
+    run = make_run()
+    for path in [*paths_of(run), "/none/projects/none/"]:
+        page = browser.look(path)
+        policy = dict(rule.split(" ", 1) for rule in page.headers["Content-Security-Policy"].split("; "))
+        assert policy["default-src"] == policy["base-uri"] == policy["frame-ancestors"] == "'none'"
+        for name in ("style", "script"):
+            for content in re.findall(f"<{name}>(.*?)</{name}>", page.text, re.DOTALL):
+                digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+                assert policy[f"{name}-src"] == f"'sha256-{digest}'"
+        assert page.headers["X-Content-Type-Options"] == "nosniff"
+        assert page.headers["Cache-Control"] == "no-store"
+        assert "http://" not in page.text.replace("http://www.w3.org/2000/svg", "")
+        assert "https://" not in page.text
+
+
+def test_markup_escapes_what_is_not_markup() -> None:
+    made = tag("a", "<b>", tag("i", 1), None, href='"&', class_="c", aria_label="l", hidden=True, title=None)
+    assert made == '<a href="&quot;&amp;" class="c" aria-label="l" hidden>&lt;b&gt;<i>1</i></a>'
+    assert join("<", Html("<br>")) == "&lt;<br>"
+
+
+# --- what changed ---------------------------------------------------------------------------------
+
+
+def test_a_page_is_made_again_only_after_a_change(browser: Browser, make_run: MakeRun) -> None:
+    run = make_run()
+    prompt = run.parameter("old", "prompt")
+    changes: list[Callable[[], object]] = [
+        lambda: run.log("loss", 1.5),
+        lambda: run.parameter("another", "prompt"),
+        lambda: run.step(prompt, "new"),
+        lambda: run.finish(),
+    ]
+    for change in changes:
+        seen = browser.look(run.path)
+        again = browser.look(run.path, If_None_Match=seen.headers["ETag"])
+        assert (again.status_code, again.content) == (304, b"")
+        change()
+        after = browser.look(run.path, If_None_Match=seen.headers["ETag"])
+        assert after.status_code == 200
+        assert after.text != seen.text
+
+
+def test_nothing_is_said_about_changes_without_the_key(backend: RunningBackend, browser: Browser) -> None:
+    seen = browser.look().headers["ETag"]
+    with Browser(backend, token="") as stranger:
+        assert stranger.look(If_None_Match=seen).status_code == 401
+
+
+# --- plots ----------------------------------------------------------------------------------------
+
+HUGE = 10**400
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [0.5],
+        [1, 1, 1],
+        [0, 0],
+        [-3, 7],
+        [1e-9, 2e-9],
+        [1e12, 3.5e12],
+        [1e299, -1e299],
+        [5e-324, 0.0],
+        [1.0, math.nextafter(1.0, 2.0)],
+        [1e17, 1e17 + 16],
+        [0.1 * i for i in range(500)],
+    ],
+)
+def test_every_plot_stays_in_its_frame(values: list[float]) -> None:
+    svg = plot.line_plot([Point(step * 3, float(value)) for step, value in enumerate(values)], "label")
+    assert not re.search("nan|inf", svg)
+    for x, y in re.findall(r"([-\d.]+),([-\d.]+)", "".join(re.findall('points="(.*?)"', svg))):
+        assert 0 <= float(x) <= plot.WIDTH
+        assert 0 <= float(y) <= plot.HEIGHT
+    for y in re.findall(r'<text x="[\d.]+" y="([-\d.]+)"', svg):
+        assert 0 <= float(y) <= plot.HEIGHT
+    assert 3 <= len(re.findall("<text", svg)) <= 20
+    assert svg.count("<circle") <= 2 * 80
+
+
+@pytest.mark.parametrize("steps", [[0], [2**63 - 1], [0, 2**63 - 1], [5, 5, 5], [7, 8], [0, 63]])
+def test_every_step_has_its_place(steps: list[int]) -> None:
+    svg = plot.line_plot([Point(step, 0.5) for step in steps], "label")
+    assert not re.search("nan|inf", svg)
+    assert 4 <= len(re.findall("<text", svg)) <= 20
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "labels"),
+    [
+        (0.41, 0.76, ["0.4", "0.5", "0.6", "0.7", "0.8"]),
+        (0, 1, ["0.0", "0.5", "1.0"]),
+        (-3, 7, ["−5", "0", "5", "10"]),
+        (0.001, 0.0042, ["0.001", "0.002", "0.003", "0.004", "0.005"]),
+        (12000, 50000, ["10k", "20k", "30k", "40k", "50k"]),
+        (0, 2.5e6, ["0", "1M", "2M", "3M"]),
+        (1e-9, 2e-9, ["1e−09", "1.5e−09", "2e−09"]),
+        (5, 5, ["4.5", "5.0", "5.5"]),
+    ],
+)
+def test_ticks_are_round_and_their_labels_alike(low: float, high: float, labels: list[str]) -> None:
+    assert plot.tick_labels(plot.values_scale(low, high).ticks) == labels
+
+
+@pytest.mark.parametrize("value", [HUGE, -HUGE, True, None, "text", [1], {"a": 1}, 1e308])
+def test_what_cannot_be_plotted_is_shown_as_text(browser: Browser, make_run: MakeRun, value: object) -> None:
+    run = make_run()
+    run.log("odd", value)
+    page = browser.look(run.path)
+    assert page.status_code == 200
+    assert "<svg" not in page.text
+    run.log("odd", 0.5)
+    run.log("odd", 0.25)
+    assert browser.look(run.path).text.count("<polyline") == 1

@@ -30,6 +30,7 @@ a:hover { text-decoration: underline }
 h1 { font-size: 1.75rem; font-weight: 600; line-height: 1.2; letter-spacing: -.015em; margin: .25rem 0 .5rem }
 h2 { font-size: 1.1rem; font-weight: 600; margin: 2.5rem 0 .9rem }
 h3 { font-size: 1rem; font-weight: 600; margin: 0 }
+h1 + .card { margin-top: 1.5rem }
 h2 .soft { font-weight: 400 }
 time { white-space: nowrap }
 h1, h2, h3, td { overflow-wrap: anywhere }
@@ -73,7 +74,7 @@ footer { margin-top: 2.5rem; color: var(--soft); font-size: .9rem }
 label { display: block; margin: 1.5rem 0 .4rem }
 input, button { font: inherit; color: inherit; padding: .45rem .7rem; border: 1px solid var(--hair); border-radius: 7px;
   background: var(--paper) }
-input { width: min(100%, 26rem); margin-right: .5rem }
+input { width: min(100%, 26rem); margin-right: .5rem; border-color: var(--soft) }
 button { background: var(--accent); border-color: var(--accent); color: var(--card); cursor: pointer }
 .entry { max-width: 34rem; margin: 12vh auto 0 }
 .problem { color: var(--bad) }
@@ -122,6 +123,7 @@ function show(page) {
 
 async function look() {
   clearTimeout(timer);
+  const start = performance.now();
   try {
     const reply = await fetch(location.pathname, {headers: {"If-None-Match": revision}, cache: "no-store"});
     if (reply.status === 401) return location.reload();
@@ -133,7 +135,9 @@ async function look() {
   } catch {
     say("The backend does not answer. This is how things were when it last did.");
   }
-  if (!document.hidden) timer = setTimeout(look, INTERVAL_MS);
+  // A page that is long in the making must not keep the backend from its work.
+  const pause = Math.max(INTERVAL_MS, 10 * (performance.now() - start));
+  if (!document.hidden) timer = setTimeout(look, pause);
 }
 
 function say(text) {

@@ -14,8 +14,8 @@ PROJECTS_SHOWN = 50
 RUNS_PER_PROJECT = 10
 RUNS_SHOWN = 200
 METRICS_PER_RUN = 4
-METRICS_SHOWN = 60
-VALUES_SHOWN = 2000
+METRICS_SHOWN = 40
+VALUES_SHOWN = 1000
 VALUES_IN_TABLE = 50
 CHARS_OF_DESCRIPTION = 2000
 
@@ -131,9 +131,9 @@ def _last_values(store: Store, run: Row) -> Html:
 
 def run_page(store: Store, project: Row, run: Row) -> Html:
     """One run: its metrics and its parameters."""
-    summaries = store.metric_summaries(run["uuid"], METRICS_SHOWN)
-    metrics = [_metric(row, store.latest_metrics(run["uuid"], row["name"], VALUES_SHOWN)) for row in summaries]
-    parameters = [_parameter(found) for found in store.parameters(run["uuid"])]
+    summaries = store.metric_summaries(run["uuid"], METRICS_SHOWN + 1)
+    metrics = [_metric(store, run, summary["name"]) for summary in summaries[:METRICS_SHOWN]]
+    parameters = [_parameter(versions) for versions in store.parameters(run["uuid"])]
     return join(
         tag(
             "nav",
@@ -145,6 +145,7 @@ def run_page(store: Store, project: Row, run: Row) -> Html:
         _part("facts", "div", _facts(run)),
         tag("h2", "Metrics"),
         tag("div", *metrics, class_="plots") if metrics else tag("p", "No metrics yet.", class_="soft"),
+        tag("p", f"Only {METRICS_SHOWN} metrics are shown.", class_="soft") if len(summaries) > METRICS_SHOWN else None,
         tag("h2", "Parameters"),
         tag("div", *parameters, class_="stack") if parameters else tag("p", "No parameters yet.", class_="soft"),
     )
@@ -163,8 +164,9 @@ def _facts(run: Row) -> Html:
     )
 
 
-def _metric(summary: Row, rows: list[Row]) -> Html:
-    name, total = summary["name"], summary["count"]
+def _metric(store: Store, run: Row, name: str) -> Html:
+    rows = store.latest_metrics(run["uuid"], name, VALUES_SHOWN)
+    total = len(rows) if len(rows) < VALUES_SHOWN else store.metric_count(run["uuid"], name)
     points = [Point(row["step"], float(row["value"])) for row in rows if _is_number(row["value"])]
     head = tag(
         "div",
@@ -223,12 +225,10 @@ def _prose(value: str, before: set[str] | None) -> Html:
     """A text; lines that were not in ``before`` are marked as new."""
     if not value:
         return tag("p", "empty", class_="soft")
-    lines = value.splitlines()
-    return tag(
-        "div",
-        *(tag("span" if before is None or not line.strip() or line in before else "ins", line) for line in lines),
-        class_="prose",
-    )
+    if before is None:
+        return tag("div", value, class_="prose")
+    lines = (tag("span" if line in before or not line.strip() else "ins", line) for line in value.splitlines())
+    return tag("div", *lines, class_="prose")
 
 
 def _earlier(variable_id: str, versions: list[Row]) -> Html:
