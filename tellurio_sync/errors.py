@@ -86,8 +86,8 @@ class ConnectFailed(TellurioError, ConnectionError, RuntimeError):
     """No connection could be opened.
 
     Attributes:
-        stage: where it failed: ``"url"``, ``"DNS"``, ``"proxy"``, ``"TCP"``, ``"TLS"``, ``"handshake"``, ``"greeting"``,
-            or ``"internal error"`` for a defect of this package.
+        stage: where it failed: ``"url"``, ``"DNS"``, ``"proxy"``, ``"TCP"``, ``"TLS"``, ``"handshake"``,
+            ``"greeting"``; or ``"internal error"``, a defect of this package.
         url: the address, without credentials.
         attempts: how many attempts were made.
         status: the HTTP status of a refused handshake, else None.
