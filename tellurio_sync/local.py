@@ -66,6 +66,7 @@ class LocalBackend:
         api_key: what clients must send.
         username: whose backend it is.
         namespace: where this user's projects are.
+        page_url: where a browser shows projects, runs, plots and prompts, without being asked for the key.
         pid: the id of its process.
     """
 
@@ -77,6 +78,7 @@ class LocalBackend:
         self.api_key = str(ready["api_key"])
         self.username = str(ready["username"])
         self.namespace = str(ready["namespace"])
+        self.page_url = str(ready.get("page_url", ""))
         self.pid = child.pid
         self._child = child
 

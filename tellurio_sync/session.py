@@ -271,6 +271,11 @@ class Session:
         return self._rest
 
     @property
+    def page_url(self) -> str | None:
+        """Where a browser shows what the local backend holds, live; None online. It lets in who knows it: keep it."""
+        return (self._backend.page_url or None) if self._backend is not None else None
+
+    @property
     def namespace(self) -> str | None:
         """The namespace of the local backend; None online."""
         return None if self._backend is None else self._backend.namespace

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, NoReturn
 from uuid import NAMESPACE_DNS, uuid5
 
@@ -184,12 +185,23 @@ async def _body(request: web.Request) -> dict[str, Any]:
     text = await request.text()
     try:
         # NaN is no JSON (RFC 8259 §6), and could not be given back.
-        body = json.loads(text, parse_constant=lambda name: refuse(400, f"{name} is not JSON; send null."))
+        body = json.loads(
+            text,
+            parse_float=_finite,
+            parse_constant=lambda name: refuse(400, f"{name} is not JSON; send null."),
+        )
     except (ValueError, RecursionError) as exc:
         refuse(400, f"The body is not JSON: {exc}")
     if not isinstance(body, dict):
         refuse(400, "The body must be a JSON object.")
     return body
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        refuse(400, f"{text} is too large for a number.")
+    return number
 
 
 def _text(body: dict[str, Any], key: str) -> str:

@@ -149,10 +149,10 @@ def _run(options: argparse.Namespace, split: Split) -> None:
     say = _say_nothing if options.quiet else _say
     started = time.monotonic()
     # A session of its own, so that the login of a notebook that this is called from stays as it is.
-    with te.Session():
+    with te.Session() as session:
         te.login(mode=options.mode, data_dir=options.data_dir)
         with te.init(options.namespace, options.project) as run:
-            say(_introduction(options, split, run))
+            say(_introduction(options, split, run, session.page_url))
             lm, completion_args = _language_model(options)
             te.set_backward_model_client(lm, completion_args=completion_args)
             classifier = Classifier(lm, completion_args)
@@ -258,7 +258,7 @@ def _progress(checkpoint: Checkpoint, train_accuracy: float | None) -> str:
     return f"{checkpoint.epoch:>5}   {training:>10}   {share(checkpoint.validation_accuracy):>10}   {size:>12}"
 
 
-def _introduction(options: argparse.Namespace, split: Split, run: Run) -> str:
+def _introduction(options: argparse.Namespace, split: Split, run: Run, page_url: str | None) -> str:
     source = "of this package" if options.data == SHIPPED_MAILS else f"of {options.data}"
     if options.model is None:
         model = "a stand-in for one: a small program that follows rules it finds in text"
@@ -271,7 +271,8 @@ def _introduction(options: argparse.Namespace, split: Split, run: Run) -> str:
             f"mails            {train + validation + test} {source}",
             f"                 {train} to train, {validation} to validate, {test} held out to test",
             f"language model   {model}",
-            f"run              {run.name if options.mode == 'local' else run.url}, project {run.project.display_name}",
+            f"run              {run.name}, project {run.project.display_name}",
+            f"watch it         {page_url or run.url}",
             "",
         ]
     )
@@ -298,7 +299,12 @@ def _farewell(options: argparse.Namespace, seconds: float) -> str:
             "  tellurio-sync demo --model llama3.2 --lm-base-url http://127.0.0.1:11434/v1 --lm-api-key none",
         ]
     if options.data_dir is not None:
-        lines.append(f"- the run is kept; this serves it again: tellurio-sync backend --data-dir {options.data_dir}")
+        lines += [
+            "- the run is kept, its plots and its prompt too; this serves it again, open the address that it prints:",
+            f"  tellurio-sync backend --data-dir {options.data_dir}",
+        ]
+    elif options.mode == "local":
+        lines.append("- plots and prompts in a browser: give --data-dir DIR, then tellurio-sync backend --data-dir DIR")
     lines += [
         "- your own mails: tellurio-sync demo --data FILE; what a file looks like: examples/data.py",
         f"- the loop in thirty lines: {Path(__file__).with_name('training_loop.py')}",

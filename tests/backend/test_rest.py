@@ -163,11 +163,12 @@ def test_bad_metrics(rest: Rest, project: str, body: dict[str, Any]) -> None:
     assert rest("POST", f"{project}runs/{run['uuid']}/metrics/", body).status_code == 400
 
 
-def test_nan_is_refused(rest: Rest, project: str) -> None:
+@pytest.mark.parametrize(("value", "said"), [("NaN", "NaN is not JSON"), ("1e999", "1e999 is too large")])
+def test_what_is_no_number_is_refused(rest: Rest, project: str, value: str, said: str) -> None:
     run = new_run(rest, project)
-    reply = rest("POST", f"{project}runs/{run['uuid']}/metrics/", data='{"name": "x", "value": NaN}')
+    reply = rest("POST", f"{project}runs/{run['uuid']}/metrics/", data=f'{{"name": "x", "value": {value}}}')
     assert reply.status_code == 400
-    assert "NaN is not JSON" in reply.json()["detail"]
+    assert said in reply.json()["detail"]
 
 
 def test_delete_a_project_with_runs(rest: Rest, project: str) -> None:
