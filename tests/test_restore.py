@@ -575,7 +575,7 @@ def test_a_training_whose_connection_is_cut_at_random_ends_as_the_undisturbed_on
         disturbed = training.run(12, now_and_then(cable.cut, pauses(momentum, 0.05)))
         assert disturbed == undisturbed
         assert len({undisturbed[n][0] for n in range(12)}) == 12
-        assert cable.cuts > 3
+        assert cable.cuts > 0  # how many depends on the machine; none would show nothing
         assert training.reports
 
 

@@ -1,0 +1,39 @@
+"""Short runs of the soak and the fuzzer, so that they never rot; ``make soak`` and ``make fuzz`` run them for long."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from .fuzz import TARGETS
+from .test_process import ROOT
+
+pytestmark = pytest.mark.slow
+
+LIMIT = 300.0
+"""Seconds: how long a run may take before it counts as hanging."""
+
+
+def run(*arguments: str) -> str:
+    outcome = subprocess.run(
+        [sys.executable, "-m", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=LIMIT, check=False
+    )
+    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+    return outcome.stdout
+
+
+def test_under_random_faults_nothing_is_lost() -> None:
+    report = run("tests.faults.soak", "--seconds", "5", "--seed", "1")
+    assert "nothing was lost" in report
+
+
+def test_random_and_mutated_input_is_survived() -> None:
+    report = run("tests.faults.fuzz", "--frames", "10000", "--seed", "1")
+    assert "every receive thread survived" in report
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_single_case_can_be_run_again(target: str) -> None:
+    run("tests.faults.fuzz", "--seed", "1", "--target", target, "--case", "3")
