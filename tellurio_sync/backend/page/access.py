@@ -24,8 +24,8 @@ class Access:
     def __init__(self, host: str, api_key: str) -> None:
         self._is_local = _is_loopback(host)
         self._api_key = api_key
-        # Not the key itself: links and cookies lie about in more places than a key should.
-        self.token = hmac.new(api_key.encode(), b"page", hashlib.sha256).hexdigest()
+        # Not the key itself: links and cookies lie about in more places than a key should. 128 bits fit a line.
+        self.token = hmac.new(api_key.encode(), b"page", hashlib.sha256).hexdigest()[:32]
         # Browsers keep one set of cookies for all ports of a host: backends must not overwrite each other's.
         self._cookie = f"tellurio_page_{hashlib.sha256(self.token.encode()).hexdigest()[:8]}"
 
