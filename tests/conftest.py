@@ -7,7 +7,6 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -63,15 +62,6 @@ def active_run() -> Iterator[ActiveRun]:
     run_context.set_active_run(run)
     yield run
     run_context.set_active_run(None)
-
-
-@pytest.fixture
-def facility_support_file() -> Path:
-    """The real 200 mails, which lie beside the project."""
-    path = Path(__file__).parents[2] / "shared" / "data" / "facility_support.json"
-    if not path.exists():
-        pytest.skip(f"the real mails are not on this machine: {path.name} is expected beside the project")
-    return path
 
 
 def in_thread(function: Any, *args: Any) -> Any:
