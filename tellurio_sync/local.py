@@ -1,4 +1,4 @@
-"""A local backend in its own process: no account, no network (DESIGN.md §6).
+"""A local backend in its own process: no account, no network.
 
 The process is told by its standard input that it is no longer needed: the write end of that pipe is held by
 this process alone, so the operating system closes it however this process ends, ``kill -9`` included.

@@ -1,4 +1,4 @@
-"""After a reconnect: the server knows again what this side holds, as this side holds it (DESIGN.md §5).
+"""After a reconnect: the server knows again what this side holds, as this side holds it.
 
 What is guaranteed, for calls of the object model of one session (Variables, functions, ``backward``, optimizers):
 
