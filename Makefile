@@ -12,7 +12,7 @@ RUFF_CONFIG := --config .ci/ruff.toml
 help:  ## print this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-# The environment is made anew when the requirements change. EXTRAS is what a target needs of them.
+# The environment is brought up to date when the requirements change.
 $(VENV)/installed: setup.cfg setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "tellurio_sync needs Python 3.10 or later: make PYTHON=/path/to/python3.x ..."; exit 1; }
