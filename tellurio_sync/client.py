@@ -497,6 +497,7 @@ class TellurioWebSocketClient:
             self._methods(),
             url=self.ws_url,
             opening=_read_greeting,
+            dial_timeout=self._connect_timeout,
             opening_timeout=self._connect_timeout,
             ping_interval=self._ping_interval,
             ping_timeout=self._ping_timeout,

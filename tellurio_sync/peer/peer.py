@@ -42,6 +42,8 @@ CLOSED = "closed"
 
 _REFUSED = (401, 403)
 
+_OPENING_GRACE = 1.0  # seconds, beyond the time-outs of all attempts
+
 
 class Dialer(Protocol):
     """One attempt to open a transport."""
@@ -59,6 +61,8 @@ class Peer:
         methods: what the other end may call.
         url: for error texts, without credentials.
         opening: reads the greeting (see ``connection.Opening``), None where there is none.
+        dial_timeout: seconds, > 0, within which an attempt up to the greeting ends by itself; what hangs longer (a
+            name server) is left behind. None: no limit.
         opening_timeout: seconds, > 0, for the greeting.
         ping_interval: seconds, > 0, without a sign of life before a ping; None: never.
         ping_timeout: seconds, > 0, for the answer, and for the other end to take anything of what is written.
@@ -75,6 +79,7 @@ class Peer:
         *,
         url: str = "",
         opening: Opening | None = None,
+        dial_timeout: float | None = None,
         opening_timeout: float = 10.0,
         ping_interval: float | None = 20.0,
         ping_timeout: float = 20.0,
@@ -86,6 +91,7 @@ class Peer:
         self._make_dialer = make_dialer
         self._url = url
         self._opening = opening
+        self._dial_timeout = dial_timeout
         self._opening_timeout = opening_timeout
         self._ping_interval = ping_interval
         self._ping_timeout = ping_timeout
@@ -140,16 +146,28 @@ class Peer:
         lifetime.register(self)
         try:
             thread.start()
-            self._wait_for_state(lambda: self._state != CONNECTING, None)
+            self._wait_for_state(lambda: self._state != CONNECTING, self._opening_deadline(retries, delay))
         except BaseException:  # Ctrl-C: leave nothing open behind
             self.close(0.0)
             raise
-        if not self._was_open:
+        failure: DialFailed | None = None
+        if self._state == CONNECTING:
+            # The dialer ends everything by itself but the look-up of the name, which nothing can interrupt.
+            self.close(0.0)
+            failure = DialFailed("DNS", "no answer in time")
+        elif not self._was_open:
             thread.join(1.0)
             failure = self._failure or DialFailed("handshake", "close() was called")
+        if failure is not None:
             failure.attempts = max(1, self._attempts)
             raise failure
         return self._greeting
+
+    def _opening_deadline(self, retries: int, delay: float) -> Deadline | None:
+        if self._dial_timeout is None:
+            return None
+        attempt = self._dial_timeout + self._opening_timeout
+        return Deadline(retries * attempt + (retries - 1) * delay + _OPENING_GRACE, self._clock.now())
 
     def close(self, timeout: float = 1.0) -> None:
         """End the connection in good order. Idempotent; from any thread, also from a handler or callable.

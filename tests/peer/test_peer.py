@@ -212,6 +212,22 @@ def lose(rig: Rig, *steps: Any) -> None:
     rig.wait_for_state(RECONNECTING)
 
 
+def test_an_attempt_that_hangs_beyond_all_timeouts_is_left_behind() -> None:
+    """As a name server that does not answer: the look-up of a name cannot be interrupted."""
+    with Rig("hang", dial_timeout=5.0, opening_timeout=10.0) as rig:
+        opening = Background(rig.peer.open, 2, 1.0)
+        rig.dialers.wait_for_attempts(1)
+        rig.clock.wait_for_waiting(1)
+        rig.clock.advance(2 * 15 + 1)
+        rig.clock.wait_for_waiting(1)
+        assert opening.is_running
+        rig.clock.advance(1)
+        error = opening.error()
+        assert isinstance(error, DialFailed)
+        assert (error.stage, error.attempts) == ("DNS", 1)
+        assert rig.peer.state == CLOSED
+
+
 def test_calls_made_while_reconnecting_wait_and_then_work() -> None:
     with Rig() as rig:
         rig.open()
