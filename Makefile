@@ -26,10 +26,10 @@ install: $(VENV)/installed  ## make .venv with the package (editable) and what i
 demo: install  ## optimise a prompt in a local backend; DATA=file.json for your own mails, ARGS=... for more options
 	$(BIN)/tellurio-sync demo $(if $(DATA),--data '$(DATA)') $(ARGS)
 
-test: install  ## run the fast tests (no process, no fault injection)
+test: install  ## run the fast tests
 	$(BIN)/python -m pytest -q -m 'not slow and not interop' $(ARGS)
 
-test-slow: install  ## run the tests with processes, injected faults and large messages
+test-slow: install  ## run the tests with whole processes, networks that misbehave and large messages
 	$(BIN)/python -m pytest -q -m 'slow and not interop' $(ARGS)
 
 interop: install  ## run the tests with the real afnio as the backend's client; installs it into an environment of its own

@@ -21,7 +21,7 @@ from typing import Any
 
 from . import rows
 from .processes import ROOT, START_TIMEOUT, Failed, Worker, afnio_python, cores, running
-from .rows import AFNIO, OTHER, OTHER_SPEED, RAW_TCP, Row
+from .rows import AFNIO, OTHER, RAW_TCP, Row
 from .table import Values, lines
 
 QUICK_ROUNDS = 2
@@ -38,11 +38,10 @@ class Benchmark:
         self.missing: dict[str, str] = {}
         self._pythons = dict.fromkeys(rows.EVERYBODY, sys.executable)
         self._trees = dict.fromkeys(rows.EVERYBODY, ROOT)
-        for peer in (OTHER, OTHER_SPEED):
-            if options.other is None:
-                del self._pythons[peer]
-            else:
-                self._trees[peer] = options.other.resolve()
+        if options.other is None:
+            del self._pythons[OTHER]
+        else:
+            self._trees[OTHER] = options.other.resolve()
         try:
             self._pythons[AFNIO] = options.afnio_python or afnio_python(may_install=not options.quick)
         except Failed as exc:

@@ -76,16 +76,6 @@ class TellurioSync:
         self.client.close()
 
 
-class TellurioSyncWithoutSpeed(TellurioSync):
-    """The same as if the extra ``speed`` were not installed."""
-
-    def __init__(self) -> None:
-        import sys
-
-        sys.modules["orjson"] = None  # type: ignore[assignment]
-        super().__init__()
-
-
 class Afnio:
     """afnio 0.3.7 as a black box, used as its own synchronous code uses it (PROTOCOL.md §A.4, §L.1)."""
 
@@ -244,10 +234,8 @@ class RawTcp:
 
 
 PEERS: dict[str, Any] = {
-    "tellurio_sync": TellurioSyncWithoutSpeed,
-    "with speed": TellurioSync,
-    "other tree": TellurioSyncWithoutSpeed,
-    "other tree, speed": TellurioSync,
+    "tellurio_sync": TellurioSync,
+    "other tree": TellurioSync,
     "afnio 0.3.7": Afnio,
     "websocket-client": WebsocketClient,
     "websockets.sync": WebsocketsSync,
@@ -261,7 +249,5 @@ def make(name: str) -> Any:
     Raises:
         ImportError: it is not installed.
     """
-    if name == "with speed" or name == "other tree, speed":
-        import orjson  # noqa: F401 - without it this would be the peer without speed
     os.environ.setdefault("no_proxy", "127.0.0.1,localhost")
     return PEERS[name]()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import statistics
 
-from .rows import OTHER, OTHER_SPEED, OURS, SPEED, Row, Target
+from .rows import OTHER, OURS, Row, Target
 
 Values = dict[str, list[float]]
 """Of one row: peer to its values, one for each round."""
 
-_OURS = (OURS, SPEED, OTHER, OTHER_SPEED)
+_OURS = (OURS, OTHER)
 
 
 def ratio(ours: list[float], other: list[float]) -> tuple[float, float]:
@@ -49,10 +49,9 @@ def _verdict(row: Row, target: Target, peer: str, values: Values) -> str:
     else:
         reached, half = ratio(numbers, values[target.versus])
         spread = f" ±{half:.2f}" if half else ""
-    limit = target.limit(peer)
-    is_reached = reached >= limit if row.is_rate else reached <= limit
+    is_reached = reached >= target.limit if row.is_rate else reached <= target.limit
     sign = ">=" if row.is_rate else "<="
-    return f"{peer} {reached:.3g}{spread} ({sign} {limit:.2g} {'reached' if is_reached else 'MISSED'})"
+    return f"{peer} {reached:.3g}{spread} ({sign} {target.limit:.3g} {'reached' if is_reached else 'MISSED'})"
 
 
 def _figure(number: float) -> str:
