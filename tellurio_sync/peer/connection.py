@@ -173,6 +173,8 @@ class Connection:
             while True:
                 for message in self.transport.receive(self._time_to_next_timer()):
                     self._on_message(message)
+                    # A storm of messages must not hold up the time-outs of submitted calls.
+                    self._expire_futures(self._clock.now())
                 self._run_timers()
                 if self._is_closed_by_user:
                     self._fail_waiting_at_close()
@@ -292,10 +294,11 @@ class Connection:
             self.transport.abort(Ending(f"the server took nothing for {self._write_timeout:g} s", "network"))
         if self._opening is not None and now >= self._opening_deadline:
             self._fail_opening("no greeting came in time")
-        if now >= self._next_expiry:
-            self._expire_futures(now)
+        self._expire_futures(now)
 
     def _expire_futures(self, now: float) -> None:
+        if now < self._next_expiry:
+            return
         # Reset first: a call submitted meanwhile lowers it again.
         with self._expiry_lock:
             self._next_expiry = math.inf

@@ -228,6 +228,25 @@ def test_an_attempt_that_hangs_beyond_all_timeouts_is_left_behind() -> None:
         assert rig.peer.state == CLOSED
 
 
+def test_a_submitted_call_expires_between_messages_that_came_together() -> None:
+    """A storm of pushes must not hold up time-outs until all of it is dealt with."""
+    seen: list[bool] = []
+
+    def work(params: dict[str, Any]) -> None:
+        seen.append(future.done())
+        rig.clock.advance(5)
+
+    with Rig(methods={"work": work}) as rig:
+        rig.open()
+        future = rig.peer.submit("m", {}, 5.0)
+        push = {"jsonrpc": "2.0", "method": "work", "params": {}}
+        rig.server_send(push, push)
+        assert isinstance(future.exception(FAILSAFE), CallTimeout)
+        rig.server_receive()
+        rig.sync()
+        assert seen == [False, True]
+
+
 def test_calls_made_while_reconnecting_wait_and_then_work() -> None:
     with Rig() as rig:
         rig.open()
