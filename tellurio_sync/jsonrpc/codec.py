@@ -1,15 +1,33 @@
-"""JSON texts.  Strict in what is sent, tolerant in what is read."""
+"""JSON texts.  Strict in what is sent, tolerant in what is read.
+
+Texts are written by orjson where it is installed (the extra ``speed``), else by the standard library;
+``BACKEND`` says which.  Both write the same values and refuse the same: a fast writer answers only for
+what it can write, and whatever it cannot goes to ``_write_plainly``, which decides and finds the words.
+
+Texts are read by the standard library alone.  orjson reads an integer over 64 bits as a float, and
+looking for those costs what it saves: with it, 0.75 us instead of 0.95 for a small reply, 1.7 ms instead
+of 1.1 for one of 2,000 objects, and nothing for one long text.
+"""
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..errors import LocalProtocolError, shorten
 
-# Compact (no blanks) and without the ASCII detour: half the size for most non-Latin text.
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
-_encode_ascii = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode
+try:
+    import orjson
+except ImportError:
+    BACKEND = "json"
+else:
+    BACKEND = "orjson"
+    # Left to the plain writer: subclasses (of dict: they may keep their items elsewhere), dates, dataclasses.
+    _ORJSON_OPTIONS = (
+        orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS
+    )
 
 
 class MalformedText(ValueError):
@@ -19,21 +37,17 @@ class MalformedText(ValueError):
 def encode(message: Any) -> str:
     """The JSON text of ``message``, encodable as UTF-8.
 
+    A ``uuid.UUID`` is written as its text, an ``enum.Enum`` as its value, and a tuple as an array.
+
     Raises:
         LocalProtocolError: it holds a value that JSON does not have (RFC 8259 §6: NaN and infinities
             are no numbers), a type that has no JSON form, or it is nested too deeply or in a circle.
     """
     try:
-        text = _encode(message)
-        if not text.isascii():
-            try:
-                text.encode()
-            except UnicodeEncodeError:
-                # A lone surrogate has no UTF-8 form, but an escape that every JSON reader understands.
-                text = _encode_ascii(message)
-        return text
-    except (TypeError, ValueError, RecursionError) as exc:
-        raise LocalProtocolError(f"cannot be sent as JSON: {_why(exc)}") from exc
+        return _write(message)
+    except Exception:  # noqa: BLE001 - whatever it was, the plain writer decides
+        _open_containers.clear()
+        return _write_plainly(message)
 
 
 def decode(text: str | bytes) -> Any:
@@ -45,13 +59,114 @@ def decode(text: str | bytes) -> Any:
     Raises:
         MalformedText: not JSON, an integer beyond the interpreter's limit of digits, or nested too deeply.
     """
+    if isinstance(text, str):
+        try:
+            value, end = _raw_decode(text)
+        except (ValueError, RecursionError):
+            end = -1  # json.loads says what is wrong, or skips the blanks in front
+        if end == len(text):
+            return value
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as exc:
         raise MalformedText(_why(exc)) from exc
 
 
+# json.loads looks for a byte order mark and for blanks at both ends: 1.6 us a reply, and 0.95 us without.
+_raw_decode = json.JSONDecoder().raw_decode
+
+
+def _default(value: Any) -> Any:
+    """What has no JSON form of its own: the two types that orjson writes whatever its options are."""
+    from enum import Enum
+    from uuid import UUID
+
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, Enum):
+        return value.value
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+
+
+# Compact (no blanks) and without the ASCII detour: half the size for most non-Latin text.
+_plain = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_default).encode
+_plain_ascii = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":"), default=_default).encode
+
+
+def _write_plainly(message: Any) -> str:
+    try:
+        text = _plain(message)
+        # A lone surrogate has no UTF-8 form, but an escape that every JSON reader understands.
+        return text if _is_unicode(text) else _plain_ascii(message)
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise LocalProtocolError(f"cannot be sent as JSON: {_why(exc)}") from exc
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _why(exc: BaseException) -> str:
     if isinstance(exc, RecursionError):
         return "nested too deeply"
     return shorten(str(exc))
+
+
+# --- the fast writers: each raises, whatever it likes, where the plain one must decide --------------
+
+
+# By id, the containers around what the C encoder is writing: how it knows a circle, as JSONEncoder does. Without, a
+# circle would be nested too deeply as well, or exhaust the C stack where the recursion limit was raised. Kept for all
+# messages, so what a refused one leaves here is cleared. Two threads in it at once (some Python code ran within) may
+# take each other's for a circle, or miss what the other cleared: an error, and the plain writer decides.
+_open_containers: dict[int, Any] = {}
+
+
+def _kept_encoder(make_encoder: Any) -> Callable[[Any, int], Iterable[str]]:
+    """What ``_plain`` writes, in pieces, by one C encoder for all messages: 1.8 us a small request, not 2.7.
+
+    JSONEncoder makes a new one for every message.  The name is not documented, so what it gives is
+    compared with what JSONEncoder gives; an interpreter where it differs, or is missing, uses ``_plain``.
+    """
+    sample: Any = {'ü\n"\\': [None, True, -7, 1.5e300, "\x00€😀", (), {}, 2**70, {1: {"a": []}}]}
+    try:
+        pieces_of: Callable[[Any, int], Iterable[str]] = make_encoder(
+            _open_containers, _default, json.encoder.encode_basestring, None, ":", ",", False, False, False
+        )
+        is_same = "".join(pieces_of(sample, 0)) == _plain(sample) and _refuses_nan(pieces_of)
+    except Exception:  # noqa: BLE001 - the encoder of another interpreter may do anything
+        is_same = False
+    return pieces_of if is_same else lambda message, _: (_plain(message),)
+
+
+def _refuses_nan(pieces_of: Callable[[Any, int], Iterable[str]]) -> bool:
+    try:
+        pieces_of(math.nan, 0)
+    except ValueError:
+        return True
+    return False
+
+
+_pieces_of = _kept_encoder(getattr(json.encoder, "c_make_encoder", None))
+
+
+def _write_with_json(message: Any) -> str:
+    text = "".join(_pieces_of(message, 0))
+    if not text.isascii():
+        text.encode()  # a lone surrogate is a UnicodeEncodeError here
+    return text
+
+
+def _write_with_orjson(message: Any) -> str:
+    content: bytes = orjson.dumps(message, None, _ORJSON_OPTIONS)
+    if b"null" in content:
+        # NaN and infinities, too, are written as null.
+        return _write_with_json(message)
+    return content.decode()
+
+
+_write = _write_with_orjson if BACKEND == "orjson" else _write_with_json

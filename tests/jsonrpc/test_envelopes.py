@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -269,6 +270,90 @@ def test_every_json_value_is_exactly_one_kind_of_message(value: Any) -> None:
             assert encode(error_reply(member.id, member.error))
         if isinstance(member, Request):
             assert encode(result_reply(member.id, None))
+
+
+def by_the_book(value: Any) -> tuple[Any, ...]:
+    """What ``classify`` says, in the plainest words: kind, id, and what else tells two messages of a kind apart."""
+
+    def is_id(id_: Any) -> bool:
+        if isinstance(id_, float):
+            return math.isfinite(id_)
+        return id_ is None or (isinstance(id_, (str, int)) and not isinstance(id_, bool))
+
+    if isinstance(value, list):
+        return ("batch", *(by_the_book(None if isinstance(member, list) else member) for member in value))
+    if not isinstance(value, dict):
+        return ("invalid", None, -32600, True)
+    id_, is_version = value.get("id"), value.get("jsonrpc") == V
+    known_id = id_ if is_id(id_) else None
+    if "method" in value:
+        params = value.get("params", {})
+        if not is_version or not isinstance(value["method"], str) or not is_id(id_):
+            return ("invalid", known_id, -32600, True)
+        if not isinstance(params, dict):
+            return ("invalid", id_, -32602, id_ is not None)
+        return ("notification" if id_ is None else "request", id_, value["method"], params)
+    if "result" not in value and "error" not in value and known_id is None:
+        return ("invalid", None, -32600, True)
+    error = value.get("error")
+    is_error = (
+        isinstance(error, dict)
+        and isinstance(error.get("code"), int)
+        and not isinstance(error["code"], bool)
+        and isinstance(error.get("message"), str)
+    )
+    is_one = ("result" in value) != ("error" in value)
+    return ("reply", known_id, is_version and is_one and ("result" in value or is_error))
+
+
+def told(message: Any) -> tuple[Any, ...]:
+    """The same of a classified message."""
+    if isinstance(message, Batch):
+        return ("batch", *map(told, message.messages))
+    if isinstance(message, Invalid):
+        return ("invalid", message.id, message.error.code, message.is_answered)
+    if isinstance(message, Reply):
+        return ("reply", message.id, message.problem is None)
+    return (type(message).__name__.lower(), getattr(message, "id", None), message.method, message.params)
+
+
+_IDS = st.sampled_from(["x", "", 0, 1, 1.5, None, True, math.nan, [], {}])
+_OUTCOMES = st.sampled_from(
+    [None, 0, "x", {}, {"code": 1}, {"code": 1, "message": "m"}, {"code": True, "message": "m"}]
+)
+_ENVELOPES = st.fixed_dictionaries(
+    {},
+    optional={
+        "jsonrpc": st.sampled_from([V, V, V, "1.0", 2.0, None, []]),
+        "id": _IDS,
+        "method": st.sampled_from(["m", "", 1, None]),
+        "params": st.sampled_from([{}, {"a": 1}, [], None]),
+        "result": _OUTCOMES,
+        "error": _OUTCOMES,
+        "x": st.none(),
+    },
+)
+
+
+@given(_ENVELOPES | _VALUE | st.lists(_ENVELOPES, min_size=1, max_size=3))
+def test_a_message_is_what_the_plain_rules_say(value: Any) -> None:
+    message = classify(value)
+    if value == []:
+        assert told(message) == ("invalid", None, -32600, True)
+    else:
+        assert told(message) == by_the_book(value)
+    if isinstance(message, Reply):
+        assert message.envelope is value
+
+
+@pytest.mark.parametrize("id_", ["x", "", 7])
+@pytest.mark.parametrize("result", [None, False, 0, {}, {"error": 1}])
+def test_a_good_reply_is_a_reply_whatever_the_order_of_its_members(id_: Any, result: Any) -> None:
+    members = [("jsonrpc", V), ("id", id_), ("result", result)]
+    for order in permutations(members):
+        message = classify(dict(order))
+        assert type(message) is Reply
+        assert message == (id_, dict(members), None)
 
 
 @pytest.mark.parametrize("wrap", [lambda deep: deep, lambda deep: {"id": "x", "deep": deep}])
