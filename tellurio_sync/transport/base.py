@@ -12,7 +12,8 @@ Who may do what:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 
 class Ending(NamedTuple):
@@ -57,28 +58,33 @@ class NoRoom(Exception):
     """``send`` found no room in the queue within its timeout; nothing of the message was queued."""
 
 
-class Receipt:
+class Receipt(Protocol):
     """Where in the outgoing stream a message ends. Written once, before any byte of the message can be sent."""
-
-    __slots__ = ("end_offset",)
 
     end_offset: int | None
 
-    def __init__(self) -> None:
-        self.end_offset = None
-
 
 class Transport(ABC):
-    """Whole text messages over one connection."""
+    """Whole text messages over one connection.
+
+    Attributes:
+        bytes_received: how many bytes have come so far; a change is a sign of life.
+        stalled_since: since when (monotonic) the other end takes nothing of what is to be written; None if it does.
+    """
+
+    bytes_received: int
+    stalled_since: float | None
 
     @abstractmethod
-    def send(self, texts: list[str], receipts: list[Receipt] | None = None, *, timeout: float | None = None) -> None:
+    def send(
+        self, texts: list[str], receipts: Sequence[Receipt] | None = None, *, timeout: float | None = None
+    ) -> None:
         """Queue the messages, in order and next to each other, and write what can be written without waiting.
 
         Args:
             texts: the messages.
             receipts: as many; each is filled in before its message can reach the wire.
-            timeout: seconds to wait for room while the queue is over its limit; None: queue at once.
+            timeout: seconds to wait for room while the queue is over its limit, 0 not to wait; None: queue at once.
 
         Raises:
             TransportEnded: the connection is over or closing; nothing was queued.
@@ -107,16 +113,6 @@ class Transport(ABC):
         Raises:
             TransportEnded: the connection is over, and everything that came before was returned.
         """
-
-    @property
-    @abstractmethod
-    def bytes_received(self) -> int:
-        """How many bytes have come so far; a change is a sign of life."""
-
-    @property
-    @abstractmethod
-    def stalled_since(self) -> float | None:
-        """Since when (monotonic) the other end takes nothing of what is to be written; None if it does."""
 
     @abstractmethod
     def wake(self) -> None:

@@ -10,8 +10,9 @@ refused at its header, before a byte of it is stored.
 from __future__ import annotations
 
 import os
+import struct
 from functools import lru_cache
-from typing import NamedTuple, Union
+from typing import NamedTuple, NoReturn, Union
 
 CONTINUATION = 0x0
 TEXT = 0x1
@@ -30,24 +31,20 @@ MESSAGE_TOO_BIG = 1009
 
 _FIN = 0x80
 _MASKED = 0x80
+_WHOLE_TEXT = _FIN | TEXT
 _MAX_CONTROL_BYTES = 125
+
+# RFC 6455 §5.2: opcode, size, mask; the size in one, three or nine bytes.
+_HEAD = struct.Struct("!BB4s").pack
+_HEAD_16 = struct.Struct("!BBH4s").pack
+_HEAD_64 = struct.Struct("!BBQ4s").pack
+_SIZE_16 = struct.Struct("!H").unpack_from
+_SIZE_64 = struct.Struct("!Q").unpack_from
 
 _MASK_PIECE_BYTES = 256 * 1024  # a multiple of 4, and small enough for the processor's cache
 
 # Below this an XOR of two big integers is faster than the strided translate, above it slower.
 _XOR_AS_INTEGER_BYTES = 1024
-
-
-class Text(NamedTuple):
-    """A whole text message."""
-
-    text: str
-
-
-class Binary(NamedTuple):
-    """A whole binary message."""
-
-    payload: bytes
 
 
 class Ping(NamedTuple):
@@ -69,7 +66,8 @@ class Close(NamedTuple):
     reason: str
 
 
-Event = Union[Text, Binary, Ping, Pong, Close]
+Event = Union[str, bytes, Ping, Pong, Close]
+"""What a stream of frames says: a whole text message, a whole binary message, or a control frame."""
 
 
 class FrameError(Exception):
@@ -95,12 +93,24 @@ def encode_frame(opcode: int, payload: bytes, mask: bytes | None = None) -> byte
         mask = os.urandom(4)
     size = len(payload)
     if size < 126:
-        head = bytes((_FIN | opcode, _MASKED | size))
+        head = _HEAD(_FIN | opcode, _MASKED | size, mask)
     elif size < 1 << 16:
-        head = bytes((_FIN | opcode, _MASKED | 126)) + size.to_bytes(2, "big")
+        head = _HEAD_16(_FIN | opcode, _MASKED | 126, size, mask)
     else:
-        head = bytes((_FIN | opcode, _MASKED | 127)) + size.to_bytes(8, "big")
-    return b"".join((head, mask, *_masked(payload, mask)))
+        head = _HEAD_64(_FIN | opcode, _MASKED | 127, size, mask)
+    if size <= _XOR_AS_INTEGER_BYTES:
+        key = (mask * (size // 4 + 1))[:size]
+        return head + (int.from_bytes(payload, "big") ^ int.from_bytes(key, "big")).to_bytes(size, "big")
+    return b"".join((head, *_masked_pieces(payload, mask)))
+
+
+def encode_texts(texts: list[str]) -> list[bytes]:
+    """One frame for each message, each with a mask of its own."""
+    if len(texts) == 1:
+        return [encode_frame(TEXT, texts[0].encode())]
+    masks = os.urandom(4 * len(texts))  # one system call
+    starts = range(0, len(masks), 4)
+    return [encode_frame(TEXT, text.encode(), masks[start : start + 4]) for start, text in zip(starts, texts)]
 
 
 def close_payload(code: int, reason: str = "") -> bytes:
@@ -111,15 +121,11 @@ def close_payload(code: int, reason: str = "") -> bytes:
 
 def apply_mask(payload: bytes, mask: bytes) -> bytes:
     """``payload`` XOR the repeated 4-byte ``mask`` (RFC 6455 §5.3)."""
-    return b"".join(_masked(payload, mask))
+    return b"".join(_masked_pieces(payload, mask))
 
 
-def _masked(payload: bytes, mask: bytes) -> list[bytes | bytearray]:
-    """The masked payload in pieces."""
+def _masked_pieces(payload: bytes, mask: bytes) -> list[bytes | bytearray]:
     size = len(payload)
-    if size <= _XOR_AS_INTEGER_BYTES:
-        key = (mask * (size // 4 + 1))[:size]
-        return [(int.from_bytes(payload, "big") ^ int.from_bytes(key, "big")).to_bytes(size, "big")]
     tables = [_xor_table(byte) for byte in mask]
     pieces: list[bytes | bytearray] = []
     for start in range(0, size, _MASK_PIECE_BYTES):
@@ -148,120 +154,156 @@ class FrameDecoder:
     def __init__(self, max_message_size: int) -> None:
         self._max_message_size = max_message_size
         self._rest = b""  # an incomplete frame header
-        self._opcode = 0  # of the frame whose payload is incomplete
-        self._is_final = True
+        self._first = 0  # first byte of the frame whose payload is incomplete
         self._payload: bytearray | None = None  # what has come of that payload
         self._missing = 0
         self._message_opcode = 0  # of the fragmented message under way, 0 if none
         self._message = bytearray()  # what has come of it: one buffer, for a list of tiny fragments would be far larger
+        self._room = max_message_size  # bytes that the message under way may still have
 
-    def feed(self, data: bytes, events: list[Event]) -> None:
+    def feed(self, data: bytes, events: list[Event]) -> bool:
         """Append to ``events`` what ``data`` completes, what came before a broken frame included.
+
+        Returns:
+            Whether control frames are among them.
 
         Raises:
             FrameError: the stream is broken; the decoder must not be fed again.
         """
-        payload = self._payload
-        if payload is not None:
+        has_control = False
+        if self._payload is not None:
             missing = self._missing
+            payload = self._payload
             if len(data) < missing:
                 payload += data
                 self._missing = missing - len(data)
-                return
+                return False
             payload += data[:missing]
             data = data[missing:]
             self._payload = None
-            self._on_frame(events, self._opcode, self._is_final, payload)
+            has_control = self._on_frame(events, self._first, payload)
         elif self._rest:
             data = self._rest + data
             self._rest = b""
         position = 0
         end = len(data)
         while end - position >= 2:
-            start, size = self._header(data, position, end)
-            if start == 0:
-                break
-            opcode = data[position] & 0x0F
-            is_final = data[position] >= _FIN
+            first = data[position]
+            size = data[position + 1]
+            start = position + 2
+            is_plain = first == _WHOLE_TEXT and not self._message_opcode
+            if not is_plain:
+                _check_head(first, size)
+            if size == 126 and end - start >= 2:
+                (size,) = _SIZE_16(data, start)
+                start += 2
+                if size < 126:
+                    raise _not_shortest()
+            elif size > 125:
+                start, size = _long_size(data, start, end, size)
+                if not start:
+                    break
+            if size > self._room and first < _FIN | CLOSE:
+                self._refuse(size)
             stop = start + size
             if stop > end:
-                self._opcode, self._is_final = opcode, is_final
+                self._first = first
                 self._payload = bytearray(memoryview(data)[start:])
                 self._missing = stop - end
-                return
-            self._on_frame(events, opcode, is_final, data[start:stop])
+                return has_control
+            # Nearly every frame is a whole text message: it is spared a call.
+            if is_plain:
+                try:
+                    events.append(data[start:stop].decode())
+                except UnicodeDecodeError as exc:
+                    raise _not_utf8(exc) from exc
+            elif self._on_frame(events, first, data[start:stop]):
+                has_control = True
             position = stop
         if position < end:
             self._rest = data[position:]
+        return has_control
 
-    def _header(self, data: bytes, position: int, end: int) -> tuple[int, int]:
-        """Where the payload starts and its size; (0, 0) while the header is incomplete."""
-        first = data[position]
+    def _on_frame(self, events: list[Event], first: int, payload: bytes | bytearray) -> bool:
+        """Take one whole frame; return whether it is a control frame."""
         opcode = first & 0x0F
-        size = data[position + 1]
-        if first & 0x70:
-            raise FrameError(PROTOCOL_ERROR, "a reserved bit is set although no extension was negotiated")
-        if size & _MASKED:
-            raise FrameError(PROTOCOL_ERROR, "the server sent a masked frame")
-        if opcode >= CLOSE:
-            if opcode > PONG:
-                raise FrameError(PROTOCOL_ERROR, f"unknown opcode {opcode:#x}")
-            if size > _MAX_CONTROL_BYTES or first < _FIN:
-                raise FrameError(PROTOCOL_ERROR, "a control frame is fragmented or over 125 bytes")
-            return position + 2, size
-        if opcode > BINARY:
-            raise FrameError(PROTOCOL_ERROR, f"unknown opcode {opcode:#x}")
-        start = position + 2
-        if size == 126:
-            start += 2
-            if start > end:
-                return 0, 0
-            size = int.from_bytes(data[position + 2 : start], "big")
-            if size < 126:
-                raise FrameError(PROTOCOL_ERROR, "a frame's length is not in its shortest form")
-        elif size == 127:
-            start += 8
-            if start > end:
-                return 0, 0
-            size = int.from_bytes(data[position + 2 : start], "big")
-            if size < 1 << 16 or size >> 63:
-                raise FrameError(PROTOCOL_ERROR, "a frame's length is not in its shortest form, or over 63 bits")
-        if len(self._message) + size > self._max_message_size:
-            raise FrameError(
-                MESSAGE_TOO_BIG,
-                f"the server sent a message of at least {len(self._message) + size} bytes, "
-                f"more than max_message_size={self._max_message_size}",
-            )
-        return start, size
-
-    def _on_frame(self, events: list[Event], opcode: int, is_final: bool, payload: bytes | bytearray) -> None:
         if opcode >= CLOSE:
             events.append(_control(opcode, bytes(payload)))
-            return
+            return True
+        is_final = first >= _FIN
         if opcode == CONTINUATION:
             if not self._message_opcode:
                 raise FrameError(PROTOCOL_ERROR, "a continuation frame without a message to continue")
             self._message += payload
+            self._room -= len(payload)
             if not is_final:
-                return
+                return False
             opcode, payload = self._message_opcode, self._message
             self._message_opcode = 0
             self._message = bytearray()
+            self._room = self._max_message_size
         elif self._message_opcode:
             raise FrameError(PROTOCOL_ERROR, "a new message inside a fragmented one")
         elif not is_final:
             self._message_opcode = opcode
             self._message += payload
-            return
-        events.append(Text(_utf8(payload)) if opcode == TEXT else Binary(bytes(payload)))
+            self._room -= len(payload)
+            return False
+        events.append(_utf8(payload) if opcode == TEXT else bytes(payload))
+        return False
+
+    def _refuse(self, size: int) -> NoReturn:
+        raise FrameError(
+            MESSAGE_TOO_BIG,
+            f"the server sent a message of at least {len(self._message) + size} bytes, "
+            f"more than max_message_size={self._max_message_size}",
+        )
+
+
+def _check_head(first: int, size: int) -> None:
+    """Raise FrameError for a first byte that must not be, or a control frame that is too long."""
+    opcode = first & 0x0F
+    if first & 0x70:
+        raise FrameError(PROTOCOL_ERROR, "a reserved bit is set although no extension was negotiated")
+    if size & _MASKED:
+        raise _masked_frame()
+    if BINARY < opcode < CLOSE or opcode > PONG:
+        raise FrameError(PROTOCOL_ERROR, f"unknown opcode {opcode:#x}")
+    if opcode >= CLOSE and (size > _MAX_CONTROL_BYTES or first < _FIN):
+        raise FrameError(PROTOCOL_ERROR, "a control frame is fragmented or over 125 bytes")
+
+
+def _long_size(data: bytes, start: int, end: int, size: int) -> tuple[int, int]:
+    """Where the payload starts and its size in eight bytes; (0, 0) while the header is incomplete."""
+    if size & _MASKED:
+        raise _masked_frame()
+    stop = start + 8
+    if size == 126 or stop > end:
+        return 0, 0
+    (long_size,) = _SIZE_64(data, start)
+    if long_size < 1 << 16 or long_size >> 63:
+        raise _not_shortest()
+    return stop, long_size
+
+
+def _not_shortest() -> FrameError:
+    return FrameError(PROTOCOL_ERROR, "a frame's length is not in its shortest form, or over 63 bits")
+
+
+def _masked_frame() -> FrameError:
+    return FrameError(PROTOCOL_ERROR, "the server sent a masked frame")
 
 
 def _utf8(payload: bytes | bytearray) -> str:
     try:
         return payload.decode()
     except UnicodeDecodeError as exc:
-        # RFC 6455 §8.1
-        raise FrameError(INVALID_DATA, f"a text message is not UTF-8: {exc.reason} at byte {exc.start}") from exc
+        raise _not_utf8(exc) from exc
+
+
+def _not_utf8(exc: UnicodeDecodeError) -> FrameError:
+    # RFC 6455 §8.1
+    return FrameError(INVALID_DATA, f"a text message is not UTF-8: {exc.reason} at byte {exc.start}")
 
 
 def _control(opcode: int, payload: bytes) -> Event:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Sequence
 
 from .base import Ending, NoRoom, Receipt, Transport, TransportEnded
 
@@ -24,7 +25,8 @@ class MemoryTransport(Transport):
         self._outgoing: deque[str] = deque()
         self._queued = 0
         self._written = 0
-        self._bytes_received = 0
+        self.bytes_received = 0
+        self.stalled_since = None
         self._is_woken = False
         self._is_closing = False
         self._is_reading = True
@@ -34,7 +36,9 @@ class MemoryTransport(Transport):
 
     # --- the contract ----------------------------------------------------------------------------
 
-    def send(self, texts: list[str], receipts: list[Receipt] | None = None, *, timeout: float | None = None) -> None:
+    def send(
+        self, texts: list[str], receipts: Sequence[Receipt] | None = None, *, timeout: float | None = None
+    ) -> None:
         with self._condition:
             if timeout is not None and not self._is_reading and not self._is_over_locked():
                 self._condition.wait_for(lambda: self._is_reading or self._is_over_locked(), timeout)
@@ -78,14 +82,6 @@ class MemoryTransport(Transport):
                 raise TransportEnded(self._ending)
             return messages
 
-    @property
-    def bytes_received(self) -> int:
-        return self._bytes_received
-
-    @property
-    def stalled_since(self) -> float | None:
-        return None
-
     def wake(self) -> None:
         with self._condition:
             self._is_woken = True
@@ -117,7 +113,7 @@ class MemoryTransport(Transport):
         """Deliver messages to the client, together."""
         with self._condition:
             self._incoming.extend(messages)
-            self._bytes_received += sum(map(len, messages))
+            self.bytes_received += sum(map(len, messages))
             self._condition.notify_all()
 
     def server_receive(self, timeout: float = 30.0) -> str:

@@ -10,33 +10,37 @@ network.  What the socket does not take stays at the head of the queue, and the 
 when the socket is writable again.  So no caller can be stuck in a write, the receive thread never waits
 for one, and a frame is never torn: it is finished later or the whole connection ends.
 
-Ctrl-C can strike the main thread after any call it makes.  So the writer's role is taken and given back
-by plain assignments (``self._is_writing = is_mine = ...``: no call in between), and what the socket took
-is noted by C code before Python can raise (see ``_write_unless_blocked``).  For the same reason the locks
-here are plain ones: inside ``Condition.wait``, Ctrl-C can lose the lock.
+The writer's role belongs to whoever's turn (an object of that call alone) is in ``_writer``.  It is taken
+under the queue's lock, and given back by one store without it: whoever queues before that store saw a writer,
+who looks at the queue again after it; whoever queues later finds nobody writing, and writes.
+
+Ctrl-C can strike the main thread after any call it makes.  So the role is taken and given back by plain
+stores, whether it is still held can be told by looking, and what the socket took is noted by C code before
+Python can raise (see ``_write``).  For the same reason the locks here are plain ones: inside
+``Condition.wait``, Ctrl-C can lose the lock.
 
 | State | Written by | Guarded by |
 |---|---|---|
-| queue, rest, offsets, ``_ending``, the writer's role | any thread | ``_queue_lock``, held for no call that waits |
-| writing to the socket | any thread | the role ``_is_writing``; the socket is non-blocking |
-| decoder, selector, ``bytes_received`` | receive thread | ownership |
+| queue, offsets of what is queued, ``_ending`` | any thread | ``_queue_lock``, held for no call that waits |
+| taking the writer's role | any thread | ``_queue_lock`` |
+| rest, offset of what is written, writing to the socket | the writer | the role; the socket is non-blocking |
+| decoder, poll, ``bytes_received`` | receive thread | ownership |
 | TLS reads and writes | any thread | ``_tls_lock``, taken last: OpenSSL allows one at a time per connection |
 """
 
 from __future__ import annotations
 
-import contextlib
-import selectors
 import socket
 import ssl
-import sys
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from . import frames
 from .base import Ending, NoRoom, Receipt, Transport, TransportEnded
-from .frames import Close, FrameDecoder, FrameError, Ping, Text
+from .frames import Close, FrameDecoder, FrameError, Ping
+from .readiness import READABLE, WRITABLE, make_poll
 
 DEFAULT_MAX_MESSAGE_SIZE = 64 * 1024 * 1024
 """Bytes: the largest incoming message, all fragments together."""
@@ -64,11 +68,14 @@ class WebSocketTransport(Transport):
     def __init__(self, sock: socket.socket, *, max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE) -> None:
         sock.settimeout(0)
         self._sock = sock
+        self._fd = sock.fileno()
         self._is_tls = isinstance(sock, ssl.SSLSocket)
-        self._tls_lock: Any = threading.Lock() if self._is_tls else contextlib.nullcontext()
+        self._tls_lock = threading.Lock()
+        self._send_some = self._send_some_tls if self._is_tls else sock.send
+        self._receive_some = self._receive_some_tls if self._is_tls else sock.recv
         self._decoder = FrameDecoder(max_message_size)
-        self._messages: list[str | bytes] = []
-        self._bytes_received = 0
+        self._messages: list[Any] = []  # whole messages: text or bytes
+        self.bytes_received = 0
 
         self._queue_lock = threading.Lock()
         self._waiting_for_room: set[threading.Lock] = set()
@@ -78,41 +85,58 @@ class WebSocketTransport(Transport):
         self._ending: Ending | None = None
         self._is_disposed = False
 
-        self._is_writing = False  # does some thread have the writer's role?
-        self._rest = memoryview(b"")  # taken from the queue, not yet taken by the socket
+        self._writer: object | None = None  # whose turn it is to write
+        self._rest: bytes | memoryview = b""  # taken from the queue, not yet taken by the socket
         self._taken: list[int] = []  # bytes of the rest that the socket took, not yet accounted for
         self._written = 0
-        self._write_size = _TLS_RECORD_SIZE if self._is_tls else sys.maxsize
         self._write_failure: OSError | None = None
-        self._stalled_since: float | None = None
+        self.stalled_since = None
 
         self._wake_in, self._wake_out = socket.socketpair()
         self._wake_in.settimeout(0)
         self._wake_out.settimeout(0)
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(sock, selectors.EVENT_READ)
-        self._selector.register(self._wake_in, selectors.EVENT_READ)
+        self._poll = make_poll()
+        self._poll.register(self._fd, READABLE)
+        self._poll.register(self._wake_in.fileno(), READABLE)
         self._is_watching_writes = False
 
     # --- sending: any thread ---------------------------------------------------------------------
 
-    def send(self, texts: list[str], receipts: list[Receipt] | None = None, *, timeout: float | None = None) -> None:
-        encoded = [frames.encode_frame(frames.TEXT, text.encode()) for text in texts]
-        if timeout is not None and self._is_full():
+    def send(
+        self, texts: list[str], receipts: Sequence[Receipt] | None = None, *, timeout: float | None = None
+    ) -> None:
+        encoded = frames.encode_texts(texts)
+        if timeout is not None and self._queued - self._written > HIGH_WATER:
             self._wait_for_room(timeout)
-        with self._queue_lock:
-            self._raise_if_over_locked()
-            is_overfull = self._queued - self._written > _MAX_QUEUE
-            end = self._queued
-            for index, frame in enumerate(encoded):
-                end += len(frame)
-                if receipts is not None:
-                    receipts[index].end_offset = end
-            self._queued = end
-            self._queue.extend(encoded)
-        if is_overfull and timeout is None:
-            self._abort_overfull()
-        self._flush()
+        turn = encoded  # any object of this call alone
+        try:
+            with self._queue_lock:
+                if self._ending is not None or self._is_closing:
+                    raise TransportEnded(self._ending or Ending("the connection is closing", "local"))
+                is_overfull = self._queued - self._written > _MAX_QUEUE
+                end = self._queued
+                if receipts is None:
+                    end += sum(map(len, encoded))
+                else:
+                    for frame, receipt in zip(encoded, receipts):
+                        end += len(frame)
+                        receipt.end_offset = end
+                self._queued = end
+                if self._writer is not None or self._write_failure is not None:
+                    self._queue += encoded
+                elif self._rest or self._queue or len(encoded) != 1:
+                    self._queue += encoded
+                    self._writer = turn
+                else:  # the usual case: straight to the socket
+                    self._rest = encoded[0]
+                    self._writer = turn
+            if is_overfull and timeout is None:
+                self._abort_overfull()
+            if self._writer is turn and not self._write(turn):
+                self.wake()  # the receive thread goes on when the socket is writable
+        except BaseException:
+            self._leave(turn)
+            raise
 
     @property
     def is_over(self) -> bool:
@@ -123,7 +147,7 @@ class WebSocketTransport(Transport):
             return False
         with self._queue_lock:
             # A writer at work may be just behind its system call, or was as Ctrl-C came: what it wrote counts as sent.
-            is_uncertain = self._is_writing or self._write_failure is _INTERRUPTED
+            is_uncertain = self._writer is not None or self._write_failure is _INTERRUPTED
             uncertain = len(self._rest) if is_uncertain else sum(self._taken)
             return self._written + uncertain >= receipt.end_offset
 
@@ -167,7 +191,8 @@ class WebSocketTransport(Transport):
                 self._wake_senders_locked()
         if is_overfull:
             self._abort_overfull()
-        self._flush()
+        if not self._flush():
+            self.wake()
 
     def _is_full(self) -> bool:
         return self._queued - self._written > HIGH_WATER and self._ending is None and not self._is_closing
@@ -194,115 +219,126 @@ class WebSocketTransport(Transport):
         while self._waiting_for_room:
             self._waiting_for_room.pop().release()
 
-    def _raise_if_over_locked(self) -> None:
-        if self._ending is not None:
-            raise TransportEnded(self._ending)
-        if self._is_closing:
-            raise TransportEnded(Ending("the connection is closing", "local"))
-
     # --- writing: whoever has the writer's role ----------------------------------------------------
 
-    def _flush(self) -> None:
-        """Write what can be written now, for everybody; the receive thread goes on when the socket is writable."""
-        if not self._write_unless_blocked():
-            self.wake()
-
-    def _write_unless_blocked(self) -> bool:
-        """Write until nothing is left or another thread is writing (True), or the socket takes no more (False).
-
-        Who finds a writer at work may leave: the writer looks at the queue again before it gives up its role.
-        """
-        is_mine = False
+    def _flush(self) -> bool:
+        """Write what is queued, if nobody else does; False if the socket takes no more of it for now."""
+        turn = object()
         try:
-            while True:
+            with self._queue_lock:
+                if self._writer is None and self._has_unwritten():
+                    self._writer = turn
+            return self._writer is not turn or self._write(turn)
+        except BaseException:
+            self._leave(turn)
+            raise
+
+    def _write(self, turn: object) -> bool:
+        """Write all that is queued, and give the role back; False if the socket takes no more of it for now."""
+        while True:
+            if self._taken:  # by a writer whom Ctrl-C interrupted
+                self._account()
+            if not self._has_rest():
+                # From here on, who queues finds nobody writing. Who queued before found a writer.
+                self._writer = None
+                if not self._queue and not self._is_disposed:
+                    return True
                 with self._queue_lock:
-                    if self._is_writing and not is_mine:
-                        return True
-                    self._is_writing = is_mine = self._next_rest_locked()
-                    if not is_mine:
-                        self._close_if_disposed_locked()
-                        return True
-                try:
-                    with self._tls_lock:
-                        # C code from the call to the list: Ctrl-C cannot come between sending and noting how much.
-                        self._taken.extend(map(self._sock.send, (self._rest[: self._write_size],)))
-                    continue
-                except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError, InterruptedError):
-                    self._stalled_since = self._stalled_since or time.monotonic()
-                except OSError as exc:
-                    # Half a frame may be out: nothing can follow it. What the server sent before is still read.
-                    self._write_failure = exc
-                with self._queue_lock:
-                    self._is_writing = is_mine = False
                     self._close_if_disposed_locked()
-                return False
-        finally:
-            if is_mine:  # Ctrl-C, or a defect
-                if self._is_tls and not self._taken:
-                    # SSLSocket.send is Python code: whether OpenSSL took the bytes is not known; nothing can follow.
-                    self._write_failure = _INTERRUPTED
-                self._is_writing = False  # before any call: a second Ctrl-C may come, but the role is free
-                self._after_interrupted_write()
+                    if self._writer is not None or not self._has_unwritten():
+                        return True
+                    self._writer = turn
+                continue
+            try:
+                # C code from the call to the list: Ctrl-C cannot come between sending and noting how much.
+                self._taken.extend(map(self._send_some, (self._rest,)))
+            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError, InterruptedError):
+                self.stalled_since = self.stalled_since or time.monotonic()
+                break
+            except OSError as exc:
+                # Half a frame may be out: nothing can follow it. What the server sent before is still read.
+                self._write_failure = exc
+                break
+            self._account()
+        with self._queue_lock:
+            self._writer = None
+            self._close_if_disposed_locked()
+        return False
 
-    def _next_rest_locked(self) -> bool:
-        """Account for what the socket took, and see to it that there is a rest; False if there is nothing to write.
-
-        The stores that belong together stand together, without a call between them, for Ctrl-C's sake.
-        """
-        if self._taken:
-            sent = self._taken[0]
-            self._rest = self._rest[sent:]
-            self._written += sent
-            self._stalled_since = None
-            self._taken.clear()
-            if not self._is_full():
-                self._wake_senders_locked()
-        if not self._has_unwritten():
+    def _has_rest(self) -> bool:
+        """Move the queue to the rest, if that is written; False if there is nothing to write."""
+        if self._rest:
+            return self._ending is None
+        if not self._queue:
             return False
-        if not self._rest:
-            joined = memoryview(self._queue[0] if len(self._queue) == 1 else b"".join(self._queue))
+        with self._queue_lock:
+            if not self._has_unwritten():
+                return False
+            rest = self._queue[0] if len(self._queue) == 1 else b"".join(self._queue)
             fresh: list[bytes] = []
-            self._rest = joined
+            # Together, without a call between them, for Ctrl-C's sake.
+            self._rest = rest
             self._queue = fresh
         return True
 
-    def _after_interrupted_write(self) -> None:
-        with self._queue_lock:
-            if not self._is_writing:
-                self._close_if_disposed_locked()
-        self.wake()
+    def _account(self) -> None:
+        """Note what the socket took of the rest."""
+        sent = self._taken[0]
+        rest = self._rest[sent:] if sent == len(self._rest) else memoryview(self._rest)[sent:]
+        fresh: list[int] = []
+        # Together, without a call between them, for Ctrl-C's sake. In this order, for ``was_sent`` may look at any
+        # moment: for an instant it may take unsent bytes for sent, but never sent ones for unsent.
+        self._written += sent
+        self._rest = rest
+        self._taken = fresh
+        self.stalled_since = None
+        if self._waiting_for_room and not self._is_full():
+            with self._queue_lock:
+                self._wake_senders_locked()
+
+    def _send_some_tls(self, data: bytes | memoryview) -> int:
+        with self._tls_lock:
+            return self._sock.send(data[:_TLS_RECORD_SIZE])
+
+    def _leave(self, turn: object) -> None:
+        """Give the role back, if this turn has it: after Ctrl-C, or a defect."""
+        if self._writer is turn:
+            if self._is_tls and not self._taken:
+                # SSLSocket.send is Python code: whether OpenSSL took the bytes is not known; nothing can follow.
+                self._write_failure = _INTERRUPTED
+            self._writer = None  # before any call: a second Ctrl-C may come, but the role is free
+            with self._queue_lock:
+                if self._writer is None:
+                    self._close_if_disposed_locked()
+            self.wake()
 
     def _has_unwritten(self) -> bool:
         return bool(self._queue or self._rest) and self._write_failure is None and self._ending is None
 
-    @property
-    def stalled_since(self) -> float | None:
-        return self._stalled_since
-
     # --- receiving: the receive thread ---------------------------------------------------------------
-
-    @property
-    def bytes_received(self) -> int:
-        return self._bytes_received
 
     def receive(self, timeout: float | None) -> list[str | bytes]:
         if self._ending is not None:
             raise TransportEnded(self._ending)
-        # While another thread is writing the socket is writable, and watching it would turn this loop for nothing.
-        # A writer that leaves something unwritten wakes this thread.
-        self._watch_writes(not self._is_writing and self._has_unwritten())
-        # What OpenSSL has already decrypted does not make the socket readable.
-        is_readable = self._is_tls and self._tls_pending()
-        for key, events in self._selector.select(0.0 if is_readable else timeout):
-            if key.fileobj is self._wake_in:
+        if self._is_watching_writes or (self._writer is None and (self._rest or self._queue)):
+            # While another thread is writing the socket is writable, and watching it would turn this loop for nothing.
+            # A writer that leaves something unwritten wakes this thread.
+            self._watch_writes(self._writer is None and self._has_unwritten())
+        is_readable = False
+        if self._is_tls and self._tls_pending():
+            # What OpenSSL has already decrypted does not make the socket readable.
+            timeout = 0.0
+            is_readable = True
+        for fd, events in self._poll.poll(None if timeout is None else timeout * 1000):
+            if fd != self._fd:
                 self._drain_wake()
-            elif events & selectors.EVENT_READ or self._is_tls:
+            elif events != WRITABLE or self._is_tls:  # the other flags are errors, which reading tells
                 is_readable = True
         try:
             if is_readable:
                 self._read()
-            if self._has_unwritten():
-                self._write_unless_blocked()
+            if self._writer is None and (self._rest or self._queue) and self._has_unwritten():
+                self._flush()
             if self._ending is not None:
                 raise TransportEnded(self._ending)
             if self._write_failure is not None:
@@ -322,14 +358,13 @@ class WebSocketTransport(Transport):
         It takes no longer than a system call, for a writer never waits for the network; bounded all the same.
         """
         end = time.monotonic() + _LAST_WORDS
-        while self._is_writing and self._is_closing and self._ending is None and time.monotonic() < end:
+        while self._writer is not None and self._is_closing and self._ending is None and time.monotonic() < end:
             time.sleep(0.0005)
 
     def _watch_writes(self, wanted: bool) -> None:
         if wanted != self._is_watching_writes:
             self._is_watching_writes = wanted
-            mask = selectors.EVENT_READ | (selectors.EVENT_WRITE if wanted else 0)
-            self._selector.modify(self._sock, mask)
+            self._poll.modify(self._fd, READABLE | WRITABLE if wanted else READABLE)
 
     def _tls_pending(self) -> bool:
         assert isinstance(self._sock, ssl.SSLSocket)
@@ -343,34 +378,38 @@ class WebSocketTransport(Transport):
         except BlockingIOError:
             pass
 
+    def _receive_some_tls(self, size: int) -> bytes:
+        with self._tls_lock:
+            return self._sock.recv(size)
+
     def _read(self) -> bool:
         """Read once; False if nothing was there."""
         try:
-            with self._tls_lock:
-                data = self._sock.recv(_READ_SIZE)
+            data = self._receive_some(_READ_SIZE)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError, InterruptedError):
             return False
         except OSError as exc:
             raise TransportEnded(self._loss(exc)) from exc
         if not data:
             raise TransportEnded(self._end_of_stream())
-        self._bytes_received += len(data)
+        self.bytes_received += len(data)
         events: list[frames.Event] = []
         try:
-            self._decoder.feed(data, events)
+            has_control = self._decoder.feed(data, events)
         except FrameError as exc:
             self._on_events(events)
             self.close(exc.code, str(exc))
             raise TransportEnded(Ending(str(exc), "server", exc.code)) from exc
-        self._on_events(events)
+        if has_control or self._messages:
+            self._on_events(events)
+        else:
+            self._messages = events
         return True
 
     def _on_events(self, events: list[frames.Event]) -> None:
         for event in events:
-            if isinstance(event, Text):
-                self._messages.append(event.text)
-            elif isinstance(event, frames.Binary):
-                self._messages.append(event.payload)
+            if isinstance(event, (str, bytes)):
+                self._messages.append(event)
             elif isinstance(event, Ping):
                 self._queue_control(frames.encode_frame(frames.PONG, event.payload))
             elif isinstance(event, Close):
@@ -412,23 +451,22 @@ class WebSocketTransport(Transport):
             self._ending = self._ending or Ending("the connection was disposed of", "local")
             self._queue.clear()
             self._wake_senders_locked()
-            if not self._is_writing:
+            if self._writer is None:
                 self._close_descriptors()
 
     def _close_if_disposed_locked(self) -> None:
-        # A descriptor closed under a writer could be another file's by the time of its system call. So dispose()
-        # leaves the closing to the writer, if there is one.
+        # Idempotent. A descriptor closed under a writer could be another file's by the time of its system call. So
+        # dispose() leaves the closing to the writer, if there is one.
         if self._is_disposed:
             self._close_descriptors()
 
     def forget_after_fork(self) -> None:
-        # No lock: in the child another thread's lock stays taken for ever. No shutdown and no unregister either:
-        # both act on what the child shares with its parent; closing a descriptor does not.
+        # No lock: in the child another thread's lock stays taken for ever. No shutdown either: it acts on what the
+        # child shares with its parent; closing a descriptor does not.
         self._is_disposed = True
         self._close_descriptors()
 
     def _close_descriptors(self) -> None:
-        self._selector.close()
         self._sock.close()
         self._wake_in.close()
         self._wake_out.close()

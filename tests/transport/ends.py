@@ -51,6 +51,12 @@ def tls_pair(
     return ours, wrapped[0]
 
 
+class Slip:
+    """A receipt."""
+
+    end_offset: int | None = None
+
+
 class FarEnd(ABC):
     """The other end of ``transport``. Its messages are JSON texts."""
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tellurio_sync.transport.base import Ending, NoRoom, Receipt, TransportEnded
+from tellurio_sync.transport.base import Ending, NoRoom, TransportEnded
 
 from ..conftest import FAILSAFE
-from .ends import FarEnd, MemoryFarEnd, Receiving, SocketFarEnd, receive, receive_ending, tcp_pair
+from .ends import FarEnd, MemoryFarEnd, Receiving, Slip, SocketFarEnd, receive, receive_ending, tcp_pair
 
 BIG = '"' + "x" * (8 << 20) + '"'
 
@@ -102,7 +102,7 @@ def test_what_comes_moves_bytes_received(far: FarEnd) -> None:
 
 
 def test_receipts_are_in_the_order_of_the_messages_and_tell_what_was_sent(far: FarEnd) -> None:
-    receipts = [Receipt(), Receipt(), Receipt()]
+    receipts = [Slip(), Slip(), Slip()]
     assert not far.transport.was_sent(receipts[0])
     far.transport.send(['"a"', '"b"'], receipts[:2])
     far.transport.send(['"c"'], receipts[2:], timeout=FAILSAFE)
@@ -114,7 +114,7 @@ def test_receipts_are_in_the_order_of_the_messages_and_tell_what_was_sent(far: F
 
 def test_while_the_server_does_not_read_nothing_more_is_sent_and_send_finds_no_room(far: FarEnd) -> None:
     far.stop_reading()
-    big, small = Receipt(), Receipt()
+    big, small = Slip(), Slip()
     far.transport.send([BIG], [big])
     with pytest.raises(NoRoom):
         far.transport.send(['"x"'], [small], timeout=0.001)

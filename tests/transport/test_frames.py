@@ -15,7 +15,7 @@ from wsproto.connection import ConnectionState, ConnectionType
 from wsproto.frame_protocol import FrameProtocol, Opcode
 
 from tellurio_sync.transport import frames
-from tellurio_sync.transport.frames import Binary, Close, Event, FrameDecoder, FrameError, Ping, Pong, Text
+from tellurio_sync.transport.frames import Close, Event, FrameDecoder, FrameError, Ping, Pong
 
 LIMIT = 1 << 20
 
@@ -72,6 +72,14 @@ def test_every_frame_has_its_own_mask() -> None:
     assert len(masks) > 45
 
 
+def test_messages_sent_together_have_masks_of_their_own() -> None:
+    encoded = frames.encode_texts(["same"] * 50 + ["ü" * 100])
+    assert len({frame[2:6] for frame in encoded}) > 45
+    server = TheirEnd(ConnectionType.SERVER)
+    server.receive_data(b"".join(encoded))
+    assert [event.data for event in server.events()] == ["same"] * 50 + ["ü" * 100]
+
+
 @given(st.binary(max_size=2500), st.binary(min_size=4, max_size=4))
 def test_masking_is_the_xor_of_rfc_6455_and_undoes_itself(payload: bytes, mask: bytes) -> None:
     masked = frames.apply_mask(payload, mask)
@@ -108,28 +116,28 @@ def test_wsproto_reads_our_close_frame(code: int, reason: str) -> None:
     ("stream", "events"),
     [
         # RFC 6455 §5.7
-        (bytes.fromhex("810548656c6c6f"), [Text("Hello")]),
-        (bytes.fromhex("010348656c") + bytes.fromhex("80026c6f"), [Text("Hello")]),
+        (bytes.fromhex("810548656c6c6f"), ["Hello"]),
+        (bytes.fromhex("010348656c") + bytes.fromhex("80026c6f"), ["Hello"]),
         (bytes.fromhex("890548656c6c6f"), [Ping(b"Hello")]),
         (bytes.fromhex("8a0548656c6c6f"), [Pong(b"Hello")]),
-        (server_frame(2, bytes(256)), [Binary(bytes(256))]),
-        (server_frame(2, bytes(65536)), [Binary(bytes(65536))]),
-        (b"\x81\x00", [Text("")]),
-        (b"\x82\x00", [Binary(b"")]),
+        (server_frame(2, bytes(256)), [bytes(256)]),
+        (server_frame(2, bytes(65536)), [bytes(65536)]),
+        (b"\x81\x00", [""]),
+        (b"\x82\x00", [b""]),
         (b"\x89\x00", [Ping(b"")]),
-        (b"\x01\x00\x00\x00\x80\x00", [Text("")]),
+        (b"\x01\x00\x00\x00\x80\x00", [""]),
         # control frames inside a fragmented message
         (
             server_frame(1, b"He", fin=False) + server_frame(9, b"p") + server_frame(0, b"llo"),
-            [Ping(b"p"), Text("Hello")],
+            [Ping(b"p"), "Hello"],
         ),
         # a character divided between two fragments
-        (server_frame(1, b"\xe2\x82", fin=False) + server_frame(0, b"\xac"), [Text("€")]),
+        (server_frame(1, b"\xe2\x82", fin=False) + server_frame(0, b"\xac"), ["€"]),
         (server_frame(8), [Close(1005, "")]),
         (server_frame(8, b"\x03\xe8"), [Close(1000, "")]),
         (server_frame(8, b"\x03\xe9bye \xe2\x82\xac"), [Close(1001, "bye €")]),
         (server_frame(9, bytes(125)), [Ping(bytes(125))]),
-        (server_frame(1, b"a") + server_frame(1, b"b") + server_frame(8), [Text("a"), Text("b"), Close(1005, "")]),
+        (server_frame(1, b"a") + server_frame(1, b"b") + server_frame(8), ["a", "b", Close(1005, "")]),
         (b"", []),
         (b"\x81", []),
         (b"\x81\x05Hell", []),
@@ -192,7 +200,7 @@ def test_what_came_before_a_broken_frame_is_not_lost() -> None:
     events: list[Event] = []
     with pytest.raises(FrameError):
         decoder.feed(server_frame(1, b"first") + server_frame(9, b"second") + server_frame(3), events)
-    assert events == [Text("first"), Ping(b"second")]
+    assert events == ["first", Ping(b"second")]
 
 
 # --- limits -------------------------------------------------------------------------------------
@@ -200,7 +208,7 @@ def test_what_came_before_a_broken_frame_is_not_lost() -> None:
 
 @pytest.mark.parametrize("limit", [1, 10, 125, 126, 1000, 65536])
 def test_a_message_of_the_limit_is_read_and_one_byte_more_is_refused(limit: int) -> None:
-    assert decode(server_frame(1, b"x" * limit), limit=limit) == [Text("x" * limit)]
+    assert decode(server_frame(1, b"x" * limit), limit=limit) == ["x" * limit]
     with pytest.raises(FrameError, match=f"max_message_size={limit}") as caught:
         decode(server_frame(1, b"x" * (limit + 1)), limit=limit)
     assert caught.value.code == 1009
@@ -208,7 +216,7 @@ def test_a_message_of_the_limit_is_read_and_one_byte_more_is_refused(limit: int)
 
 def test_the_limit_is_of_the_message_not_of_its_fragments() -> None:
     two = server_frame(1, b"x" * 5, fin=False) + server_frame(0, b"y" * 5)
-    assert decode(two, limit=10) == [Text("xxxxxyyyyy")]
+    assert decode(two, limit=10) == ["xxxxxyyyyy"]
     with pytest.raises(FrameError) as caught:
         decode(two, limit=9)
     assert caught.value.code == 1009
@@ -216,7 +224,7 @@ def test_the_limit_is_of_the_message_not_of_its_fragments() -> None:
 
 def test_control_frames_do_not_count() -> None:
     stream = server_frame(1, b"x" * 5, fin=False) + server_frame(9, b"p" * 100) + server_frame(0, b"y" * 5)
-    assert decode(stream, limit=10) == [Ping(b"p" * 100), Text("xxxxxyyyyy")]
+    assert decode(stream, limit=10) == [Ping(b"p" * 100), "xxxxxyyyyy"]
 
 
 @pytest.mark.parametrize("size", [11, 1 << 20, 1 << 40, (1 << 63) - 1])
@@ -229,7 +237,7 @@ def test_a_frame_that_announces_too_much_is_refused_at_its_header(size: int) -> 
 
 def test_the_next_message_has_the_whole_limit_again() -> None:
     stream = server_frame(1, b"x" * 6, fin=False) + server_frame(0, b"y" * 4)
-    assert decode(stream * 3, limit=10) == [Text("xxxxxxyyyy")] * 3
+    assert decode(stream * 3, limit=10) == ["xxxxxxyyyy"] * 3
 
 
 def test_memory_stays_near_the_limit_however_small_the_fragments() -> None:
@@ -281,7 +289,7 @@ def _server_stream(draw: Any) -> tuple[bytes, list[Event]]:
                 stream += protocol.ping(control.payload) if is_ping else protocol.pong(control.payload)
                 expected.append(Ping(bytes(control.payload)) if is_ping else Pong(bytes(control.payload)))
             stream += protocol.send_data(part, fin=index == len(parts) - 1)
-        expected.append(Text(payload) if isinstance(payload, str) else Binary(payload))
+        expected.append(payload)
     if draw(st.booleans()):
         reason = draw(st.text(max_size=30))
         stream += protocol.close(1001, reason)
@@ -308,12 +316,12 @@ def _their_reading(stream: bytes) -> list[Event]:
             if isinstance(event, theirs.TextMessage):
                 text += event.data
                 if event.message_finished:
-                    read.append(Text(text))
+                    read.append(text)
                     text = ""
             elif isinstance(event, theirs.BytesMessage):
                 binary += event.data
                 if event.message_finished:
-                    read.append(Binary(binary))
+                    read.append(binary)
                     binary = b""
             elif isinstance(event, theirs.Ping):
                 read.append(Ping(bytes(event.payload)))

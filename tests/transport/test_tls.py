@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from tellurio_sync.transport.base import Ending, Receipt
+from tellurio_sync.transport.base import Ending
 
 from ..conftest import FAILSAFE
 from .conftest import Tls
-from .ends import Disconnected, Receiving, SocketFarEnd, receive, receive_ending, tls_pair
+from .ends import Disconnected, Receiving, Slip, SocketFarEnd, receive, receive_ending, tls_pair
 
 MIB = 1 << 20
 
@@ -101,7 +101,7 @@ def test_a_slow_reader_of_one_large_message_is_seen_to_make_progress(narrow: Soc
 
 def test_what_was_sent_before_a_large_message_counts_as_sent_although_that_one_is_stuck(tls: Tls) -> None:
     narrow = SocketFarEnd(*tls_pair(tls.server, tls.client, send_buffer=64 * 1024))  # room for the first records
-    small, large = Receipt(), Receipt()
+    small, large = Slip(), Slip()
     narrow.transport.send(['"small"', json.dumps("x" * (8 * MIB))], [small, large])
     assert narrow.transport.was_sent(small)
     assert not narrow.transport.was_sent(large)
@@ -128,14 +128,14 @@ def test_ctrl_c_inside_a_tls_write_ends_the_connection_rather_than_tear_it(
     far: SocketFarEnd, frees_the_role: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """``SSLSocket.send`` is Python code: nobody knows whether OpenSSL took the bytes."""
-    receipt = Receipt()
+    receipt = Slip()
 
     def interrupted(*_: Any) -> int:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(far.transport._sock, "send", interrupted)
     if not frees_the_role:
-        monkeypatch.setattr(far.transport, "_after_interrupted_write", interrupted)
+        monkeypatch.setattr(far.transport, "wake", interrupted)
     with pytest.raises(KeyboardInterrupt):
         far.transport.send(['"a"'], [receipt])
     monkeypatch.undo()
