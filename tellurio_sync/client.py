@@ -13,16 +13,17 @@ from concurrent.futures import Future
 from typing import Any
 from weakref import WeakSet
 
-from . import handlers
 from .addresses import check_may_send_key, ws_address
 from .deadlines import check_timeout
-from .errors import ConnectFailed, ConnectionLost, InvalidAPIKeyError, NotConnected, shorten
+from .errors import ConnectFailed, ConnectionLost, NotConnected
 from .model.registries import Registries
+from .opening import checked_key, connect_failed, read_greeting
 from .peer.connection import Connection
-from .peer.dispatch import Method
-from .peer.peer import CLOSED, Peer
+from .peer.keeper import CLOSED, OPEN
+from .peer.peer import Peer
 from .run_context import HasUuid, get_active_run
 from .secret import Secret, hidden
+from .server_calls import ServerCalls, methods_of
 from .transport.base import DialFailed
 from .transport.handshake import Dialer
 from .transport.websocket import DEFAULT_MAX_MESSAGE_SIZE
@@ -37,11 +38,8 @@ LONG_RUNNING_METHODS = frozenset({"run_function", "run_backward", "run_step", "r
 DEFAULT_TIMEOUT = 30.0
 """Seconds."""
 
-_ON_WORKER = frozenset({"rpc_run_callable"})
-_RPC = "rpc_"
 
-
-class TellurioWebSocketClient:
+class TellurioWebSocketClient(ServerCalls):
     """A connection to the Tellurio backend. Thread-safe: any number of threads may call at once.
 
     What to know:
@@ -119,7 +117,7 @@ class TellurioWebSocketClient:
         self._ssl_context = ssl_context
         self._active_run = active_run or get_active_run
         self.registries = Registries() if registries is None else registries
-        self._api_key: str | None = None if api_key is None else _checked_key(api_key)
+        self._api_key: str | None = None if api_key is None else checked_key(api_key)
         self._is_unpickled = False
         self._start_afresh()
 
@@ -202,9 +200,9 @@ class TellurioWebSocketClient:
         if delay:
             check_timeout(delay, "delay")
         if api_key is not None:
-            self._api_key = _checked_key(api_key)
+            self._api_key = checked_key(api_key)
         elif self._api_key is None and API_KEY_VARIABLE in os.environ:
-            self._api_key = _checked_key(hidden(os.environ[API_KEY_VARIABLE]))
+            self._api_key = checked_key(hidden(os.environ[API_KEY_VARIABLE]))
         if self._api_key is None:
             raise ConnectFailed(
                 f"There is no API key: call connect(api_key=...), or set {API_KEY_VARIABLE}.",
@@ -221,7 +219,7 @@ class TellurioWebSocketClient:
                 previous.close()
             session_id = peer.open(retries, delay)
         except DialFailed as failure:
-            raise self._connect_failed(failure) from failure
+            raise connect_failed(self.ws_url, self.is_loopback, failure) from failure
         except BaseException:  # Ctrl-C: nobody may wait for a peer that was never opened
             peer.close(0.0)
             raise
@@ -276,8 +274,11 @@ class TellurioWebSocketClient:
             RemoteProtocolError: the reply breaks JSON-RPC 2.0.
             ValueError: there is no active run, or ``timeout`` is not a positive finite number.
         """
-        seconds = self._timeout(timeout)
-        return self._usable_peer().request(
+        seconds = self.default_timeout if timeout is None else check_timeout(timeout)
+        peer = self._peer
+        if peer is None or peer.state != OPEN:
+            peer = self._usable_peer()
+        return peer.request(
             method,
             self._with_run(params),
             seconds,
@@ -328,7 +329,7 @@ class TellurioWebSocketClient:
             As ``call``. With ``return_exceptions=False`` the first error is raised after all calls are over.
         """
         seconds = self._timeout(timeout)
-        requests = [(method, self._with_run(params), method in LONG_RUNNING_METHODS) for method, params in calls]
+        requests = self._with_runs(calls)
         outcomes = self._usable_peer().request_many(requests, seconds, hard_timeout=self.hard_timeout)
         if not return_exceptions:
             for outcome in outcomes:
@@ -381,7 +382,7 @@ class TellurioWebSocketClient:
 
     def call_many_on(self, connection: Connection, calls: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Any]:
         """As ``call_many``, but on this connection or not at all; errors stand in the places of replies."""
-        requests = [(method, self._with_run(params), method in LONG_RUNNING_METHODS) for method, params in calls]
+        requests = self._with_runs(calls)
         return list(self._usable_peer().request_many(requests, self.default_timeout, connection=connection))
 
     def check_may_wait(self) -> None:
@@ -394,51 +395,6 @@ class TellurioWebSocketClient:
         if connection is not None:
             connection.check_may_wait()
 
-    # --- what the server may call (PROTOCOL.md §D) -------------------------------------------------------
-
-    def rpc_heartbeat(self, params: dict[str, Any]) -> Any:
-        """Extend the deadline of the call that the server is still working on. Unknown ids change nothing."""
-        peer = self._peer
-        if peer is not None:
-            peer.extend(params.get("id"))
-        return None
-
-    def rpc_create_variable(self, params: dict[str, Any]) -> Any:
-        """Register a Variable or Parameter that the server made."""
-        return handlers.create_variable(self.registries, params)
-
-    def rpc_update_variable(self, params: dict[str, Any]) -> Any:
-        """Change one documented field of a Variable (PROTOCOL.md §D.1)."""
-        return handlers.update_variable(self.registries, params)
-
-    def rpc_append_grad(self, params: dict[str, Any]) -> Any:
-        """Append a gradient to a Variable."""
-        return handlers.append_grad(self.registries, params)
-
-    def rpc_create_node(self, params: dict[str, Any]) -> Any:
-        """Register a node of the graph."""
-        return handlers.create_node(self.registries, params)
-
-    def rpc_create_edge(self, params: dict[str, Any]) -> Any:
-        """Append an edge to a node."""
-        return handlers.create_edge(self.registries, params)
-
-    def rpc_update_model(self, params: dict[str, Any]) -> Any:
-        """Change one documented field of a language model, such as its usage."""
-        return handlers.update_model(self.registries, params)
-
-    def rpc_run_callable(self, params: dict[str, Any]) -> Any:
-        """Run a function of the user's. On a worker thread."""
-        return handlers.run_callable(self.registries, params)
-
-    def rpc_clear_backward(self, params: dict[str, Any]) -> Any:
-        """The gradients of these Variables are complete."""
-        return handlers.clear_backward(self.registries, params)
-
-    def rpc_clear_step(self, params: dict[str, Any]) -> Any:
-        """The data of these Parameters is up to date."""
-        return handlers.clear_step(self.registries, params)
-
     # --- within ------------------------------------------------------------------------------------------
 
     def _timeout(self, timeout: float | None) -> float:
@@ -449,6 +405,16 @@ class TellurioWebSocketClient:
         if "run_uuid" not in with_run:
             with_run["run_uuid"] = self._active_run().uuid
         return with_run
+
+    def _with_runs(self, calls: Iterable[tuple[str, Mapping[str, Any]]]) -> list[tuple[str, dict[str, Any], bool]]:
+        """As ``_with_run``, for many calls; each with whether heartbeats extend it."""
+        run: dict[str, Any] = {}  # the active one, looked up at the first call that names none
+        requests = []
+        for method, params in calls:
+            if "run_uuid" not in (params or ()):
+                run = run or {"run_uuid": self._active_run().uuid}
+            requests.append((method, {**run, **(params or {})}, method in LONG_RUNNING_METHODS))
+        return requests
 
     def _usable_peer(self) -> Peer:
         peer = self._peer
@@ -467,7 +433,7 @@ class TellurioWebSocketClient:
                     "WebSocket is not connected: this client was unpickled, and a pickle holds no key. Set "
                     f"{API_KEY_VARIABLE}, or call connect(api_key=...)."
                 )
-            self._api_key = _checked_key(hidden(os.environ[API_KEY_VARIABLE]))
+            self._api_key = checked_key(hidden(os.environ[API_KEY_VARIABLE]))
         check_may_send_key(self._address, allow_insecure=self._allow_insecure)
         # One thread connects; the others find its peer, whose calls wait until it is open.
         peer = self._make_peer()
@@ -478,7 +444,7 @@ class TellurioWebSocketClient:
         try:
             peer.open(1, 0)
         except DialFailed as failure:
-            raise self._connect_failed(failure) from failure
+            raise connect_failed(self.ws_url, self.is_loopback, failure) from failure
 
     def _make_peer(self) -> Peer:
         headers = [
@@ -494,9 +460,9 @@ class TellurioWebSocketClient:
                 ssl_context=self._ssl_context,
                 max_message_size=self._max_message_size,
             ),
-            self._methods(),
+            methods_of(self),
             url=self.ws_url,
-            opening=_read_greeting,
+            opening=read_greeting,
             dial_timeout=self._connect_timeout,
             opening_timeout=self._connect_timeout,
             ping_interval=self._ping_interval,
@@ -506,14 +472,6 @@ class TellurioWebSocketClient:
             on_restored=self._on_restored,
         )
 
-    def _methods(self) -> dict[str, Method]:
-        """The handlers by method name: every ``rpc_...`` method of this class and of subclasses."""
-        return {
-            name[len(_RPC) :]: Method(getattr(self, name), on_worker=name in _ON_WORKER)
-            for name in dir(type(self))
-            if name.startswith(_RPC)
-        }
-
     def _lost(self, error: ConnectionLost) -> None:
         # Who waits for a push that the lost connection will never bring is told, too.
         self.registries.fail_pending(
@@ -521,27 +479,6 @@ class TellurioWebSocketClient:
         )
         if self._on_lost is not None:
             self._on_lost(error)
-
-    def _connect_failed(self, failure: DialFailed) -> ConnectFailed:
-        details: dict[str, Any] = {
-            "stage": failure.stage,
-            "url": self.ws_url,
-            "attempts": failure.attempts,
-            "status": failure.status,
-        }
-        if failure.status in (401, 403):
-            return InvalidAPIKeyError(
-                f"Failed to connect to WebSocket: {self.ws_url} refused the API key (HTTP {failure.status}). "
-                "It was not tried again; check the key.",
-                **details,
-            )
-        text = (
-            f"Failed to connect to WebSocket after multiple attempts. {self.ws_url}: {failure} "
-            f"(stage: {failure.stage}, attempts: {failure.attempts})."
-        )
-        if self._address.is_loopback and failure.stage == "TCP":
-            text += " No backend is running there; start one with: tellurio-sync backend"
-        return ConnectFailed(text, **details)
 
 
 _clients: WeakSet[TellurioWebSocketClient] = WeakSet()
@@ -554,21 +491,3 @@ def _after_fork_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
-def _checked_key(api_key: str) -> str:
-    # The key goes into a header line: a line break in it would be another header.
-    if not isinstance(api_key, str) or not api_key or not api_key.isascii() or not api_key.isprintable():
-        raise ValueError("The API key must be a non-empty text of printable ASCII characters.")
-    return api_key
-
-
-def _read_greeting(envelope: Any) -> str:
-    """The session id in the server's first message (PROTOCOL.md §A.2)."""
-    if "error" in envelope:
-        raise ValueError(f"the server greeted with an error: {shorten(repr(envelope['error']))}")
-    result = envelope.get("result")
-    session_id = result.get("session_id") if isinstance(result, dict) else None
-    if not isinstance(session_id, str) or not session_id:
-        raise ValueError(f"the greeting holds no session id: {shorten(repr(envelope))}")
-    return session_id

@@ -23,15 +23,19 @@ class Keepalive:
         self._timeout = timeout
         self._last_life = now
         self._pinged_at: float | None = None
+        self.next_at = now + self._interval
+        """When to ask again; infinity if never."""
 
     def note_life(self, now: float) -> None:
         """Something came from the server."""
         self._last_life = now
         self._pinged_at = None
+        self.next_at = now + self._interval
 
     def note_ping(self, now: float) -> None:
         """A ping was sent."""
         self._pinged_at = now
+        self.next_at = now + self._timeout
 
     def is_ping_due(self, now: float) -> bool:
         """Whether a ping must be sent now."""
@@ -40,8 +44,3 @@ class Keepalive:
     def is_dead(self, now: float) -> bool:
         """Whether the server has not answered the ping in time."""
         return self._pinged_at is not None and now >= self._pinged_at + self._timeout
-
-    @property
-    def next_at(self) -> float:
-        """When to ask again; infinity if never."""
-        return self._last_life + self._interval if self._pinged_at is None else self._pinged_at + self._timeout

@@ -5,7 +5,8 @@ out is the one atomic step, so a reply and a time-out at the same moment cannot 
 
 | State | Written by | Read by | Guarded by |
 |---|---|---|---|
-| ``PendingTable`` | caller (add, give up), receive thread (take) | any | its lock, held for dict operations only |
+| ``PendingTable`` | caller (add, give up), receive thread (take) | any | each step is one C call on a dict |
+| ids given up | caller, receive thread | receive thread | its lock |
 | outcome of a call | whoever took it out of the table | the waiting caller, after ``wake`` | the semaphore |
 """
 
@@ -14,13 +15,11 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..deadlines import Clock, Deadline
 from ..errors import CallTimeout
-from ..transport.base import Receipt
 
 _REMEMBERED_IDS = 1000
 
@@ -46,51 +45,46 @@ class Waiter:
         return clock.wait(self._lock, timeout)
 
 
-class PendingCall(Receipt):
-    """One request waiting for its reply, and the thread that waits for it."""
+class OpenCall(Deadline):
+    """One request that wants a reply, and until when: one object for both, since there is one for every call.
 
-    __slots__ = ("_waiter", "deadline", "error", "id", "is_extendable", "method", "on_reply", "reply")
+    Args:
+        id_: of the request.
+        method: for error texts.
+        timeout: seconds, > 0.
+        now: the time of the start.
+        hard_timeout: as ``Deadline``.
+        is_extendable: do heartbeats move the deadline?
+    """
 
-    def __init__(self, id_: str, method: str, deadline: Deadline, is_extendable: bool) -> None:
-        super().__init__()
+    __slots__ = ("end_offset", "id", "is_extendable", "method")
+
+    def __init__(
+        self,
+        id_: str,
+        method: str,
+        timeout: float,
+        now: float,
+        hard_timeout: float | None = None,
+        is_extendable: bool = False,
+    ) -> None:
+        # Not super().__init__, here and below: a function call for every request.
+        self.timeout = timeout
+        self.started = now
+        self.last_sign_of_life = None
+        self.hard_limit = math.inf if hard_timeout is None else now + hard_timeout
         self.id = id_
         self.method = method
-        self.deadline = deadline
-        self.is_extendable = is_extendable  # do heartbeats move the deadline?
-        self.reply: dict[str, Any] | None = None
-        self.error: BaseException | None = None
-        self.on_reply: Callable[[], None] | None = None
-        self._waiter = Waiter()
+        self.is_extendable = is_extendable
+        self.end_offset: int | None = None  # the transport's receipt
 
     def resolve(self, reply: dict[str, Any]) -> None:
         """Hand over the reply. Only for who took the call out of the table."""
-        if self.on_reply is not None:
-            self.on_reply()
-        self.reply = reply
-        self._waiter.wake()
+        raise NotImplementedError
 
     def fail(self, error: BaseException) -> None:
         """Hand over an error, new and for this call only. Only for who took the call out of the table."""
-        self.error = error
-        self._waiter.wake()
-
-    @property
-    def is_done(self) -> bool:
-        return self.reply is not None or self.error is not None
-
-    def wait(self, clock: Clock) -> bool:
-        """Wait until the call is done (True) or its deadline, as heartbeats left it, has passed (False)."""
-        while not self.is_done:
-            remaining = self.deadline.remaining(clock.now())
-            if remaining <= 0:
-                return False
-            self._waiter.wait(clock, remaining)
-        return True
-
-    def wait_outcome(self, clock: Clock) -> None:
-        """Wait for a call that somebody has already taken out of the table: its outcome is being set."""
-        while not self.is_done:
-            self._waiter.wait(clock, 1.0)
+        raise NotImplementedError
 
     def timeout_error(self, clock: Clock, was_sent: bool) -> CallTimeout:
         """The error for this call having expired now."""
@@ -98,114 +92,128 @@ class PendingCall(Receipt):
         return CallTimeout(
             method=self.method,
             request_id=self.id,
-            waited_s=now - self.deadline.started,
-            last_heartbeat_age_s=self.deadline.silent_for(now),
+            waited_s=now - self.started,
+            last_heartbeat_age_s=self.silent_for(now),
             was_sent=was_sent,
         )
 
 
-class FutureCall(PendingCall):
-    """One request whose outcome goes to a future; nobody waits in ``wait``."""
+class PendingCall(OpenCall):
+    """One request, and the thread that waits for its reply."""
 
-    __slots__ = ("future",)
+    __slots__ = ("_lock", "error", "on_reply", "reply")
 
     def __init__(
-        self, id_: str, method: str, deadline: Deadline, is_extendable: bool, future: Future[dict[str, Any]]
+        self,
+        id_: str,
+        method: str,
+        timeout: float,
+        now: float,
+        hard_timeout: float | None = None,
+        is_extendable: bool = False,
     ) -> None:
-        super().__init__(id_, method, deadline, is_extendable)
-        self.future = future
+        self.timeout = timeout
+        self.started = now
+        self.last_sign_of_life = None
+        self.hard_limit = math.inf if hard_timeout is None else now + hard_timeout
+        self.id = id_
+        self.method = method
+        self.is_extendable = is_extendable
+        self.end_offset = None
+        self.reply: dict[str, Any] | None = None
+        self.error: BaseException | None = None
+        self.on_reply: Callable[[], None] | None = None
+        self._lock = lock = threading.Lock()  # as in a Waiter
+        lock.acquire()
 
     def resolve(self, reply: dict[str, Any]) -> None:
-        # False: the user cancelled the future in this very moment, and nobody wants the reply.
-        if self.future.set_running_or_notify_cancel():
-            self.future.set_result(reply)
+        if self.on_reply is not None:
+            self.on_reply()
+        self.reply = reply
+        self._wake()
 
     def fail(self, error: BaseException) -> None:
-        if self.future.set_running_or_notify_cancel():
-            self.future.set_exception(error)
+        self.error = error
+        self._wake()
 
+    def _wake(self) -> None:
+        try:
+            self._lock.release()
+        except RuntimeError:
+            pass  # a clock has woken it at the same moment
 
-class CallFuture(Future[dict[str, Any]]):
-    """The future of a submitted call. Callbacks run on the worker pool, not on the receive thread.
+    @property
+    def is_done(self) -> bool:
+        return self.reply is not None or self.error is not None
 
-    So a callback may be slow, and may itself call the server.
-    """
+    def wait(self, clock: Clock) -> bool:
+        """Wait until the call is done (True) or its deadline, as heartbeats left it, has passed (False)."""
+        while self.reply is None and self.error is None:
+            remaining = self.expires_at - clock.now()
+            if remaining <= 0:
+                return False
+            clock.wait(self._lock, remaining)
+        return True
 
-    def __init__(self, run_callback: Callable[[Callable[[], None]], None]) -> None:
-        super().__init__()
-        self._run_callback = run_callback
-
-    def add_done_callback(self, fn: Callable[[Future[dict[str, Any]]], object]) -> None:
-        """Call ``fn(future)`` when the call is over, on a worker thread; at once in this thread if it is already."""
-        if self.done():
-            super().add_done_callback(fn)
-        else:
-            super().add_done_callback(lambda future: self._run_callback(lambda: _discard(fn(future))))
-
-
-def _discard(_: object) -> None:
-    pass
+    def wait_outcome(self, clock: Clock) -> None:
+        """Wait for a call that somebody has already taken out of the table: its outcome is being set."""
+        while not self.is_done:
+            clock.wait(self._lock, 1.0)
 
 
 class PendingTable:
-    """The calls of one connection that wait for a reply, by id. Thread-safe, never blocks."""
+    """The calls of one connection that wait for a reply, by id. Thread-safe, never blocks.
+
+    Without a lock around the dict: adding, taking out and copying are single steps of C code, and the keys are
+    plain strings, whose hash and comparison are C code, too.
+    """
 
     def __init__(self) -> None:
+        self._calls: dict[str, OpenCall] = {}
         self._lock = threading.Lock()
-        self._calls: dict[str, PendingCall] = {}
         # Ids given up by this side, so that a late reply is known as late. Bounded: the oldest go first.
         self._given_up: OrderedDict[str, None] = OrderedDict()
 
-    def add(self, *calls: PendingCall) -> None:
+    def add(self, calls: Sequence[OpenCall]) -> None:
         """Register before sending: the reply may come before ``send`` returns."""
-        with self._lock:
-            for call in calls:
-                self._calls[call.id] = call
+        for call in calls:
+            self._calls[call.id] = call
 
-    def take(self, id_: object) -> PendingCall | None:
+    def take(self, id_: object) -> OpenCall | None:
         """Take out the call with this id; None if there is none (any more)."""
-        if not isinstance(id_, str):
-            return None
-        with self._lock:
-            return self._calls.pop(id_, None)
+        return self._calls.pop(id_, None) if type(id_) is str else None
 
-    def give_up(self, call: PendingCall) -> bool:
+    def give_up(self, call: OpenCall) -> bool:
         """Take the call out because nobody waits any more; False if somebody else took it, whose outcome counts."""
+        if call.id not in self._calls:
+            return False
+        # Before it is taken out: a reply that comes in between is known as late.
         with self._lock:
-            if self._calls.pop(call.id, None) is None:
-                return False
             self._given_up[call.id] = None
             if len(self._given_up) > _REMEMBERED_IDS:
                 self._given_up.popitem(last=False)
+        if self._calls.pop(call.id, None) is not None:
             return True
-
-    def expired_futures(self, now: float) -> tuple[list[FutureCall], float]:
-        """The submitted calls whose deadline has passed, left in the table, and the next deadline (infinity: none)."""
-        expired: list[FutureCall] = []
-        next_at = math.inf
         with self._lock:
-            for call in self._calls.values():
-                if isinstance(call, FutureCall):
-                    expires_at = call.deadline.expires_at
-                    if expires_at <= now:
-                        expired.append(call)
-                    else:
-                        next_at = min(next_at, expires_at)
-        return expired, next_at
+            self._given_up.pop(call.id, None)
+        return False
 
-    def take_all(self) -> list[PendingCall]:
+    def take_all(self) -> list[OpenCall]:
         """Take out all calls."""
-        with self._lock:
-            calls = list(self._calls.values())
-            self._calls.clear()
-            return calls
+        taken = []
+        for id_ in self._calls.copy():
+            call = self._calls.pop(id_, None)
+            if call is not None:
+                taken.append(call)
+        return taken
 
-    def get(self, id_: object) -> PendingCall | None:
+    def get(self, id_: object) -> OpenCall | None:
         """The call with this id, left in the table."""
-        if not isinstance(id_, str):
-            return None
-        with self._lock:
-            return self._calls.get(id_)
+        return self._calls.get(id_) if type(id_) is str else None
+
+    def copy(self) -> dict[str, OpenCall]:
+        """The calls as they are now, left in the table."""
+        return self._calls.copy()
 
     def was_given_up(self, id_: object) -> bool:
         """Whether this side gave the call up not long ago."""
@@ -213,6 +221,5 @@ class PendingTable:
             return isinstance(id_, str) and id_ in self._given_up
 
     def snapshot(self) -> dict[str, str]:
-        """A copy: request id to method."""
-        with self._lock:
-            return {id_: call.method for id_, call in self._calls.items()}
+        """Request id to method."""
+        return {id_: call.method for id_, call in self._calls.copy().items()}

@@ -1,16 +1,19 @@
-"""Counting what a client does: system calls on its socket, turns of its receive loop, messages."""
+"""Counting what a client does: system calls on its socket, turns of its receive loop, messages, instructions."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import socket
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
+from tellurio_sync.peer.connection import Connection
 from tellurio_sync.transport import handshake
 from tellurio_sync.transport.websocket import WebSocketTransport
 
@@ -35,7 +38,7 @@ class Counts:
             self.requests: list[str] = []
             """Methods of the requests and notifications sent."""
             self.trips = 0
-            """How often requests were handed to the transport: those handed over together share a round trip."""
+            """How often requests were started: those started together share a round trip."""
             self.messages_in = 0
             self.messages_out = 0
 
@@ -76,7 +79,6 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counts]:
             with counts._lock:
                 counts.messages_out += len(texts)
                 counts.requests += methods
-                counts.trips += bool(methods)
             super().send(texts, *args, **options)
 
         def receive(self, timeout: float | None) -> list[str | bytes]:
@@ -86,6 +88,33 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counts]:
             counts.add("messages_in", len(messages))
             return messages
 
+    start = Connection.start
+
+    def counted_start(self: Connection, *args: Any) -> None:
+        counts.add("trips")
+        start(self, *args)
+
     with monkeypatch.context() as patch:
+        patch.setattr(Connection, "start", counted_start)
         patch.setattr(handshake, "WebSocketTransport", Transport)
         yield counts
+
+
+def instructions(action: Callable[[], object]) -> int:
+    """How many instructions of Python's bytecode all threads together execute during ``action``.
+
+    Needs Python 3.12. What C code does is not in it.
+    """
+    monitoring = sys.monitoring  # type: ignore[attr-defined, unused-ignore]
+    tool = 4  # none of those that the documentation gives to debuggers, coverage, profilers and optimisers
+    tick = itertools.count().__next__
+    monitoring.use_tool_id(tool, "counting")
+    try:
+        monitoring.register_callback(tool, monitoring.events.INSTRUCTION, lambda code, offset: tick())
+        monitoring.set_events(tool, monitoring.events.INSTRUCTION)
+        action()
+    finally:
+        monitoring.set_events(tool, monitoring.events.NO_EVENTS)
+        monitoring.register_callback(tool, monitoring.events.INSTRUCTION, None)
+        monitoring.free_tool_id(tool)
+    return tick()

@@ -17,7 +17,8 @@ from typing import Any
 
 import trustme
 
-from tellurio_sync.peer.peer import OPEN, Peer
+from tellurio_sync.peer.keeper import OPEN
+from tellurio_sync.peer.peer import Peer
 from tellurio_sync.transport.handshake import Dialer
 
 from .scripted import ScriptedServer, ServerConnection

@@ -27,7 +27,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tellurio_sync import jsonrpc
-from tellurio_sync.deadlines import MONOTONIC, Deadline
+from tellurio_sync.deadlines import MONOTONIC
 from tellurio_sync.errors import ConnectionLost, RemoteProtocolError
 from tellurio_sync.peer.connection import Connection
 from tellurio_sync.peer.dispatch import Dispatcher, Method
@@ -39,7 +39,7 @@ from tellurio_sync.transport.frames import Close, Event, FrameDecoder, FrameErro
 from tellurio_sync.transport.memory import MemoryTransport
 from tellurio_sync.transport.websocket import WebSocketTransport
 
-from .mischief import server_frame
+from .conversation import server_frame
 from .soak import resident_bytes, wait_until
 
 FAILSAFE = 30.0
@@ -293,7 +293,7 @@ class Live:
             pass  # as a peer does
 
     def start(self, id_: str) -> PendingCall:
-        call = PendingCall(id_, "m", Deadline(FAILSAFE, MONOTONIC.now()), is_extendable=False)
+        call = PendingCall(id_, "m", FAILSAFE, MONOTONIC.now())
         self.connection.start([call], [jsonrpc.encode(jsonrpc.request(id_, "m", {}))])
         return call
 

@@ -39,7 +39,8 @@ from tellurio_sync.errors import (
 )
 
 from .ctrl_c import count_descriptors
-from .mischief import DONE, MOST_CALLS, NETWORK_FAULTS, ROOT, SERVER_FAULTS, Tally
+from .mischief import ROOT
+from .tally import DONE, MOST_CALLS, NETWORK_FAULTS, SERVER_FAULTS, Tally
 
 CALLERS = 6
 FAILSAFE = 60.0

@@ -19,8 +19,8 @@ from tellurio_sync.transport.frames import TEXT, apply_mask
 from tellurio_sync.transport.websocket import DEFAULT_MAX_MESSAGE_SIZE
 
 from ..conftest import FAILSAFE
+from .conversation import server_frame
 from .ctrl_c import count_descriptors, echo
-from .mischief import server_frame
 from .scripted import Disconnected, ScriptedServer, ServerConnection
 from .soak import resident_bytes, wait_until
 from .test_network import peer_on, silent
@@ -103,7 +103,7 @@ def test_ten_thousand_timeouts() -> None:
 
 
 def test_a_thousand_reconnects(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tellurio_sync.peer.peer.backoff", lambda: itertools.repeat(0.001))
+    monkeypatch.setattr("tellurio_sync.peer.keeper.backoff", lambda: itertools.repeat(0.001))
 
     def one_call(connection: ServerConnection) -> None:
         message = connection.receive()

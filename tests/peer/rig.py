@@ -27,16 +27,6 @@ def read_greeting(envelope: dict[str, Any]) -> str:
     return str(result["session_id"])
 
 
-class StalledMemoryTransport(MemoryTransport):
-    """One whose server can be said to take nothing since a point in time."""
-
-    stalled_at: float | None = None
-
-    @property
-    def stalled_since(self) -> float | None:
-        return self.stalled_at
-
-
 class FakeDialer:
     """One attempt of a ``Dialers``."""
 
@@ -55,7 +45,7 @@ class FakeDialer:
             raise DialFailed("handshake", "given up by this side")
         if isinstance(step, BaseException):
             raise step
-        transport = StalledMemoryTransport()
+        transport = MemoryTransport()
         if step == "greet":
             transport.server_send(GREETING)
         with self._dialers.changed:
@@ -81,7 +71,7 @@ class Dialers:
         self.default = default
         self.changed = threading.Condition()
         self.attempts = 0
-        self.transports: list[StalledMemoryTransport] = []
+        self.transports: list[MemoryTransport] = []
         self.made: list[FakeDialer] = []
 
     def __call__(self) -> FakeDialer:
@@ -93,7 +83,7 @@ class Dialers:
         with self.changed:
             assert self.changed.wait_for(lambda: self.attempts >= count, FAILSAFE), f"{self.attempts} attempts"
 
-    def wait_for_transport(self, index: int) -> StalledMemoryTransport:
+    def wait_for_transport(self, index: int) -> MemoryTransport:
         with self.changed:
             assert self.changed.wait_for(lambda: len(self.transports) > index, FAILSAFE), "no further connection"
             return self.transports[index]
@@ -135,7 +125,7 @@ class Rig:
         return self
 
     @property
-    def transport(self) -> StalledMemoryTransport:
+    def transport(self) -> MemoryTransport:
         """The newest connection's."""
         return self.dialers.transports[-1]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tellurio_sync.deadlines import MONOTONIC, Deadline
+from tellurio_sync.deadlines import MONOTONIC
 from tellurio_sync.errors import (
     CallTimeout,
     ClosedByUser,
@@ -20,7 +20,7 @@ from tellurio_sync.errors import (
 )
 from tellurio_sync.peer.dispatch import Method
 from tellurio_sync.peer.pending import PendingCall
-from tellurio_sync.transport.base import Ending
+from tellurio_sync.transport.base import Ending, NoRoom, TransportEnded
 from tellurio_sync.transport.memory import MemoryTransport
 
 from ..conftest import FAILSAFE
@@ -419,6 +419,42 @@ def test_many_calls_are_sent_in_one_go_and_answered_in_any_order(rig: Rig) -> No
     assert rig.peer.request_many([], TIMEOUT) == []
 
 
+@pytest.mark.parametrize(
+    ("failure", "error"),
+    [
+        (NoRoom(), CallTimeout),
+        (TransportEnded(Ending("reset", "network")), ConnectionLost),
+    ],
+)
+def test_a_large_batch_that_is_cut_off_while_it_is_sent_fails_only_what_was_not_sent(
+    rig: Rig, failure: Exception, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transport = rig.transport
+    send = transport.send
+    sent: list[int] = []
+
+    def send_once(texts: list[str], *args: Any, **options: Any) -> None:
+        if sent:
+            raise failure
+        sent.append(len(texts))
+        send(texts, *args, **options)
+
+    monkeypatch.setattr(transport, "send", send_once)
+    many = Background(rig.peer.request_many, [("m", {"n": n}, False) for n in range(1000)], TIMEOUT)
+    asked = [rig.server_receive() for _ in range(128)]
+    while len(pending(rig)) > len(asked):
+        threading.Event().wait(0.001)
+    for request in asked:
+        rig.reply(request, request["params"]["n"])
+    outcomes = many.result()
+    assert sent == [128]
+    assert [outcome["result"] for outcome in outcomes[:128]] == list(range(128))
+    assert len(outcomes) == 1000
+    assert {type(outcome) for outcome in outcomes[128:]} == {error}
+    assert len({id(outcome) for outcome in outcomes[128:]}) == 1000 - 128, "each has an error of its own"
+    assert not any(outcome.was_sent for outcome in outcomes[128:])
+
+
 def test_of_many_calls_each_has_its_own_outcome(rig: Rig) -> None:
     many = Background(rig.peer.request_many, [("a", {}, False), ("b", {}, False), ("c", {}, True)], TIMEOUT)
     asked = {request["method"]: request for request in (rig.server_receive() for _ in range(3))}
@@ -584,8 +620,8 @@ def test_was_sent_is_false_for_what_never_left(rig: Rig) -> None:
     rig.transport.server_stop_reading()
     connection = rig.peer.connection
     assert connection is not None
-    call = PendingCall("stuck", "m", Deadline(TIMEOUT, rig.clock.now()), is_extendable=False)
-    connection.pending.add(call)
+    call = PendingCall("stuck", "m", TIMEOUT, rig.clock.now())
+    connection.pending.add([call])
     rig.transport.send(["{}"], [call])
     rig.transport.server_end(Ending("reset", "network"))
     error = sent.exception(FAILSAFE)
@@ -638,7 +674,7 @@ def test_a_server_that_takes_nothing_is_given_up_after_the_write_timeout() -> No
     with Rig(ping_interval=None, ping_timeout=5.0, reconnect=False) as rig:
         rig.open()
         waiting, _ = started(rig, timeout=1000)
-        rig.transport.stalled_at = rig.clock.now()
+        rig.transport.stalled_since = rig.clock.now()
         rig.transport.wake()
         rig.clock.advance(4.999)
         rig.clock.wait_for_waiting()
@@ -722,10 +758,9 @@ def test_ctrl_c_anywhere_in_a_wait_leaves_no_pending_call(
     monkeypatch.setattr(
         rig.clock,
         where,
-        lambda *args: interrupt() if threading.current_thread() is main and next(calls) >= 2 else real(*args),
+        lambda *args: interrupt() if threading.current_thread() is main and next(calls) >= 1 else real(*args),
     )
     if where == "wait":
-        next(calls)
         next(calls)
     with pytest.raises(KeyboardInterrupt):
         request(rig)

@@ -10,7 +10,7 @@ import pytest
 from tellurio_sync.errors import CallTimeout, ClosedByUser, ConnectionLost, NotConnected, WouldDeadlock
 from tellurio_sync.peer import lifetime
 from tellurio_sync.peer.dispatch import Method
-from tellurio_sync.peer.peer import CLOSED, OPEN, RECONNECTING
+from tellurio_sync.peer.keeper import CLOSED, OPEN, RECONNECTING
 from tellurio_sync.transport.base import DialFailed, Ending
 
 from ..conftest import FAILSAFE

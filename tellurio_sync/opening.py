@@ -1,0 +1,50 @@
+"""Opening a connection to the Tellurio backend: the key, the greeting, and the error when it fails."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .errors import ConnectFailed, InvalidAPIKeyError, shorten
+from .transport.base import DialFailed
+
+
+def checked_key(api_key: str) -> str:
+    """``api_key``, if it can be one; raises ValueError if not."""
+    # The key goes into a header line: a line break in it would be another header.
+    if not isinstance(api_key, str) or not api_key or not api_key.isascii() or not api_key.isprintable():
+        raise ValueError("The API key must be a non-empty text of printable ASCII characters.")
+    return api_key
+
+
+def read_greeting(envelope: Any) -> str:
+    """The session id in the server's first message (PROTOCOL.md §A.2)."""
+    if "error" in envelope:
+        raise ValueError(f"the server greeted with an error: {shorten(repr(envelope['error']))}")
+    result = envelope.get("result")
+    session_id = result.get("session_id") if isinstance(result, dict) else None
+    if not isinstance(session_id, str) or not session_id:
+        raise ValueError(f"the greeting holds no session id: {shorten(repr(envelope))}")
+    return session_id
+
+
+def connect_failed(ws_url: str, is_loopback: bool, failure: DialFailed) -> ConnectFailed:
+    """The error for the user when no connection could be made."""
+    details: dict[str, Any] = {
+        "stage": failure.stage,
+        "url": ws_url,
+        "attempts": failure.attempts,
+        "status": failure.status,
+    }
+    if failure.status in (401, 403):
+        return InvalidAPIKeyError(
+            f"Failed to connect to WebSocket: {ws_url} refused the API key (HTTP {failure.status}). "
+            "It was not tried again; check the key.",
+            **details,
+        )
+    text = (
+        f"Failed to connect to WebSocket after multiple attempts. {ws_url}: {failure} "
+        f"(stage: {failure.stage}, attempts: {failure.attempts})."
+    )
+    if is_loopback and failure.stage == "TCP":
+        text += " No backend is running there; start one with: tellurio-sync backend"
+    return ConnectFailed(text, **details)

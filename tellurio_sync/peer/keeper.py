@@ -1,0 +1,395 @@
+"""Keeping one connection open: it dials, reads the greeting, and dials again when the connection is lost.
+
+States: ``connecting → open → (reconnecting → open)* → closed``.  ``closed`` is final: a new connection
+after that is a new keeper.
+
+| State | Written by | Guarded by |
+|---|---|---|
+| state, connections, dialer | receive thread, ``close`` | ``_lock``, never held while dialling or waiting |
+| ``_failure``, ``_attempts`` | receive thread | ownership; read by ``open`` after the state changed |
+| who waits for a change of state | callers | ``_lock`` |
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+from ..deadlines import MONOTONIC, Clock, Deadline
+from ..errors import ConnectionLost, NotConnected, WouldDeadlock
+from ..transport.base import DialFailed, Transport, TransportEnded
+from . import lifetime
+from .backoff import backoff
+from .connection import Connection, Opening
+from .dispatch import Dispatcher, Method
+from .keepalive import Keepalive
+from .pending import OpenCall, Waiter
+from .workers import WorkerPool
+
+log = logging.getLogger("tellurio_sync.peer")
+
+CONNECTING = "connecting"
+OPEN = "open"
+RECONNECTING = "reconnecting"
+CLOSED = "closed"
+
+_REFUSED = (401, 403)
+
+_OPENING_GRACE = 1.0  # seconds, beyond the time-outs of all attempts
+
+
+class Dialer(Protocol):
+    """One attempt to open a transport."""
+
+    def dial(self) -> Transport: ...
+
+    def abort(self) -> None: ...
+
+
+class Keeper:
+    """Opens a connection, with its own receive thread, and keeps one open. Thread-safe.
+
+    Args:
+        make_dialer: makes one attempt to connect.
+        methods: what the other end may call.
+        url: for error texts, without credentials.
+        opening: reads the greeting (see ``connection.Opening``), None where there is none.
+        dial_timeout: seconds, > 0, within which an attempt up to the greeting ends by itself; what hangs longer (a
+            name server) is left behind. None: no limit.
+        opening_timeout: seconds, > 0, for the greeting.
+        ping_interval: seconds, > 0, without a sign of life before a ping; None: never.
+        ping_timeout: seconds, > 0, for the answer, and for the other end to take anything of what is written.
+        reconnect: whether to connect anew when the connection is lost.
+        on_lost: called on the receive thread with a ``ConnectionLost`` when an open connection has ended.
+        on_restored: called on the receive thread with the new greeting when it is open again.
+        clock: the clock of all deadlines.
+    """
+
+    def __init__(
+        self,
+        make_dialer: Callable[[], Dialer],
+        methods: Mapping[str, Method],
+        *,
+        url: str = "",
+        opening: Opening | None = None,
+        dial_timeout: float | None = None,
+        opening_timeout: float = 10.0,
+        ping_interval: float | None = 20.0,
+        ping_timeout: float = 20.0,
+        reconnect: bool = True,
+        on_lost: Callable[[ConnectionLost], None] | None = None,
+        on_restored: Callable[[Any], None] | None = None,
+        clock: Clock = MONOTONIC,
+    ) -> None:
+        self._make_dialer = make_dialer
+        self._url = url
+        self._opening = opening
+        self._dial_timeout = dial_timeout
+        self._opening_timeout = opening_timeout
+        self._ping_interval = ping_interval
+        self._ping_timeout = ping_timeout
+        self._reconnect = reconnect
+        self._on_lost = on_lost
+        self._on_restored = on_restored
+        self._clock = clock
+        self._token = secrets.token_hex(4)  # tells it from every other, also in other processes
+        self._pool = WorkerPool()
+        self._methods = dict(methods)
+
+        self._lock = threading.Lock()
+        self._state = CONNECTING
+        self._waiters: set[Waiter] = set()
+        self._connection: Connection | None = None  # open
+        self._unopened: Connection | None = None  # still without a greeting, or open
+        self._was_open = False
+        self.is_forked = False
+        self._dialer: Dialer | None = None
+        self._failure: DialFailed | None = None
+        self._attempts = 0
+        self._greeting: Any = None
+        self._thread: threading.Thread | None = None
+
+    # --- opening and closing -------------------------------------------------------------------------
+
+    @property
+    def state(self) -> str:
+        """One of ``"connecting"``, ``"open"``, ``"reconnecting"``, ``"closed"``."""
+        return self._state
+
+    @property
+    def connection(self) -> Connection | None:
+        """The open connection, None while there is none."""
+        return self._connection
+
+    def open(self, retries: int, delay: float) -> Any:
+        """Connect, and return what ``opening`` made of the greeting. Blocks; once per peer.
+
+        Args:
+            retries: attempts in total, >= 1.
+            delay: seconds, >= 0, between attempts.
+
+        Raises:
+            DialFailed: the last attempt's failure, ``attempts`` filled in; a refused key (401, 403) ends them at once.
+        """
+        thread = threading.Thread(target=self._run, args=(retries, delay), name="tellurio-sync receive", daemon=True)
+        self._thread = thread
+        lifetime.register(self)
+        try:
+            thread.start()
+            self._wait_for_state(lambda: self._state != CONNECTING, self._opening_deadline(retries, delay))
+        except BaseException:  # Ctrl-C: leave nothing open behind
+            self.close(0.0)
+            raise
+        failure: DialFailed | None = None
+        if self._state == CONNECTING:
+            # The dialer ends everything by itself but the look-up of the name, which nothing can interrupt.
+            self.close(0.0)
+            failure = DialFailed("DNS", "no answer in time")
+        elif not self._was_open:
+            thread.join(1.0)
+            failure = self._failure or DialFailed("handshake", "close() was called")
+        if failure is not None:
+            failure.attempts = max(1, self._attempts)
+            raise failure
+        return self._greeting
+
+    def _opening_deadline(self, retries: int, delay: float) -> Deadline | None:
+        if self._dial_timeout is None:
+            return None
+        attempt = self._dial_timeout + self._opening_timeout
+        return Deadline(retries * attempt + (retries - 1) * delay + _OPENING_GRACE, self._clock.now())
+
+    def close(self, timeout: float = 1.0) -> None:
+        """End the connection in good order. Idempotent; from any thread, also from a handler or callable.
+
+        Waiting calls fail at once with ``ClosedByUser``. Waits at most ``timeout`` seconds for the server's close
+        frame, then aborts.
+        """
+        with self._lock:
+            connection, unopened, dialer = self._connection, self._unopened, self._dialer
+            self._set_state_locked(CLOSED)
+        if dialer is not None:
+            dialer.abort()
+        if connection is not None:
+            connection.close()
+        elif unopened is not None:
+            unopened.abort("close() was called")
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread() and thread.is_alive():
+            thread.join(timeout)
+            if thread.is_alive() and connection is not None:
+                connection.abort("the server did not answer the close frame in time")
+                thread.join(max(timeout, 0.05))
+        self._pool.close(min(timeout, 0.05))
+
+    def close_at_exit(self, timeout: float) -> None:
+        """As ``close``, for the end of the interpreter: waiting calls go on waiting, and end with the process.
+
+        Only daemon threads can be in one by now: an error raised there would be printed, and be of no use.
+        """
+        connection = self._connection
+        if connection is not None:  # else there is nobody to take leave of
+            connection.pending.take_all()
+            self.close(timeout)
+
+    # --- the connection, for calls ----------------------------------------------------------------------
+
+    def check_is_usable(self) -> None:
+        """Raise ``NotConnected`` if this peer is closed, for good."""
+        if self._state == CLOSED:
+            raise self._not_connected()
+
+    def is_receive_thread(self) -> bool:
+        """Whether the caller runs on the receive thread of this peer."""
+        return threading.current_thread() is self._thread
+
+    def wait_for_connection(self, timeout: float) -> Connection:
+        """The open connection. Blocks while there is none, at most ``timeout`` seconds; raises as ``request``."""
+        connection = self._wait_for_connection(OpenCall("", "connect", timeout, self._clock.now()))
+        connection.check_may_wait()
+        return connection
+
+    def _wait_for_connection(self, call: OpenCall) -> Connection:
+        """The open connection, as soon as there is one, at most until the call's deadline."""
+        while (connection := self._usable_connection()) is None:
+            if self._state == CLOSED:
+                raise self._not_connected()
+            if self.is_receive_thread():
+                raise WouldDeadlock(
+                    "There is no connection in this moment, and this is the thread that has to open it: a call here "
+                    "would wait for itself. Do it on another thread."
+                )
+            if call.remaining(self._clock.now()) <= 0:
+                raise call.timeout_error(self._clock, was_sent=False)
+            self._wait_for_state(lambda: self._usable_connection() is not None or self._state == CLOSED, call)
+        return connection
+
+    def _usable_connection(self) -> Connection | None:
+        """The open connection, but not one that takes no more if there will be another.
+
+        The receive thread may still be busy with what came before the end, and until it has dealt with it a caller
+        that tries again would fail again and again. It cannot itself wait for the next one.
+        """
+        connection = self._connection
+        if connection is not None and connection.transport.is_over and self._reconnect and not self.is_receive_thread():
+            return None
+        return connection
+
+    def _not_connected(self) -> Exception:
+        failure = self._failure
+        if failure is None:
+            return NotConnected()
+        return NotConnected(f"WebSocket is not connected: {failure} ({failure.stage}). Call connect() again.")
+
+    # --- waiting for a state ---------------------------------------------------------------------------
+
+    def _wait_for_state(self, is_reached: Callable[[], bool], deadline: Deadline | None) -> None:
+        """Wait until ``is_reached`` (called under the lock), at most until the deadline."""
+        waiter = Waiter()
+        try:
+            while True:
+                with self._lock:
+                    if is_reached():
+                        return
+                    self._waiters.add(waiter)
+                remaining = 3600.0 if deadline is None else deadline.remaining(self._clock.now())
+                if remaining <= 0:
+                    return
+                waiter.wait(self._clock, remaining)
+        finally:
+            with self._lock:
+                self._waiters.discard(waiter)
+
+    def _set_state_locked(self, state: str) -> None:
+        if self._state != CLOSED:  # final
+            if state != self._state:
+                log.debug("= %s %s", state, self._url)
+            self._state = state
+        for waiter in self._waiters:
+            waiter.wake()
+
+    # --- the receive thread ------------------------------------------------------------------------------
+
+    def _run(self, retries: int, delay: float) -> None:
+        """Connect, receive until the connection is lost, connect again, until closed or given up."""
+        pauses: Iterator[float] = itertools.repeat(delay, retries - 1)
+        try:
+            while self._state != CLOSED:
+                if self._serve_one_connection():
+                    if not self._reconnect:
+                        return
+                    pauses = backoff()
+                elif self._failure is not None and self._failure.status in _REFUSED:
+                    return  # the same key would be refused again
+                pause = next(pauses, None)
+                if pause is None:
+                    return
+                self._wait_for_state(lambda: self._state == CLOSED, Deadline(pause, self._clock.now()))
+        except Exception as exc:
+            log.exception("! the receive thread failed")
+            self._failure = DialFailed("internal error", f"{type(exc).__name__}: {exc}")
+        finally:
+            with self._lock:
+                self._set_state_locked(CLOSED)
+            lifetime.unregister(self)
+
+    def _serve_one_connection(self) -> bool:
+        """One attempt to connect and, if it works, the receive loop to its end. Whether it was open."""
+        transport = self._dial()
+        if transport is None:
+            return False
+        connection = self._make_connection(transport)
+        with self._lock:
+            self._unopened = connection
+            if self._state == CLOSED:
+                connection.abort("close() was called")
+        ending = connection.run()
+        with self._lock:
+            was_open = self._connection is connection
+            self._connection = None
+            self._unopened = None
+            if was_open:
+                self._set_state_locked(RECONNECTING if self._reconnect else CLOSED)
+        if was_open:
+            level = logging.DEBUG if self._state == CLOSED else logging.INFO
+            log.log(level, "connection to %s ended: %s", self._url, ending.reason)
+            _call_hook(self._on_lost, connection.lost(ending, was_sent=False))
+        else:
+            self._failure = connection.opening_failure or DialFailed("greeting", ending.reason)
+        return was_open
+
+    def _dial(self) -> Transport | None:
+        dialer = self._make_dialer()
+        with self._lock:
+            if self._state == CLOSED:
+                return None
+            self._dialer = dialer
+        self._attempts += 1
+        try:
+            return dialer.dial()
+        except DialFailed as exc:
+            self._failure = exc
+            log.info("attempt %d to connect to %s failed: %s: %s", self._attempts, self._url, exc.stage, exc)
+            return None
+        finally:
+            with self._lock:
+                self._dialer = None
+
+    def _make_connection(self, transport: Transport) -> Connection:
+        def send_reply(text: str) -> None:
+            try:
+                transport.send([text])
+            except TransportEnded:
+                log.debug("! a reply could not be sent: the connection is over")
+
+        def on_open(greeting: Any) -> None:
+            with self._lock:
+                is_first = not self._was_open
+                self._was_open = True
+                self._greeting = greeting
+                self._failure = None
+                self._attempts = 0
+                if self._state != CLOSED:
+                    self._connection = connection
+                    self._set_state_locked(OPEN)
+            if not is_first:
+                _call_hook(self._on_restored, greeting)
+
+        connection = Connection(
+            transport,
+            Dispatcher(self._methods, self._pool, send_reply),
+            opening=self._opening,
+            opening_timeout=self._opening_timeout,
+            keepalive=Keepalive(self._ping_interval, self._ping_timeout, self._clock.now()),
+            write_timeout=self._ping_timeout,
+            clock=self._clock,
+            on_open=on_open,
+        )
+        return connection
+
+    # --- fork ------------------------------------------------------------------------------------------
+
+    def forget_after_fork(self) -> None:
+        """In a forked child: this peer is closed; the parent's connection goes on untouched."""
+        # Another thread of the parent may have held the old lock, for ever as far as the child can see.
+        self._lock = threading.Lock()
+        self._state = CLOSED
+        self.is_forked = True
+        for connection in (self._connection, self._unopened):
+            if connection is not None:
+                connection.transport.forget_after_fork()
+        self._connection = self._unopened = self._dialer = self._thread = None
+        self._pool = WorkerPool()
+
+
+def _call_hook(hook: Callable[[Any], None] | None, argument: Any) -> None:
+    """Run a user's hook; what it raises is logged, for it must not end the receive thread."""
+    if hook is not None:
+        try:
+            hook(argument)
+        except BaseException:  # SystemExit, too
+            log.exception("! a hook failed")
