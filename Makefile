@@ -18,7 +18,7 @@ $(VENV)/installed: setup.cfg setup.py
 		{ echo "tellurio_sync needs Python 3.10 or later: make PYTHON=/path/to/python3.x ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[local,test,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[local,speed,test,dev]'
 	@touch $@
 
 install: $(VENV)/installed  ## make .venv with the package (editable) and what its development needs
@@ -47,7 +47,7 @@ soak: install  ## inject random faults for five minutes, and show that nothing w
 fuzz: install  ## feed a million random and mutated frames to everything that reads; ARGS="--frames N --seed N"
 	$(BIN)/python -m tests.faults.fuzz $(ARGS)
 
-bench: install  ## measure against the peers, afnio among them (minutes; installs them into an environment of its own)
+bench: install  ## measure against the peers, afnio among them (minutes; installs it once, under .cache); ARGS="--only TEXT"
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 
 bench-quick: install  ## run every benchmark once, small: shows that they still run, not how fast
@@ -74,5 +74,5 @@ check-dist: build  ## install the wheel into an empty environment, and look at w
 check: lint type test test-slow interop bench-quick check-dist  ## everything that CI runs
 
 clean:  ## remove environments, builds and caches
-	rm -rf .venv* build dist *.egg-info .coverage htmlcov .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv* .cache build dist *.egg-info .coverage htmlcov .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import ssl
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any
 from weakref import WeakSet
@@ -329,8 +329,8 @@ class TellurioWebSocketClient(ServerCalls):
             As ``call``. With ``return_exceptions=False`` the first error is raised after all calls are over.
         """
         seconds = self._timeout(timeout)
-        requests = self._with_runs(calls)
-        outcomes = self._usable_peer().request_many(requests, seconds, hard_timeout=self.hard_timeout)
+        peer = self._usable_peer()
+        outcomes = peer.request_many(self._with_runs(calls), seconds, hard_timeout=self.hard_timeout)
         if not return_exceptions:
             for outcome in outcomes:
                 if isinstance(outcome, BaseException):
@@ -382,8 +382,8 @@ class TellurioWebSocketClient(ServerCalls):
 
     def call_many_on(self, connection: Connection, calls: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Any]:
         """As ``call_many``, but on this connection or not at all; errors stand in the places of replies."""
-        requests = self._with_runs(calls)
-        return list(self._usable_peer().request_many(requests, self.default_timeout, connection=connection))
+        peer = self._usable_peer()
+        return list(peer.request_many(self._with_runs(calls), self.default_timeout, connection=connection))
 
     def check_may_wait(self) -> None:
         """Return if this thread may wait for the server.
@@ -406,15 +406,13 @@ class TellurioWebSocketClient(ServerCalls):
             with_run["run_uuid"] = self._active_run().uuid
         return with_run
 
-    def _with_runs(self, calls: Iterable[tuple[str, Mapping[str, Any]]]) -> list[tuple[str, dict[str, Any], bool]]:
+    def _with_runs(self, calls: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[tuple[str, dict[str, Any], bool]]:
         """As ``_with_run``, for many calls; each with whether heartbeats extend it."""
         run: dict[str, Any] = {}  # the active one, looked up at the first call that names none
-        requests = []
         for method, params in calls:
             if "run_uuid" not in (params or ()):
                 run = run or {"run_uuid": self._active_run().uuid}
-            requests.append((method, {**run, **(params or {})}, method in LONG_RUNNING_METHODS))
-        return requests
+            yield method, {**run, **(params or {})}, method in LONG_RUNNING_METHODS
 
     def _usable_peer(self) -> Peer:
         peer = self._peer

@@ -6,6 +6,7 @@ raises.  What makes an envelope invalid is decided here and nowhere else.
 
 from __future__ import annotations
 
+import json
 import math
 from functools import lru_cache
 from typing import Any, NamedTuple, Union
@@ -164,7 +165,11 @@ def encode_request(id_: Id, method: str, params: dict[str, Any]) -> str:
         # orjson writes a whole envelope faster than its parts, and copies a large text once less. A method that is
         # no string is the server's to refuse, but no key to remember.
         return codec.encode(request(id_, method, params))
-    return f'{_head_of(method)}{codec.encode(params)},"id":{codec.encode(id_)}}}'
+    id_text = _quoted(id_) if type(id_) is str and id_.isascii() else codec.encode(id_)
+    return f'{_head_of(method)}{codec.encode(params)},"id":{id_text}}}'
+
+
+_quoted = json.encoder.encode_basestring
 
 
 # A program calls few methods, but a user may call any. Kept, a small request takes 1.6 us instead of 1.8.

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any
 
@@ -70,7 +70,7 @@ class Peer(Keeper):
 
     def request_many(
         self,
-        requests: Sequence[tuple[str, dict[str, Any], bool]],
+        requests: Iterable[tuple[str, dict[str, Any], bool]],
         timeout: float,
         *,
         hard_timeout: float | None = None,
@@ -78,32 +78,37 @@ class Peer(Keeper):
     ) -> list[dict[str, Any] | TellurioError]:
         """Call many methods in one go; one outcome each, in order. Blocks until the last one is known.
 
+        ``requests`` are method, params and whether heartbeats extend the call; all are encoded before any is sent.
+
         Uses only this ``connection``; None: the open one, for which it waits.
 
         Each call has its own deadline, as in ``request``. Errors are returned, not raised, except those that
         concern all: what ``start`` raises, ``NotConnected``, ``WouldDeadlock``, ``LocalProtocolError``.
         """
-        if not requests:
-            return []
         now = self._clock.now()
-        calls = [
-            PendingCall(self._next_id(), method, timeout, now, hard_timeout, is_extendable)
-            for method, _, is_extendable in requests
-        ]
-        texts = [jsonrpc.encode_request(call.id, method, params) for call, (method, params, _) in zip(calls, requests)]
+        calls: list[PendingCall] = []
+        texts: list[str] = []
+        for method, params, is_extendable in requests:
+            call = PendingCall(self._next_id(), method, timeout, now, hard_timeout, is_extendable)
+            calls.append(call)
+            texts.append(jsonrpc.encode_request(call.id, method, params))
+        if not calls:
+            return []
         connection = connection or self._wait_for_connection(calls[0])
         connection.check_may_wait()
         outcomes: list[dict[str, Any] | TellurioError] = []
         try:
             connection.start(calls, texts)
+            del texts  # nobody needs them while a thousand replies are waited for
             for call in calls:
                 try:
                     outcomes.append(connection.wait(call))
                 except TellurioError as exc:  # given to the caller in its place
                     outcomes.append(exc)
-        finally:
+        except BaseException:
             for call in calls:
                 connection.pending.give_up(call)
+            raise
         return outcomes
 
     def submit(

@@ -31,6 +31,8 @@ MESSAGE_TOO_BIG = 1009
 
 _FIN = 0x80
 _MASKED = 0x80
+_MASKED_16 = _MASKED | 126
+_MASKED_64 = _MASKED | 127
 _WHOLE_TEXT = _FIN | TEXT
 _MAX_CONTROL_BYTES = 125
 
@@ -94,10 +96,10 @@ def encode_frame(opcode: int, payload: bytes, mask: bytes | None = None) -> byte
     size = len(payload)
     if size < 126:
         head = _HEAD(_FIN | opcode, _MASKED | size, mask)
-    elif size < 1 << 16:
-        head = _HEAD_16(_FIN | opcode, _MASKED | 126, size, mask)
+    elif size < 65536:
+        head = _HEAD_16(_FIN | opcode, _MASKED_16, size, mask)
     else:
-        head = _HEAD_64(_FIN | opcode, _MASKED | 127, size, mask)
+        head = _HEAD_64(_FIN | opcode, _MASKED_64, size, mask)
     if size <= _XOR_AS_INTEGER_BYTES:
         key = (mask * (size // 4 + 1))[:size]
         return head + (int.from_bytes(payload, "big") ^ int.from_bytes(key, "big")).to_bytes(size, "big")

@@ -1,6 +1,6 @@
 """``python -m tests.benchmarks``: this package beside its peers, in one interleaved run.
 
-All on 127.0.0.1: a server in a process of its own on one core, each client in a process of its own on another.
+All on 127.0.0.1: a server in a process of its own, each client in a process of its own, all on one core.
 The rounds of the peers alternate; a ratio is the median over the rounds of ratios inside a round, so a load that
 comes and goes strikes both sides. Single absolute times mean little; they are shown for orientation.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import json
 import os
 import platform
@@ -21,10 +22,24 @@ from typing import Any
 
 from . import rows
 from .processes import ROOT, START_TIMEOUT, Failed, Worker, afnio_python, cores, running
-from .rows import AFNIO, OTHER, RAW_TCP, Row
+from .rows import AFNIO, OTHER, OURS, RAW_TCP, ROUND_TRIPS, SPEED, Row
+from .series import SERIES, Operation, measure
 from .table import Values, lines
 
 QUICK_ROUNDS = 2
+SCALE = "scale: the same operation beside this many others"
+
+HOW_TO_READ = f"""
+How to read this. Under each row stand the medians of all rounds, then for each target a ratio: the median over the
+rounds of (this package / the peer) inside one round, ± half the distance of the quartiles; in brackets is what is to be
+reached. Less is better, of calls/s more. Ratios carry from one machine to another, single times do not.
+"{OURS}" runs on the standard library's json, "{SPEED}" on orjson (the extra `speed`).
+"{RAW_TCP}" sends ready-made frames and decodes nothing: the floor that network and server set.
+Under "scale" the columns are sizes and the ratio is to the smallest; up to 1.5 it is the processor's caches, which do
+not hold a million objects. The rows with a delay count round trips of their link.
+A MISSED on a busy machine, or by less than its ±, wants a second look: ARGS="--only 'calls/s' --rounds 30".
+Clients and server share one core, which never sleeps: a round trip is work alone. With ARGS="--pin apart" they have one
+each; a round trip is then mostly the waking of the other core."""
 
 
 class Benchmark:
@@ -42,6 +57,9 @@ class Benchmark:
             del self._pythons[OTHER]
         else:
             self._trees[OTHER] = options.other.resolve()
+        if importlib.util.find_spec("orjson") is None:
+            del self._pythons[SPEED]
+            self.missing[SPEED] = "orjson is not installed"
         try:
             self._pythons[AFNIO] = options.afnio_python or afnio_python(may_install=not options.quick)
         except Failed as exc:
@@ -53,13 +71,16 @@ class Benchmark:
         with tempfile.TemporaryDirectory() as folder:
             certificate = self._make_certificate(folder)
             with running("server.py", self._server_core, *([certificate] if certificate else [])) as ports:
-                self._run_phase("ws:// on loopback", rows.local_rows(tls=False), ports["port"])
+                self._run_phase("ws:// on loopback", rows.local_rows(tls=False), "connect", ports["port"], False)
                 if certificate:
                     ca = {"SSL_CERT_FILE": str(Path(folder) / "ca.pem")}
-                    self._run_phase("wss:// on loopback", rows.local_rows(tls=True), ports["tls_port"], True, ca)
+                    connect = ("connect", ports["tls_port"], True)
+                    self._run_phase("wss:// on loopback", rows.local_rows(tls=True), *connect, env=ca)
                 with running("delay.py", self._server_core, ports["port"], rows.ROUND_TRIP_S) as link:
-                    title = f"ws:// over a link of {rows.ROUND_TRIP_S * 1000:g} ms"
-                    self._run_phase(title, rows.delayed_rows(), link["port"], warm_up=2)
+                    far = f"over a link of {rows.ROUND_TRIP_S * 1000:g} ms"
+                    self._run_phase(f"ws:// {far}", rows.delayed_rows(), "connect", link["port"], False, 2)
+                    self._run_phase(f"a session {far}", rows.making_rows(), "login", ports["port"], link["port"])
+                self._run_scale(ports["port"])
         self._run_imports()
 
     def _make_certificate(self, folder: str) -> str | None:
@@ -74,46 +95,43 @@ class Benchmark:
         ca.issue_cert("localhost", "127.0.0.1").private_key_and_cert_chain_pem.write_to_path(path)
         return path
 
-    def _run_phase(
-        self,
-        title: str,
-        phase_rows: list[Row],
-        port: int,
-        is_tls: bool = False,
-        env: dict[str, str] | None = None,
-        warm_up: int = 50,
-    ) -> None:
-        wanted = [row for row in phase_rows if self._options.only in f"{title} {row.title}"]
+    def _run_phase(self, title: str, phase_rows: list[Row], *connect: Any, env: dict[str, str] | None = None) -> None:
+        """Measure rows with workers that have done this command first."""
+        wanted = [row for row in phase_rows if self._is_wanted(title, row)]
         if not wanted:
             return
         self._print(f"\n== {title}")
         with contextlib.ExitStack() as stack:
-            workers = self._start_workers(stack, title, port, is_tls, env or {}, warm_up)
+            peers = {peer for row in wanted for peer in row.peers}
+            if any(row.unit == ROUND_TRIPS for row in wanted):
+                peers.add(RAW_TCP)
+            workers = self._start_workers(stack, title, peers, env or {}, connect)
             measured: dict[Any, dict[str, list[Any]]] = {}
             for row in wanted:
                 args = row.quick if self._options.quick and row.quick is not None else row.args
                 key = (row.command, args)
                 if key not in measured:
-                    baseline = [RAW_TCP] if row.unit == "round trips" else []
-                    measured[key] = self._measure(
-                        row, args, [w for w in workers if w.peer in row.peers], baseline, workers
-                    )
+                    measured[key] = self._measure(row, args, workers)
                 values: Values = {
                     peer: [number[row.field] if row.field else number for number in numbers]
                     for peer, numbers in measured[key].items()
                 }
                 self.results.setdefault(title, {})[row.title] = values
-                self._print(*lines(row, values))
+                self._print_row(row, values)
 
     def _start_workers(
-        self, stack: contextlib.ExitStack, title: str, port: int, is_tls: bool, env: dict[str, str], warm_up: int
+        self, stack: contextlib.ExitStack, title: str, peers: set[str], env: dict[str, str], connect: tuple[Any, ...]
     ) -> list[Worker]:
         workers = []
+        home = stack.enter_context(tempfile.TemporaryDirectory())
+        env = {"HOME": home, "PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring", **env}
         for peer, python in self._pythons.items():
+            if peer not in peers:
+                continue
             try:
                 worker = Worker(python, self._core, peer, {**env, "PYTHONPATH": str(self._trees[peer])})
                 stack.callback(worker.stop)
-                worker.tell("connect", port, is_tls, warm_up)
+                worker.tell(*connect)
                 worker.value(START_TIMEOUT)
             except Failed as exc:
                 self.missing[f"{peer}, {title}"] = str(exc)
@@ -121,10 +139,10 @@ class Benchmark:
                 workers.append(worker)
         return workers
 
-    def _measure(
-        self, row: Row, args: tuple[Any, ...], workers: list[Worker], baseline: list[str], everybody: list[Worker]
-    ) -> dict[str, list[Any]]:
+    def _measure(self, row: Row, args: tuple[Any, ...], workers: list[Worker]) -> dict[str, list[Any]]:
         """Let the workers measure in turn, round by round; a worker that fails is missing from then on."""
+        raw_tcp = next((worker for worker in workers if worker.peer == RAW_TCP), None)
+        workers = [worker for worker in workers if worker.peer in row.peers]
         values: dict[str, list[Any]] = {worker.peer: [] for worker in workers}
         if row.command == "idle":  # all at once: nobody does anything
             for worker in workers:
@@ -133,10 +151,8 @@ class Benchmark:
         failed = set()
         for round_ in range(min(self._rounds, row.rounds)):
             start = round_ % max(1, len(workers))
-            link = 1.0
-            for worker in everybody:
-                if worker.peer in baseline:
-                    link = worker.ask("round_trip", 5)["p50"]
+            in_round_trips = row.unit == ROUND_TRIPS and raw_tcp is not None
+            link = raw_tcp.ask("round_trip", 5)["p50"] if in_round_trips else 1.0
             for worker in workers[start:] + workers[:start]:
                 if worker.peer in failed:
                     continue
@@ -146,27 +162,54 @@ class Benchmark:
                     failed.add(worker.peer)
                     self.missing[f"{worker.peer}, {row.title}"] = str(exc)
                     continue
-                if baseline:
+                if in_round_trips:
                     value = {row.field: value[row.field] / link} if row.field else value / link
                 values[worker.peer].append(value)
         return values
+
+    def _run_scale(self, port: int) -> None:
+        wanted = [
+            series for series in SERIES if any(self._is_wanted(SCALE, operation) for operation in series.operations)
+        ]
+        if wanted:
+            self._print(f"\n== {SCALE}")
+        for series in wanted:
+            sizes, rounds = (series.quick, 1) if self._options.quick else (series.sizes, self._rounds)
+            try:
+                for row, values in measure(series, sizes, self._core, port, rounds):
+                    if self._is_wanted(SCALE, row):
+                        self.results.setdefault(SCALE, {})[row.title] = values
+                        self._print_row(row, values)
+            except Failed as exc:
+                self.missing[f"{series.command}, scale"] = str(exc)
+                self.results.setdefault(SCALE, {})[series.command] = {}
+
+    def _is_wanted(self, title: str, row: Row | Operation) -> bool:
+        return self._options.only in f"{title} {row.title}"
 
     def _run_imports(self) -> None:
         row = rows.IMPORT
         if self._options.only not in row.title:
             return
         self._print("\n== import")
-        modules = {peer: "afnio" if peer == AFNIO else "tellurio_sync" for peer in row.peers if peer in self._pythons}
-        values: Values = {peer: [] for peer in modules}
-        for _ in range(min(self._rounds, 10)):
-            for peer, module in modules.items():
-                values[peer].append(self._import_seconds(peer, f"import {module}") - self._import_seconds(peer, "pass"))
+        statements = dict.fromkeys(rows.PACKAGE, "import sys; sys.modules['orjson'] = None; import tellurio_sync")
+        statements |= {SPEED: "import tellurio_sync", AFNIO: "import afnio"}
+        values: Values = {peer: [] for peer in row.peers if peer in self._pythons}
+        with tempfile.TemporaryDirectory() as folder:
+            # Bytecode for everybody, whatever the environment and the package's installer have done about it.
+            cache = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": folder}
+            for peer in values:
+                self._import_seconds(peer, statements[peer], cache)
+            for _ in range(min(self._rounds, 10)):
+                for peer, seconds in values.items():
+                    bare = self._import_seconds(peer, "pass", cache)
+                    seconds.append(self._import_seconds(peer, statements[peer], cache) - bare)
         self.results["import"] = {row.title: values}
-        self._print(*lines(row, values))
+        self._print_row(row, values)
 
-    def _import_seconds(self, peer: str, statement: str) -> float:
+    def _import_seconds(self, peer: str, statement: str, cache: dict[str, str]) -> float:
         command = [self._pythons[peer], "-c", statement]
-        env = {**os.environ, "PYTHONPATH": str(self._trees[peer])}
+        env = {**os.environ, **cache, "PYTHONPATH": str(self._trees[peer])}
         start = time.perf_counter()
         subprocess.run(command, check=True, capture_output=True, env=env, timeout=60, cwd="/")
         return time.perf_counter() - start
@@ -183,14 +226,19 @@ class Benchmark:
             self._print(f"missing: {peer}: {reason}")
 
     def check_complete(self) -> list[str]:
-        """The rows without a number of ours."""
+        """The rows without a number of this package, with either json, or of a size."""
+        variants = [peer for peer in (OURS, SPEED) if peer in self._pythons]
         problems = []
         for phase, results in self.results.items():
             for title, values in results.items():
-                numbers = values.get(rows.OURS, [])
-                if not numbers or not all(number == number for number in numbers):
+                judged = values if phase == SCALE else variants
+                series = [values.get(peer, []) for peer in judged]
+                if not (series and all(series)) or any(number != number for numbers in series for number in numbers):
                     problems.append(f"{phase}: {title}")
         return problems
+
+    def _print_row(self, row: Row, values: Values) -> None:
+        self._print(*lines(row, values, is_judged=not self._options.quick))
 
     @staticmethod
     def _print(*text: str) -> None:
@@ -207,7 +255,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--pin",
         choices=("apart", "together", "none"),
-        default="apart",
+        default="together",
         help="clients and server on two cores, on one, or where the system puts them (default: %(default)s)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all values there")
@@ -221,6 +269,8 @@ def main() -> int:
     benchmark.print_head()
     benchmark.run()
     benchmark.print_missing()
+    if not options.quick:
+        print(HOW_TO_READ)
     print(f"took {time.monotonic() - started:.0f} s")
     if options.json is not None:
         options.json.write_text(json.dumps(benchmark.results))

@@ -6,11 +6,15 @@ itself, are all that is imported here.
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import json
 import os
 import socket
 import ssl
+import sys
+import threading
+import time
 from typing import Any
 
 METHOD = "update_variable"
@@ -19,6 +23,18 @@ PARAMS = {
     "field": "data",
     "value": "Classify the urgency of this mail: the air conditioning in office 12 has stopped.",
 }
+PUSHED = {
+    "obj_type": "__variable__",
+    "data": "The air conditioning in office 12 has stopped.",
+    "role": "input of the classifier",
+    "requires_grad": False,
+    "_retain_grad": False,
+    "_grad": [],
+    "_output_nr": 0,
+    "_grad_fn": None,
+    "is_leaf": True,
+}
+"""A Variable as the server pushes it (PROTOCOL.md §D), without its id."""
 HOLD = "bench_hold"
 BIG = "bench_big"
 LONG_TIMEOUT = 60.0
@@ -35,9 +51,10 @@ def url(port: int, is_tls: bool) -> str:
 
 
 class TellurioSync:
-    """This package, by its public client."""
+    """This package, by its public client, with the standard library's json."""
 
     def __init__(self) -> None:
+        sys.modules.setdefault("orjson", None)  # type: ignore[arg-type]  # as if it were not installed
         import tellurio_sync
         from tellurio_sync.client import TellurioWebSocketClient
 
@@ -61,19 +78,80 @@ class TellurioSync:
         assert len(replies) == count
         assert all("result" in reply for reply in replies)
 
-    def hold(self, count: int) -> Any:
-        return [self.client.submit(HOLD, PARAMS) for _ in range(count)]
+    def hold_submitted(self, count: int) -> Any:
+        """Let ``count`` submitted calls wait for their replies; when this returns, they have been sent."""
+        futures = [self.client.submit(HOLD, PARAMS) for _ in range(count)]
+        self.call()
+        return futures
+
+    def hold_waiting(self, count: int) -> Any:
+        """The same of one batch that another thread waits for."""
+        # The last one is answered: then all of them have been sent.
+        calls = itertools.chain(itertools.repeat((HOLD, PARAMS), count), [(METHOD, PARAMS)])
+        thread = threading.Thread(target=self.client.call_many, args=(calls,), kwargs={"return_exceptions": True})
+        thread.start()
+        while len(self.client.pending) != count:
+            time.sleep(0.01)
+        return thread
+
+    def expire_submitted(self, count: int, timeout: float) -> None:
+        for future in [self.client.submit(HOLD, PARAMS, timeout) for _ in range(count)]:
+            assert isinstance(future.exception(LONG_TIMEOUT), TimeoutError)
+
+    def expire_waiting(self, count: int, timeout: float) -> None:
+        outcomes = self.client.call_many(itertools.repeat((HOLD, PARAMS), count), timeout, return_exceptions=True)
+        assert all(isinstance(outcome, TimeoutError) for outcome in outcomes)
 
     def release(self, held: Any) -> None:
         self.client.close()
-        for future in held:
-            assert future.exception(LONG_TIMEOUT) is not None
+        if isinstance(held, threading.Thread):
+            held.join(LONG_TIMEOUT)
+            assert not held.is_alive()
+        else:
+            for future in held:
+                assert future.exception(LONG_TIMEOUT) is not None
 
     def big(self, method: str, text: str) -> None:
         assert "result" in self.client.call(method, {"data": text}, LONG_TIMEOUT)
 
+    def login(self, http_port: int, ws_port: int) -> None:
+        """Be a whole session instead of a client."""
+        import tellurio_sync
+
+        self._te = tellurio_sync
+        address = {"http_base_url": "http://127.0.0.1", "http_port": http_port, "ws_base_url": "ws://127.0.0.1"}
+        self._session = tellurio_sync.Session(**address, ws_port=ws_port)
+        self._session.__enter__()  # the current one, until the process ends
+        self._session.login("key")
+        self.make_variables(1)  # not measured
+
+    def make_variables(self, count: int) -> float:
+        """Make a data set; how many times it is as large as what was made."""
+        made = self._te.variables([f"mail {number}" for number in range(count)], "mail")
+        assert all(variable.variable_id for variable in made)
+        return 1.0
+
+    def make_batch(self, count: int) -> float:
+        with self._te.batch():
+            made = [self._te.Parameter(f"mail {number}", "mail") for number in range(count)]
+        assert all(parameter.variable_id for parameter in made)
+        return 1.0
+
     def close(self) -> None:
         self.client.close()
+
+
+class TellurioSyncSpeed(TellurioSync):
+    """The same with orjson, where it is installed and the package uses it."""
+
+    def __init__(self) -> None:
+        if importlib.util.find_spec("orjson") is None:
+            raise ImportError("orjson is not installed")
+        import tellurio_sync.client
+
+        if "orjson" not in sys.modules:
+            raise ImportError(f"{os.path.dirname(tellurio_sync.__file__)} does not use orjson")
+        super().__init__()
 
 
 class Afnio:
@@ -108,14 +186,18 @@ class Afnio:
 
     call_many = submit_all  # it has nothing for many calls but the same
 
-    def hold(self, count: int) -> Any:
+    def hold_submitted(self, count: int) -> Any:
         async def start() -> Any:
             tasks = [self._asyncio.ensure_future(self._client.call(HOLD, dict(PARAMS))) for _ in range(count)]
             while len(self._client.pending) < count:
                 await self._asyncio.sleep(0.01)
             return tasks
 
-        return self._run(start())
+        held = self._run(start())
+        self.call()
+        return held
+
+    hold_waiting = hold_submitted  # each call of it is a task, whoever waits
 
     def release(self, held: Any) -> None:
         async def end() -> None:
@@ -128,6 +210,27 @@ class Afnio:
 
     def big(self, method: str, text: str) -> None:
         assert "result" in self._run(self._client.call(method, {"data": text}, LONG_TIMEOUT))
+
+    def login(self, http_port: int, ws_port: int) -> None:
+        os.environ["TELLURIO_BACKEND_HTTP_BASE_URL"] = "http://127.0.0.1"
+        os.environ["TELLURIO_BACKEND_HTTP_PORT"] = str(http_port)
+        os.environ["TELLURIO_BACKEND_WS_BASE_URL"] = "ws://127.0.0.1"
+        os.environ["TELLURIO_BACKEND_WS_PORT"] = str(ws_port)
+        from afnio import Variable
+        from afnio.tellurio import login
+
+        login(api_key="key", relogin=True)
+        self._variable = Variable
+        self.make_variables(1)
+
+    def make_variables(self, count: int) -> float:
+        """One by one, for it knows no other way; ten of them, which tell what the others cost."""
+        some = min(10, count)
+        for number in range(some):
+            assert self._variable(f"mail {number}", role="mail").variable_id
+        return count / some
+
+    make_batch = make_variables
 
     def close(self) -> None:
         self._run(self._client.close())
@@ -215,6 +318,9 @@ class RawTcp:
         sock.sendall(self._request)
         self._reply_size = len(sock.recv(65536))
 
+    def login(self, http_port: int, ws_port: int) -> None:
+        self.connect(ws_port, False)
+
     def call(self) -> None:
         self._sock.sendall(self._request)
         self._read(self._reply_size)
@@ -235,6 +341,7 @@ class RawTcp:
 
 PEERS: dict[str, Any] = {
     "tellurio_sync": TellurioSync,
+    "tellurio_sync + speed": TellurioSyncSpeed,
     "other tree": TellurioSync,
     "afnio 0.3.7": Afnio,
     "websocket-client": WebsocketClient,

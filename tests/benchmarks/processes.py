@@ -84,10 +84,10 @@ class Process:
 
 
 class Worker(Process):
-    """A peer in a process of its own."""
+    """A peer in a process of its own, in ``worker.py`` or another program that adds measurements to it."""
 
-    def __init__(self, python: str, core: int, peer: str, env: dict[str, str]) -> None:
-        super().__init__(python, "worker.py", core, peer, env=env)
+    def __init__(self, python: str, core: int, peer: str, env: dict[str, str], program: str = "worker.py") -> None:
+        super().__init__(python, program, core, peer, env=env)
         self.peer = peer
         try:
             self.value(START_TIMEOUT)
@@ -135,25 +135,30 @@ def cores(pinning: str) -> tuple[int, int]:
 
 
 def afnio_python(may_install: bool) -> str:
-    """The interpreter of a virtual environment with afnio, made on first use under ``build/``.
+    """The interpreter of a virtual environment with afnio, made on first use under ``.cache/``.
+
+    With ``TELLURIO_INTEROP_ENV``, it is that of the interop tests.
 
     Raises:
         Failed: there is none.
     """
     tag = f"cpython-{sys.version_info[0]}{sys.version_info[1]}"
-    folder = ROOT / "build" / "benchmarks" / f"afnio-{AFNIO_VERSION}-{tag}"
+    named = os.environ.get("TELLURIO_INTEROP_ENV")
+    folder = Path(named) if named else ROOT / ".cache" / "benchmarks" / f"afnio-{AFNIO_VERSION}-{tag}"
     python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
-    complete = folder / "complete"
-    if complete.exists():
+    installed = folder / "installed"
+    if installed.exists():
         return str(python)
     if not may_install:
         raise Failed("not installed here (the full benchmark installs it)")
-    print(f"installing afnio {AFNIO_VERSION} into {folder.relative_to(ROOT)} ...", flush=True)
+    print(f"installing afnio {AFNIO_VERSION} into {folder} ...", flush=True)
     try:
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, capture_output=True, timeout=120)
+        subprocess.run(
+            [sys.executable, "-m", "venv", "--clear", str(folder)], check=True, capture_output=True, timeout=120
+        )
         pip = [str(python), "-m", "pip", "install", "--quiet", f"afnio=={AFNIO_VERSION}"]
         subprocess.run(pip, check=True, capture_output=True, timeout=600)
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired, OSError) as exc:
         raise Failed(f"cannot be installed: {type(exc).__name__}") from exc
-    complete.touch()
+    installed.touch()
     return str(python)

@@ -4,7 +4,8 @@ A program of its own (standard library only), in a process of its own: ``python 
 It prints one JSON line with its ports, serves each connection in a thread, and ends at the end of its standard input.
 
 What a request gets depends on a word in its text: ``bench_hold`` nothing, ``bench_big`` a reply as large as itself,
-everything else a reply of about 200 bytes.
+``create_variable`` a Variable's id, everything else a reply of about 200 bytes.  A GET that asks for no WebSocket is
+answered as the verification of a key, so that a whole session can log in here.
 """
 
 from __future__ import annotations
@@ -34,6 +35,11 @@ SMALL_REPLY = (
     b'{"jsonrpc":"2.0","result":{"variable_id":"9f1c2d3e-0000-4000-8000-0123456789ab",'
     b'"message":"Variable updated successfully.","field":"data","value":"a text of a few words"},'
 )
+CREATED = b'{"jsonrpc":"2.0","result":{"message":"Variable created successfully.","variable_id":"%d"},'
+VERIFIED = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 42\r\nConnection: close\r\n\r\n"
+    b'{"email":"a@example.org","username":"ann"}'
+)
 _ID = re.compile(rb'"id"\s*:\s*("[^"]*"|\d+)')
 
 
@@ -59,6 +65,7 @@ class Connection:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._big_results: dict[int, bytes] = {}
+        self._created = 0
         self._buffer = memoryview(bytearray(1 << 18))  # once: recv() would map and unmap as much for every request
 
     def serve(self) -> None:
@@ -86,7 +93,9 @@ class Connection:
             head += more
         head, _, rest = head.partition(b"\r\n\r\n")
         key = re.search(rb"(?i)\r\nsec-websocket-key:[ \t]*(\S+)", head)
-        assert key is not None
+        if key is None:
+            self._sock.sendall(VERIFIED)
+            raise ConnectionError
         accept = base64.b64encode(hashlib.sha1(key[1] + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
         reply = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         self._sock.sendall(reply + b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n" + frame(GREETING))
@@ -158,6 +167,9 @@ class Connection:
             id_member = b'"id":' + found[1] + b"}"
         if b"bench_big" in text:
             return frame(self._big_result(size) + id_member)
+        if b'"create_variable"' in text:
+            self._created += 1
+            return frame(CREATED % self._created + id_member)
         return frame(SMALL_REPLY + id_member)
 
     def _big_result(self, size: int) -> bytes:

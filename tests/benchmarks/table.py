@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import statistics
 
-from .rows import OTHER, OURS, Row, Target
+from .rows import Row, Target
 
 Values = dict[str, list[float]]
 """Of one row: peer to its values, one for each round."""
-
-_OURS = (OURS, OTHER)
 
 
 def ratio(ours: list[float], other: list[float]) -> tuple[float, float]:
@@ -21,14 +19,14 @@ def ratio(ours: list[float], other: list[float]) -> tuple[float, float]:
     return statistics.median(ratios), (high - low) / 2
 
 
-def lines(row: Row, values: Values) -> list[str]:
-    """The printed lines of one row: the figures, then a line for each target."""
+def lines(row: Row, values: Values, *, is_judged: bool = True) -> list[str]:
+    """The printed lines of one row: the figures, then, if it ``is_judged``, a line for each target."""
     figures = [
         f"{peer} {_figure(statistics.median(numbers) * row.scale)}" for peer, numbers in values.items() if numbers
     ]
     text = [f"{row.title} [{row.unit}]", f"    {' · '.join(figures)}"]
-    for target in row.targets:
-        verdicts = [verdict for peer in _OURS if (verdict := _verdict(row, target, peer, values))]
+    for target in row.targets if is_judged else ():
+        verdicts = [verdict for peer in row.judged if (verdict := _verdict(row, target, peer, values))]
         versus = "" if target.versus is None else f"/ {target.versus}: "
         if target.versus is not None and not values.get(target.versus):
             text.append(f"    {versus}not measured")
@@ -49,9 +47,10 @@ def _verdict(row: Row, target: Target, peer: str, values: Values) -> str:
     else:
         reached, half = ratio(numbers, values[target.versus])
         spread = f" ±{half:.2f}" if half else ""
-    is_reached = reached >= target.limit if row.is_rate else reached <= target.limit
+    limit = target.limit_of(peer)
+    is_reached = reached >= limit if row.is_rate else reached <= limit
     sign = ">=" if row.is_rate else "<="
-    return f"{peer} {reached:.3g}{spread} ({sign} {target.limit:.3g} {'reached' if is_reached else 'MISSED'})"
+    return f"{peer} {reached:.3g}{spread} ({sign} {limit:.3g} {'reached' if is_reached else 'MISSED'})"
 
 
 def _figure(number: float) -> str:

@@ -3,65 +3,132 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import shutil
+import statistics
 import subprocess
 import sys
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import tellurio_sync as te
+from tellurio_sync import handlers
 from tellurio_sync.client import TellurioWebSocketClient
+from tellurio_sync.jsonrpc import codec
+from tellurio_sync.model.registries import Registries
 
-from ..backend_process import KEY, BackendProcess
+from ..conftest import FAILSAFE
+from ..faults.soak import wait_until
 from . import peers
-from .counting import Counts, counting
+from .counting import Counts, counting, instructions
 from .processes import ROOT, running
 
-BYTES_PER_SUBMITTED_CALL = 3200
 SYSTEM_CALLS_PER_CALL = 16
+INSTRUCTIONS_PER_CALL = 1250
+"""Of Python's bytecode, in all threads."""
+BYTES_PER_SUBMITTED_CALL = 400
+BYTES_PER_CALL_OF_A_BATCH = 400
+BYTES_FOR_A_MOMENT = 70_000
+"""65,536 of them are the room that one receive offers."""
+COPIES_UP = 4.1
+COPIES_BOTH_WAYS = 4.2
+
+SAME = 0.03
+"""How far two counts of instructions may be apart."""
 
 CALL = (peers.METHOD, peers.PARAMS)
 HOLD = (peers.HOLD, peers.PARAMS)
 
+Counted = tuple[TellurioWebSocketClient, Counts]
+
+needs_monitoring = pytest.mark.skipif(
+    sys.version_info < (3, 12), reason="instructions are counted by sys.monitoring, which Python 3.12 brought"
+)
+
 
 @pytest.fixture
-def counts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counts]:
-    with counting(monkeypatch) as counts:
-        yield counts
-
-
-@pytest.fixture
-def client(counts: Counts, active_run: Any) -> Iterator[TellurioWebSocketClient]:
-    """Connected to the cheap server, and warm."""
+def port() -> Iterator[int]:
+    """Of the cheap server."""
     with running("server.py", -1) as ports:
-        client = TellurioWebSocketClient("ws://127.0.0.1", ports["port"])
-        client.connect(api_key="key")
+        yield ports["port"]
+
+
+@contextmanager
+def connected(port: int) -> Iterator[TellurioWebSocketClient]:
+    """A client that is warm."""
+    client = TellurioWebSocketClient("ws://127.0.0.1", port)
+    client.connect(api_key="key")
+    try:
         for _ in range(10):
             client.call(*CALL)
-        counts.reset()
         yield client
+    finally:
         client.close()
+
+
+@pytest.fixture
+def client(port: int, active_run: Any) -> Iterator[TellurioWebSocketClient]:
+    """One that is not counted: counting has a cost of its own."""
+    with connected(port) as client:
+        yield client
+
+
+@pytest.fixture
+def counted(port: int, active_run: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Counted]:
+    with counting(monkeypatch) as counts, connected(port) as client:
+        counts.reset()
+        yield client, counts
+
+
+@contextmanager
+def traced() -> Iterator[Callable[[], int]]:
+    """Gives a function for the bytes that have been allocated inside and not been freed."""
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+
+        def used() -> int:
+            gc.collect()
+            return tracemalloc.get_traced_memory()[0] - before
+
+        yield used
+    finally:
+        tracemalloc.stop()
+
+
+def fewest_instructions(action: Callable[[], object], times: int = 20) -> float:
+    """Of one ``action``: the least of several measurements, since threads meet now in one order, now in another."""
+
+    def repeat() -> None:
+        for _ in range(times):
+            action()
+
+    return min(instructions(repeat) for _ in range(5)) / times
 
 
 # --- system calls ---------------------------------------------------------------------------------------
 
 
-def test_a_call_is_one_send_one_wait_and_one_receive(client: TellurioWebSocketClient, counts: Counts) -> None:
+def test_a_call_is_one_send_one_wait_and_one_receive(counted: Counted) -> None:
+    client, counts = counted
     for _ in range(200):
         client.call(*CALL)
+    assert (counts.messages_out, counts.messages_in) == (200, 200)
     assert counts.sends == 200
     # The loop may be counted as it begins the wait for the next message, or just before.
     assert 199 <= counts.receives <= 201
     assert 199 <= counts.turns <= 202
 
 
-def test_many_threads_do_not_make_the_receive_loop_spin(client: TellurioWebSocketClient, counts: Counts) -> None:
+def test_many_threads_do_not_make_the_receive_loop_spin(counted: Counted) -> None:
     """While a caller writes, the socket is writable: a loop that watches for that turns thousands of times."""
+    client, counts = counted
 
     def call() -> None:
         for _ in range(100):
@@ -76,7 +143,8 @@ def test_many_threads_do_not_make_the_receive_loop_spin(client: TellurioWebSocke
     assert counts.turns <= 2 * 800
 
 
-def test_submitting_does_not_make_the_receive_loop_spin(client: TellurioWebSocketClient, counts: Counts) -> None:
+def test_submitting_does_not_make_the_receive_loop_spin(counted: Counted) -> None:
+    client, counts = counted
     futures = [client.submit(*CALL) for _ in range(1000)]
     for future in futures:
         assert "result" in future.result(30)
@@ -84,14 +152,16 @@ def test_submitting_does_not_make_the_receive_loop_spin(client: TellurioWebSocke
     assert counts.turns <= 2 * 1000
 
 
-def test_a_batch_leaves_in_a_few_sends(client: TellurioWebSocketClient, counts: Counts) -> None:
+def test_a_batch_leaves_in_a_few_sends(counted: Counted) -> None:
+    client, counts = counted
     client.call_many([CALL] * 1000)
     assert counts.sends <= 10
     assert counts.receives <= 1000
     assert counts.trips == 1
 
 
-def test_an_idle_client_sleeps_until_the_next_ping(client: TellurioWebSocketClient, counts: Counts) -> None:
+def test_an_idle_client_sleeps_until_the_next_ping(counted: Counted) -> None:
+    client, counts = counted
     client.call(*CALL)
     assert counts.last_wait is None or counts.last_wait > 15  # seconds, of a ping_interval of 20
 
@@ -127,30 +197,140 @@ def test_system_calls_of_a_call_as_the_kernel_counts_them(tmp_path: Path) -> Non
     assert per_call <= SYSTEM_CALLS_PER_CALL
 
 
+# --- instructions ---------------------------------------------------------------------------------------
+
+
+@needs_monitoring
+def test_instructions_of_a_call(client: TellurioWebSocketClient) -> None:
+    assert fewest_instructions(lambda: client.call(*CALL)) <= INSTRUCTIONS_PER_CALL
+
+
+@needs_monitoring
+@pytest.mark.parametrize("way", ["call", "submit"])
+def test_a_call_costs_the_same_while_many_others_wait(client: TellurioWebSocketClient, way: str) -> None:
+    def call() -> object:
+        return client.call(*CALL) if way == "call" else client.submit(*CALL).result(FAILSAFE)
+
+    held = [client.submit(*HOLD)]
+    client.call(*CALL)
+    beside_one = fewest_instructions(call)
+    held += [client.submit(*HOLD) for _ in range(9_999)]
+    client.call(*CALL)
+    assert len(client.pending) == 10_000
+    # Looking at each of the others would be some instructions for each; how threads meet is some hundred in all.
+    assert fewest_instructions(call) - beside_one < 0.1 * 10_000
+
+
+@needs_monitoring
+def test_calls_that_end_unanswered_cost_the_same_however_many(client: TellurioWebSocketClient) -> None:
+    def cancelled(count: int) -> float:
+        """Instructions of each; the submitting is not counted."""
+        futures = [client.submit(*HOLD) for _ in range(count)]
+        client.call(*CALL)
+
+        def cancel() -> None:
+            for future in futures:
+                future.cancel()
+
+        return instructions(cancel) / count
+
+    cancelled(1000)  # so many ids are remembered for late replies: from now on the oldest gives way
+    assert cancelled(10_000) == pytest.approx(cancelled(1000), rel=SAME)
+
+
+@needs_monitoring
+@pytest.mark.parametrize("operation", ["create_variable", "update_variable"])
+def test_a_push_costs_the_same_beside_many_variables(operation: str) -> None:
+    registries = Registries()
+    kept: list[Any] = []
+
+    def create() -> None:
+        id_ = f"variable-{len(kept)}"
+        handlers.create_variable(registries, {**peers.PUSHED, "variable_id": id_})
+        kept.append(registries.variables.lookup(id_))
+
+    def update() -> None:
+        params = {"variable_id": kept[len(kept) // 2].variable_id, "field": "data", "value": "other"}
+        handlers.update_variable(registries, params)
+
+    push = create if operation == "create_variable" else update
+
+    def fill(count: int) -> None:
+        while len(kept) < count:
+            create()
+
+    # Beyond the number that is held for a call to come, so that here and there the oldest has to give way.
+    fill(11_000)
+    beside_some = fewest_instructions(push)
+    fill(100_000)
+    assert fewest_instructions(push) == pytest.approx(beside_some, rel=SAME)
+
+
 # --- memory ---------------------------------------------------------------------------------------------
 
 
-def test_memory_of_a_call_that_waits_for_its_reply(client: TellurioWebSocketClient) -> None:
+def test_memory_of_a_submitted_call_until_it_is_over(client: TellurioWebSocketClient) -> None:
     for future in [client.submit(*HOLD) for _ in range(100)]:
         future.cancel()
-    gc.collect()
-    tracemalloc.start()
-    try:
-        before = tracemalloc.get_traced_memory()[0]
+    with traced() as used:
         futures = [client.submit(*HOLD) for _ in range(2000)]
-        gc.collect()
-        used = tracemalloc.get_traced_memory()[0] - before
-    finally:
-        tracemalloc.stop()
-    assert used / len(futures) <= BYTES_PER_SUBMITTED_CALL
+        client.call(*CALL)  # they have been sent
+        assert used() / len(futures) <= BYTES_PER_SUBMITTED_CALL
 
 
-def test_calls_leave_nothing_behind(client: TellurioWebSocketClient, counts: Counts) -> None:
+def test_memory_of_a_call_in_a_batch_until_it_is_over(client: TellurioWebSocketClient) -> None:
+    # The last one is answered: then all of them have been sent.
+    calls = itertools.chain(itertools.repeat(HOLD, 2000), [CALL])
+    batch = threading.Thread(target=client.call_many, args=(calls,), kwargs={"return_exceptions": True})
+    with traced() as used:
+        batch.start()
+        assert wait_until(lambda: len(client.pending) == 2000)
+        bytes_per_call = used() / 2000
+    client.close()
+    batch.join(FAILSAFE)
+    assert bytes_per_call <= BYTES_PER_CALL_OF_A_BATCH
+
+
+@pytest.mark.parametrize("others", [0, 10_000])
+def test_memory_that_a_call_needs_for_a_moment(client: TellurioWebSocketClient, others: int) -> None:
+    """Also while others wait: a copy of the table of pending calls would be seen, though C code makes it."""
+    held = [client.submit(*HOLD) for _ in range(others)]
+    client.call(*CALL)
+    assert len(client.pending) == len(held)
+    peaks = []
+    with traced():
+        for _ in range(51):
+            gc.collect()
+            tracemalloc.reset_peak()
+            before = tracemalloc.get_traced_memory()[0]
+            client.call(*CALL)
+            peaks.append(tracemalloc.get_traced_memory()[1] - before)
+    assert statistics.median(peaks) <= BYTES_FOR_A_MOMENT
+
+
+@pytest.mark.parametrize(("method", "limit"), [("bench_up", COPIES_UP), ("bench_big", COPIES_BOTH_WAYS)])
+def test_copies_that_a_large_message_is_at_once(
+    client: TellurioWebSocketClient, method: str, limit: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The peak of memory during the call, in sizes of the message; the caller's own text not counted."""
+    # orjson reserves some sizes of a text before it writes, most of which it never touches; that is not ours.
+    monkeypatch.setattr(codec, "BACKEND", "json")
+    monkeypatch.setattr(codec, "_write", codec._write_with_json)
+    size = 4 << 20
+    params = {"data": "x" * size}
+    with traced():
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        client.call(method, params, 60.0)
+        copies = (tracemalloc.get_traced_memory()[1] - before) / size
+    assert copies <= limit
+
+
+def test_calls_leave_nothing_behind(client: TellurioWebSocketClient) -> None:
     def blocks_after(calls: int) -> int:
         for _ in range(calls):
             client.call(*CALL)
         client.call_many([CALL] * calls)
-        counts.reset()
         gc.collect()
         return sys.getallocatedblocks()
 
@@ -158,85 +338,3 @@ def test_calls_leave_nothing_behind(client: TellurioWebSocketClient, counts: Cou
     after = blocks_after(500)
     # Less than one block for every twenty calls: dictionaries and free lists grow in steps.
     assert after - before < 50
-
-
-# --- round trips of public operations, against the real backend -------------------------------------------
-
-
-OPERATIONS: dict[str, tuple[Callable[[Any], Any], list[str]]] = {
-    "Variable(...)": (lambda w: te.Variable("text", "role"), ["create_variable"]),
-    "Parameter(...)": (lambda w: te.Parameter("text", "role"), ["create_variable"]),
-    "variable.data = ...": (lambda w: setattr(w.variable, "data", "other"), ["update_variable"]),
-    "variable.role = ...": (lambda w: setattr(w.variable, "role", "other"), ["update_variable"]),
-    "variable.requires_grad_()": (lambda w: w.variable.requires_grad_(), ["update_variable", "update_variable"]),
-    "variable.append_grad(g)": (lambda w: w.prompt.append_grad(w.variable), ["append_grad"]),
-    "variable.detach()": (lambda w: w.variable.detach(), ["create_variable"]),
-    "variable + variable": (lambda w: w.prompt + w.variable, ["run_function"]),
-    "chat_completion": (lambda w: w.answer(), ["run_function"]),
-    "exact_match_evaluator, given target": (
-        lambda w: te.functional.exact_match_evaluator(w.answered, ["right"]),
-        ["run_function"],
-    ),
-    "loss.backward()": (lambda w: w.loss().backward(), ["get_backprop_ids", "run_backward"]),
-    "CallableModel(...)": (lambda w: te.CallableModel(str), ["create_model"]),
-    "TGD([parameter], model)": (lambda w: w.optimizer(), ["create_variable", "create_variable", "create_optimizer"]),
-    "optimizer.clear_grad()": (lambda w: w.tgd.clear_grad(), ["clear_grad"]),
-    "optimizer.step()": (lambda w: w.step(), ["run_step"]),
-}
-"""Operation: the requests that it makes; each is a round trip, for each waits for the reply before it."""
-
-
-class World:
-    """What the operations work on."""
-
-    def __init__(self, counts: Counts) -> None:
-        from ..test_restore import language_model
-
-        self._counts = counts
-        self._lm = te.CallableModel(language_model)
-        te.set_backward_model_client(self._lm)
-        self.prompt = te.Parameter("prompt", "system prompt")
-        self.variable = te.Variable("text", "role")
-        user = te.Variable("{message}", "message")
-        self._chat = [{"role": "system", "content": [self.prompt]}, {"role": "user", "content": [user]}]
-        self.tgd = self.optimizer()
-        self.answered = self.answer()
-
-    def optimizer(self) -> te.TGD:
-        return te.TGD([self.prompt], self._lm)
-
-    def answer(self) -> Any:
-        return te.functional.chat_completion(self._lm, self._chat, inputs={"message": ["a"]})
-
-    def loss(self) -> Any:
-        _, explanation = te.functional.exact_match_evaluator(self.answer(), ["right"])
-        self._counts.reset()
-        return explanation
-
-    def step(self) -> None:
-        self.loss().backward()
-        self._counts.reset()
-        self.tgd.step()
-
-
-@pytest.fixture(scope="module")
-def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BackendProcess]:
-    pytest.importorskip("aiohttp")
-    pytest.importorskip("openai")
-    with BackendProcess(tmp_path_factory.mktemp("backend")) as backend:
-        yield backend
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("operation", OPERATIONS)
-def test_round_trips_of_an_operation(operation: str, backend: BackendProcess, counts: Counts) -> None:
-    run, requests = OPERATIONS[operation]
-    local = {"http_base_url": "http://127.0.0.1", "http_port": backend.port}
-    with te.Session(**local, ws_base_url="ws://127.0.0.1", ws_port=backend.port) as session:
-        session.login(KEY)
-        te.init(None, "Guards")
-        world = World(counts)
-        counts.reset()
-        run(world)
-        assert counts.requests == requests
-        assert counts.trips == len(requests)

@@ -38,6 +38,17 @@ class Worker:
         for _ in range(warm_up):
             self._peer.call()
 
+    def login(self, http_port: int, ws_port: int) -> None:
+        """Connect as a whole session that has logged in."""
+        self._peer.login(http_port, ws_port)
+
+    def made(self, make: str, count: int) -> float:
+        """Seconds in which ``count`` Variables are made, in the peer's way of this name."""
+        gc.collect()
+        start = time.perf_counter()
+        share = getattr(self._peer, make)(count)
+        return (time.perf_counter() - start) * share
+
     def round_trip(self, count: int) -> dict[str, float]:
         """The median time of one call, and the processor time of a call, over ``count`` calls in a row."""
         call = self._peer.call
@@ -93,13 +104,13 @@ class Worker:
         self.connect(*self._address)
         return seconds
 
-    def memory(self, count: int) -> float:
-        """Bytes for each call that waits for its reply."""
+    def memory(self, hold: str, count: int) -> float:
+        """Bytes for each call that waits for its reply, ``hold`` being the method that makes them."""
         gc.collect()
         tracemalloc.start()
         try:
             before = tracemalloc.get_traced_memory()[0]
-            held = self._peer.hold(count)
+            held = getattr(self._peer, hold)(count)
             gc.collect()
             used = tracemalloc.get_traced_memory()[0] - before
         finally:
@@ -125,7 +136,8 @@ class Worker:
         return time.perf_counter() - start
 
 
-def main() -> None:
+def serve(kind: type[Worker]) -> None:
+    """Read commands, measure and answer, until the input ends."""
     core, name = int(sys.argv[1]), sys.argv[2]
     if core >= 0:
         os.sched_setaffinity(0, {core})
@@ -138,7 +150,7 @@ def main() -> None:
         answers.flush()
 
     try:
-        worker = Worker(peers.make(name))
+        worker = kind(peers.make(name))
     except BaseException as exc:  # noqa: BLE001 - told to who started this
         answer(error=f"{type(exc).__name__}: {exc}")
         return
@@ -153,4 +165,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    serve(Worker)
