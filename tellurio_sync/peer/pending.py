@@ -12,7 +12,6 @@ out is the one atomic step, so a reply and a time-out at the same moment cannot 
 
 from __future__ import annotations
 
-import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -68,11 +67,7 @@ class OpenCall(Deadline):
         hard_timeout: float | None = None,
         is_extendable: bool = False,
     ) -> None:
-        # Not super().__init__, here and below: a function call for every request.
-        self.timeout = timeout
-        self.started = now
-        self.last_sign_of_life = None
-        self.hard_limit = math.inf if hard_timeout is None else now + hard_timeout
+        super().__init__(timeout, now, hard_timeout)
         self.id = id_
         self.method = method
         self.is_extendable = is_extendable
@@ -112,14 +107,7 @@ class PendingCall(OpenCall):
         hard_timeout: float | None = None,
         is_extendable: bool = False,
     ) -> None:
-        self.timeout = timeout
-        self.started = now
-        self.last_sign_of_life = None
-        self.hard_limit = math.inf if hard_timeout is None else now + hard_timeout
-        self.id = id_
-        self.method = method
-        self.is_extendable = is_extendable
-        self.end_offset = None
+        super().__init__(id_, method, timeout, now, hard_timeout, is_extendable)
         self.reply: dict[str, Any] | None = None
         self.error: BaseException | None = None
         self.on_reply: Callable[[], None] | None = None
