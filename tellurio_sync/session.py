@@ -21,29 +21,23 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from . import run_context
+from .access import MODE_VARIABLE, Access, Address
 from .addresses import ws_address
 from .client import DEFAULT_TIMEOUT, TellurioWebSocketClient
 from .deadlines import MONOTONIC, Deadline, check_timeout
-from .errors import ConnectionLost, NotConnected, UsageError
+from .errors import ConnectionLost, UsageError
 from .gate import Admission, Gate
 from .model.calling import Call
 from .model.link import current_link, set_default_link, use_link
 from .model.registries import Registries
 from .restore import Restored
-from .secret import Secret, hidden
 
 if TYPE_CHECKING:
-    from .local import LocalBackend
     from .run_context import HasUuid
-    from .studio.auth import Account
-    from .studio.rest import StudioRest
     from .studio.runs import Run, RunGuard
 
-MODE_VARIABLE = "TELLURIO_MODE"
-_MODES = ("online", "local")
 
-
-class Session:
+class Session(Access):
     """A login to a Tellurio backend and everything that belongs to it. Thread-safe.
 
     As a context manager it is the current session inside the block, and closed at its end.
@@ -80,21 +74,19 @@ class Session:
         on_restored: Callable[[Restored], None] | None = None,
         **client_options: Any,
     ) -> None:
-        self._http = (http_base_url, http_port)
-        self._ws = (ws_base_url, ws_port)
+        super().__init__(
+            (http_base_url, http_port),
+            (ws_base_url, ws_port),
+            allow_insecure=client_options.get("allow_insecure", False),
+        )
         self._default_timeout = check_timeout(default_timeout, "default_timeout")
         self._pending_timeout = check_timeout(pending_timeout or default_timeout, "pending_timeout")
         self._on_lost = on_lost
         self._on_restored = on_restored
         self._client_options = client_options
         self._registries = Registries(self)
-        self._mode: str | None = None  # of the last login
         self._renew_locks()
         _sessions.add(self)
-        self._client: TellurioWebSocketClient | None = None
-        self._rest: StudioRest | None = None
-        self._account: Account | None = None
-        self._backend: LocalBackend | None = None
         self._guard: RunGuard | None = None
         self._run: HasUuid | None = None
         self._last_run_uuid = ""  # of the calls that a restore makes
@@ -114,117 +106,6 @@ class Session:
         timeouts = (self._default_timeout, self._pending_timeout)
         return _unpickled, (self._http, self._ws, timeouts, options, self._mode)
 
-    # --- login ---------------------------------------------------------------------------------------
-
-    def login(
-        self,
-        api_key: str | None = None,
-        relogin: bool = False,
-        *,
-        mode: str | None = None,
-        data_dir: str | os.PathLike[str] | None = None,
-    ) -> dict[str, str]:
-        """Log in and connect (PROTOCOL.md §A.6, §J.2). Blocks. Objects made before stay valid.
-
-        Args:
-            api_key: None: ``TELLURIO_API_KEY``, else the key stored by an earlier login (extra ``keyring``).
-            relogin: do not use a stored key.
-            mode: ``"online"``; or ``"local"``: a backend of your own, started in its own process, which needs no
-                account and no network, and ends with this process (extra ``local``). None: as in the last login, else
-                ``TELLURIO_MODE``, else ``"online"``.
-            data_dir: for ``mode="local"``: where it keeps projects, runs and metrics; None: nowhere, they go with it.
-
-        Returns:
-            ``{"email", "username", "session_id"}``
-
-        Raises:
-            InvalidAPIKeyError: the backend refused the key.
-            ValueError: there is no key, or an unknown mode.
-            HttpUnreachable, ConnectFailed: the backend could not be reached.
-            BackendError: the local backend could not be started.
-        """
-        api_key = hidden(api_key)  # from here on, no frame of ours shows it
-        chosen = mode or self._mode or os.environ.get(MODE_VARIABLE) or "online"
-        if chosen not in _MODES:
-            raise ValueError(f"The mode must be 'online' or 'local', not {chosen!r}.")
-        with self._login_lock:
-            self._mode = mode or self._mode
-            if chosen == "local":
-                return self._login_local(data_dir)
-            if data_dir is not None:
-                raise ValueError("data_dir is for mode='local': the online backend keeps the data itself.")
-            return self._login_online(api_key, relogin)
-
-    def _login_online(self, api_key: str | None, relogin: bool) -> dict[str, str]:
-        from .studio.auth import find_api_key, remember
-
-        found, source = find_api_key(api_key, relogin)
-        key = Secret(found)
-        del found
-        answer = self._connect(key, self._http, self._ws, relogin)
-        remember(key, answer["username"], source)
-        return answer
-
-    def _login_local(self, data_dir: str | os.PathLike[str] | None) -> dict[str, str]:
-        from .local import default_local_backend
-
-        self._backend = backend = default_local_backend(data_dir=data_dir, namespaces=["local", "*"])
-        http = (backend.http_base_url, backend.http_port)
-        ws = (backend.ws_base_url, backend.ws_port)
-        return self._connect(Secret(backend.api_key), http, ws, relogin=False)
-
-    def _connect(
-        self,
-        key: Secret,
-        http: tuple[str | None, int | str | None],
-        ws: tuple[str | None, int | str | None],
-        relogin: bool,
-    ) -> dict[str, str]:
-        from .studio.auth import verify
-        from .studio.rest import StudioRest
-
-        rest = StudioRest(*http, api_key=key, allow_insecure=self._client_options.get("allow_insecure", False))
-        client = TellurioWebSocketClient(
-            *ws,
-            self._default_timeout,
-            registries=self._registries,
-            active_run=self._active_run,
-            on_lost=self._on_lost,
-            on_restored=self._restore_soon,
-            **self._client_options,
-        )
-        try:
-            account = verify(rest, relogin)
-            greeting = client.connect(key)
-        except BaseException:
-            client.close()
-            rest.close()
-            raise
-        previous, previous_rest = self._client, self._rest
-        self._client, self._rest, self._account = client, rest, account
-        if previous is not None:
-            previous.close()
-        if previous_rest is not None:
-            previous_rest.close()
-        connection = client.connection
-        if connection is not None:
-            deadline = Deadline(self._default_timeout, MONOTONIC.now())
-            self._gate.restore_on(client, connection, greeting["session_id"], deadline)
-        return {"email": account.email, "username": account.username, **greeting}
-
-    def close(self) -> None:
-        """Disconnect. Idempotent; blocks at most about 1 s. ``login`` works again afterwards.
-
-        An unfinished run stays as it is: finish it first. A local backend goes on until the process ends, for other
-        sessions of it.
-        """
-        with self._login_lock:
-            client, rest = self._client, self._rest
-        if client is not None:
-            client.close()
-        if rest is not None:
-            rest.close()
-
     def __enter__(self) -> Session:
         use = self.use()
         use.__enter__()
@@ -243,42 +124,28 @@ class Session:
         client = self.__dict__.get("_client")  # absent where the constructor has failed, and its frame is being shown
         return "<Session, not logged in>" if client is None else f"<Session {client.ws_url} {client.state}>"
 
-    @property
-    def is_logged_in(self) -> bool:
-        """Whether ``login`` has succeeded."""
-        return self._client is not None
+    # --- connecting ----------------------------------------------------------------------------------
 
-    @property
-    def client(self) -> TellurioWebSocketClient:
-        """The connection.
+    def _make_client(self, ws: Address) -> TellurioWebSocketClient:
+        return TellurioWebSocketClient(
+            *ws,
+            self._default_timeout,
+            registries=self._registries,
+            active_run=self._active_run,
+            on_lost=self._on_lost,
+            on_restored=self._restore_soon,
+            **self._client_options,
+        )
 
-        Raises:
-            NotConnected: before ``login``.
-        """
-        if self._client is None:
-            raise NotConnected("WebSocket is not connected: call login() first.")
-        return self._client
+    def _connected(self, client: TellurioWebSocketClient, session_id: str) -> None:
+        connection = client.connection
+        if connection is not None:
+            deadline = Deadline(self._default_timeout, MONOTONIC.now())
+            self._gate.restore_on(client, connection, session_id, deadline)
 
-    @property
-    def rest(self) -> StudioRest:
-        """The REST API, with this session's key. Logs in first, if that has not been done.
-
-        Raises:
-            As ``login``.
-        """
-        self._ensure_login()
-        assert self._rest is not None
-        return self._rest
-
-    @property
-    def page_url(self) -> str | None:
-        """Where a browser shows what the local backend holds, live; None online. It lets in who knows it: keep it."""
-        return (self._backend.page_url or None) if self._backend is not None else None
-
-    @property
-    def namespace(self) -> str | None:
-        """The namespace of the local backend; None online."""
-        return None if self._backend is None else self._backend.namespace
+    def _restore_soon(self, session_id: str) -> None:
+        if self._client is not None:
+            self._gate.restore_soon(self._client, session_id)
 
     # --- runs ----------------------------------------------------------------------------------------
 
@@ -392,7 +259,9 @@ class Session:
         return os.environ.get(MODE_VARIABLE) == "local" or ws_address(*self._ws).is_loopback
 
     def request(self, method: str, params: dict[str, Any]) -> Any:
-        """Call the server and return the ``result`` of its reply. Logs in first, if that has not been done. Blocks.
+        """Call the server and return the ``result`` of its reply. Logs in first, if that has not been done.
+
+        Blocks for one round trip, and before it for what an open batch has queued.
 
         Raises:
             RemoteError: the server answered with an error.
@@ -402,7 +271,10 @@ class Session:
             return call.request(method, params)
 
     def submit(self, method: str, params: Mapping[str, Any]) -> Future[dict[str, Any]]:
-        """As ``request``, without waiting for the reply: a future of the whole reply envelope."""
+        """As ``request``, without waiting for the reply: a future of the whole reply envelope.
+
+        Waits for what an open batch has queued, and while a lost connection is being restored.
+        """
         with Call(self):
             return self.client.submit(method, params)
 
@@ -425,17 +297,6 @@ class Session:
         """
         if self._client is not None:
             self._client.check_may_wait()
-
-    def _restore_soon(self, session_id: str) -> None:
-        if self._client is not None:
-            self._gate.restore_soon(self._client, session_id)
-
-    def _ensure_login(self) -> None:
-        if self._client is None:
-            self.check_may_wait()
-            with self._login_lock:
-                if self._client is None:
-                    self.login()
 
 
 def _unpickled(

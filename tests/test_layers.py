@@ -34,11 +34,11 @@ ALLOWED = {
     "studio": {"errors", "deadlines", "addresses", "jsonrpc", "run_context", "secret"},
     "local": {"errors", "deadlines"},
     "backend": {"errors", "jsonrpc"},
+    "access": {"errors", "client", "local", "secret", "studio"},
     "restore": {"errors", "model", "autodiff", "optim"},
     "gate": {"errors", "deadlines", "peer", "client", "model", "restore"},
     "session": {
-        *("errors", "deadlines", "addresses", "run_context", "client", "gate", "model", "restore", "studio"),
-        *("local", "secret"),
+        *("errors", "deadlines", "addresses", "run_context", "client", "access", "gate", "model", "restore", "studio"),
     },
 }
 
