@@ -27,7 +27,9 @@ from .errors import (
     RemoteError,
     TellurioError,
 )
+from .model.batching import batch
 from .model.data import JAGGED
+from .model.dataset import variables
 from .model.graph import GradientEdge, Node
 from .model.language import AsyncOpenAI, CallableModel, OpenAI
 from .model.serialization import load, save
@@ -60,6 +62,7 @@ __all__ = [
     "TellurioWebSocketClient",
     "Variable",
     "backward",
+    "batch",
     "close",
     "current_session",
     "default_session",
@@ -82,4 +85,5 @@ __all__ = [
     "set_backward_model_client",
     "set_grad_enabled",
     "suppress_variable_notifications",
+    "variables",
 ]

@@ -335,7 +335,7 @@ class TellurioWebSocketClient(ServerCalls):
             for outcome in outcomes:
                 if isinstance(outcome, BaseException):
                     raise outcome
-        return list(outcomes)
+        return outcomes
 
     def notify(self, method: str, params: Mapping[str, Any] | None = None) -> None:
         """Send a notification: the server does not reply, not even with an error.
@@ -380,10 +380,25 @@ class TellurioWebSocketClient(ServerCalls):
             on_reply=on_reply,
         )
 
-    def call_many_on(self, connection: Connection, calls: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Any]:
-        """As ``call_many``, but on this connection or not at all; errors stand in the places of replies."""
-        peer = self._usable_peer()
-        return list(peer.request_many(self._with_runs(calls), self.default_timeout, connection=connection))
+    def call_many_on(
+        self,
+        connection: Connection,
+        calls: Iterable[tuple[str, Mapping[str, Any]]],
+        timeout: float | None = None,
+        on_reply: Callable[[], None] | None = None,
+    ) -> list[Any]:
+        """As ``call_many``, but on this connection or not at all; errors stand in the places of replies.
+
+        Args:
+            on_reply: as for ``call_on``, when the reply to the last of them has come.
+        """
+        return self._usable_peer().request_many(
+            self._with_runs(calls),
+            self._timeout(timeout),
+            hard_timeout=self.hard_timeout,
+            connection=connection,
+            on_reply=on_reply,
+        )
 
     def check_may_wait(self) -> None:
         """Return if this thread may wait for the server.

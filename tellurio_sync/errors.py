@@ -14,6 +14,7 @@ The tree::
     │       ├─ MethodNotFound
     │       ├─ InvalidParams
     │       └─ RemoteInternalError
+    ├─ BatchFailed(RuntimeError)                         failures
     ├─ ProtocolError                                     never raised itself
     │   ├─ LocalProtocolError(ValueError)                what we were asked to send is not valid
     │   └─ RemoteProtocolError(ValueError, RuntimeError) received (shortened text of what came)
@@ -40,9 +41,11 @@ Among builtins the ``OSError`` comes first: the others' ``__new__`` cannot make 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 _SHORTENED_CHARS = 200
+_TOLD_FAILURES = 5
 
 
 def shorten(text: str, limit: int = _SHORTENED_CHARS) -> str:
@@ -241,6 +244,21 @@ class RemoteInternalError(RemoteError):
 
 
 _BY_CODE: dict[int, type[RemoteError]] = {-32601: MethodNotFound, -32602: InvalidParams, -32603: RemoteInternalError}
+
+
+class BatchFailed(TellurioError, RuntimeError):
+    """Some of what a batch has sent was refused; the rest has happened. The text tells the first few.
+
+    Attributes:
+        failures: all of it: what it was, in words, and why it was refused.
+    """
+
+    def __init__(self, failures: Sequence[tuple[str, TellurioError]] = ()) -> None:
+        self.failures = tuple(failures)
+        told = [f"{what}: {error}" for what, error in self.failures[:_TOLD_FAILURES]]
+        if len(self.failures) > _TOLD_FAILURES:
+            told.append(f"... and {len(self.failures) - _TOLD_FAILURES} more (see `failures`)")
+        super().__init__(f"{len(self.failures)} refused in a batch: " + "; ".join(told))
 
 
 # --- protocol -----------------------------------------------------------------------------------

@@ -49,18 +49,36 @@ class Admission:
 
     def request(self, method: str, params: dict[str, Any], on_reply: Callable[[], None]) -> Any:
         """See ``model.link.Admission``."""
-        timeout = None
-        # The call's time runs since it was let wait. (A long one has all of it anew with each heartbeat.)
-        if self._deadline is not None and method not in LONG_RUNNING_METHODS:
-            timeout = max(_LEAST, self._deadline.remaining(MONOTONIC.now()))
-        reply = self._client.call_on(self._connection, method, params, timeout, on_reply)
+        reply = self._client.call_on(self._connection, method, params, self._timeout(method), on_reply)
         if "error" in reply:
-            raise RemoteError.from_reply(reply["error"], method=method, request_id=reply.get("id"))
+            raise _error_in(method, reply)
         return reply["result"]
+
+    def request_many(self, requests: Requests, on_reply: Callable[[], None] | None = None) -> list[Any]:
+        """See ``model.link.Admission``."""
+        timeout = self._timeout(*(method for method, _ in requests))
+        replies = self._client.call_many_on(self._connection, requests, timeout, on_reply)
+        return [_outcome(method, reply) for (method, _), reply in zip(requests, replies)]
 
     def leave(self) -> None:
         """See ``model.link.Admission``."""
         self._gate.leave(self)
+
+    def _timeout(self, *methods: str) -> float | None:
+        """What is left of the time of who was let wait; None: all of it, as a long call has with each heartbeat."""
+        if self._deadline is None or not LONG_RUNNING_METHODS.isdisjoint(methods):
+            return None
+        return max(_LEAST, self._deadline.remaining(MONOTONIC.now()))
+
+
+def _outcome(method: str, reply: dict[str, Any] | TellurioError) -> Any:
+    if isinstance(reply, TellurioError):
+        return reply
+    return _error_in(method, reply) if "error" in reply else reply["result"]
+
+
+def _error_in(method: str, reply: dict[str, Any]) -> RemoteError:
+    return RemoteError.from_reply(reply["error"], method=method, request_id=reply.get("id"))
 
 
 class Gate:

@@ -11,8 +11,12 @@ What is guaranteed, for calls of the object model of one session (Variables, fun
 3. What became of a cut-off call on the server is never seen, even if it is carried out there later: it has the ids of
    objects that this side has left behind.
 
-Not guaranteed: one step for what takes several calls (``copy_``, ``requires_grad_``, ``x += y``), gradients of passes
-over the same leaves that ran at once and of which only some were answered, and runs and metrics, which are REST.
+4. What one operation changes of one Variable (``copy_``, ``requires_grad_``, ``x += y``) it changes wholly or not.
+   The changes in a ``batch`` are a call each: those that were not answered are taken back.  Variables that were not
+   made yet are not lost: they are made when they are used.
+
+Not guaranteed: gradients of passes over the same leaves that ran at once and of which only some were answered, and
+runs and metrics, which are REST.
 
 How.  ``get_variable`` is asked about every leaf, many questions in one go.  A leaf stays as it is if the server's
 answer is what is here, and no call on it was cut off.  All others are made anew (``create_variable``, and their
@@ -40,7 +44,7 @@ from .model.language import ChatCompletionModel
 from .model.link import Link
 from .model.registries import Registries
 from .model.replies import check_echo, id_member, json_form
-from .model.variable import Variable
+from .model.variable import Variable, sources_of
 from .optim.optimizer import Optimizer
 
 Requests = Sequence[tuple[str, dict[str, Any]]]
@@ -139,8 +143,8 @@ class _Restore:
 
     def _ask(self) -> tuple[set[Variable], bool]:
         """The leaves that the server holds as they are here, and whether it knows all it was asked about."""
-        asked = [leaf for leaf in self._leaves if not self._must_renew(leaf) and leaf.variable_id is not None]
-        answers = self._answers([("get_variable", {"variable_id": leaf.variable_id}) for leaf in asked])
+        asked = [leaf for leaf in self._leaves if not self._must_renew(leaf) and leaf._known_id is not None]
+        answers = self._answers([("get_variable", {"variable_id": leaf._known_id}) for leaf in asked])
         known = {leaf for leaf, answer in zip(asked, answers) if _is_same(leaf, answer)}
         # `known` and not only "all were found": what differs has been changed by somebody else.
         return known, bool(asked) and not any(isinstance(answer, TellurioError) for answer in answers)
@@ -151,7 +155,7 @@ class _Restore:
     def _lose_computed(self, new: set[Any], is_remembered: bool) -> None:
         gone = {*new, *(variable for variable in self._computed if self._must_renew(variable))}
         for variable in self._computed:
-            is_gone = not is_remembered or variable in gone or not gone.isdisjoint(_sources(variable))
+            is_gone = not is_remembered or variable in gone or not gone.isdisjoint(sources_of([variable]))
             if is_gone and variable._lost is None:
                 variable._mark_lost(_GRAPH_LOST)
                 self._lost.append(variable)
@@ -237,7 +241,7 @@ def _is_computed(variable: Variable) -> bool:
 
 
 def _with_gradients(variables: Iterable[Variable]) -> Iterator[Variable]:
-    """Each of them, and each gradient that they hold and the server has given no id."""
+    """Each of them, and each gradient that they hold and the server has given no id, yet or ever."""
     seen: set[Variable] = set()
     stack = list(variables)
     while stack:
@@ -245,7 +249,7 @@ def _with_gradients(variables: Iterable[Variable]) -> Iterator[Variable]:
         if variable not in seen:
             seen.add(variable)
             yield variable
-            stack.extend(gradient for gradient in variable._grad if gradient.variable_id is None)
+            stack.extend(gradient for gradient in variable._grad if gradient._known_id is None)
 
 
 def _is_same(leaf: Variable, answer: Any) -> bool:
@@ -259,7 +263,7 @@ def _is_same(leaf: Variable, answer: Any) -> bool:
         and answer.get("requires_grad") == leaf.requires_grad
         and answer.get("is_leaf") == leaf.is_leaf
         and isinstance(grad, list)
-        and [tag.get("variable_id") for tag in grad] == [gradient.variable_id for gradient in leaf._grad]
+        and [tag.get("variable_id") for tag in grad] == [gradient._known_id for gradient in leaf._grad]
     )
 
 
@@ -278,17 +282,3 @@ def _updates(leaf: Variable) -> Iterator[dict[str, Any]]:
         # Other private names were never sent.
         if field in ("_grad", "_retain_grad", "_output_nr") or not field.startswith("_"):
             yield {"variable_id": leaf.variable_id, "field": field, "value": value}
-
-
-def _sources(variable: Variable) -> set[Any]:
-    """Everything that a Variable was computed from, however far back."""
-    found: set[Any] = set()
-    stack: list[Any] = [variable._arguments]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, tuple):
-            stack.extend(item)
-        elif isinstance(item, Variable) and item not in found:
-            found.add(item)
-            stack.append(item._arguments)
-    return found

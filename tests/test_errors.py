@@ -13,6 +13,7 @@ import pytest
 from tellurio_sync import errors
 from tellurio_sync.errors import (
     BackendError,
+    BatchFailed,
     CallCancelled,
     CallError,
     CallTimeout,
@@ -79,6 +80,7 @@ CASES: list[tuple[TellurioError, tuple[type, ...], dict[str, Any]]] = [
     (MethodNotFound(-32601, "no", {"method": "m"}), (RemoteError, RuntimeError), {"code": -32601}),
     (InvalidParams(-32602, "no", {}), (RemoteError, RuntimeError), {"code": -32602}),
     (RemoteInternalError(-32603, "no", {"exception": "boom"}), (RemoteError, RuntimeError), {"code": -32603}),
+    (BatchFailed([]), (RuntimeError,), {"failures": ()}),
     (ProtocolError("x"), (), {}),
     (LocalProtocolError("x"), (ProtocolError, ValueError), {}),
     (RemoteProtocolError("x", received="abc"), (ProtocolError, ValueError), {"received": "abc"}),
@@ -147,6 +149,11 @@ def test_a_raised_error_with_a_cause_pickles(error: TellurioError) -> None:
         (ConnectionLost("reset", who="server"), "Connection lost (server): reset; the request had not been sent."),
         (ConnectionLost("reset", was_sent=True), "Connection lost (network): reset; the request had been sent."),
         (ClosedByUser(), "Connection lost (local): close() was called; the request had not been sent."),
+        (BatchFailed([("role of x", RemoteError(data={"exception": "no"}))]), "1 refused in a batch: role of x: no"),
+        (
+            BatchFailed([(f"v{n}", RemoteError(data={"exception": "no"})) for n in range(7)]),
+            "7 refused in a batch: v0: no; v1: no; v2: no; v3: no; v4: no; ... and 2 more (see `failures`)",
+        ),
         (NotConnected(), "WebSocket is not connected"),
         (CallTimeout(method="m", waited_s=30.04), "No reply to 'm' within 30.0 s (no heartbeat came)."),
         (

@@ -21,6 +21,7 @@ OUTPUT = [
     r"Here is the combined feedback we got for this specific first task and other variables: Say when\.\n",
     r"(\d+ of 10 right\n){4}",
     r"Variable created successfully\.\n100 replies after one round trip; Variable created successfully\.\n",
+    r"1000 True\n",
     r"Say please\.\n",
 ]
 

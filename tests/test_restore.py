@@ -469,6 +469,24 @@ class TestRestore:
         assert cut_at > 8
         assert optimizer.param_groups[0]["params"] == [parameter]
 
+    def test_what_is_queued_in_a_batch_is_not_waited_for(self, server: Server) -> None:
+        """The batch waits for the restore. A gradient that is queued is made by it, and not once more by the batch."""
+        leaf, other = Parameter("p"), Parameter("q")
+        with te.batch():
+            gradient, later = Variable("g"), Variable("later")
+            leaf.grad = [gradient]
+            report = server.restore()
+            assert server.link.bursts == []
+            assert report.known == 1
+            assert set(report.renewed) == {leaf, gradient}
+            made_by_restore = gradient._known_id
+            assert later._known_id is None
+        assert gradient.variable_id == made_by_restore
+        assert later.variable_id is not None
+        assert [params["data"] for params in server.link.calls("create_variable")].count("g") == 1
+        assert server.variables[leaf.variable_id]["grad"] == [tag(gradient)]
+        assert other.variable_id in server.variables
+
     def test_a_model_made_for_a_local_server_is_not_sent_elsewhere_without_consent(self, server: Server) -> None:
         """The key of a language model stays on this machine until the user has agreed."""
         server.link.is_local = True

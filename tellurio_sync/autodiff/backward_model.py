@@ -44,7 +44,7 @@ class BackwardModel:
         return self.client.provider
 
     def tell(self, link: Link) -> None:
-        """Make it the one of the backward pass on the server. One call; raises as that."""
+        """Make it the one of the backward pass on the server. One round trip; raises as the call."""
         # What the server has if no reply comes: this one or the former one.
         former = link.registries.backward_model
         with Call(link, changes=() if former is None else (former,)) as call:
@@ -79,7 +79,7 @@ def set_backward_model_client(
         completion_args: passed on with each chat, such as ``{"temperature": 0}``; with an ``OpenAI`` object
             it must name the ``model``.
 
-    Two calls; none if nothing changes.
+    One round trip for a model object, two for a path; none if nothing changes.
 
     Raises:
         ValueError: a path of another form, another provider, or no model name.

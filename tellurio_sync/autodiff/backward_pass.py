@@ -1,4 +1,11 @@
-"""The backward pass (PROTOCOL.md §C.1, §C.2, §G.3)."""
+"""The backward pass (PROTOCOL.md §C.1, §C.2, §G.3).
+
+Two requests, ``get_backprop_ids`` and ``run_backward``, leave together: one round trip.  So the flags of those that
+will get a gradient must be set before the server says which these are (§M 35).  This side knows it, too, from what the
+starts were computed from (``receivers``); what the server says is used afterwards, to clear the flags of those that it
+will not clear.  The server deals with requests in order; even if it did not, and refused the question because the pass
+had used up the graph, the pass would count.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +13,12 @@ import logging
 from collections.abc import Sequence
 from typing import Any, Union
 
-from ..errors import RemoteProtocolError, UsageError
+from ..errors import RemoteError, TellurioError, UsageError, shorten_repr
 from ..model.calling import Call
-from ..model.link import Link
-from ..model.replies import check_message, member
-from ..model.variable import Variable
+from ..model.registries import Registries
+from ..model.replies import check_message
+from ..model.variable import Variable, sources_of
+from ..model.wire import link_of
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +38,7 @@ def backward(
     """Compute feedback for every leaf that needs it, from ``variables`` back through the graph.
 
     Gradients are appended to ``grad`` of the leaves (and of computed Variables with ``retain_grad()``), one per
-    path. They have arrived when this returns. Two calls, the second of them long.
+    path. They have arrived when this returns. Two calls, the second of them long, in one round trip.
 
     Args:
         variables: where to start.
@@ -50,13 +58,14 @@ def backward(
     if inputs is not None:
         _as_list("inputs", inputs)
     _check_gradients(grad_variables, len(starts))
-    link = starts[0]._session_link()
+    link = link_of([starts, grad_variables, inputs])
     registries = link.registries
-    receivers = _receivers(link, variables)
+    receivers = _receivers(starts)
     # The graph of the starts is freed there.
     with Call(link, changes=[*receivers, *starts]) as call:
+        question = {"variables": _references(variables)}
         params = {
-            "variables": _references(variables),
+            **question,
             "grad_variables": _references(grad_variables),
             "retain_graph": retain_graph,
             "create_graph": create_graph,
@@ -64,29 +73,35 @@ def backward(
         }
         registries.mark_pending(receivers, _FLAG)
         try:
-            check_message("run_backward", call.request("run_backward", params), _DONE)
+            answer, done = call.request_many([("get_backprop_ids", question), ("run_backward", params)])
+            if isinstance(done, TellurioError):
+                # Where the server refused both, the first one says why.
+                raise answer if isinstance(done, RemoteError) and isinstance(answer, RemoteError) else done
+            check_message("run_backward", done, _DONE)
         except BaseException:
             # Ctrl-C too: nobody would clear the flags.
             registries.clear_pending(receivers, _FLAG)
             raise
+        ids = _ids_in(answer, registries)
+        registries.clear_pending([variable for variable in receivers if variable.variable_id not in ids], _FLAG)
 
 
-def _receivers(link: Link, variables: Variables) -> list[Variable]:
-    """The Variables that will get a gradient, as far as they are still alive here."""
-    with Call(link) as call:
-        result = call.request("get_backprop_ids", {"variables": _references(variables)})
-        ids = (
-            []
-            if isinstance(result, dict) and "variable_ids" not in result
-            else member("get_backprop_ids", result, "variable_ids")
-        )
-        if not isinstance(ids, list):
-            raise RemoteProtocolError("The reply to 'get_backprop_ids' holds no list of ids.", received=repr(result))
-        found = [link.registries.variables.lookup(variable_id) for variable_id in ids]
-    unknown = [variable_id for variable_id, variable in zip(ids, found) if variable is None]
+def _receivers(starts: list[Variable]) -> list[Variable]:
+    """The Variables that will get a gradient: leaves that need one, and what retains its own, back from the starts."""
+    reached = {*starts, *sources_of(starts)}
+    return [variable for variable in reached if variable.requires_grad and variable._holds_grad()]
+
+
+def _ids_in(answer: Any, registries: Registries) -> frozenset[str]:
+    """The ids of those whose flags the server will clear."""
+    ids = answer.get("variable_ids", []) if isinstance(answer, dict) else None
+    if not isinstance(ids, list):
+        logger.warning("The server did not say which Variables get a gradient: %s", shorten_repr(answer))
+        return frozenset()
+    unknown = [variable_id for variable_id in ids if variable_id not in registries.variables]
     if unknown:
-        logger.warning("The server will compute gradients for Variables unknown here: %s", unknown)
-    return [variable for variable in found if variable is not None]
+        logger.warning("The server has computed gradients for Variables unknown here: %s", unknown)
+    return frozenset(variable_id for variable_id in ids if isinstance(variable_id, str))
 
 
 def _as_list(name: str, variables: Variables) -> list[Variable]:

@@ -8,7 +8,7 @@ from ..errors import RemoteProtocolError
 from ..model.calling import Call
 from ..model.replies import member
 from ..model.variable import Variable
-from ..model.wire import decode_outputs, leaves_without_node, link_of, serialise
+from ..model.wire import decode_outputs, leaves_without_node, link_of, mirrored_in, serialise
 from .grad_mode import is_grad_enabled
 
 
@@ -17,7 +17,9 @@ class Function:
 
     @classmethod
     def apply(cls, *args: Any, **kwargs: Any) -> Variable | tuple[Variable, ...]:
-        """Run it. Arguments go out as given: positional ones by position, keywords by name. One long call.
+        """Run it. Arguments go out as given: positional ones by position, keywords by name.
+
+        One long call: one round trip.
 
         Returns:
             The output, or a tuple of them.
@@ -28,10 +30,11 @@ class Function:
             RemoteError: the function failed there.
             RemoteProtocolError: the reply makes no sense.
         """
-        link = link_of((args, kwargs))
+        mirrored = list(mirrored_in((args, kwargs)))
+        link = link_of(mirrored)
         registries = link.registries
         arguments: list[object] = []
-        with Call(link, changes=leaves_without_node((args, kwargs))) as call:
+        with Call(link, changes=leaves_without_node(mirrored)) as call:
             params = {
                 "function_name": cls.__name__,
                 "grad_enabled": is_grad_enabled(),

@@ -43,11 +43,10 @@ class Classifier:
     def __init__(self, lm: ChatCompletionModel, completion_args: dict[str, Any]) -> None:
         self._lm = lm
         self._completion_args = completion_args
-        self.prompt = te.Parameter(START_PROMPT, role="system prompt of a sentiment classifier", requires_grad=True)
-        self._chat = [
-            {"role": "system", "content": [self.prompt]},
-            {"role": "user", "content": [te.Variable("{message}", role="message of a customer")]},
-        ]
+        with te.batch():  # both in one round trip
+            self.prompt = te.Parameter(START_PROMPT, role="system prompt of a sentiment classifier", requires_grad=True)
+            message = te.Variable("{message}", role="message of a customer")
+        self._chat = [{"role": "system", "content": [self.prompt]}, {"role": "user", "content": [message]}]
 
     def evaluate(self, mails: Sequence[Mail]) -> tuple[te.Variable, te.Variable]:
         """Answer all mails in one go: the number of right answers, and the explanation that feedback starts from."""

@@ -19,12 +19,15 @@ with te.init(project_display_name="Training loop") as run:
         {"role": "system", "content": [prompt]},
         {"role": "user", "content": [te.Variable("{message}", role="message")]},
     ]
+    # The data set goes to the server once, in a round trip or two, and not with each batch of each epoch.
+    texts = te.variables([[mail.text for mail in batch] for batch in batches], role="messages")
+    labels = te.variables([[mail.sentiment for mail in batch] for batch in batches], role="sentiments")
     for epoch in range(3):
-        for batch in batches:
-            answer = te.functional.chat_completion(lm, chat, inputs={"message": [mail.text for mail in batch]})
-            score, explanation = te.functional.exact_match_evaluator(answer, [mail.sentiment for mail in batch])
+        for text, label in zip(texts, labels):
+            answer = te.functional.chat_completion(lm, chat, inputs={"message": text})
+            score, explanation = te.functional.exact_match_evaluator(answer, label)
             explanation.backward()
             optimizer.step()
             optimizer.clear_grad()
             run.log("right", score.data)
-            print(f"epoch {epoch + 1}: {score.data} of {len(batch)} right")
+            print(f"epoch {epoch + 1}: {score.data} of {len(text.data)} right")

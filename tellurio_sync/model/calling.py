@@ -1,4 +1,4 @@
-"""One call of the object model to the server.
+"""One call of the object model to the server, or several in one round trip.
 
     with Call(link, changes=[variable]) as call:
         params = {"variable_id": variable.variable_id, ...}
@@ -18,17 +18,21 @@ them anew there, as they are here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..errors import RemoteError
+from .batching import open_batch
+from .changes import UPDATE, Change, error_in
 from .link import Admission, Link
+from .replies import check_echo
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
 class Call:
-    """Context manager for one request. Not to be nested in another one of the same thread.
+    """Context manager for one request, or one burst of them. Not to be nested in another one of the same thread.
 
     Args:
         link: the session.
@@ -39,7 +43,8 @@ class Call:
         is_begun: whether the request was made.
         is_answered: whether the reply has come: then nothing is taken back.
 
-    Entering blocks while a lost connection is being restored; it raises as ``Link.admit``.
+    Entering sends what an open batch has queued (``batching``), and blocks while a lost connection is being restored;
+    it raises as ``Batch.settle`` and ``Link.admit``.
     """
 
     __slots__ = ("_admission", "_link", "_ticket", "changes", "ids", "is_answered", "is_begun")
@@ -52,6 +57,9 @@ class Call:
         self.is_answered = False
 
     def __enter__(self) -> Self:
+        batch = open_batch(self._link)
+        if batch is not None:
+            batch.settle()
         self._admission: Admission = self._link.admit()
         self._ticket = self._link.registries.begin_call(self)
         return self
@@ -67,5 +75,42 @@ class Call:
         self.is_begun = True
         return self._admission.request(method, params, self._on_reply)
 
+    def request_many(self, requests: Sequence[tuple[str, dict[str, Any]]]) -> list[Any]:
+        """Call the server many times in one round trip; the results and errors, as ``Admission.request_many``."""
+        self.is_begun = True
+        return self._admission.request_many(requests, self._on_reply)
+
     def _on_reply(self) -> None:
         self._link.registries.settle_call(self)
+
+
+def tell(link: Link, changes: Sequence[Change]) -> None:
+    """Tell the server of these changes, in one round trip, and make those here that it accepts.
+
+    Where the connection is lost on the way, none is made.
+
+    Raises:
+        RemoteError: the server refused one of them; the first such error.
+        TellurioError: as ``TellurioWebSocketClient.call``.
+    """
+    for change in changes:
+        change.wait_until_made()
+    with Call(link, changes=[change.variable for change in changes]) as call:
+        if len(changes) == 1:
+            (change,) = changes
+            params = change.params()
+            check_echo(UPDATE, call.request(UPDATE, params), params)
+            change.make()
+            return
+        sent = [change.params() for change in changes]
+        outcomes = call.request_many([(UPDATE, params) for params in sent])
+        errors = [error_in(outcome, params) for outcome, params in zip(outcomes, sent)]
+        for error in errors:
+            if error is not None and not isinstance(error, RemoteError):
+                raise error
+        for change, error in zip(changes, errors):
+            if error is None:
+                change.make()
+        for error in errors:
+            if error is not None:
+                raise error

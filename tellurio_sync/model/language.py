@@ -68,7 +68,7 @@ class ChatCompletionModel:
         return copy.deepcopy(self._usage)
 
     def clear_usage(self) -> None:
-        """Make the server count from zero again. One call; the server's update arrives before it returns."""
+        """Make the server count from zero again. One round trip; the server's update arrives before it returns."""
         with Call(self._link, changes=[self]) as call:
             self._check_not_lost()
             result = call.request("clear_model_usage", {"model_id": self._model_id})
@@ -133,7 +133,7 @@ class OpenAI(ChatCompletionModel):
         default_headers, default_query: added to every request to the provider.
 
     Sends the key to the server, which needs the user's consent (``PROTOCOL.md §H.5``), unless the server runs on this
-    machine. Blocks for one call.
+    machine. Blocks for one round trip.
 
     Raises:
         UsageError: there is no key.
@@ -199,7 +199,7 @@ class CallableModel(ChatCompletionModel):
 
     The local backend calls it back: ``fn(messages, **completion_args)`` with ``messages`` a list of
     ``{"role": str, "content": str}``.  It returns the answer, a str.  It runs on a worker thread, several
-    calls at once where a batch is answered, and may call the server.
+    calls at once where a batch is answered, and may call the server.  Making one blocks for one round trip.
 
     Raises:
         TypeError: ``fn`` is not callable, or a coroutine function.

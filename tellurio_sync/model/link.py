@@ -6,7 +6,7 @@ nor session.  It sees this interface only; ``session`` implements it and says wh
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -31,6 +31,24 @@ class Admission(Protocol):
         Raises:
             RemoteError: the server answered with an error.
             CallTimeout, ConnectionLost, NotConnected, WouldDeadlock: as ``TellurioWebSocketClient.call``.
+        """
+        ...
+
+    def request_many(
+        self, requests: Sequence[tuple[str, dict[str, Any]]], on_reply: Callable[[], None] | None = None
+    ) -> list[Any]:
+        """Call the server many times in one round trip: all requests leave in one go. Blocks until all are over.
+
+        Args:
+            requests: pairs of method and parameters. A server deals with them in this order.
+            on_reply: as for ``request``, when the reply to the last one has come.
+
+        Returns:
+            The ``result`` of each reply, or the error in its place: what ``request`` raises.
+
+        Raises:
+            LocalProtocolError: one of them cannot be sent as JSON; nothing was sent.
+            ConnectionLost, NotConnected, WouldDeadlock: nothing was sent, or it is not known what was.
         """
         ...
 

@@ -2,22 +2,23 @@
 
 Three ways to change an attribute, and each has its place:
   * ``variable.role = x``: the user's.  The server is asked first, and the local value changes once it has accepted
-    it (PROTOCOL.md §F.5, §M 25).
+    it (PROTOCOL.md §F.5, §M 25); inside ``with batch():`` it changes at once, and the server is told later.
   * ``variable._set_local("role", x)``: the server's, and ours where the server knows already.
   * ``_put``: inside this class hierarchy, the same without a method call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import ConnectionLost, UsageError
-from .calling import Call
+from .batching import Batch, open_batch
+from .calling import tell
+from .changes import MADE_WITH, Change
 from .data import Data, normalise
 from .graph import Node
 from .link import Link, current_link
-from .replies import check_echo
 from .suppression import is_suppressed
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Mirrored:
         "__weakref__",
         "_accumulators",
         "_arguments",
+        "_batch",
         "_data",
         "_grad",
         "_grad_fn",
@@ -62,6 +64,7 @@ class Mirrored:
     )
     _TAG: ClassVar[str] = VARIABLE_TAG
 
+    # Empty while it is queued in a batch: reading it then comes to ``__getattr__``, and costs nothing more otherwise.
     variable_id: str | None
     role: str | None
     requires_grad: bool
@@ -72,6 +75,8 @@ class Mirrored:
     _output_nr: int
     _retain_grad: bool
     _link: Link | None
+    # The batch that will make it on the server, None if that has been done, or will not be.
+    _batch: Batch | None
     # Why it cannot be used with the server any more, None if it can.
     _lost: str | None
     _pending_data: bool
@@ -93,6 +98,7 @@ class Mirrored:
         _put(self, "_output_nr", 0)
         _put(self, "_retain_grad", False)
         _put(self, "_link", None)
+        _put(self, "_batch", None)
         _put(self, "_lost", None)
         _put(self, "_pending_data", False)
         _put(self, "_pending_grad", False)
@@ -140,29 +146,35 @@ class Mirrored:
         # Slots, properties and methods are known to the class; other private names are nobody's business.
         is_sent = name in _SENT_FIELDS or not (name.startswith("_") or hasattr(type(self), name))
         if is_sent:
-            self._tell(name, value, lambda: _put(self, name, value))
+            self._tell(Change(self, name, value))
         else:
             _put(self, name, value)
 
-    def _tell(self, field: str, value: Any, apply: Callable[[], None]) -> None:
-        """Send one change, wait for its acknowledgement, and make it here.
+    def _tell(self, *changes: Change) -> None:
+        """Tell the server of changes of this Variable, in one round trip, and make them here when it has accepted them.
 
-        If the server does not know this Variable, or is not to be told, it is only made here.
-
-        Args:
-            field: the name of it on the wire.
-            value: a JSON value; for ``_grad`` the gradients.
-            apply: makes the change on this side. Must not raise.
+        In an open batch they are made at once and queued.  If the server does not know this Variable, or is not to be
+        told, they are only made here.
         """
-        if self.variable_id is None or is_suppressed():
-            apply()
+        if is_suppressed():
+            if any(change.field in MADE_WITH for change in changes):
+                self._wait_until_made()  # else it would be made there with what is to be kept from there
+            _make(changes)
             return
-        with Call(self._session_link(), changes=[self]) as call:
-            self._check_not_lost()
-            wire = [gradient._reference() for gradient in value] if field == "_grad" else value
-            params = {"variable_id": self.variable_id, "field": field, "value": wire}
-            check_echo("update_variable", call.request("update_variable", params), params)
-            apply()
+        link = self._session_link()
+        batch = open_batch(link)
+        if batch is None or not all(change.is_plain for change in changes):
+            if self.variable_id is None and self._lost is None:
+                _make(changes)
+            else:
+                tell(link, changes)
+            return
+        self._check_not_lost()
+        for change in changes:
+            if self._known_id is None and self._batch is None:
+                change.make()
+            else:
+                batch.add_change(change)
 
     def _session_link(self) -> Link:
         return self._link if self._link is not None else current_link()
@@ -183,7 +195,7 @@ class Mirrored:
         Raises:
             UsageError: the server does not know it.
         """
-        if self.variable_id is None:
+        if self.variable_id is None and self._lost is None:
             text = "was made under suppress_variable_notifications() or unpickled, so the server does not know it"
             raise UsageError(f"{self!r} {text}. Make a new Variable of its data.")
         self._check_not_lost()
@@ -196,6 +208,46 @@ class Mirrored:
             # As if the call had been waiting when that happened: a loop that tries its batch again computes this anew.
             raise ConnectionLost(self._lost, who="server", was_sent=False)
         raise UsageError(self._lost)
+
+    # --- for a batch -----------------------------------------------------------------------------
+
+    if not TYPE_CHECKING:  # it would have every name
+
+        def __getattr__(self, name: str) -> Any:
+            if name == "variable_id":
+                self._wait_until_made()
+                return object.__getattribute__(self, name)
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    @property
+    def _known_id(self) -> str | None:
+        """The id, None where there is none, or none yet. Does not wait."""
+        return None if self._batch is not None else self.variable_id
+
+    def _wait_until_made(self) -> None:
+        """Return when it is no longer queued; raises as ``Batch.settle_for``."""
+        batch = self._batch
+        if batch is not None:
+            batch.settle_for(self)
+
+    def _queue(self, batch: Batch) -> None:
+        _put(self, "_link", batch.link)
+        _put(self, "_batch", batch)
+        object.__delattr__(self, "variable_id")
+
+    def _made(self, variable_id: str) -> None:
+        """The server has made it."""
+        assert self._link is not None
+        # In this order: who reads the id uses it, and who sees no batch reads the id.
+        self._link.registries.variables.register(variable_id, self)  # type: ignore[arg-type]
+        _put(self, "variable_id", variable_id)
+        _put(self, "_batch", None)
+
+    def _refused(self, reason: str) -> None:
+        """The server will not have it."""
+        _put(self, "_lost", reason)
+        _put(self, "variable_id", None)
+        _put(self, "_batch", None)
 
     # --- for a restore ---------------------------------------------------------------------------
 
@@ -218,9 +270,15 @@ class Mirrored:
         _put(self, "_lost", None)
         # The node that collects its gradients belonged to the former one.
         _put(self, "_accumulators", ())
-        former = self.variable_id
+        former = self._known_id
         _put(self, "variable_id", variable_id)
+        _put(self, "_batch", None)
         link.registries.variables.rename(former, variable_id, self)  # type: ignore[arg-type]
+
+
+def _make(changes: Sequence[Change]) -> None:
+    for change in changes:
+        change.make()
 
 
 def check_flag(name: str, value: object) -> bool:

@@ -1,9 +1,10 @@
 """Variable and Parameter: the data that is computed with and optimised (PROTOCOL.md §F).
 
 Three rules:
-  * A Variable mirrors one on the server.  Making one and setting an attribute are calls, and block; the local
-    value changes only once the server has accepted it (PROTOCOL.md §M 25).  Under
-    ``suppress_variable_notifications`` both are local.
+  * A Variable mirrors one on the server.  Making one and setting an attribute are calls, and block for a round trip;
+    the local value changes only once the server has accepted it (PROTOCOL.md §M 25), so a refusal is seen where it
+    happens.  Inside ``with batch():`` neither blocks (``batching``).  Under ``suppress_variable_notifications`` both
+    are local.
   * While the server works on a Variable a *pending flag* is set, and reading ``data``, ``grad`` or ``grad_fn``
     waits for it.
   * Everything may be used from any thread.  Two threads that set the same attribute race, and the server's
@@ -13,11 +14,14 @@ Three rules:
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import UsageError
+from .batching import open_batch
 from .calling import Call
+from .changes import CREATE, Change
 from .data import Data, Shape, copy_data, is_scalar, leaves, map_leaves, normalise, shape_of
 from .display import brief
 from .graph import Node
@@ -41,7 +45,7 @@ class Variable(Mirrored):
         role: what the data is for, in words; language models read it.
         requires_grad: whether feedback for it is wanted.
 
-    Blocks for one call, unless under ``suppress_variable_notifications``.
+    Blocks for one round trip; not inside ``with batch():``, nor under ``suppress_variable_notifications``.
 
     Raises:
         TypeError: data of another type, or strings and numbers mixed; ``requires_grad`` is no bool.
@@ -58,18 +62,20 @@ class Variable(Mirrored):
 
     def _share(self) -> None:
         link = current_link()
+        batch = open_batch(link)
+        if batch is not None:
+            batch.add(self)
+            return
         with Call(link) as call:
-            result = call.request("create_variable", self._creation())
-            variable_id = id_member("create_variable", result, "variable_id")
+            result = call.request(CREATE, self._creation())
             self._set_local("_link", link)
-            self._set_local("variable_id", variable_id)
-            link.registries.variables.register(variable_id, self)
+            self._made(id_member(CREATE, result, "variable_id"))
 
     # --- attributes ------------------------------------------------------------------------------
 
     @property
     def data(self) -> Any:
-        """The data. Reading waits while an optimizer step works on it; setting is one call.
+        """The data. Reading waits while an optimizer step works on it; setting is one round trip, in a batch none.
 
         Read as ``Any``: only the caller knows which form of :data:`Data` it has.
 
@@ -85,7 +91,7 @@ class Variable(Mirrored):
     @data.setter
     def data(self, data: Data) -> None:
         normalised = normalise(data)
-        self._tell("data", normalised, lambda: self._set_local("_data", normalised))
+        self._tell(Change(self, "data", normalised, "_data"))
 
     @property
     def shape(self) -> Shape:
@@ -96,7 +102,7 @@ class Variable(Mirrored):
     def grad(self) -> list[Variable]:
         """The gradients: the live list, one element per path of each backward pass.
 
-        Reading waits while a backward pass works on it; setting is one call.
+        Reading waits while a backward pass works on it; setting is one round trip, in a batch none.
 
         Raises:
             UsageError: not a leaf, and its gradient is not retained (``PROTOCOL.md §F.3``).
@@ -113,12 +119,11 @@ class Variable(Mirrored):
         if not isinstance(gradients, list) or not all(isinstance(gradient, Variable) for gradient in gradients):
             raise TypeError(f"grad must be a list of Variables, not {gradients!r}")
         self._check_holds_grad()
-        own = list(gradients)
-        self._tell("_grad", own, lambda: self._set_local("_grad", own))
+        self._tell(Change(self, "_grad", list(gradients)))
 
     @property
     def output_nr(self) -> int:
-        """Which output of its function this is, from 0. Setting is one call.
+        """Which output of its function this is, from 0. Setting is one round trip, in a batch none.
 
         Raises:
             TypeError: set to anything but an int >= 0.
@@ -128,7 +133,7 @@ class Variable(Mirrored):
     @output_nr.setter
     def output_nr(self, output_nr: int) -> None:
         check_output_nr(output_nr)
-        self._tell("_output_nr", output_nr, lambda: self._set_local("_output_nr", output_nr))
+        self._tell(Change(self, "_output_nr", output_nr))
 
     @property
     def grad_fn(self) -> Node | None:
@@ -144,7 +149,7 @@ class Variable(Mirrored):
     # --- gradients -------------------------------------------------------------------------------
 
     def append_grad(self, gradient: Variable) -> None:
-        """Add one gradient, after the server has taken it. One call.
+        """Add one gradient, after the server has taken it. One round trip, also in a batch.
 
         Raises:
             TypeError: not a Variable.
@@ -153,9 +158,10 @@ class Variable(Mirrored):
         if not isinstance(gradient, Variable):
             raise TypeError(f"a gradient must be a Variable, not {type(gradient).__name__}")
         self._check_holds_grad()
-        if self.variable_id is None or is_suppressed():
+        if is_suppressed() or (self.variable_id is None and self._lost is None):
             self._grad.append(gradient)
             return
+        gradient._wait_until_made()
         with Call(self._session_link(), changes=[self]) as call:
             self._check_not_lost()
             reference = gradient._reference()
@@ -167,7 +173,7 @@ class Variable(Mirrored):
             self._grad.append(gradient)
 
     def retain_grad(self) -> None:
-        """Keep the gradient of this computed Variable. One call.
+        """Keep the gradient of this computed Variable. One round trip, in a batch none.
 
         Raises:
             UsageError: it is a leaf, whose gradient is always kept.
@@ -177,9 +183,12 @@ class Variable(Mirrored):
         self._retain_grad = True
 
     def requires_grad_(self, mode: bool = True) -> Self:
-        """Say whether a gradient is wanted, which also decides anew whether this is a leaf. Two calls."""
-        self.requires_grad = mode
-        self.is_leaf = not mode or self.grad_fn is None
+        """Say whether a gradient is wanted, which also decides anew whether this is a leaf.
+
+        Two calls in one round trip; in a batch none.
+        """
+        is_leaf = not check_flag("requires_grad", mode) or self.grad_fn is None
+        self._tell(Change(self, "requires_grad", mode), Change(self, "is_leaf", is_leaf))
         return self
 
     def backward(
@@ -189,7 +198,7 @@ class Variable(Mirrored):
         create_graph: bool = False,
         inputs: Variable | Sequence[Variable] | None = None,
     ) -> None:
-        """Compute the gradients of everything this was computed from; see ``autodiff.backward``. Two calls.
+        """Compute the gradients of everything this was computed from; see ``autodiff.backward``. One round trip.
 
         Raises:
             UsageError: it does not require grad, or was not computed.
@@ -203,12 +212,14 @@ class Variable(Mirrored):
     # --- arithmetic ------------------------------------------------------------------------------
 
     def __add__(self, other: Variable) -> Variable:
+        """``autodiff.functional.add``. One round trip."""
         _check_addend(other)
         from ..autodiff.functional import add
 
         return add(self, other)
 
     def __iadd__(self, other: Variable) -> Self:
+        """Change this one in place, there and here. Two round trips: a function, and what it makes of this one."""
         _check_addend(other)
         from ..autodiff.functional import add
         from ..autodiff.grad_mode import is_grad_enabled
@@ -219,18 +230,17 @@ class Variable(Mirrored):
             text = "A leaf Variable that requires grad cannot be changed by `+=`: write `y = x + other`"
             raise UsageError(f"{text}, or do it under no_grad().")
         result = add(self, other)
-        self.data = result.data
-        self.role = result.role
-        if not is_recorded:
-            return self
-        self.requires_grad = result.requires_grad
+        changes = [Change(self, "data", result.data, "_data"), Change(self, "role", result.role)]
         node = result.grad_fn
-        if node is not None:
+        if is_recorded:
+            changes.append(Change(self, "requires_grad", result.requires_grad))
+        if is_recorded and node is not None:
             # The former arguments stay: the new node leads to the node they belong to.
             new_arguments = [argument for argument in result._arguments if argument is not self]
             arguments = (self._arguments, *new_arguments)
-            self._tell("_grad_fn", node.node_id, lambda: self._take_graph(node, arguments))
-            self.is_leaf = False
+            take_graph = partial(self._take_graph, node, arguments)
+            changes += [Change(self, "_grad_fn", node.node_id, make=take_graph), Change(self, "is_leaf", False)]
+        self._tell(*changes)
         return self
 
     def _take_graph(self, node: Node, arguments: tuple[object, ...]) -> None:
@@ -240,11 +250,13 @@ class Variable(Mirrored):
     # --- copies ----------------------------------------------------------------------------------
 
     def detach(self) -> Variable:
-        """A new Variable with the same data object and role, outside the graph. One call."""
+        """A new Variable with the same data object and role, outside the graph. One round trip, in a batch none."""
         return Variable(self.data, self.role)
 
     def to(self, dtype: type[str] | type[int] | type[float] | type[bool] | None) -> Variable:
-        """A new Variable with every leaf of the data converted; ``None`` stays, lists are new. One call.
+        """A new Variable with every leaf of the data converted; ``None`` stays, lists are new.
+
+        One round trip, in a batch none.
 
         Args:
             dtype: ``str``, ``int``, ``float`` or ``bool``; None: convert nothing, copy the lists.
@@ -260,7 +272,9 @@ class Variable(Mirrored):
         return Variable(map_leaves(self.data, dtype), self.role, self.requires_grad)
 
     def copy_(self, src: Variable) -> Self:
-        """Take over data (lists are copied), role and ``requires_grad`` of ``src``. Three calls.
+        """Take over data (lists are copied), role and ``requires_grad`` of ``src``.
+
+        Three calls in one round trip; in a batch none.
 
         Raises:
             TypeError: ``src`` is no Variable.
@@ -271,16 +285,21 @@ class Variable(Mirrored):
         data = src.data
         if self.shape != src.shape:
             raise ValueError(f"copy_ needs equal shapes: {self.shape} here, {src.shape} there")
-        self.data = copy_data(data)
-        self.role = src.role
-        self.requires_grad = src.requires_grad
+        self._tell(
+            Change(self, "data", copy_data(data), "_data"),
+            Change(self, "role", src.role),
+            Change(self, "requires_grad", src.requires_grad),
+        )
         return self
 
     def __copy__(self) -> Self:
         return self.__deepcopy__({})
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """A new leaf of its own id (PROTOCOL.md §M 29) with the same data, role and added attributes; no gradients."""
+        """A new leaf of its own id (PROTOCOL.md §M 29) with the same data, role and added attributes; no gradients.
+
+        One round trip, in a batch none.
+        """
         if not self.is_leaf:
             raise UsageError("Only leaf Variables can be copied: use `detach()` first.")
         new = type(self)(copy_data(self.data), self.role, self.requires_grad)
@@ -325,6 +344,20 @@ class Parameter(Variable):
 
 
 CLASS_BY_TAG: dict[str, type[Variable]] = {VARIABLE_TAG: Variable, PARAMETER_TAG: Parameter}
+
+
+def sources_of(variables: Iterable[Variable]) -> set[Variable]:
+    """Everything that these were computed from, however far back."""
+    found: set[Variable] = set()
+    stack: list[Any] = [variable._arguments for variable in variables]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, tuple):
+            stack.extend(item)
+        elif isinstance(item, Variable) and item not in found:
+            found.add(item)
+            stack.append(item._arguments)
+    return found
 
 
 def is_scalar_variable(variable: Variable) -> bool:

@@ -77,11 +77,18 @@ def mirrored_in(value: Any) -> Iterator[Variable | ChatCompletionModel]:
 
 
 def link_of(arguments: Any) -> Link:
-    """The session of the first Variable or model in these arguments, else the current one."""
+    """The session of the first Variable or model in these arguments, else the current one.
+
+    Waits until all of them are made, in a batch of whatever thread: not during the call that follows, which lets no
+    restore in.
+    """
+    link = None
     for mirrored in mirrored_in(arguments):
-        if mirrored._link is not None:
-            return mirrored._link
-    return current_link()
+        if link is None:
+            link = mirrored._link
+        if isinstance(mirrored, Variable):
+            mirrored._wait_until_made()
+    return link or current_link()
 
 
 def leaves_without_node(arguments: Any) -> list[Variable]:

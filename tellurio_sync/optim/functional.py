@@ -29,7 +29,7 @@ def tgd(
     momentum: int,
     **completion_args: Any,
 ) -> None:
-    """Let a language model rewrite each of ``params`` by its gradients. One long call.
+    """Let a language model rewrite each of ``params`` by its gradients. One long call: one round trip.
 
     Args:
         params: what to optimise; gets new data.
@@ -55,9 +55,6 @@ def tgd(
     if len(grads) != len(params) or len(momentum_buffer_list) not in (0, len(params)):
         counts = f"{len(params)} params, {len(grads)} grads, {len(momentum_buffer_list)} momentum buffers"
         raise ValueError(f"grads and momentum_buffer_list must have an item for each of params: {counts}")
-    link = link_of((params, model_client))
-    registries = link.registries
-    keep: list[object] = []
     arguments = {
         "params": params,
         "grads": [list(gradients) for gradients in grads],
@@ -69,6 +66,9 @@ def tgd(
         "momentum": momentum,
         "completion_args": completion_args,
     }
+    link = link_of(arguments)
+    registries = link.registries
+    keep: list[object] = []
     with Call(link, changes=params) as call:
         wire = serialise(arguments, registries, keep)
         registries.mark_pending(params, _FLAG)

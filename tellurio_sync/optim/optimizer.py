@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Union
 
 from ..errors import ClosedByUser, ConnectionLost, RemoteProtocolError, UsageError
-from ..model.calling import Call
+from ..model.batching import batch
+from ..model.calling import Call, tell
+from ..model.changes import Change
 from ..model.language import ChatCompletionModel
 from ..model.link import Link
 from ..model.replies import check_message, id_member, json_form, member
@@ -69,9 +71,10 @@ class Optimizer:
     # --- steps -----------------------------------------------------------------------------------
 
     def step(self, closure: Closure | None = None) -> Any:
-        """Let the optimizer give every parameter with gradients new data. One long call.
+        """Let the optimizer give every parameter with gradients new data. One long call: one round trip.
 
-        Reading ``data`` of a parameter waits until its new data has come.
+        (One for each group, where a group has been changed here or a checkpoint loaded.)  Reading ``data`` of a
+        parameter waits until its new data has come.
 
         Args:
             closure: called first, on this thread; usually computes the loss.
@@ -125,7 +128,7 @@ class Optimizer:
         raise NotImplementedError
 
     def clear_grad(self) -> None:
-        """Empty the gradient list of every parameter, there and here (the same list object). One call.
+        """Empty the gradient list of every parameter, there and here (the same list object). One round trip.
 
         It does not fail where the connection is lost meanwhile: the gradients are gone here, and the restore sees to
         it that they are gone there.  So a loop that tries its batch again never repeats a step that was made.
@@ -149,13 +152,12 @@ class Optimizer:
                 check_message("clear_grad", result, _CLEAR_DONE)
                 _clear_grads(parameters)
                 return
-        for parameter in parameters:
-            parameter._tell("_grad", [], parameter._grad.clear)
+        tell(self._link, [Change(parameter, "_grad", [], make=parameter._grad.clear) for parameter in parameters])
 
     # --- groups ----------------------------------------------------------------------------------
 
     def add_param_group(self, param_group: ParamGroup) -> None:
-        """Optimise more parameters, with settings of their own where given. One call.
+        """Optimise more parameters, with settings of their own where given. One round trip.
 
         Args:
             param_group: ``{"params": [...]}`` and settings that differ from the defaults.
@@ -166,6 +168,7 @@ class Optimizer:
         """
         group = _checked_group(param_group)
         _check_parameters([*self.param_groups, group])
+        link_of(group)
         with Call(self._link, changes=[self]) as call:
             self._check_not_lost()
             sent = {
@@ -197,12 +200,14 @@ class Optimizer:
             state_dict: from ``state_dict()``.
             model_clients: checkpoints hold no models; one for all groups, or one per group.
 
-        Variables of an unpickled checkpoint are made on the server: one call each.
+        Variables of an unpickled checkpoint are made on the server: one round trip, none where there are none.
 
         Raises:
             ValueError: it has other groups, or needs models that are not given.
+            BatchFailed: the server refused some of the Variables.
         """
-        groups, state = checkpoint.unpack(state_dict, self.param_groups, model_clients)
+        with batch():
+            groups, state = checkpoint.unpack(state_dict, self.param_groups, model_clients)
         self.param_groups[:] = groups
         self.state = state
         self._is_on_server = False

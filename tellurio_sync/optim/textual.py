@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..autodiff.messages import Inputs, Messages, check_inputs, check_messages, check_model
+from ..model.dataset import variables
 from ..model.language import ChatCompletionModel
 from ..model.variable import Variable
 from .functional import check_momentum, tgd
@@ -28,7 +29,7 @@ class TGD(Optimizer):
         momentum: how many former steps are kept and shown, >= 0.
         completion_args: passed on to the model, such as ``model="gpt-4o"``.
 
-    One call; with ``messages=None`` two more.
+    One round trip; with ``messages=None`` two.
 
     Raises:
         TypeError, ValueError: an argument of the wrong form.
@@ -81,10 +82,9 @@ class TGD(Optimizer):
 
 def _placeholder_messages() -> Messages:
     # The server puts its own prompts in their place, and leaves the data here alone (PROTOCOL.md §I.1).
-    return [
-        {"role": "system", "content": [Variable(f"Placeholder for {_SYSTEM_ROLE}", _SYSTEM_ROLE)]},
-        {"role": "user", "content": [Variable(f"Placeholder for {_USER_ROLE}", _USER_ROLE)]},
-    ]
+    roles = (_SYSTEM_ROLE, _USER_ROLE)
+    system, user = variables([f"Placeholder for {role}" for role in roles], roles)
+    return [{"role": "system", "content": [system]}, {"role": "user", "content": [user]}]
 
 
 def _check_constraints(constraints: object) -> None:

@@ -75,12 +75,13 @@ class Peer(Keeper):
         *,
         hard_timeout: float | None = None,
         connection: Connection | None = None,
-    ) -> list[dict[str, Any] | TellurioError]:
-        """Call many methods in one go; one outcome each, in order. Blocks until the last one is known.
+        on_reply: Callable[[], None] | None = None,
+    ) -> list[Any]:
+        """Call many methods in one go; one outcome each, in order: an envelope or an error. Blocks until all are known.
 
         ``requests`` are method, params and whether heartbeats extend the call; all are encoded before any is sent.
 
-        Uses only this ``connection``; None: the open one, for which it waits.
+        Uses only this ``connection``; None: the open one, for which it waits. ``on_reply`` is that of the last one.
 
         Each call has its own deadline, as in ``request``. Errors are returned, not raised, except those that
         concern all: what ``start`` raises, ``NotConnected``, ``WouldDeadlock``, ``LocalProtocolError``.
@@ -94,9 +95,10 @@ class Peer(Keeper):
             texts.append(jsonrpc.encode_request(call.id, method, params))
         if not calls:
             return []
+        calls[-1].on_reply = on_reply
         connection = connection or self._wait_for_connection(calls[0])
         connection.check_may_wait()
-        outcomes: list[dict[str, Any] | TellurioError] = []
+        outcomes: list[Any] = []
         try:
             connection.start(calls, texts)
             del texts  # nobody needs them while a thousand replies are waited for

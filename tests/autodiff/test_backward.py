@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from tellurio_sync.autodiff import backward
-from tellurio_sync.errors import RemoteError, RemoteProtocolError, UsageError, WouldDeadlock
+from tellurio_sync.errors import ConnectionLost, RemoteError, RemoteProtocolError, UsageError, WouldDeadlock
 from tellurio_sync.model import Parameter, Variable
 from tellurio_sync.model.graph import Node
 from tests.model.fake_link import Reader, tag
@@ -20,6 +20,7 @@ def graph(link):
     result = Variable._received(link, "result", "ab", "sum", True)
     result._set_local("is_leaf", False)
     result._bind_grad_fn(node)
+    result._set_local("_arguments", (leaf,))
     link.registries.variables.register("result", result)
     link.answers["get_backprop_ids"] = lambda params: {"variable_ids": [leaf.variable_id]}
     return leaf, result
@@ -38,6 +39,7 @@ def test_what_is_sent_and_in_which_order(link, graph):
     leaf, result = graph
     gradient = Variable("feedback")
     result.backward(gradient, retain_graph=True, create_graph=True, inputs=[leaf])
+    assert link.bursts == [["get_backprop_ids", "run_backward"]]  # one round trip
     assert link.calls()[-2:] == [
         ("get_backprop_ids", {"variables": tag(result)}),
         (
@@ -115,6 +117,75 @@ def test_no_receivers_are_fine(link, graph):
     link.answers["get_backprop_ids"] = lambda params: {}
     result.backward()
     assert leaf.grad == []
+
+
+def refuse(text):
+    return lambda params: (_ for _ in ()).throw(RemoteError(-32603, "Internal error", {"exception": text}))
+
+
+@pytest.mark.parametrize(
+    "answer", [refuse("the graph is used up"), lambda params: {"variable_ids": "all"}, lambda params: 7]
+)
+def test_a_pass_counts_although_the_question_before_it_failed(link, graph, caplog, answer):
+    """Both leave together. The server deals with them in order, but need not."""
+    leaf, result = graph
+    link.answers["get_backprop_ids"] = answer
+    link.answers["run_backward"] = append(link, leaf)
+    with caplog.at_level(logging.WARNING, "tellurio_sync"):
+        result.backward()
+    assert "did not say" in caplog.text
+    assert [gradient.data for gradient in leaf.grad] == ["better"]
+
+
+def test_where_both_are_refused_the_first_one_says_why(link, graph):
+    _, result = graph
+    link.answers.update(get_backprop_ids=refuse("no such Variable"), run_backward=refuse("consequence"))
+    with pytest.raises(RemoteError, match="no such Variable"):
+        result.backward()
+
+
+def test_a_refused_question_does_not_hide_that_the_pass_was_cut_off(link, graph):
+    leaf, result = graph
+
+    def cut(params):
+        append(link, leaf)(params)
+        raise ConnectionLost("cable cut", was_sent=True)
+
+    link.answers.update(get_backprop_ids=refuse("no such Variable"), run_backward=cut)
+    with pytest.raises(ConnectionLost):
+        result.backward()
+    assert leaf.grad == []
+    assert {leaf, result} <= set(link.registries.unsure)
+
+
+def test_who_waits_for_a_gradient(link):
+    """PROTOCOL.md, fact 7: leaves that need one, and computed Variables that retain theirs; however far back."""
+    needed, unneeded = Parameter("needed"), Variable("unneeded")
+
+    def computed(*arguments, retains=False):
+        variable = Variable._received(link, link.new_id("variable"), "x", "r", True)
+        variable._set_local("is_leaf", False)
+        variable._set_local("_retain_grad", retains)
+        variable._set_local("_arguments", ((), arguments))
+        link.registries.variables.register(variable.variable_id, variable)
+        return variable
+
+    retained = computed(needed, unneeded, retains=True)
+    plain = computed(retained, needed)
+    start = computed(plain)
+    all_of_them = (needed, unneeded, retained, plain, start)
+    seen = []
+
+    def answer(params):
+        seen.extend(variable for variable in all_of_them if variable._pending_grad)
+        return {"message": "Backward pass executed successfully."}
+
+    link.answers["run_backward"] = answer
+    link.answers["get_backprop_ids"] = lambda params: {"variable_ids": [needed.variable_id]}
+    backward(start)
+    assert seen == [needed, retained]
+    assert [variable for variable in all_of_them if variable._pending_grad] == [needed]
+    link.push("clear_backward", variable_ids=[needed.variable_id])
 
 
 def test_a_receiver_lives_until_it_is_cleared(link, graph):

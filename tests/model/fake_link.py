@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tellurio_sync import handlers
-from tellurio_sync.errors import RemoteError, WouldDeadlock
+from tellurio_sync.errors import RemoteError, TellurioError, WouldDeadlock
 from tellurio_sync.jsonrpc import decode, encode
 from tellurio_sync.model.link import use_link
 from tellurio_sync.model.registries import Registries
@@ -28,6 +28,7 @@ class FakeLink:
         self.pending_timeout = FAILSAFE_S
         self.is_local = False
         self.requests: list[tuple[str, dict[str, Any]]] = []
+        self.bursts: list[list[str]] = []
         self.answers: dict[str, Answer] = {}
         self._ids = itertools.count(1)
         self._receive_thread: int | None = None
@@ -54,6 +55,19 @@ class FakeLink:
             raise
         on_reply()
         return decode(encode(result))
+
+    def request_many(self, requests: Any, on_reply: Callable[[], None] | None = None) -> list[Any]:
+        self.bursts.append([method for method, _ in requests])
+        encode([params for _, params in requests])
+        outcomes: list[Any] = []
+        for method, params in requests:
+            try:
+                outcomes.append(self.request(method, params))
+            except TellurioError as exc:
+                outcomes.append(exc)
+        if on_reply is not None and (isinstance(outcomes[-1], RemoteError) or not isinstance(outcomes[-1], Exception)):
+            on_reply()
+        return outcomes
 
     def check_may_wait(self) -> None:
         if threading.get_ident() == self._receive_thread:

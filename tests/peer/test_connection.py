@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 from concurrent.futures import CancelledError, wait
@@ -417,6 +418,43 @@ def test_many_calls_are_sent_in_one_go_and_answered_in_any_order(rig: Rig) -> No
         rig.reply(request, request["params"]["n"])
     assert [reply["result"] for reply in many.result()] == [0, 1, 2, 3, 4]
     assert rig.peer.request_many([], TIMEOUT) == []
+
+
+def test_of_many_calls_the_reply_to_the_last_is_told_before_what_was_sent_after_it() -> None:
+    events: list[str] = []
+    with Rig(methods={"push": lambda _: events.append("push")}) as rig:
+        connection = rig.open().peer.connection
+        requests = [("m", {"n": n}, False) for n in range(2)]
+        many = Background(
+            rig.peer.request_many, requests, TIMEOUT, connection=connection, on_reply=lambda: events.append("reply")
+        )
+        first, last = (rig.server_receive() for _ in range(2))
+        rig.server_send({"jsonrpc": "2.0", "method": "push"})
+        rig.reply(first)
+        rig.sync()
+        assert events == ["push"]
+        rig.transport.server_send(
+            json.dumps({"jsonrpc": "2.0", "id": last["id"], "error": {"code": 1, "message": "no"}}),
+            json.dumps({"jsonrpc": "2.0", "method": "push"}),
+        )
+        assert [set(reply) & {"result", "error"} for reply in many.result()] == [{"result"}, {"error"}]
+        rig.sync()
+    assert events == ["push", "reply", "push"]
+
+
+def test_of_many_calls_a_hard_timeout_ends_those_that_heartbeats_extend() -> None:
+    with Rig() as rig:
+        rig.open()
+        many = Background(rig.peer.request_many, [("m", {}, True)], 10, hard_timeout=15)
+        asked = rig.server_receive()
+        for _ in range(3):
+            rig.clock.wait_for_waiting()
+            rig.clock.advance(5)
+            rig.heartbeat(asked["id"])
+            rig.sync()
+        (outcome,) = many.result()
+    assert isinstance(outcome, CallTimeout)
+    assert outcome.waited_s == 15
 
 
 @pytest.mark.parametrize(
