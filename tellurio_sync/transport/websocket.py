@@ -49,7 +49,7 @@ HIGH_WATER = 1024 * 1024
 """Bytes queued and unwritten beyond which ``send`` waits for room."""
 
 _MAX_QUEUE = 256 * 1024 * 1024  # beyond this even replies are not queued: the server does not read
-_READ_SIZE = 64 * 1024  # more would be mapped and unmapped by the allocator for every read
+_READ_SIZE = 64 * 1024  # more would be mapped and unmapped by the allocator for every read; see also _has_decrypted
 _TLS_RECORD_SIZE = 16 * 1024  # OpenSSL tells of a longer write only when all of it is out: no progress, no was_sent
 _LONGEST_WAIT = 3600.0  # a lock refuses to wait for centuries
 _INTERRUPTED = OSError("a write was interrupted")
@@ -73,6 +73,9 @@ class WebSocketTransport(Transport):
         self._tls_lock = threading.Lock()
         self._send_some = self._send_some_tls if self._is_tls else sock.send
         self._receive_some = self._receive_some_tls if self._is_tls else sock.recv
+        # What OpenSSL has decrypted does not make the socket readable. The opening handshake was read byte by byte, and
+        # may have left the rest of a record; our reads leave none, for they are larger than a record can be.
+        self._has_decrypted = isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
         self._decoder = FrameDecoder(max_message_size)
         self._messages: list[Any] = []  # whole messages: text or bytes
         self.bytes_received = 0
@@ -325,8 +328,8 @@ class WebSocketTransport(Transport):
             # A writer that leaves something unwritten wakes this thread.
             self._watch_writes(self._writer is None and self._has_unwritten())
         is_readable = False
-        if self._is_tls and self._tls_pending():
-            # What OpenSSL has already decrypted does not make the socket readable.
+        if self._has_decrypted:
+            self._has_decrypted = False
             timeout = 0.0
             is_readable = True
         for fd, events in self._poll.poll(None if timeout is None else timeout * 1000):
@@ -365,11 +368,6 @@ class WebSocketTransport(Transport):
         if wanted != self._is_watching_writes:
             self._is_watching_writes = wanted
             self._poll.modify(self._fd, READABLE | WRITABLE if wanted else READABLE)
-
-    def _tls_pending(self) -> bool:
-        assert isinstance(self._sock, ssl.SSLSocket)
-        with self._tls_lock:
-            return self._sock.pending() > 0
 
     def _drain_wake(self) -> None:
         try:

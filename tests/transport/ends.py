@@ -7,6 +7,7 @@ import json
 import socket
 import ssl
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
@@ -140,9 +141,10 @@ class SocketFarEnd(FarEnd):
 def receive_until(transport: Transport, is_enough: Callable[[list[str | bytes]], bool]) -> list[str | bytes]:
     """What ``receive`` returns until it is enough."""
     messages: list[str | bytes] = []
+    end = time.monotonic() + FAILSAFE
     while not is_enough(messages):
-        received = transport.receive(FAILSAFE)
-        messages += received
+        assert time.monotonic() < end, f"not enough came within {FAILSAFE} s: {len(messages)} messages"
+        messages += transport.receive(FAILSAFE)
     return messages
 
 

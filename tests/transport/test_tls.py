@@ -45,6 +45,16 @@ def test_many_records_that_openssl_has_already_decrypted_are_all_read(far: Socke
     assert receive(far.transport, len(texts)) == texts
 
 
+def test_what_the_opening_handshake_left_of_a_record_is_read_although_the_socket_is_silent(tls: Tls) -> None:
+    ours, theirs = tls_pair(tls.server, tls.client)
+    theirs.sendall(b"head" + b"\x81\x03abc")  # in one record
+    assert b"".join(ours.recv(1) for _ in range(4)) == b"head"  # as the handshake reads
+    far = SocketFarEnd(ours, theirs)
+    assert receive(far.transport, 1) == ["abc"]
+    assert far.transport.receive(0.001) == []
+    far.dispose()
+
+
 @pytest.mark.slow
 def test_many_senders_and_a_busy_reader_lose_nothing_and_see_no_false_end(far: SocketFarEnd) -> None:
     threads, calls = 16, 60
