@@ -401,6 +401,35 @@ class TestDeadlines:
                 future.result(FAILSAFE)
             assert client.pending == {}
 
+    def test_a_call_that_waits_behind_a_server_that_does_not_read_may_still_reach_it(self, connect: Connect) -> None:
+        reads = threading.Event()
+        seen: list[str] = []
+
+        def script(connection: ServerConnection) -> None:
+            assert reads.wait(FAILSAFE)
+            for message in connection.requests():
+                if "id" in message:
+                    seen.append(message["method"])
+                    connection.reply(message, None)
+
+        with ScriptedServer(script) as server:
+            client = connect(server)
+            transport = client.connection.transport
+            while transport._queued - transport._written < 700_000:  # the system's own buffers take much before that
+                client.notify("filler", {"x": "x" * 200_000})
+            for attempt in (client.call, lambda *args: client.submit(*args).result(FAILSAFE)):
+                with pytest.raises(CallTimeout) as caught:
+                    attempt("queued", {}, 0.05)
+                assert caught.value.was_sent
+            client.notify("filler", {"x": "x" * 2_000_000})  # and now there is no room
+            for attempt in (client.call, client.submit):
+                with pytest.raises(CallTimeout) as caught:
+                    attempt("not queued", {}, 0.05)
+                assert not caught.value.was_sent
+            reads.set()
+            client.call("last")
+        assert seen == ["queued", "queued", "last"]
+
     def test_heartbeats_keep_a_long_call_alive(self, connect: Connect) -> None:
         beats = 6
         stop = threading.Event()

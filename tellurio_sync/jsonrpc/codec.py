@@ -48,6 +48,9 @@ def encode(message: Any) -> str:
     except Exception:  # noqa: BLE001 - whatever it was, the plain writer decides
         _open_containers.clear()
         return _write_plainly(message)
+    except BaseException:  # Ctrl-C: nothing of the message may be kept
+        _open_containers.clear()
+        raise
 
 
 def decode(text: str | bytes) -> Any:

@@ -43,7 +43,7 @@ _LONGEST_SLEEP = 3600.0  # a poll refuses to sleep for more than some weeks
 # framed. A thousand calls over a link of 50 ms take 1.20 round trips instead of 1.25.
 _TOGETHER = 128
 _LARGEST_SHARE = 0.1  # of the receive thread's time that looking for expired calls may take
-_LATEST_EXPIRY = 0.05  # seconds that this may put a time-out off
+_LATEST_EXPIRY = 0.03  # seconds that this may put a time-out off
 
 Opening = Callable[[Any], Any]
 """Reads the server's greeting: takes the decoded message, returns what ``open`` gives, or raises ValueError."""
@@ -137,7 +137,8 @@ class Connection:
         """
         if not call.wait(self._clock):
             if self.pending.give_up(call):
-                raise call.timeout_error(self._clock, self.transport.was_sent(call))
+                # What is queued may still be written: nobody can take it back.
+                raise call.timeout_error(self._clock, was_sent=call.end_offset is not None)
             # The receive thread took the call at the last moment, and its outcome is about to be set.
             call.wait_outcome(self._clock)
         if call.error is not None:
@@ -208,7 +209,8 @@ class Connection:
                     self._keepalive.note_life(now)
                 if now >= wake_at:
                     self._run_timers(now)
-                if self._is_closed_by_user:
+                # Not before the transport takes no more: who has registered a call may be just about to send it.
+                if self._is_closed_by_user and self.transport.is_over:
                     self._fail_waiting_at_close()
         except TransportEnded as ended:
             ending = ended.ending
@@ -332,12 +334,13 @@ class Connection:
             self._next_expiry = math.inf
         next_at = math.inf
         for call in self.pending.copy().values():
-            if isinstance(call, CallFuture):
+            # One that is not queued yet has a caller who looks at its deadline, and then lets this thread watch it.
+            if isinstance(call, CallFuture) and call.end_offset is not None:
                 expires_at = call.expires_at
                 if expires_at > now:
                     next_at = min(next_at, expires_at)
                 elif self.pending.give_up(call):
-                    call.fail(call.timeout_error(self._clock, self.transport.was_sent(call)))
+                    call.fail(call.timeout_error(self._clock, was_sent=True))
         # Looking at ten thousand calls takes milliseconds: if each expires at a time of its own, some wait a little.
         end = self._clock.now()
         pause = min((end - now) / _LARGEST_SHARE, _LATEST_EXPIRY)

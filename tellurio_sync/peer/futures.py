@@ -10,9 +10,12 @@ The names with an underscore that are not of this module are those of ``Future``
 
 | State | Written by | Guarded by |
 |---|---|---|
-| result, exception, then ``_state`` | who took the call out of the table, once | the order of the stores |
-| ``_is_watched``, then looking at ``_state`` | who begins to wait | the same: one of the two sees the other |
+| result, exception, then ``_outcome`` | who took the call out of the table, once | the order of the stores |
+| ``_is_watched``, then looking at ``_outcome`` | who begins to wait | the same: one of the two sees the other |
+| ``_state``: the outcome, as the standard library sees it | who finishes, who makes the condition | see there |
 | waiters, callbacks of the standard library | who waits, who finishes | ``_condition``, made when first needed |
+
+Who holds the condition must not see the state change: ``wait`` and ``as_completed`` look at it more than once.
 """
 
 from __future__ import annotations
@@ -20,11 +23,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, InvalidStateError
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from typing import Any
+from typing import Any, NoReturn
 
 from ..deadlines import MONOTONIC
+from ..errors import ConnectionLost
 from .pending import OpenCall, PendingTable, Waiter
 
 PENDING = "PENDING"
@@ -42,7 +46,7 @@ class CallFuture(OpenCall, Future[dict[str, Any]]):
     Callbacks run on the worker pool, not on the receive thread: they may be slow, and may themselves call the server.
     """
 
-    __slots__ = ("_exception", "_is_watched", "_pending", "_result", "_run_callback", "_state")
+    __slots__ = ("_exception", "_is_watched", "_outcome", "_pending", "_result", "_run_callback", "_state")
 
     def __init__(
         self,
@@ -57,7 +61,7 @@ class CallFuture(OpenCall, Future[dict[str, Any]]):
     ) -> None:
         # Not Future.__init__, which makes everything at once.
         OpenCall.__init__(self, id_, method, timeout, now, hard_timeout, is_extendable)
-        self._state = PENDING
+        self._state = self._outcome = PENDING
         self._result: dict[str, Any] | None = None
         self._exception: BaseException | None = None
         self._is_watched = False
@@ -65,13 +69,21 @@ class CallFuture(OpenCall, Future[dict[str, Any]]):
         self._run_callback = run_callback
 
     def __getattr__(self, name: str) -> Any:
-        # What is looked up in vain: a part that nobody has needed so far.
+        # What is looked up in vain: a part that nobody has needed so far. From now on it is found in __dict__.
         make = _PARTS.get(name)
         if make is None:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         self._is_watched = True
-        # One step: of two threads that need it at once, both get the same.
-        return self.__dict__.setdefault(name, make())
+        part = make()
+        if name != "_condition":
+            # One step: of two threads that need it at once, both get the same.
+            return self.__dict__.setdefault(name, part)
+        with part:
+            kept = self.__dict__.setdefault(name, part)
+            if kept is part and self._outcome != PENDING:
+                # Who finishes it may not have seen us, and be about to store the state: it must not change later on.
+                self._state = self._outcome
+        return kept
 
     # --- who took the call out of the table -----------------------------------------------------------
 
@@ -84,21 +96,26 @@ class CallFuture(OpenCall, Future[dict[str, Any]]):
         self._finish(FINISHED)
 
     def _finish(self, state: str) -> None:
-        self._state = state
-        # Who begins to wait from now on sees the state. Who began before is seen here.
+        self._outcome = state
+        # Who begins to wait from now on sees the outcome. Who began before is seen here.
         if not self._is_watched:
+            self._state = state
             return
         for waker in self._wakers.copy():
             waker.wake()
         with self._condition:
-            for waiter in self._waiters:
-                if state == CANCELLED:
-                    waiter.add_cancelled(self)
-                elif self._exception is None:
-                    waiter.add_result(self)
-                else:
-                    waiter.add_exception(self)
-            self._condition.notify_all()
+            # Stored already: the condition was made since, and who waits there has seen it; told again, it would count
+            # this future twice.
+            if self._state == PENDING:
+                self._state = state
+                for waiter in self._waiters:
+                    if state == CANCELLED:
+                        waiter.add_cancelled(self)
+                    elif self._exception is None:
+                        waiter.add_result(self)
+                    else:
+                        waiter.add_exception(self)
+                self._condition.notify_all()
         self._invoke_callbacks()
 
     # --- who holds the future -------------------------------------------------------------------------
@@ -109,19 +126,19 @@ class CallFuture(OpenCall, Future[dict[str, Any]]):
 
     def cancel(self) -> bool:
         """Give up the call, if it is not over; the server is not told. Returns whether it is cancelled."""
-        if self._state == PENDING and self._pending is not None and self._pending.give_up(self):
+        if self._outcome == PENDING and self._pending is not None and self._pending.give_up(self):
             self._finish(CANCELLED)
-        return self._state == CANCELLED
+        return self._outcome == CANCELLED
 
     def cancelled(self) -> bool:
-        return self._state == CANCELLED
+        return self._outcome == CANCELLED
 
     def running(self) -> bool:
         """False: the server does not tell when it begins."""
         return False
 
     def done(self) -> bool:
-        return self._state != PENDING
+        return self._outcome != PENDING
 
     def result(self, timeout: float | None = None) -> dict[str, Any]:
         """The reply envelope. Blocks, at most ``timeout`` seconds; None: until the call is over.
@@ -138,29 +155,47 @@ class CallFuture(OpenCall, Future[dict[str, Any]]):
         try:
             raise error
         finally:
-            del error  # its traceback holds this frame
+            del self, error  # its traceback holds this frame
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """The error of the call, None if it has a reply. Blocks as ``result``, and raises its first two errors."""
-        if self._state == PENDING:
+        if self._outcome == PENDING:
             self._wait(timeout)
-        if self._state == CANCELLED:
+        if self._outcome == CANCELLED:
             raise CancelledError()
         return self._exception
 
+    def set_result(self, result: Any) -> NoReturn:
+        """Not for who holds it.
+
+        Raises:
+            InvalidStateError: always.
+        """
+        raise InvalidStateError("The outcome of a call is the server's to set.")
+
+    def set_exception(self, exception: BaseException | None) -> NoReturn:
+        """As ``set_result``."""
+        raise InvalidStateError("The outcome of a call is the server's to set.")
+
+    def set_running_or_notify_cancel(self) -> NoReturn:
+        """As ``set_result``."""
+        raise InvalidStateError("This is the future of a call, which no executor runs.")
+
     def add_done_callback(self, fn: Callable[[Future[dict[str, Any]]], object]) -> None:
         """Call ``fn(future)`` when the call is over, on a worker thread; at once in this thread if it is already."""
-        if self.done():
+        if self._state != PENDING:
             super().add_done_callback(fn)
         else:
             super().add_done_callback(lambda future: self._run_callback(lambda: _discard(fn(future))))
 
     def _wait(self, timeout: float | None) -> None:
+        if self._pending is not None and self._pending.is_forked:
+            raise ConnectionLost("this process was forked, and the call is its parent's", who="local", was_sent=True)
         end = None if timeout is None else time.monotonic() + timeout
         waiter = Waiter()
         self._wakers.append(waiter)
         try:
-            while self._state == PENDING:
+            while self._outcome == PENDING:
                 remaining = _LONGEST_WAIT if end is None else end - time.monotonic()
                 if remaining <= 0:
                     raise FutureTimeoutError()

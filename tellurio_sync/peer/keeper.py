@@ -382,6 +382,7 @@ class Keeper:
         for connection in (self._connection, self._unopened):
             if connection is not None:
                 connection.transport.forget_after_fork()
+                connection.pending.is_forked = True
         self._connection = self._unopened = self._dialer = self._thread = None
         self._pool = WorkerPool()
 

@@ -86,6 +86,7 @@ class Peer(Keeper):
         Each call has its own deadline, as in ``request``. Errors are returned, not raised, except those that
         concern all: what ``start`` raises, ``NotConnected``, ``WouldDeadlock``, ``LocalProtocolError``.
         """
+        requests = list(requests)  # before the time counts: it may be the user's generator that makes them
         now = self._clock.now()
         calls: list[PendingCall] = []
         texts: list[str] = []
@@ -93,6 +94,7 @@ class Peer(Keeper):
             call = PendingCall(self._next_id(), method, timeout, now, hard_timeout, is_extendable)
             calls.append(call)
             texts.append(jsonrpc.encode_request(call.id, method, params))
+        del requests
         if not calls:
             return []
         calls[-1].on_reply = on_reply
@@ -140,10 +142,10 @@ class Peer(Keeper):
         future.is_in(connection.pending)
         try:
             connection.start((future,), [text])
+            connection.watch_expiry(future.expires_at)
         except BaseException:
             connection.pending.give_up(future)
             raise
-        connection.watch_expiry(future.expires_at)
         return future
 
     def notify(self, method: str, params: dict[str, Any], timeout: float) -> None:
@@ -163,4 +165,5 @@ class Peer(Keeper):
         return f"{self._token}-{next(self._numbers)}"
 
     def _run_callback(self, callback: Callable[[], None]) -> None:
-        self._pool.submit(callback, must_run=True)
+        if not self._pool.submit(callback, must_run=True):
+            callback()  # no thread can be started any more; somebody may be waiting for what it does

@@ -154,9 +154,13 @@ class PendingTable:
 
     Without a lock around the dict: adding, taking out and copying are single steps of C code, and the keys are
     plain strings, whose hash and comparison are C code, too.
+
+    Attributes:
+        is_forked: whether this is a forked child's copy, whose calls are the parent's and never end here.
     """
 
     def __init__(self) -> None:
+        self.is_forked = False
         self._calls: dict[str, OpenCall] = {}
         self._lock = threading.Lock()
         # Ids given up by this side, so that a late reply is known as late. Bounded: the oldest go first.

@@ -14,10 +14,11 @@ The writer's role belongs to whoever's turn (an object of that call alone) is in
 under the queue's lock, and given back by one store without it: whoever queues before that store saw a writer,
 who looks at the queue again after it; whoever queues later finds nobody writing, and writes.
 
-Ctrl-C can strike the main thread after any call it makes.  So the role is taken and given back by plain
-stores, whether it is still held can be told by looking, and what the socket took is noted by C code before
-Python can raise (see ``_write``).  For the same reason the locks here are plain ones: inside
-``Condition.wait``, Ctrl-C can lose the lock.
+Ctrl-C can strike the main thread after any call it makes, while it waits for a lock and, on Python 3.10, at
+a jump.  So the role is taken and given back by plain stores, whether it is still held can be told by looking,
+and what the socket took is noted by C code before Python can raise (see ``_write``).  Who is struck leaves it to
+the receive thread to look at the queue once more (see ``_leave``).  For the same reason the locks here are plain
+ones: inside ``Condition.wait``, Ctrl-C can lose the lock.
 
 | State | Written by | Guarded by |
 |---|---|---|
@@ -111,7 +112,8 @@ class WebSocketTransport(Transport):
         encoded = frames.encode_texts(texts)
         if timeout is not None and self._queued - self._written > HIGH_WATER:
             self._wait_for_room(timeout)
-        turn = encoded  # any object of this call alone
+        turn = object()
+        is_single = len(encoded) == 1
         try:
             with self._queue_lock:
                 if self._ending is not None or self._is_closing:
@@ -124,13 +126,16 @@ class WebSocketTransport(Transport):
                     for frame, receipt in zip(encoded, receipts):
                         end += len(frame)
                         receipt.end_offset = end
-                self._queued = end
+                # What is queued and how much it is: together, without a call or a jump between them, for Ctrl-C's sake.
                 if self._writer is not None or self._write_failure is not None:
+                    self._queued = end
                     self._queue += encoded
-                elif self._rest or self._queue or len(encoded) != 1:
+                elif self._rest or self._queue or not is_single:
+                    self._queued = end
                     self._queue += encoded
                     self._writer = turn
                 else:  # the usual case: straight to the socket
+                    self._queued = end
                     self._rest = encoded[0]
                     self._writer = turn
             if is_overfull and timeout is None:
@@ -219,8 +224,10 @@ class WebSocketTransport(Transport):
                 self._waiting_for_room.discard(turn)
 
     def _wake_senders_locked(self) -> None:
-        while self._waiting_for_room:
-            self._waiting_for_room.pop().release()
+        # They take themselves out of the set: Ctrl-C here, and the next who wakes them finds who was not.
+        for turn in self._waiting_for_room:
+            if turn.locked():
+                turn.release()
 
     # --- writing: whoever has the writer's role ----------------------------------------------------
 
@@ -237,7 +244,7 @@ class WebSocketTransport(Transport):
             raise
 
     def _write(self, turn: object) -> bool:
-        """Write all that is queued, and give the role back; False if the socket takes no more of it for now."""
+        """Write all that is queued, and give the role back; False if the socket takes no more for now, or failed."""
         while True:
             if self._taken:  # by a writer whom Ctrl-C interrupted
                 self._account()
@@ -304,16 +311,21 @@ class WebSocketTransport(Transport):
             return self._sock.send(data[:_TLS_RECORD_SIZE])
 
     def _leave(self, turn: object) -> None:
-        """Give the role back, if this turn has it: after Ctrl-C, or a defect."""
+        """After Ctrl-C, or a defect: give the role back, if this turn has it, and see to what the turn left undone.
+
+        Also without the role: it may have been given back, and what was queued meanwhile not been looked at.
+        """
         if self._writer is turn:
             if self._is_tls and not self._taken:
                 # SSLSocket.send is Python code: whether OpenSSL took the bytes is not known; nothing can follow.
                 self._write_failure = _INTERRUPTED
             self._writer = None  # before any call: a second Ctrl-C may come, but the role is free
-            with self._queue_lock:
-                if self._writer is None:
-                    self._close_if_disposed_locked()
-            self.wake()
+        with self._queue_lock:
+            if self._writer is None:
+                self._close_if_disposed_locked()
+            if not self._is_full():
+                self._wake_senders_locked()
+        self.wake()
 
     def _has_unwritten(self) -> bool:
         return bool(self._queue or self._rest) and self._write_failure is None and self._ending is None

@@ -273,6 +273,23 @@ def test_what_was_refused_is_let_go_and_can_be_sent_once_mended() -> None:
     assert gone() is None
 
 
+class Interrupting(dict[str, int]):
+    """Ctrl-C comes while it is being written."""
+
+    def items(self) -> Any:
+        raise KeyboardInterrupt
+
+
+def test_what_ctrl_c_interrupted_is_let_go() -> None:
+    value = Members([1])
+    gone = weakref.ref(value)
+    with pytest.raises(KeyboardInterrupt):
+        encode({"params": [value, Interrupting(a=1)]})
+    del value
+    gc.collect()
+    assert gone() is None
+
+
 def test_one_value_written_by_several_threads_at_once_is_right_in_each() -> None:
     all_are_writing = threading.Barrier(4, timeout=30)
     thread = threading.local()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import threading
+from collections.abc import Iterator
 from concurrent.futures import CancelledError, wait
 from typing import Any
 
@@ -243,6 +244,23 @@ def test_a_call_that_could_not_be_sent_in_time_says_so(rig: Rig) -> None:
     rig.peer.close(0.01)
 
 
+def test_making_many_requests_takes_nothing_of_their_time(rig: Rig) -> None:
+    """It may be the user's generator that makes them, from what it reads or computes."""
+
+    def slowly() -> Iterator[tuple[str, dict[str, Any], bool]]:
+        for number in range(3):
+            rig.clock.advance(TIMEOUT)
+            yield "m", {"n": number}, False
+
+    many = Background(rig.peer.request_many, slowly(), TIMEOUT)
+    asked = [rig.server_receive() for _ in range(3)]
+    rig.clock.wait_for_waiting()
+    rig.clock.advance(TIMEOUT - 0.001)
+    for message in asked:
+        rig.reply(message, message["params"]["n"])
+    assert [reply["result"] for reply in many.result()] == [0, 1, 2]
+
+
 def test_heartbeats_move_the_deadline_from_the_last_one(rig: Rig) -> None:
     waiting, asked = started(rig, is_extendable=True)
     for _ in range(10):
@@ -359,6 +377,45 @@ def test_a_sleeping_receive_thread_wakes_for_the_deadline_of_a_submitted_call() 
         assert isinstance(rig.peer.submit("m", {}, 0.02).exception(FAILSAFE), CallTimeout)
 
 
+class HeldBack:
+    """Requests are held back after they were registered, and before the transport gets them."""
+
+    def __init__(self, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.is_registered, self.go_on = threading.Event(), threading.Event()
+        send = rig.transport.send
+
+        def held(texts: list[str], receipts: Any = None, **options: Any) -> None:
+            if receipts is not None:  # a request's, not a reply's of the receive thread
+                self.is_registered.set()
+                assert self.go_on.wait(FAILSAFE)
+            send(texts, receipts, **options)
+
+        monkeypatch.setattr(rig.transport, "send", held)
+
+    def wait(self) -> None:
+        assert self.is_registered.wait(FAILSAFE)
+
+
+def test_a_submitted_call_that_is_held_up_does_not_expire_before_it_is_sent(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the error would say that it was not sent, and then it is."""
+    rig.peer.submit("other", {}, 1.0)
+    rig.server_receive()
+    sending = HeldBack(rig, monkeypatch)
+    submitting = Background(rig.peer.submit, "mine", {}, 5.0)
+    sending.wait()
+    rig.clock.advance(6.0)
+    for _ in range(2):  # the receive thread has looked at its timers by then
+        rig.sync()
+    assert list(pending(rig).values()) == ["mine"]
+    sending.go_on.set()
+    assert rig.server_receive()["method"] == "mine"
+    error = submitting.result().exception(FAILSAFE)
+    assert isinstance(error, CallTimeout)
+    assert error.was_sent
+
+
 def test_a_submitted_call_has_its_hard_limit(rig: Rig) -> None:
     future = rig.peer.submit("m", {}, 10, is_extendable=True, hard_timeout=15)
     id_ = rig.server_receive()["id"]
@@ -405,6 +462,40 @@ def test_a_callback_runs_on_a_worker_and_may_call_again(rig: Rig) -> None:
     rig.reply(again, "yes")
     assert done.wait(FAILSAFE)
     assert outcome == [("tellurio-sync worker", "yes")]
+
+
+def test_a_callback_runs_also_where_no_thread_can_be_started(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody may be waiting for what it does: a coroutine, say."""
+    called: list[str] = []
+    done = threading.Event()
+
+    def note(_: object) -> None:
+        called.append(threading.current_thread().name)
+        done.set()
+
+    def refuse(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    future = rig.peer.submit("m", {}, TIMEOUT)
+    future.add_done_callback(note)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        rig.reply(rig.server_receive())
+        assert done.wait(FAILSAFE)
+    assert called == ["tellurio-sync receive"]
+
+
+def test_a_forked_child_does_not_wait_for_a_call_of_its_parent() -> None:
+    """Run here as in the child, where the receive thread does not exist."""
+    with Rig() as rig:
+        future = rig.open().peer.submit("m", {}, TIMEOUT)
+        transport, thread = rig.transport, rig.peer._thread
+        rig.peer.forget_after_fork()
+        with pytest.raises(ConnectionLost, match="forked"):
+            future.result(FAILSAFE)
+        transport.server_end(Ending("over", "network"))  # so that this process's thread ends
+        assert thread is not None
+        thread.join(FAILSAFE)
 
 
 # --- many calls in one go ---------------------------------------------------------------------------
@@ -741,11 +832,48 @@ def test_close_fails_the_waiting_calls_also_while_the_server_does_not_answer(rig
     waiting, _ = started(rig)
     rig.transport.server_stop_reading()
     closing = Background(rig.peer.close, FAILSAFE)
-    assert isinstance(waiting.error(), ClosedByUser)
+    error = waiting.error()
+    assert isinstance(error, ClosedByUser)
+    assert error.was_sent
     assert closing.is_running, "it still waits for the server"
     rig.transport.server_end(Ending("at last", "server"))
     closing.result()
     assert rig.transport.is_disposed
+
+
+@pytest.mark.parametrize("submits", [False, True])
+@pytest.mark.parametrize("is_in_time", [True, False])
+def test_close_tells_the_truth_about_a_call_that_is_just_being_sent(
+    rig: Rig, submits: bool, is_in_time: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection, transport = rig.peer.connection, rig.transport
+    assert connection is not None
+    is_closing, close_on = threading.Event(), threading.Event()
+    refuse = connection._dispatcher.refuse_open_requests
+
+    def refuse_slowly() -> None:
+        is_closing.set()
+        assert close_on.wait(FAILSAFE)
+        refuse()
+
+    monkeypatch.setattr(connection._dispatcher, "refuse_open_requests", refuse_slowly)
+    sending = HeldBack(rig, monkeypatch)
+    calling = Background(rig.peer.submit if submits else rig.peer.request, "m", {}, TIMEOUT)
+    sending.wait()
+    closing = Background(rig.peer.close)
+    assert is_closing.wait(FAILSAFE)
+    for _ in range(2):  # the receive thread has seen that it is closing
+        rig.sync()
+    if is_in_time:
+        sending.go_on.set()
+        assert rig.server_receive()["method"] == "m"
+    close_on.set()
+    closing.result()
+    sending.go_on.set()
+    error = calling.result().exception(FAILSAFE) if submits and is_in_time else calling.error()
+    assert isinstance(error, ClosedByUser)
+    assert error.was_sent == is_in_time
+    assert not transport.server_has_message()
 
 
 # --- Ctrl-C -----------------------------------------------------------------------------------------
@@ -806,3 +934,19 @@ def test_ctrl_c_anywhere_in_a_wait_leaves_no_pending_call(
         rig.peer.request_many([("m", {}, False)] * 3, TIMEOUT)
     monkeypatch.undo()
     assert pending(rig) == {}
+
+
+def test_ctrl_c_in_submit_leaves_no_pending_call(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody would have its future, and nobody watch its deadline."""
+
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rig.peer.connection, "watch_expiry", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            rig.peer.submit("m", {}, TIMEOUT)
+    assert pending(rig) == {}
+    asked = rig.server_receive()
+    rig.reply(asked)
+    rig.sync()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import random
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -347,6 +348,51 @@ def test_after_a_failed_write_nothing_follows_and_the_servers_last_words_are_rea
     assert messages == ['"why"']
     assert (ending.who, ending.reason) == ("network", "Broken pipe")
     assert not far.transport.was_sent(receipt)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_the_socket_takes_messages_come_once_whole_and_in_order(
+    far: SocketFarEnd, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Odd seeds: the connection is aborted meanwhile, and of what has come ``was_sent`` is never False."""
+    draw = random.Random(seed)
+    real = far.transport._send_some
+
+    def send_some(data: bytes | memoryview) -> int:
+        if draw.random() < 0.1:
+            raise BlockingIOError
+        return real(data[: draw.choice((1, 2, 7, 100, 5000, MIB))])
+
+    monkeypatch.setattr(far.transport, "_send_some", send_some)
+    receipts = {(name, i): Slip() for name in range(4) for i in range(60)}
+
+    def send(name: int) -> None:
+        for i in range(0, 60, 2):
+            texts = [json.dumps([name, n, "x" * (10, 130, 3000, 70_000)[(n + name) % 4]]) for n in (i, i + 1)]
+            try:
+                far.transport.send(texts, [receipts[name, i], receipts[name, i + 1]], timeout=FAILSAFE)
+            except TransportEnded:
+                return
+
+    came: list[tuple[int, int]] = []
+    with Receiving(far.transport) as receiving:
+        threads = [in_background(lambda name=name: send(name)) for name in range(4)]
+        while len(came) < (50 if seed % 2 else len(receipts)):
+            name, i, text = far.connection.receive()
+            assert len(text) == (10, 130, 3000, 70_000)[(i + name) % 4]
+            came.append((name, i))
+        if seed % 2:
+            far.transport.abort(Ending("aborted", "local"))
+            receiving.join()
+        for thread in threads:
+            thread.join(FAILSAFE)
+    far.transport.dispose()
+    came += [(name, i) for name, i, _ in far.connection.requests()]
+    for name in range(4):
+        mine = [i for who, i in came if who == name]
+        assert mine == list(range(len(mine)))
+    assert all(far.transport.was_sent(receipts[key]) for key in came)
 
 
 @pytest.mark.parametrize("interrupts", [1, 2])

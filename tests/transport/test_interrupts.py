@@ -1,0 +1,222 @@
+"""Ctrl-C at any point of sending and closing: the connection stays usable, and nothing is torn, lost or made up."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tellurio_sync.transport import websocket
+from tellurio_sync.transport.base import TransportEnded
+from tellurio_sync.transport.websocket import WebSocketTransport
+
+from ..conftest import FAILSAFE, in_thread
+from .ends import Receiving, Slip, SocketFarEnd, tcp_pair
+from .interrupts import Strike, strikes
+
+pytestmark = pytest.mark.slow
+
+SOON = FAILSAFE / 3
+"""Seconds: before the receive loop turns by itself, which makes up for a lost wake-up."""
+
+
+@contextlib.contextmanager
+def far_end(send_buffer: int | None = None) -> Iterator[SocketFarEnd]:
+    far = SocketFarEnd(*tcp_pair(send_buffer))
+    far.connection.sock.settimeout(SOON)
+    try:
+        yield far
+    finally:
+        far.dispose()
+
+
+def wait_until(is_so: Callable[[], object], otherwise: str) -> None:
+    failsafe = time.monotonic() + SOON
+    pause = threading.Event()
+    while not is_so():
+        assert time.monotonic() < failsafe, otherwise
+        pause.wait(0.0005)
+
+
+def check_usable(far: SocketFarEnd, sent: list[str], receipts: list[Slip]) -> None:
+    """After Ctrl-C in sending ``sent``: all of it has come or nothing, and the next message comes behind it."""
+    transport = far.transport
+    is_free = transport._queue_lock.acquire(timeout=FAILSAFE)
+    transport._queue_lock.release()  # in any case: what comes next must not hang
+    assert is_free, "the queue's lock is lost"
+    last = Slip()
+    transport.send(['"last"'], [last], timeout=FAILSAFE)
+    came = list(iter(far.receive, '"last"'))
+    assert came in ([], sent)
+    wait_until(lambda: transport._queued == transport._written, "the accounts of what is queued and written differ")
+    # False is a promise; of what was never queued it is not asked.
+    assert all(transport.was_sent(receipt) for receipt in ([*receipts, last] if came else [last]))
+
+
+class Interference:
+    """What another thread does, once, at some moment of what this thread does within a strike.
+
+    Attributes:
+        has_come: whether it was done.
+        may_come: whether it still may be.
+    """
+
+    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
+        self.has_come = False
+        self.may_come = True
+        self._do = lambda: in_thread(function, *args)
+        self._thread = threading.get_ident()
+
+    def __call__(self) -> None:
+        if self.may_come and threading.get_ident() == self._thread:
+            self.may_come = False
+            self._do()
+            self.has_come = True
+
+
+def do_before_sending(transport: WebSocketTransport, do: Interference) -> None:
+    """``do`` it just before the system call of the writer."""
+    real = transport._send_some
+
+    def send_some(data: Any) -> int:
+        do()
+        return real(data)
+
+    transport._send_some = send_some
+
+
+def take_nothing(_: object) -> int:
+    raise BlockingIOError
+
+
+# --- the scenarios ----------------------------------------------------------------------------------------
+
+
+def send(strike: Strike, count: int = 1) -> None:
+    with far_end() as far, Receiving(far.transport):
+        texts, receipts = [f'"{n}"' for n in range(count)], [Slip() for _ in range(count)]
+        with strike:
+            far.transport.send(texts, receipts, timeout=FAILSAFE)
+        check_usable(far, texts, receipts)
+
+
+def send_many(strike: Strike) -> None:
+    send(strike, 3)
+
+
+def send_while_another_thread_queues(strike: Strike) -> None:
+    """The other finds a writer, and leaves its message to it; and nobody sends after that."""
+    with far_end() as far, Receiving(far.transport):
+        queue_other = Interference(far.transport.send, ['"other"'])
+        do_before_sending(far.transport, queue_other)
+        sends_with_another(strike, far, queue_other)
+
+
+def send_while_another_thread_queues_at_the_last_moment(strike: Strike) -> None:
+    """The other finds a writer, who has just seen that there is nothing left to write."""
+    with far_end() as far, Receiving(far.transport):
+        queue_other = Interference(far.transport.send, ['"other"'])
+        real = far.transport._has_rest
+
+        def has_rest() -> bool:
+            is_more = real()
+            if not is_more:
+                queue_other()
+            return is_more
+
+        far.transport._has_rest = has_rest  # type: ignore[method-assign]
+        sends_with_another(strike, far, queue_other)
+
+
+def sends_with_another(strike: Strike, far: SocketFarEnd, queue_other: Interference) -> None:
+    receipt = Slip()
+    with strike:
+        far.transport.send(['"mine"'], [receipt], timeout=FAILSAFE)
+    queue_other.may_come = False
+    came: list[str] = []
+    while queue_other.has_come and '"other"' not in came:
+        came.append(far.receive())
+    if '"mine"' in came:
+        assert far.transport.was_sent(receipt)
+        check_usable(far, [], [])
+    else:
+        check_usable(far, ['"mine"'], [receipt])
+
+
+def send_more_than_the_socket_takes(strike: Strike) -> None:
+    with far_end(send_buffer=4096) as far, Receiving(far.transport):
+        text, receipt = '"' + "x" * 600_000 + '"', Slip()
+        with strike:
+            far.transport.send([text], [receipt], timeout=FAILSAFE)
+        check_usable(far, [text], [receipt])
+
+
+def make_room_for_another_thread(strike: Strike) -> None:
+    """Room comes as this thread, the writer, gets rid of what is queued; the other must not wait on."""
+    with far_end() as far, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(websocket, "HIGH_WATER", 1000)
+        with pytest.MonkeyPatch.context() as full:
+            full.setattr(far.transport, "_send_some", take_nothing)
+            far.transport.send(['"first"'])
+            far.transport.send(['"' + "x" * 5000 + '"'])  # written together with what comes next: then nothing is left
+        waiting = threading.Thread(target=far.transport.send, args=(['"waited"'],), kwargs={"timeout": 2 * FAILSAFE})
+        waiting.start()
+        wait_until(lambda: far.transport._waiting_for_room, "it does not wait for room")
+        with strike:
+            far.transport.send(['"mine"'])
+        with Receiving(far.transport):
+            waiting.join(SOON)
+            assert not waiting.is_alive(), "it waits on, although there is room"
+            assert [far.receive(), len(far.receive())] == ['"first"', 5002]
+            came = [far.receive()]
+            if came == ['"mine"']:
+                came.append(far.receive())
+            assert '"waited"' in came
+            check_usable(far, ['"mine"'], [])
+
+
+def send_while_the_connection_is_disposed_of(strike: Strike) -> None:
+    """The writer has to close the descriptors then."""
+    with far_end() as far:
+        dispose = Interference(far.transport.dispose)
+        do_before_sending(far.transport, dispose)
+        with contextlib.suppress(TransportEnded), strike:
+            far.transport.send(['"mine"'])
+        assert (far.transport._sock.fileno() == -1) == dispose.has_come
+
+
+def close(strike: Strike) -> None:
+    """Closing again is then enough."""
+    with far_end() as far, Receiving(far.transport) as receiving:
+        with strike:
+            far.transport.close(1000, "")
+        far.transport.close(1000, "")
+        far.transport.wake()
+        far.connection.wait_for_end()
+        assert far.connection.close_code == 1000
+        receiving.join()
+
+
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        send,
+        send_many,
+        send_while_another_thread_queues,
+        send_while_another_thread_queues_at_the_last_moment,
+        send_more_than_the_socket_takes,
+        make_room_for_another_thread,
+        send_while_the_connection_is_disposed_of,
+        close,
+    ],
+)
+def test_ctrl_c_at_any_point_leaves_the_connection_usable(scenario: Callable[[Strike], None]) -> None:
+    for strike in strikes(WebSocketTransport):
+        try:
+            scenario(strike)
+        except BaseException as exc:
+            raise AssertionError(f"{scenario.__name__}: {strike}") from exc
