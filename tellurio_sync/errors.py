@@ -63,6 +63,14 @@ def shorten_repr(value: object) -> str:
         return f"a {type(value).__name__} nested too deeply to show"
 
 
+def describe(thing: object) -> str:
+    """The beginning of ``str(thing)``, for one item in a list of what went wrong. Never raises."""
+    try:
+        return shorten(str(thing))
+    except Exception:  # noqa: BLE001 - the user's data, and whatever that does when it is shown
+        return f"a {type(thing).__name__} that cannot be shown"
+
+
 def _rebuild(cls: type[TellurioError], args: tuple[Any, ...], state: dict[str, Any]) -> TellurioError:
     error = cls.__new__(cls, *args)
     error.args = args
@@ -170,7 +178,8 @@ class CallTimeout(CallError, TimeoutError):
     Attributes:
         waited_s: seconds from the start of the call to its expiry.
         last_heartbeat_age_s: seconds since the last heartbeat of this call, None if there was none.
-        was_sent: as in :class:`ConnectionLost`.
+        was_sent: True if the request was sent, or is queued and may yet be, so that the server may act on it; False
+            if it certainly was not and will not be.
     """
 
     def __init__(

@@ -31,6 +31,8 @@ _log = logging.getLogger("tellurio_sync.session")
 # Who is inside leaves as soon as its connection is lost. Looked at this often, for those who left without a word.
 _LOOK_INTERVAL = 0.05
 _LEAST = 0.001
+# What each request adds to the time that all replies of a burst have: a server deals with them one after the other.
+_EACH_IN_A_BURST = 0.01
 
 
 class Admission:
@@ -57,6 +59,7 @@ class Admission:
     def request_many(self, requests: Requests, on_reply: Callable[[], None] | None = None) -> list[Any]:
         """See ``model.link.Admission``."""
         timeout = self._timeout(*(method for method, _ in requests))
+        timeout = _burst_timeout(self._client, requests, timeout)
         replies = self._client.call_many_on(self._connection, requests, timeout, on_reply)
         return [_outcome(method, reply) for (method, _), reply in zip(requests, replies)]
 
@@ -69,6 +72,11 @@ class Admission:
         if self._deadline is None or not LONG_RUNNING_METHODS.isdisjoint(methods):
             return None
         return max(_LEAST, self._deadline.remaining(MONOTONIC.now()))
+
+
+def _burst_timeout(client: TellurioWebSocketClient, requests: Requests, timeout: float | None = None) -> float:
+    """Seconds for all of these together; ``timeout``: for a single one, None: the client's."""
+    return (client.default_timeout if timeout is None else timeout) + _EACH_IN_A_BURST * len(requests)
 
 
 def _outcome(method: str, reply: dict[str, Any] | TellurioError) -> Any:
@@ -200,9 +208,8 @@ class Gate:
 
     def _call_many(self, client: TellurioWebSocketClient, connection: Connection, requests: Requests) -> list[Any]:
         run_uuid = self._run_uuid()
-        return client.call_many_on(
-            connection, [(method, {"run_uuid": run_uuid, **params}) for method, params in requests]
-        )
+        calls = [(method, {"run_uuid": run_uuid, **params}) for method, params in requests]
+        return client.call_many_on(connection, calls, _burst_timeout(client, requests))
 
     def _report(self, restored: Restored) -> None:
         if not (restored.known or restored.renewed or restored.lost):

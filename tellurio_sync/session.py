@@ -27,6 +27,7 @@ from .client import DEFAULT_TIMEOUT, TellurioWebSocketClient
 from .deadlines import MONOTONIC, Deadline, check_timeout
 from .errors import ConnectionLost, UsageError
 from .gate import Admission, Gate
+from .model.batching import open_queue, settle_open_queue
 from .model.calling import Call
 from .model.link import current_link, set_default_link, use_link
 from .model.registries import Registries
@@ -160,7 +161,7 @@ class Session(Access):
         """Start a run, in a project that is created where there is none, and make calls for it (PROTOCOL.md §J.1).
 
         Logs in first, if that has not been done. Blocks. An earlier run of this session that is unfinished is marked
-        FAILED.
+        FAILED; what an open batch has queued is sent before, for that run.
 
         Args:
             namespace_slug: an organisation or user; None: the local backend's own, else the account's user name.
@@ -175,10 +176,12 @@ class Session(Access):
         Raises:
             HttpStatusError: unknown namespace, or the server refused for another reason.
             HttpUnreachable: the server was not reached.
-            As ``login``, where it logs in.
+            As ``login``, where it logs in; and as the end of a batch, in one.
         """
         from .studio.runs import RunGuard, start_run
 
+        if self._run is not None:
+            settle_open_queue(self)
         rest = self.rest
         assert self._account is not None
         username = self._account.username
@@ -213,12 +216,13 @@ class Session(Access):
         log(name, value, step)
 
     def finish(self, status: str = "COMPLETED") -> None:
-        """End the active run with this status.
+        """End the active run with this status. In a batch, what is queued is sent, too.
 
         Raises:
             ValueError: there is no active run, or not a final status.
             UsageError: the active run is not one of ``init``.
             HttpUnreachable, HttpStatusError: the server did not take it.
+            As ``TellurioWebSocketClient.call``: what was queued is not told to the server; the run has ended.
         """
         finish = getattr(self._active_run(), "finish", None)
         if finish is None:
@@ -235,9 +239,14 @@ class Session(Access):
     def _run_finished(self, run: Run) -> None:
         from .studio.runs import clear_active_run
 
-        if self._run is run:
-            self._run = None
-        clear_active_run(run)
+        queue = open_queue(self)
+        try:
+            if queue is not None and self._run is run:
+                queue.send()  # it belongs to this run; what is refused, the block tells
+        finally:
+            if self._run is run:
+                self._run = None
+            clear_active_run(run)
 
     # --- what the object model needs (model.link.Link) --------------------------------------------------
 

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 import tellurio_sync as te
+from tellurio_sync.client import TellurioWebSocketClient
 from tellurio_sync.errors import BatchFailed, ConnectionLost, NotConnected
+from tellurio_sync.model.batching import open_queue
 from tellurio_sync.model.calling import Call
 from tellurio_sync.restore import Restored
 
@@ -130,6 +132,73 @@ def test_many_threads_use_what_others_have_queued(session: te.Session) -> None:
     assert errors == []
     assert len(shared) == 80
     assert len({variable.variable_id for variable in shared}) == 80
+
+
+# --- the end of the run inside a block ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def runs_of(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """What each request of a burst says or changes, and the run that it is made for."""
+    seen: list[tuple[str, str]] = []
+    plain = TellurioWebSocketClient._with_runs
+
+    def watch(client: TellurioWebSocketClient, calls: Any) -> Iterator[Any]:
+        for method, params, is_long in plain(client, calls):
+            seen.append((params.get("data", params.get("value")), params["run_uuid"]))
+            yield method, params, is_long
+
+    monkeypatch.setattr(TellurioWebSocketClient, "_with_runs", watch)
+    return seen
+
+
+def by_init(session: te.Session, run: Any) -> None:
+    session.init(None, "Another")
+
+
+def by_finish(session: te.Session, run: Any) -> None:
+    session.finish()
+
+
+def by_its_own_block(session: te.Session, run: Any) -> None:
+    with run:
+        pass
+
+
+@pytest.mark.parametrize("end", [by_init, by_finish, by_its_own_block])
+def test_what_was_queued_in_a_run_belongs_to_it(
+    session: te.Session, runs_of: list[tuple[str, str]], end: Callable[[te.Session, Any], None]
+) -> None:
+    run = session.init(None, "Batches")
+    old = te.Variable("old")
+    with te.batch():
+        new = te.Variable("new")
+        old.data = "changed"
+        end(session, run)
+        assert new._known_id is not None
+    assert runs_of == [("new", run.uuid), ("changed", run.uuid)]
+
+
+def test_what_is_refused_is_told_where_another_run_begins(session: te.Session) -> None:
+    gone = te.Variable("gone")
+    gone._set_local("variable_id", "not there")
+    with te.batch():
+        gone.data = "changed"
+        with pytest.raises(BatchFailed, match="not there"):
+            session.init(None, "Another")
+
+
+def test_an_error_that_ends_a_run_is_not_masked_by_what_was_queued(
+    session: te.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose(*_: Any) -> None:
+        raise ConnectionLost("cable cut")
+
+    run = session.init(None, "Batches")
+    with pytest.raises(KeyError, match="mine"), te.batch(), run:  # noqa: PT012
+        te.Variable("new")
+        monkeypatch.setattr(TellurioWebSocketClient, "call_many_on", lose)
+        raise KeyError("mine")
 
 
 # --- a line that is cut -------------------------------------------------------------------------------------
@@ -262,7 +331,8 @@ def test_a_child_does_not_wait_for_a_thread_that_was_sending(session: te.Session
     def send() -> None:
         with session.use(), te.batch():
             made.append(te.Variable("a"))
-            (queue,) = te.model.batching._open.get()
+            queue = open_queue(session)
+            assert queue is not None
             # As if it were in the middle of sending.
             with queue._lock, queue._sending:
                 queue._is_sending = True

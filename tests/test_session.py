@@ -15,6 +15,7 @@ from tellurio_sync import gate as gate_module
 from tellurio_sync import run_context
 from tellurio_sync import session as session_module
 from tellurio_sync.backend.options import BackendOptions
+from tellurio_sync.client import TellurioWebSocketClient
 from tellurio_sync.errors import (
     CallTimeout,
     ClosedByUser,
@@ -349,6 +350,22 @@ class TestCalls:
             assert done.wait(FAILSAFE)
             assert len(caught) == 1
             session.close()
+
+    @pytest.mark.parametrize(("count", "expected"), [(1, 30.01), (2, 30.02), (4096, 70.96)])
+    def test_a_burst_has_more_time_the_larger_it_is(
+        self, session: te.Session, monkeypatch: pytest.MonkeyPatch, count: int, expected: float
+    ) -> None:
+        given: list[float] = []
+
+        def call_many_on(client: Any, connection: Any, calls: list[Any], timeout: float, on_reply: Any) -> list[Any]:
+            given.append(timeout)
+            return [{"result": {"variable_id": f"v{n}"}} for n in range(len(calls))]
+
+        with monkeypatch.context() as patch:
+            patch.setattr(TellurioWebSocketClient, "call_many_on", call_many_on)
+            te.variables(["a"] * count)
+        assert session.client.default_timeout == 30
+        assert given == [pytest.approx(expected)]
 
 
 # --- a lost connection ----------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from ..model.calling import Call
 from ..model.registries import Registries
 from ..model.replies import check_message
 from ..model.variable import Variable, sources_of
-from ..model.wire import link_of
+from ..model.wire import link_of, wait_until_made
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,9 @@ def backward(
     if inputs is not None:
         _as_list("inputs", inputs)
     _check_gradients(grad_variables, len(starts))
-    link = link_of([starts, grad_variables, inputs])
+    arguments = [starts, grad_variables, inputs]
+    wait_until_made(arguments)
+    link = link_of(arguments)
     registries = link.registries
     receivers = _receivers(starts)
     # The graph of the starts is freed there.

@@ -8,7 +8,7 @@ from ..errors import RemoteProtocolError
 from ..model.calling import Call
 from ..model.replies import member
 from ..model.variable import Variable
-from ..model.wire import decode_outputs, leaves_without_node, link_of, mirrored_in, serialise
+from ..model.wire import decode_outputs, leaves_without_node, link_of, mirrored_in, serialise, wait_until_made
 from .grad_mode import is_grad_enabled
 
 
@@ -31,6 +31,7 @@ class Function:
             RemoteProtocolError: the reply makes no sense.
         """
         mirrored = list(mirrored_in((args, kwargs)))
+        wait_until_made(mirrored)
         link = link_of(mirrored)
         registries = link.registries
         arguments: list[object] = []

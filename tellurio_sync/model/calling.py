@@ -22,7 +22,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RemoteError
-from .batching import open_batch
+from .batching import settle_open_queue
 from .changes import UPDATE, Change, error_in
 from .link import Admission, Link
 from .replies import check_echo
@@ -44,7 +44,7 @@ class Call:
         is_answered: whether the reply has come: then nothing is taken back.
 
     Entering sends what an open batch has queued (``batching``), and blocks while a lost connection is being restored;
-    it raises as ``Batch.settle`` and ``Link.admit``.
+    it raises as ``Queue.settle`` and ``Link.admit``.
     """
 
     __slots__ = ("_admission", "_link", "_ticket", "changes", "ids", "is_answered", "is_begun")
@@ -57,9 +57,7 @@ class Call:
         self.is_answered = False
 
     def __enter__(self) -> Self:
-        batch = open_batch(self._link)
-        if batch is not None:
-            batch.settle()
+        settle_open_queue(self._link)
         self._admission: Admission = self._link.admit()
         self._ticket = self._link.registries.begin_call(self)
         return self
@@ -85,9 +83,9 @@ class Call:
 
 
 def tell(link: Link, changes: Sequence[Change]) -> None:
-    """Tell the server of these changes, in one round trip, and make those here that it accepts.
+    """Tell the server of these changes, in one round trip, and apply those here that it accepts.
 
-    Where the connection is lost on the way, none is made.
+    Where the connection is lost on the way, none is applied.
 
     Raises:
         RemoteError: the server refused one of them; the first such error.
@@ -100,7 +98,7 @@ def tell(link: Link, changes: Sequence[Change]) -> None:
             (change,) = changes
             params = change.params()
             check_echo(UPDATE, call.request(UPDATE, params), params)
-            change.make()
+            change.apply()
             return
         sent = [change.params() for change in changes]
         outcomes = call.request_many([(UPDATE, params) for params in sent])
@@ -110,7 +108,7 @@ def tell(link: Link, changes: Sequence[Change]) -> None:
                 raise error
         for change, error in zip(changes, errors):
             if error is None:
-                change.make()
+                change.apply()
         for error in errors:
             if error is not None:
                 raise error

@@ -1,7 +1,7 @@
 """Changes of Variables: what the server is told, and what becomes of it here (PROTOCOL.md §F.5).
 
-A change is first accepted by the server and then made here (§M 25).  In an open batch it is made here at once, told
-later, and taken back if the server refuses it.
+A change is first accepted by the server and then applied here (§M 25).  In an open batch it is applied here at once,
+told later, and taken back if the server refuses it (``queued``).
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ UPDATE = "update_variable"
 MADE_WITH = frozenset({"data", "role", "requires_grad"})
 """The fields that ``create_variable`` takes."""
 
-_ABSENT = object()
-
 
 class Change:
     """One attribute of one Variable gets one value.
@@ -30,12 +28,12 @@ class Change:
     Args:
         variable: which.
         field: the name of the attribute on the wire.
-        value: a JSON value; for ``_grad`` the gradients.
+        value: a JSON value; for ``_grad`` the gradients. Nobody else may change it: a gradient list is live.
         name: the name of the attribute here; None: as on the wire.
-        make: makes the change here, in another way than by setting that attribute. Must not raise.
+        apply: applies the change here, in another way than by setting that attribute. Must not raise.
     """
 
-    __slots__ = ("_before", "_make", "_name", "field", "value", "variable")
+    __slots__ = ("_apply", "field", "name", "value", "variable")
 
     def __init__(
         self,
@@ -43,14 +41,13 @@ class Change:
         field: str,
         value: Any,
         name: str | None = None,
-        make: Callable[[], None] | None = None,
+        apply: Callable[[], None] | None = None,
     ) -> None:
         self.variable: Variable = variable
         self.field = field
         self.value = value
-        self._name = name or field
-        self._make = make
-        self._before: Any = None
+        self.name = name or field
+        self._apply = apply
 
     def params(self) -> dict[str, Any]:
         """The parameters of ``update_variable``.
@@ -69,38 +66,28 @@ class Change:
         return [self.variable, *self.value] if self.field == "_grad" else [self.variable]
 
     def wait_until_made(self) -> None:
-        """Wait for these; raises as ``Batch.settle_for``."""
+        """Wait for these; raises as ``batching.wait_until_made``."""
         for variable in self.involves():
             variable._wait_until_made()
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is made by setting the attribute, so that it can be taken back."""
-        return self._make is None
+        """Whether it is applied by setting the attribute, so that it can be taken back."""
+        return self._apply is None
 
-    def make(self) -> None:
-        """Make it here."""
-        if self._make is not None:
-            self._make()
+    def local_value(self) -> Any:
+        """What the attribute is set to here: for ``_grad`` a list of its own."""
+        return list(self.value) if self.field == "_grad" else self.value
+
+    def apply(self) -> None:
+        """Apply it here."""
+        if self._apply is not None:
+            self._apply()
         else:
-            self.variable._set_local(self._name, self.value)
-
-    def make_at_once(self) -> None:
-        """Make it here before the server is asked. For plain ones."""
-        self._before = getattr(self.variable, self._name, _ABSENT)
-        self.make()
-
-    def take_back(self) -> None:
-        """The server did not take what was made at once."""
-        if getattr(self.variable, self._name, _ABSENT) is not self.value:
-            return  # the attribute has been set again since
-        if self._before is _ABSENT:
-            object.__delattr__(self.variable, self._name)
-        else:
-            self.variable._set_local(self._name, self._before)
+            self.variable._set_local(self.name, self.local_value())
 
     def __str__(self) -> str:
-        return f"{self.field} of {self.variable}"
+        return f"{self.field.lstrip('_')} of {self.variable}"
 
 
 def error_in(outcome: Any, sent: dict[str, Any]) -> TellurioError | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
-from .batching import batch, open_batch
+from .batching import batch, open_queue
 from .data import Data, normalise
 from .link import current_link
 from .suppression import is_suppressed
@@ -16,7 +18,8 @@ def variables(
 ) -> list[Variable]:
     """A Variable for each item of ``data``, in the same order: a data set, made in one round trip.
 
-    (One for every few thousand, or about a million characters.)  In a batch none; Parameters: make them in a batch.
+    (One for each 4,096 of them, or a million characters; one that is so large by itself takes its own.)  In a batch
+    none; Parameters: make them in a batch.
 
     Args:
         data: what ``Variable`` takes, for each.
@@ -24,19 +27,31 @@ def variables(
         requires_grad: whether feedback for them is wanted.
 
     Raises:
+        TypeError: ``data`` is one text or a dict; ``role`` is neither of what it may be.
         TypeError, ValueError: an item that no Variable may hold, before anything is sent. The text says which.
         ValueError: not as many roles as items.
         BatchFailed: the server refused some of them; names each, and why.
         TellurioError: as ``TellurioWebSocketClient.call``.
     """
+    if isinstance(data, (str, bytes, Mapping)):
+        raise TypeError(f"data must be a list, with one item for each Variable, not a {type(data).__name__}.")
     items = [_normalised_item(index, item) for index, item in enumerate(data)]
-    roles = [role] * len(items) if role is None or isinstance(role, str) else list(role)
-    if len(roles) != len(items):
-        raise ValueError(f"{len(items)} items need as many roles, or one for all, not {len(roles)}.")
-    if is_suppressed() or open_batch(current_link()) is not None:
+    roles = _roles(role, len(items))
+    is_alone = not is_suppressed() and open_queue(current_link()) is None
+    block: AbstractContextManager[Any] = batch() if is_alone else nullcontext()
+    with block:
         return [Variable(item, its_role, requires_grad) for item, its_role in zip(items, roles)]
-    with batch():
-        return [Variable(item, its_role, requires_grad) for item, its_role in zip(items, roles)]
+
+
+def _roles(role: str | Sequence[str | None] | None, count: int) -> list[str | None]:
+    if role is None or isinstance(role, str):
+        return [role] * count
+    if not isinstance(role, Sequence):
+        text = "role must be a text or None, for all; or a list of these, one for each"
+        raise TypeError(f"{text}; not a {type(role).__name__}.")
+    if len(role) != count:
+        raise ValueError(f"{count} items need as many roles, or one for all, not {len(role)}.")
+    return list(role)
 
 
 def _normalised_item(index: int, item: Data) -> Data:

@@ -39,6 +39,8 @@ class Admission(Protocol):
     ) -> list[Any]:
         """Call the server many times in one round trip: all requests leave in one go. Blocks until all are over.
 
+        They have the timeout of one call together, and 10 ms more for each.
+
         Args:
             requests: pairs of method and parameters. A server deals with them in this order.
             on_reply: as for ``request``, when the reply to the last one has come.

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import ConnectionLost, UsageError
-from .batching import Batch, open_batch
+from .batching import open_queue, wait_until_made
 from .calling import tell
 from .changes import MADE_WITH, Change
 from .data import Data, normalise
@@ -24,6 +24,7 @@ from .suppression import is_suppressed
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from .queue import Queue
     from .variable import Variable
 
 VARIABLE_TAG = "__variable__"
@@ -46,7 +47,6 @@ class Mirrored:
         "__weakref__",
         "_accumulators",
         "_arguments",
-        "_batch",
         "_data",
         "_grad",
         "_grad_fn",
@@ -56,6 +56,7 @@ class Mirrored:
         "_pending_data",
         "_pending_grad",
         "_pending_grad_fn_id",
+        "_queue",
         "_retain_grad",
         "is_leaf",
         "requires_grad",
@@ -75,8 +76,8 @@ class Mirrored:
     _output_nr: int
     _retain_grad: bool
     _link: Link | None
-    # The batch that will make it on the server, None if that has been done, or will not be.
-    _batch: Batch | None
+    # What will make it on the server, None if that has been done, or will not be.
+    _queue: Queue | None
     # Why it cannot be used with the server any more, None if it can.
     _lost: str | None
     _pending_data: bool
@@ -98,7 +99,7 @@ class Mirrored:
         _put(self, "_output_nr", 0)
         _put(self, "_retain_grad", False)
         _put(self, "_link", None)
-        _put(self, "_batch", None)
+        _put(self, "_queue", None)
         _put(self, "_lost", None)
         _put(self, "_pending_data", False)
         _put(self, "_pending_grad", False)
@@ -151,30 +152,31 @@ class Mirrored:
             _put(self, name, value)
 
     def _tell(self, *changes: Change) -> None:
-        """Tell the server of changes of this Variable, in one round trip, and make them here when it has accepted them.
+        """Tell the server of changes of this Variable, in one round trip, and apply those here that it accepts.
 
-        In an open batch they are made at once and queued.  If the server does not know this Variable, or is not to be
-        told, they are only made here.
+        In an open batch they are applied at once and queued.  If the server does not know this Variable, or is not to
+        be told, they are only applied here.
         """
         if is_suppressed():
             if any(change.field in MADE_WITH for change in changes):
                 self._wait_until_made()  # else it would be made there with what is to be kept from there
-            _make(changes)
+            _apply(changes)
             return
         link = self._session_link()
-        batch = open_batch(link)
-        if batch is None or not all(change.is_plain for change in changes):
+        queue = open_queue(link)
+        if queue is None or not all(change.is_plain for change in changes):
             if self.variable_id is None and self._lost is None:
-                _make(changes)
+                _apply(changes)
             else:
                 tell(link, changes)
             return
         self._check_not_lost()
         for change in changes:
-            if self._known_id is None and self._batch is None:
-                change.make()
-            else:
-                batch.add_change(change)
+            # In this order: another thread may be making it in this moment.
+            if self._queue is None and self.variable_id is None:
+                change.apply()
+            elif not queue.add_change(change):
+                tell(link, [change])
 
     def _session_link(self) -> Link:
         return self._link if self._link is not None else current_link()
@@ -209,7 +211,7 @@ class Mirrored:
             raise ConnectionLost(self._lost, who="server", was_sent=False)
         raise UsageError(self._lost)
 
-    # --- for a batch -----------------------------------------------------------------------------
+    # --- for a queue -----------------------------------------------------------------------------
 
     if not TYPE_CHECKING:  # it would have every name
 
@@ -222,17 +224,17 @@ class Mirrored:
     @property
     def _known_id(self) -> str | None:
         """The id, None where there is none, or none yet. Does not wait."""
-        return None if self._batch is not None else self.variable_id
+        return None if self._queue is not None else self.variable_id
 
     def _wait_until_made(self) -> None:
-        """Return when it is no longer queued; raises as ``Batch.settle_for``."""
-        batch = self._batch
-        if batch is not None:
-            batch.settle_for(self)
+        """Return when it is no longer queued; raises as ``batching.wait_until_made``."""
+        queue = self._queue
+        if queue is not None:
+            wait_until_made(self, queue)
 
-    def _queue(self, batch: Batch) -> None:
-        _put(self, "_link", batch.link)
-        _put(self, "_batch", batch)
+    def _enqueue(self, queue: Queue) -> None:
+        _put(self, "_link", queue.link)
+        _put(self, "_queue", queue)
         object.__delattr__(self, "variable_id")
 
     def _made(self, variable_id: str) -> None:
@@ -241,13 +243,18 @@ class Mirrored:
         # In this order: who reads the id uses it, and who sees no batch reads the id.
         self._link.registries.variables.register(variable_id, self)  # type: ignore[arg-type]
         _put(self, "variable_id", variable_id)
-        _put(self, "_batch", None)
+        _put(self, "_queue", None)
+
+    @property
+    def _is_refused(self) -> bool:
+        """Whether the server did not make it."""
+        return self._lost is not None and self.variable_id is None
 
     def _refused(self, reason: str) -> None:
         """The server will not have it."""
         _put(self, "_lost", reason)
         _put(self, "variable_id", None)
-        _put(self, "_batch", None)
+        _put(self, "_queue", None)
 
     # --- for a restore ---------------------------------------------------------------------------
 
@@ -272,13 +279,13 @@ class Mirrored:
         _put(self, "_accumulators", ())
         former = self._known_id
         _put(self, "variable_id", variable_id)
-        _put(self, "_batch", None)
+        _put(self, "_queue", None)
         link.registries.variables.rename(former, variable_id, self)  # type: ignore[arg-type]
 
 
-def _make(changes: Sequence[Change]) -> None:
+def _apply(changes: Sequence[Change]) -> None:
     for change in changes:
-        change.make()
+        change.apply()
 
 
 def check_flag(name: str, value: object) -> bool:

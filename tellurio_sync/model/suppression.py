@@ -16,7 +16,8 @@ class suppress_variable_notifications:
     """Context manager: inside it, new Variables are not shared and changes are not sent, in this thread only.
 
     A Variable made inside has no id and is never shared later: it can hold data (a dataset's samples), but
-    cannot be an argument of a function.  May be nested and reused.
+    cannot be an argument of a function.  Where a change of the same attribute is queued in a ``batch``, that one wins
+    when it is sent.  May be nested and reused.
     """
 
     def __init__(self) -> None:

@@ -19,7 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import UsageError
-from .batching import open_batch
+from .batching import open_queue
 from .calling import Call
 from .changes import CREATE, Change
 from .data import Data, Shape, copy_data, is_scalar, leaves, map_leaves, normalise, shape_of
@@ -45,7 +45,8 @@ class Variable(Mirrored):
         role: what the data is for, in words; language models read it.
         requires_grad: whether feedback for it is wanted.
 
-    Blocks for one round trip; not inside ``with batch():``, nor under ``suppress_variable_notifications``.
+    Blocks for one round trip; not inside ``with batch():`` (but for data of a million characters or more), nor under
+    ``suppress_variable_notifications``.
 
     Raises:
         TypeError: data of another type, or strings and numbers mixed; ``requires_grad`` is no bool.
@@ -62,9 +63,8 @@ class Variable(Mirrored):
 
     def _share(self) -> None:
         link = current_link()
-        batch = open_batch(link)
-        if batch is not None:
-            batch.add(self)
+        queue = open_queue(link)
+        if queue is not None and queue.add(self):
             return
         with Call(link) as call:
             result = call.request(CREATE, self._creation())
@@ -239,7 +239,7 @@ class Variable(Mirrored):
             new_arguments = [argument for argument in result._arguments if argument is not self]
             arguments = (self._arguments, *new_arguments)
             take_graph = partial(self._take_graph, node, arguments)
-            changes += [Change(self, "_grad_fn", node.node_id, make=take_graph), Change(self, "is_leaf", False)]
+            changes += [Change(self, "_grad_fn", node.node_id, apply=take_graph), Change(self, "is_leaf", False)]
         self._tell(*changes)
         return self
 

@@ -77,18 +77,19 @@ def mirrored_in(value: Any) -> Iterator[Variable | ChatCompletionModel]:
 
 
 def link_of(arguments: Any) -> Link:
-    """The session of the first Variable or model in these arguments, else the current one.
+    """The session of the first Variable or model in these arguments that has one, else the current one."""
+    links = (mirrored._link for mirrored in mirrored_in(arguments))
+    return next((link for link in links if link is not None), None) or current_link()
 
-    Waits until all of them are made, in a batch of whatever thread: not during the call that follows, which lets no
-    restore in.
+
+def wait_until_made(arguments: Any) -> None:
+    """Wait until all Variables in these arguments are made, in a batch of whatever thread.
+
+    To be done before a call begins, because a call lets no restore in; raises as ``batching.wait_until_made``.
     """
-    link = None
     for mirrored in mirrored_in(arguments):
-        if link is None:
-            link = mirrored._link
         if isinstance(mirrored, Variable):
             mirrored._wait_until_made()
-    return link or current_link()
 
 
 def leaves_without_node(arguments: Any) -> list[Variable]:

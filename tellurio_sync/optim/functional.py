@@ -11,7 +11,7 @@ from ..model.calling import Call
 from ..model.language import ChatCompletionModel
 from ..model.replies import check_message, member
 from ..model.variable import Variable
-from ..model.wire import link_of, serialise
+from ..model.wire import link_of, serialise, wait_until_made
 from .state import Momentum, StateDecoder
 
 _FLAG = "_pending_data"
@@ -66,6 +66,7 @@ def tgd(
         "momentum": momentum,
         "completion_args": completion_args,
     }
+    wait_until_made(arguments)
     link = link_of(arguments)
     registries = link.registries
     keep: list[object] = []

@@ -21,7 +21,7 @@ from ..model.language import ChatCompletionModel
 from ..model.link import Link
 from ..model.replies import check_message, id_member, json_form, member
 from ..model.variable import Variable
-from ..model.wire import link_of, mirrored_in, serialise
+from ..model.wire import link_of, mirrored_in, serialise, wait_until_made
 from . import checkpoint
 from .state import State, StateDecoder
 
@@ -52,6 +52,7 @@ class Optimizer:
     def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
         groups, is_grouped = _as_groups(params)
         self.defaults = defaults
+        wait_until_made([groups, defaults])
         self._link: Link = link_of([groups, defaults])
         shape = groups if is_grouped else groups[0]["params"]
         self._lost: str | None = None
@@ -152,7 +153,7 @@ class Optimizer:
                 check_message("clear_grad", result, _CLEAR_DONE)
                 _clear_grads(parameters)
                 return
-        tell(self._link, [Change(parameter, "_grad", [], make=parameter._grad.clear) for parameter in parameters])
+        tell(self._link, [Change(parameter, "_grad", [], apply=parameter._grad.clear) for parameter in parameters])
 
     # --- groups ----------------------------------------------------------------------------------
 
@@ -168,7 +169,7 @@ class Optimizer:
         """
         group = _checked_group(param_group)
         _check_parameters([*self.param_groups, group])
-        link_of(group)
+        wait_until_made(group)
         with Call(self._link, changes=[self]) as call:
             self._check_not_lost()
             sent = {

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from tellurio_sync import handlers
-from tellurio_sync.errors import RemoteError, TellurioError, WouldDeadlock
+from tellurio_sync.errors import ConnectionLost, RemoteError, TellurioError, WouldDeadlock
 from tellurio_sync.jsonrpc import decode, encode
 from tellurio_sync.model.link import use_link
 from tellurio_sync.model.registries import Registries
 
 FAILSAFE_S = 30.0
+CREATE, UPDATE = "create_variable", "update_variable"
 
 Answer = Callable[[dict[str, Any]], Any]
 
@@ -229,3 +230,49 @@ class Reader:
         if succeeded:
             return value
         raise value
+
+
+def in_thread(function: Callable[[], Any]) -> Any:
+    """Run it in a thread of its own, and return its result or raise its error."""
+    outcome: list[Any] = []
+
+    def run() -> None:
+        try:
+            outcome.append((function(), None))
+        except BaseException as exc:  # noqa: BLE001  raised again by the test's thread
+            outcome.append((None, exc))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(FAILSAFE_S)
+    assert outcome, "the thread has not ended in time"
+    value, error = outcome[0]
+    if error is not None:
+        raise error
+    return value
+
+
+# --- what goes wrong ----------------------------------------------------------------------------
+
+
+def refusal(text: str = "no room") -> RemoteError:
+    return RemoteError(-32603, "Internal error", {"exception": text})
+
+
+def lose(was_sent: bool = True) -> ConnectionLost:
+    return ConnectionLost("cable cut", was_sent=was_sent)
+
+
+def fail_for(
+    link: FakeLink, method: str, is_meant: Callable[[dict[str, Any]], bool], make_error: Callable[[], Exception]
+) -> Callable[[], None]:
+    """The server answers requests that are meant with an error, and all others as ever; returns how to stop that."""
+    plain = link.answers.get(method) or getattr(link, f"_answer_{method}")
+
+    def answer(params: dict[str, Any]) -> Any:
+        if is_meant(params):
+            raise make_error()
+        return plain(params)
+
+    link.answers[method] = answer
+    return lambda: link.answers.__setitem__(method, plain)

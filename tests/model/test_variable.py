@@ -446,6 +446,12 @@ def test_str_is_brief(link, data, shown):
     assert str(Variable(data, "r")) == f"variable({shown}, role=r, requires_grad=False)"
 
 
+def test_str_of_data_that_contains_itself(link):
+    variable = Variable([1], "r")
+    variable.data.extend([variable.data] * 7)
+    assert str(variable).startswith("variable([1, [...], [...], ..., [...], [...], [...]], role=r")
+
+
 def test_repr_is_complete(link):
     assert repr(Variable(LONG, "r", True)) == f"Variable(data={LONG!r}, role='r', requires_grad=True)"
     shown = "Parameter containing:\n  Variable(data='a', role='r', requires_grad=True)"

@@ -1,0 +1,340 @@
+"""The queue of a batch: many Variables are made, and changed, in one round trip.
+
+A *queued* Variable has no id yet; one that is *made* has.  What is queued is sent at a **synchronisation point**:
+  * the end of the block,
+  * a use that needs an answer: reading the ``variable_id`` of a queued Variable, on any thread, or any other call of
+    this session inside the block (a function, ``backward``, an optimizer, a model, ``append_grad``, ``init``),
+  * the end of the run for which it was queued,
+  * a full queue: one more than ``_MOST_ITEMS`` things, or ``_MOST_CHARS`` characters.  What is that large alone is not
+    queued but sent by itself, so that it can fail by itself.
+
+That costs one round trip: everything leaves in one go, Variables first, then the changes in their order.  A change of
+``data``, ``role`` or ``requires_grad`` of a queued Variable is no request at all: it is made with it.  Other changes
+of a queued Variable, and gradients that are queued, need its id, and take a second round trip.
+
+What the server refuses, or JSON does not have, is collected and raised at that point as one ``BatchFailed``, which
+names each.  If the connection is lost, that is raised, and as with single calls nothing has happened that was not
+answered: queued Variables stay queued, until the next synchronisation point or use, with the changes of their own; all
+other changes are taken back here, and where it is unknown what became of them on the server, the restore sees to it.
+
+| State | Written by | Guarded by |
+|---|---|---|
+| what is queued, what is refused, what the block has to be told | who is in the block, who sends | ``_lock`` |
+| chains of changes of one attribute | the same | ``_lock`` |
+| who sends | who sends | ``_sending``, held until all is answered |
+| what is on its way | who sends | in no list: it belongs to that thread |
+| id of a Variable | who sends | registered first, then the id, then ``_queue`` is cleared: in this order |
+
+``_lock`` is never held while sending, waiting, or taking a lock of the registries.  Both are re-entrant, because the
+garbage collector may run a finaliser of the user's at any allocation.  ``_sending`` is never waited for on the receive
+thread, which would have to deliver what its holder waits for.  While one queue is sent, nothing waits for another one:
+a change that involves what is queued elsewhere waits before it is queued.  A restore waits for no queue: it reads
+``_known_id``.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import threading
+from collections import deque
+from collections.abc import Sequence
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any, Union
+from weakref import WeakSet
+
+from ..errors import BatchFailed, CallCancelled, ConnectionLost, LocalProtocolError, TellurioError, UsageError
+from ..jsonrpc import encode
+from .changes import Change
+from .link import Admission, Link
+from .queued import Creation, QueuedChange, is_refusal
+
+if TYPE_CHECKING:
+    from .variable import Variable
+
+_MOST_ITEMS = 4096
+_MOST_CHARS = 2**20
+_CHARS_OF_A_NUMBER = 8
+_MOST_DEPTH = 20  # to which characters are counted: an attribute's value may contain itself
+
+Item = Union[Creation, QueuedChange]
+Request = tuple[Item, Any]  # with its parameters, or the error why there are none
+
+
+class Queue:
+    """What one block has queued for one session. Thread-safe.
+
+    Args:
+        link: the session.
+
+    Attributes:
+        is_open: whether the block goes on.
+    """
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.is_open = True
+        self._variables: list[Variable] = []
+        self._changes: list[QueuedChange] = []
+        self._last: dict[tuple[Variable, str], QueuedChange] = {}  # of each chain
+        self._chars = 0
+        self._refusals: list[tuple[str, TellurioError]] = []
+        self._unanswered: TellurioError | None = None  # by which changes were taken back on another thread
+        self._renew_locks()
+        _queues.add(self)
+
+    def _renew_locks(self) -> None:
+        self._lock = threading.RLock()
+        self._sending = threading.RLock()
+        self._is_sending = False
+
+    def _renew_after_fork(self) -> None:
+        # In the child. It is in no block, and whoever was sending does not exist here. All that is here becomes new
+        # on the server, as it is here: only what queued Variables are not made with has still to be told.
+        self._renew_locks()
+        self.is_open = False
+        self._refusals.clear()
+        self._unanswered = None
+        self._last.clear()
+        former = self._changes
+        self._changes = []
+        for queued in former:
+            if queued.change.variable._queue is not None:
+                self._queue_change(queued.change)
+
+    # --- queueing --------------------------------------------------------------------------------
+
+    def add(self, variable: Variable) -> bool:
+        """Queue a Variable to be made; False, and nothing is done, if it is so large that it must go by itself.
+
+        Does not wait, unless the queue is full or the block is over; then raises as ``settle``.
+        """
+        chars = _chars_of(variable._data)
+        if chars >= _MOST_CHARS:
+            return False
+        self._make_room()
+        with self._lock:
+            self._chars += chars
+            variable._enqueue(self)
+            self._variables.append(variable)
+        self._send_if_late()
+        return True
+
+    def add_change(self, change: Change) -> bool:
+        """Apply a plain change here, and queue it to be told; returns, waits and raises as ``add``."""
+        chars = _chars_of(change.value)
+        if chars >= _MOST_CHARS:
+            return False
+        for variable in change.involves():
+            if variable._queue is not self:
+                variable._wait_until_made()  # elsewhere
+        self._make_room()
+        with self._lock:
+            self._chars += chars
+            self._queue_change(change)
+        self._send_if_late()
+        return True
+
+    def _queue_change(self, change: Change) -> None:
+        queued = QueuedChange(change, self._lock)
+        attribute = change.variable, change.name
+        queued.apply(self._last.get(attribute))
+        self._last[attribute] = queued
+        self._changes.append(queued)
+
+    def _make_room(self) -> None:
+        if len(self._variables) + len(self._changes) >= _MOST_ITEMS or self._chars >= _MOST_CHARS:
+            self.settle()
+
+    def _send_if_late(self) -> None:
+        # A context may have been copied inside a block that has ended meanwhile: nobody else will.
+        if not self.is_open:
+            self.settle()
+
+    # --- sending ---------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """A synchronisation point: send all that is queued, and wait for it. Does nothing if nothing is.
+
+        Raises:
+            BatchFailed: what was refused since this was raised last.
+            ConnectionLost, CallTimeout, NotConnected, WouldDeadlock: as ``TellurioWebSocketClient.call``, and changes
+                were taken back, here or by another thread's use; if something was refused as well, with that
+                ``BatchFailed`` as the ``__cause__``.
+        """
+        try:
+            self.send()
+            self._raise_unanswered()
+        except BaseException as exc:
+            self.give_up()
+            refused = self._take_refusals() if isinstance(exc, TellurioError) else None
+            if refused is not None:
+                raise exc from refused
+            raise
+        refused = self._take_refusals()
+        if refused is not None:
+            raise refused
+
+    def send(self) -> None:
+        """As ``settle``, for whoever is not in the block: what is refused is left to be told there."""
+        if not (self._variables or self._changes or self._is_sending):
+            return
+        self.link.check_may_wait()
+        with self._sending:
+            if self._is_sending:
+                return  # a finaliser, in the middle of it
+            self._is_sending = True
+            try:
+                while self._variables or self._changes:
+                    self._send_in_one_go()
+            finally:
+                self._is_sending = False
+                with self._lock:
+                    if not self._changes:
+                        self._last.clear()  # all are decided
+
+    def give_up(self) -> None:
+        """Take back the changes that wait. Variables stay queued until they are used, with the changes of their own.
+
+        Does not wait.
+        """
+        with self._lock:
+            self._unanswered = None
+            waiting, self._changes = self._changes, []
+            for queued in waiting:
+                if queued.change.variable._queue is None:
+                    queued.take_back()
+                else:
+                    self._changes.append(queued)
+
+    def _raise_unanswered(self) -> None:
+        with self._lock:
+            error, self._unanswered = self._unanswered, None
+        if error is not None:
+            # A new one: the other thread has raised that one.
+            raise copy.copy(error) from error
+
+    def _take_refusals(self) -> BatchFailed | None:
+        with self._lock:
+            refusals, self._refusals = self._refusals, []
+        return BatchFailed(refusals) if refusals else None
+
+    def _send_in_one_go(self) -> None:
+        """One round trip, and what follows from the answers."""
+        undecided: deque[Item] = deque()
+        errors: list[TellurioError] = []
+        admission = self.link.admit()
+        try:
+            with self._lock:
+                creations, changes = self._take_ready()
+                undecided.extend((*creations, *changes))
+                requests: list[Request] = [(creation, creation.params()) for creation in creations]
+            requests += [(change, _params_of(change)) for change in changes]
+            for (item, params), outcome in zip(requests, _outcomes(admission, requests)):
+                error = item.receive(outcome, params)
+                undecided.popleft()
+                if error is not None and is_refusal(error):
+                    self._refuse(item, error)
+                elif error is not None:
+                    self._leave_to_tell(item, error)
+                    errors.append(error)
+        except BaseException as exc:
+            # Ctrl-C, too.
+            for left in undecided:
+                left.fail(exc)
+                self._leave_to_tell(left, exc)
+            raise
+        finally:
+            admission.leave()
+        if errors:
+            raise errors[0]
+
+    def _take_ready(self) -> tuple[list[Creation], list[QueuedChange]]:
+        """What can be sent now: all Variables, and the changes that can be told beside their making."""
+        # Made not only by this: a restore makes the gradients of what it makes.
+        self._variables = [variable for variable in self._variables if variable._queue is self]
+        self._chars = 0
+        new = set(self._variables)
+        ready = list(takewhile(lambda q: q.is_made_with(new) or new.isdisjoint(q.change.involves()), self._changes))
+        del self._changes[: len(ready)]
+        return [Creation(variable) for variable in self._variables], [q for q in ready if not q.is_made_with(new)]
+
+    def _refuse(self, item: Item, error: TellurioError) -> None:
+        if not item.is_told:
+            with self._lock:
+                self._refusals.append((str(item), error))
+
+    def _leave_to_tell(self, item: Item, error: BaseException) -> None:
+        """A change was taken back, perhaps on another thread: the block has to know. A Variable is still queued."""
+        if isinstance(item, QueuedChange):
+            if not isinstance(error, TellurioError):
+                error = CallCancelled(f"The batch was interrupted by {type(error).__name__} while it was sent.")
+            with self._lock:
+                self._unanswered = error
+
+
+def _params_of(change: QueuedChange) -> dict[str, Any] | TellurioError:
+    try:
+        return change.params()
+    except (UsageError, ConnectionLost) as exc:
+        return exc
+
+
+def _outcomes(admission: Admission, requests: Sequence[Request]) -> list[Any]:
+    """The results and errors of these; where there are no parameters, or JSON does not have them, why."""
+    bad = {index: params for index, (_, params) in enumerate(requests) if isinstance(params, TellurioError)}
+    good = [(item, params) for item, params in requests if not isinstance(params, TellurioError)]
+    results = iter(_sent(admission, good))
+    return [bad[index] if index in bad else next(results) for index in range(len(requests))]
+
+
+def _sent(admission: Admission, requests: Sequence[Request]) -> Sequence[Any]:
+    if not requests:
+        return []
+    try:
+        return admission.request_many([(item.method, params) for item, params in requests])
+    except LocalProtocolError:
+        # Nothing was sent.
+        checked = [(item, _encodable(params)) for item, params in requests]
+        if not any(isinstance(params, TellurioError) for _, params in checked):
+            raise
+        return _outcomes(admission, checked)
+
+
+def _encodable(params: Any) -> Any:
+    try:
+        encode(params)
+    except LocalProtocolError as exc:
+        return exc
+    return params
+
+
+def _chars_of(value: Any) -> int:
+    """About how long this is on the wire; enough, where it is at least ``_MOST_CHARS``."""
+    if isinstance(value, str):
+        return len(value)
+    chars = 0
+    stack = [(value, 0)]
+    while stack and chars < _MOST_CHARS:
+        item, depth = stack.pop()
+        if isinstance(item, str):
+            chars += len(item)
+        elif depth == _MOST_DEPTH or not isinstance(item, (list, tuple, dict)):
+            chars += _CHARS_OF_A_NUMBER
+        else:
+            stack.extend((each, depth + 1) for each in (item.values() if isinstance(item, dict) else item))
+    return chars
+
+
+# --- fork -----------------------------------------------------------------------------------------
+
+_queues: WeakSet[Queue] = WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for queue in list(_queues):
+        queue._renew_after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

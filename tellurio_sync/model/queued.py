@@ -1,0 +1,157 @@
+"""What waits in a queue: the making of a Variable, and a change that is applied here already (``queue``).
+
+Both have what sending needs: ``method`` and ``params``; ``receive``, which takes the answer; ``fail``, for where none
+came; and their description, which is ``str``.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+from ..errors import LocalProtocolError, RemoteError, RemoteProtocolError, TellurioError, UsageError, describe
+from .changes import CREATE, MADE_WITH, UPDATE, Change, error_in
+from .replies import id_member
+
+if TYPE_CHECKING:
+    from .variable import Variable
+
+_ABSENT = object()
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether this is about one thing that was to be sent, and not about the connection."""
+    # A subclass of UsageError is about the connection.
+    return isinstance(error, (RemoteError, RemoteProtocolError, LocalProtocolError)) or type(error) is UsageError
+
+
+def _leaves_doubt(error: BaseException) -> bool:
+    """Whether it is unknown if the server has done it. Ctrl-C, too, comes when it may have been sent."""
+    is_certain = is_refusal(error) and not isinstance(error, RemoteProtocolError)
+    return not is_certain and getattr(error, "was_sent", True)
+
+
+class Creation:
+    """A Variable is made on the server. It stays queued until that has succeeded or was refused."""
+
+    __slots__ = ("_variable",)
+    method = CREATE
+    is_told = False
+
+    def __init__(self, variable: Variable) -> None:
+        self._variable = variable
+
+    def params(self) -> dict[str, Any]:
+        """The parameters of ``create_variable``, for what the Variable is now."""
+        return self._variable._creation()
+
+    def receive(self, outcome: Any, sent: dict[str, Any]) -> TellurioError | None:
+        """Take the result, or the error in its place; returns the error."""
+        try:
+            if isinstance(outcome, TellurioError):
+                raise outcome
+            self._variable._made(id_member(CREATE, outcome, "variable_id"))
+        except TellurioError as exc:
+            self.fail(exc)
+            return exc
+        return None
+
+    def fail(self, error: BaseException) -> None:
+        """It was not made, because of this."""
+        if is_refusal(error):
+            self._variable._refused(f"{self} was refused when its batch was sent, so make a new one: {error}")
+
+    def __str__(self) -> str:
+        return describe(self._variable)
+
+
+class QueuedChange:
+    """A change that is applied here before the server is asked. For plain ones.
+
+    Several of one attribute are a chain, so that whatever is refused of it, what remains here is what the server has.
+
+    Args:
+        change: which.
+        lock: of the queue. Guards the chain.
+    """
+
+    __slots__ = ("_before", "_local", "_lock", "_next", "change")
+    method = UPDATE
+
+    def __init__(self, change: Change, lock: threading.RLock) -> None:
+        self.change = change
+        self._lock = lock
+        self._local = change.local_value()
+        self._before: Any = _ABSENT
+        self._next: QueuedChange | None = None
+
+    def apply(self, former: QueuedChange | None) -> None:
+        """Apply it here.
+
+        Args:
+            former: the one of the same attribute that is queued before it.
+        """
+        with self._lock:
+            self._before = self._present()
+            if former is not None:
+                former._next = self
+            self.change.variable._set_local(self.change.name, self._local)
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the user is told of the failure already, by that of the Variable."""
+        return self.change.variable._is_refused
+
+    def is_made_with(self, variables: set[Variable]) -> bool:
+        """Whether it is no request of its own, because it is made with one of these."""
+        return self.change.field in MADE_WITH and self.change.variable in variables
+
+    def params(self) -> dict[str, Any]:
+        """As ``Change.params``."""
+        return self.change.params()
+
+    def receive(self, outcome: Any, sent: dict[str, Any]) -> TellurioError | None:
+        """Take the result, or the error in its place; returns the error."""
+        error = error_in(outcome, sent)
+        if error is None:
+            self._confirm()
+        else:
+            self.fail(error)
+        return error
+
+    def fail(self, error: BaseException) -> None:
+        """It is taken back, because of this; and noted where it is unknown what became of it on the server."""
+        self.take_back()
+        if _leaves_doubt(error):
+            registries = self.change.variable._session_link().registries
+            with registries.lock:
+                registries.unsure.add(self.change.variable)
+
+    def take_back(self) -> None:
+        """The server does not have it."""
+        with self._lock:
+            if self._next is not None:
+                if self._next._before is self._local:
+                    self._next._before = self._before
+            elif self._present() is self._local:
+                self._restore()
+
+    def _confirm(self) -> None:
+        # The server has it, after whatever else was made of the attribute meanwhile.
+        with self._lock:
+            if self._next is not None:
+                self._next._before = self._local
+            elif self._present() is not self._local:
+                self.change.variable._set_local(self.change.name, self._local)
+
+    def _present(self) -> Any:
+        return getattr(self.change.variable, self.change.name, _ABSENT)
+
+    def _restore(self) -> None:
+        if self._before is _ABSENT:
+            object.__delattr__(self.change.variable, self.change.name)
+        else:
+            self.change.variable._set_local(self.change.name, self._before)
+
+    def __str__(self) -> str:
+        return describe(self.change)
