@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 import time
@@ -15,6 +16,12 @@ from tellurio_sync import run_context
 
 FAILSAFE = 30.0
 """Seconds: how long a test waits for what must come; beyond it something hangs."""
+
+
+def pytest_configure() -> None:
+    # Started in the background by a shell, a process ignores Ctrl-C, and so would every process that it starts.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
