@@ -187,6 +187,7 @@ class Session(Access):
         username = self._account.username
         namespace = namespace_slug or self.namespace or username
         run = start_run(rest, namespace, project_display_name, name, description, status, username=username)
+        run.before_finish = self._send_queued
         run.on_finish = self._run_finished
         if self._guard is None:
             self._guard = RunGuard()
@@ -236,17 +237,17 @@ class Session(Access):
         self._last_run_uuid = run.uuid
         return run
 
+    def _send_queued(self, run: Run) -> None:
+        queue = open_queue(self)
+        if queue is not None and self._run is run:
+            queue.send()  # it belongs to this run; what is refused, the block tells
+
     def _run_finished(self, run: Run) -> None:
         from .studio.runs import clear_active_run
 
-        queue = open_queue(self)
-        try:
-            if queue is not None and self._run is run:
-                queue.send()  # it belongs to this run; what is refused, the block tells
-        finally:
-            if self._run is run:
-                self._run = None
-            clear_active_run(run)
+        if self._run is run:
+            self._run = None
+        clear_active_run(run)
 
     # --- what the object model needs (model.link.Link) --------------------------------------------------
 

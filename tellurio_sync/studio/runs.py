@@ -46,6 +46,10 @@ class User:
     slug: str
 
 
+def _do_nothing(_: Run) -> None:
+    pass
+
+
 def clear_active_run(run: Run) -> None:
     """Let calls no longer be made for this run; nothing happens where another one is active."""
     try:
@@ -74,6 +78,8 @@ class Run:
         user: who started it; None where the server left it out.
         date_created, date_updated: as the server told them on creation.
         rest: what its changes are sent with.
+        before_finish: called before the server is told of its end, for what is still to be done in it; but not at the
+            end of the interpreter. The server is told also where it raises.
         on_finish: called when no more calls are to be made for it, perhaps more than once.
     """
 
@@ -86,6 +92,7 @@ class Run:
     date_created: datetime | None
     date_updated: datetime | None
     rest: StudioRest
+    before_finish: Callable[[Run], None] = _do_nothing
     on_finish: Callable[[Run], None] = clear_active_run
 
     @staticmethod
@@ -167,14 +174,18 @@ class Run:
     def _finish(self, status: RunStatus, timeout: float | None = None) -> None:
         if self.status is status:
             return
-        self.rest.update_run(self.project.namespace_slug, self.project.slug, self.uuid, status, timeout=timeout)
-        self.status = status
-        _log.info("Run %r: %s", self.name, status)  # PROTOCOL.md §M 45: the status itself
-        self.on_finish(self)
+        try:
+            if timeout is None:
+                self.before_finish(self)
+        finally:
+            self.rest.update_run(self.project.namespace_slug, self.project.slug, self.uuid, status, timeout=timeout)
+            self.status = status
+            _log.info("Run %r: %s", self.name, status)  # PROTOCOL.md §M 45: the status itself
+            self.on_finish(self)
 
     def __getstate__(self) -> dict[str, Any]:
         # Who started it is not where the copy goes.
-        return {**self.__dict__, "on_finish": clear_active_run}
+        return {**self.__dict__, "before_finish": _do_nothing, "on_finish": clear_active_run}
 
     def __enter__(self) -> Run:
         return self

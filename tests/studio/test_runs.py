@@ -9,11 +9,12 @@ import pickle
 import subprocess
 import sys
 import threading
+from contextlib import nullcontext
 
 import pytest
 import responses
 
-from tellurio_sync.errors import HttpError, HttpStatusError, HttpUnreachable
+from tellurio_sync.errors import HttpError, HttpStatusError, HttpUnreachable, UsageError
 from tellurio_sync.run_context import get_active_run, set_active_run
 from tellurio_sync.studio import Project, Run, RunGuard, RunStatus, StudioRest, runs, start_run
 
@@ -255,6 +256,25 @@ def test_whoever_started_the_run_hears_of_its_end_also_when_the_server_does_not(
     assert ended == [run]
 
 
+@pytest.mark.parametrize("failure", [None, UsageError("no")])
+def test_what_is_still_to_be_done_in_a_run_is_done_before_the_server_hears_of_its_end(rest, studio, failure):
+    known = []
+    run = started(rest, studio)
+
+    def finish_up(ending):
+        assert ending is run
+        known.append(statuses(studio))
+        if failure is not None:
+            raise failure
+
+    run.before_finish = finish_up
+    with pytest.raises(UsageError) if failure else nullcontext():
+        run.finish()
+    assert known == [[]]
+    assert statuses(studio) == [("r1", "COMPLETED")], "also where that failed"
+    assert run.is_finished
+
+
 def test_a_block_without_exception_reports_a_server_that_is_away(rest, studio):
     studio.remove("PATCH", f"{PROJECT}runs/r1/")
     with pytest.raises(HttpUnreachable), started(rest, studio):
@@ -263,7 +283,7 @@ def test_a_block_without_exception_reports_a_server_that_is_away(rest, studio):
 
 def test_a_run_is_pickled_without_the_key(rest, studio):
     run = started(rest, studio)
-    run.on_finish = lambda ended: None  # as of a session, which does not travel
+    run.before_finish = run.on_finish = lambda ended: None  # as of a session, which does not travel
     copy = pickle.loads(pickle.dumps(run))
     assert (copy.uuid, copy.project, copy.rest.has_api_key) == (run.uuid, run.project, False)
 
