@@ -423,11 +423,8 @@ class TellurioWebSocketClient(ServerCalls):
 
     def _with_runs(self, calls: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[tuple[str, dict[str, Any], bool]]:
         """As ``_with_run``, for many calls; each with whether heartbeats extend it."""
-        run: dict[str, Any] = {}  # the active one, looked up at the first call that names none
         for method, params in calls:
-            if "run_uuid" not in (params or ()):
-                run = run or {"run_uuid": self._active_run().uuid}
-            yield method, {**run, **(params or {})}, method in LONG_RUNNING_METHODS
+            yield method, self._with_run(params), method in LONG_RUNNING_METHODS
 
     def _usable_peer(self) -> Peer:
         peer = self._peer

@@ -125,11 +125,13 @@ class ConnectionLost(TellurioError, ConnectionError):
         reason: why, in words.
         who: who ended it: ``"local"``, ``"server"`` or ``"network"``.
         was_sent: True if the whole request was handed to the operating system, so that the server may
-            have acted on it; False if it certainly did not.
+            have acted on it; False if it certainly did not; None where it is about no request (``on_lost``).
         code: the WebSocket close code (RFC 6455 §7.4), or None where there was no close frame.
     """
 
-    def __init__(self, reason: str, *, who: str = "network", was_sent: bool = False, code: int | None = None) -> None:
+    def __init__(
+        self, reason: str, *, who: str = "network", was_sent: bool | None = False, code: int | None = None
+    ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.who = who
@@ -137,8 +139,8 @@ class ConnectionLost(TellurioError, ConnectionError):
         self.code = code
 
     def __str__(self) -> str:
-        sent = "the request had been sent" if self.was_sent else "the request had not been sent"
-        return f"Connection lost ({self.who}): {self.reason}; {sent}."
+        sent = {True: "; the request had been sent", False: "; the request had not been sent", None: ""}[self.was_sent]
+        return f"Connection lost ({self.who}): {self.reason}{sent}."
 
 
 class ClosedByUser(ConnectionLost):
@@ -149,7 +151,7 @@ class ClosedByUser(ConnectionLost):
         reason: str = "close() was called",
         *,
         who: str = "local",
-        was_sent: bool = False,
+        was_sent: bool | None = False,
         code: int | None = None,
     ) -> None:
         super().__init__(reason, who=who, was_sent=was_sent, code=code)

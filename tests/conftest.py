@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -69,6 +69,15 @@ def active_run() -> Iterator[ActiveRun]:
     run_context.set_active_run(run)
     yield run
     run_context.set_active_run(None)
+
+
+def wait_until(is_so: Callable[[], object], otherwise: str) -> None:
+    """Look again and again; fails with the text ``otherwise`` if it is not so within ``FAILSAFE`` seconds."""
+    end = time.monotonic() + FAILSAFE
+    pause = threading.Event()
+    while not is_so():
+        assert time.monotonic() < end, otherwise
+        pause.wait(0.0005)
 
 
 def in_thread(function: Any, *args: Any) -> Any:

@@ -505,6 +505,8 @@ class TestLoss:
             assert client.call("m", {"n": 1})["result"]["n"] == 1
             assert restored.wait(FAILSAFE)
             assert len(lost) == 1
+            assert lost[0].was_sent is None
+            assert "request" not in str(lost[0]), "it is about none"
             assert [connection.headers["authorization"] for connection in server.connections] == ["Api-Key key-1"] * 2
 
     def test_close_ends_every_waiting_call_at_once(self, connect: Connect) -> None:

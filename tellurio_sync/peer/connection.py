@@ -169,7 +169,7 @@ class Connection:
         if call is not None and call.is_extendable:
             call.extend(self._clock.now())
 
-    def lost(self, ending: Ending, was_sent: bool) -> ConnectionLost:
+    def lost(self, ending: Ending, was_sent: bool | None) -> ConnectionLost:
         """A new error that says how the connection ended."""
         cls = ClosedByUser if self._is_closed_by_user else ConnectionLost
         return cls(ending.reason, who=ending.who, was_sent=was_sent, code=ending.code)

@@ -317,7 +317,7 @@ class Keeper:
         if was_open:
             level = logging.DEBUG if self._state == CLOSED else logging.INFO
             log.log(level, "connection to %s ended: %s", self._url, ending.reason)
-            _call_hook(self._on_lost, connection.lost(ending, was_sent=False))
+            _call_hook(self._on_lost, connection.lost(ending, was_sent=None))
         else:
             self._failure = connection.opening_failure or DialFailed("greeting", ending.reason)
         return was_open

@@ -29,19 +29,28 @@ class Waiter:
     __slots__ = ("_lock",)
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._lock.acquire()
+        self._lock = _taken_lock()
 
     def wake(self) -> None:
         """Let the waiting thread go on, or the next one that waits. Never blocks."""
-        try:
-            self._lock.release()
-        except RuntimeError:
-            pass  # already woken and not yet waited for: once is enough
+        _release(self._lock)
 
     def wait(self, clock: Clock, timeout: float) -> bool:
         """Wait for ``wake``, about ``timeout`` seconds; may return early, False if not woken."""
         return clock.wait(self._lock, timeout)
+
+
+def _taken_lock() -> threading.Lock:
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
+
+
+def _release(lock: threading.Lock) -> None:
+    try:
+        lock.release()
+    except RuntimeError:
+        pass  # already woken and not yet waited for: once is enough
 
 
 class OpenCall(Deadline):
@@ -111,24 +120,17 @@ class PendingCall(OpenCall):
         self.reply: dict[str, Any] | None = None
         self.error: BaseException | None = None
         self.on_reply: Callable[[], None] | None = None
-        self._lock = lock = threading.Lock()  # as in a Waiter
-        lock.acquire()
+        self._lock = _taken_lock()  # as in a Waiter, without one: an object less for each call
 
     def resolve(self, reply: dict[str, Any]) -> None:
         if self.on_reply is not None:
             self.on_reply()
         self.reply = reply
-        self._wake()
+        _release(self._lock)
 
     def fail(self, error: BaseException) -> None:
         self.error = error
-        self._wake()
-
-    def _wake(self) -> None:
-        try:
-            self._lock.release()
-        except RuntimeError:
-            pass  # a clock has woken it at the same moment
+        _release(self._lock)
 
     @property
     def is_done(self) -> bool:

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from tellurio_sync.deadlines import Clock
 from tellurio_sync.peer.dispatch import Method
 from tellurio_sync.peer.peer import Peer
@@ -195,3 +197,44 @@ class Background:
         assert self._outcome, "it did not end"
         outcome: tuple[Any, BaseException | None] = self._outcome[0]
         return outcome
+
+
+# --- calls --------------------------------------------------------------------------------------------
+
+TIMEOUT = 30.0
+
+
+def pending(rig: Rig) -> dict[str, str]:
+    connection = rig.peer.connection
+    return {} if connection is None else connection.pending.snapshot()
+
+
+def request(rig: Rig, method: str = "m", timeout: float = TIMEOUT, **options: Any) -> Any:
+    return rig.peer.request(method, {"a": 1}, timeout, **options)
+
+
+def started(rig: Rig, **options: Any) -> tuple[Background, dict[str, Any]]:
+    """A call that waits for its reply, and its request as the server got it."""
+    waiting = Background(request, rig, **options)
+    asked = rig.server_receive()
+    rig.clock.wait_for_waiting()
+    return waiting, asked
+
+
+class HeldBack:
+    """Requests are held back after they were registered, and before the transport gets them."""
+
+    def __init__(self, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.is_registered, self.go_on = threading.Event(), threading.Event()
+        send = rig.transport.send
+
+        def held(texts: list[str], receipts: Any = None, **options: Any) -> None:
+            if receipts is not None:  # a request's, not a reply's of the receive thread
+                self.is_registered.set()
+                assert self.go_on.wait(FAILSAFE)
+            send(texts, receipts, **options)
+
+        monkeypatch.setattr(rig.transport, "send", held)
+
+    def wait(self) -> None:
+        assert self.is_registered.wait(FAILSAFE)

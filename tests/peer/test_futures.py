@@ -21,7 +21,7 @@ from tellurio_sync.errors import ConnectionLost
 from tellurio_sync.peer.futures import CallFuture
 from tellurio_sync.peer.pending import PendingTable
 
-from ..conftest import FAILSAFE, in_thread
+from ..conftest import FAILSAFE, in_thread, wait_until
 from .rig import Background
 
 REPLY = {"jsonrpc": "2.0", "id": "1", "result": "ok"}
@@ -74,8 +74,7 @@ class TestOutcome:
         future = submitted()
         waiting = [Background(future.exception, None) for _ in range(3)]
         waiting += [Background(future.exception, FAILSAFE) for _ in range(3)]
-        while len(future.__dict__.get("_wakers", ())) < 6:
-            threading.Event().wait(0.001)
+        wait_until(lambda: len(future.__dict__.get("_wakers", ())) == 6, "not all are waiting")
         OUTCOMES[outcome](future)
         for thread in waiting:
             if outcome == "a cancel":
@@ -106,8 +105,7 @@ class TestOutcome:
         done, pending = submitted(), submitted()
         waiting = Background(futures.wait, [done, pending], FAILSAFE, futures.FIRST_COMPLETED)
         in_turn = Background(lambda: next(futures.as_completed([done, pending], FAILSAFE)))
-        while len(done.__dict__.get("_waiters", ())) < 2:
-            threading.Event().wait(0.001)
+        wait_until(lambda: len(done.__dict__.get("_waiters", ())) == 2, "not both are waiting")
         OUTCOMES[outcome](done)
         assert waiting.result() == ({done}, {pending})
         assert in_turn.result() is done
@@ -217,8 +215,7 @@ def reply_at(moment: str, future: CallFuture, monkeypatch: pytest.MonkeyPatch) -
     def reply() -> None:
         if not replying:
             replying.append(Background(future.resolve, REPLY))
-            while not future.done():
-                threading.Event().wait(0.001)
+            wait_until(future.done, "the reply is not being handed over")
 
     class Acquired(_base._AcquireFutures):
         def __enter__(self) -> None:
@@ -243,8 +240,7 @@ class TestAReplyThatComesAsTheStandardLibraryBeginsToWait:
     def test_is_not_missed_by_a_second_one(self, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
         future = submitted()
         first = Background(futures.wait, [future], 2 * FAILSAFE)
-        while not future.__dict__.get("_waiters"):
-            threading.Event().wait(0.001)
+        wait_until(lambda: future.__dict__.get("_waiters"), "it does not wait")
         reply_at(moment, future, monkeypatch)
         assert Background(futures.wait, [future], 2 * FAILSAFE).result() == ({future}, set())
         assert first.result() == ({future}, set())
@@ -253,9 +249,8 @@ class TestAReplyThatComesAsTheStandardLibraryBeginsToWait:
         replied, open_ = submitted(), submitted()
         replying = reply_at(moment, replied, monkeypatch)
         waiting = Background(futures.wait, [replied, open_], FAILSAFE)
-        while not open_.__dict__.get("_waiters"):
-            assert waiting.is_running, "it has not waited for the other"
-            threading.Event().wait(0.001)
+        wait_until(lambda: open_.__dict__.get("_waiters") or not waiting.is_running, "it does not wait for the other")
+        assert waiting.is_running, "it has not waited for the other"
         replying[0].result()
         (waiter,) = open_.__dict__["_waiters"]
         assert not waiter.event.is_set()
@@ -299,8 +294,7 @@ def test_who_begins_to_wait_as_a_reply_is_handed_over_counts_it_once(sees_who_wa
     assert future.at.wait(FAILSAFE)
     assert futures.wait([future], 0).done == {future}
     waiting = Background(futures.wait, [future, open_], FAILSAFE)
-    while not open_.__dict__.get("_waiters"):
-        threading.Event().wait(0.001)
+    wait_until(lambda: open_.__dict__.get("_waiters"), "it does not wait for the other")
     future.go.set()
     replying.result()
     (waiter,) = open_.__dict__["_waiters"]
@@ -316,8 +310,7 @@ def test_a_callback_added_as_the_reply_is_handed_over_runs_where_it_was_told() -
     future = submitted(run_callback=tasks.append)
     with future._condition:
         replying = Background(future.resolve, REPLY)
-        while not future.done():
-            threading.Event().wait(0.001)
+        wait_until(future.done, "the reply is not being handed over")
         future.add_done_callback(called.append)
     replying.result()
     assert called == []

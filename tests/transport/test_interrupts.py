@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,7 +13,7 @@ from tellurio_sync.transport import websocket
 from tellurio_sync.transport.base import TransportEnded
 from tellurio_sync.transport.websocket import WebSocketTransport
 
-from ..conftest import FAILSAFE, in_thread
+from ..conftest import FAILSAFE, in_thread, wait_until
 from .ends import Receiving, Slip, SocketFarEnd, tcp_pair
 from .interrupts import Strike, strikes
 
@@ -32,14 +31,6 @@ def far_end(send_buffer: int | None = None) -> Iterator[SocketFarEnd]:
         yield far
     finally:
         far.dispose()
-
-
-def wait_until(is_so: Callable[[], object], otherwise: str) -> None:
-    failsafe = time.monotonic() + SOON
-    pause = threading.Event()
-    while not is_so():
-        assert time.monotonic() < failsafe, otherwise
-        pause.wait(0.0005)
 
 
 def check_usable(far: SocketFarEnd, sent: list[str], receipts: list[Slip]) -> None:
