@@ -11,12 +11,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from functools import cached_property
 from typing import Any
 
 from .. import jsonrpc
 from ..errors import TellurioError
 from .connection import Connection
-from .futures import CallFuture
+from .futures import CallFuture, RunCallback
 from .keeper import Keeper
 from .pending import OpenCall, PendingCall
 
@@ -164,6 +165,11 @@ class Peer(Keeper):
         # Unique over connections and processes, so that a late reply can never meet another call's id.
         return f"{self._token}-{next(self._numbers)}"
 
-    def _run_callback(self, callback: Callable[[], None]) -> None:
-        if not self._pool.submit(callback, must_run=True):
-            callback()  # no thread can be started any more; somebody may be waiting for what it does
+    @cached_property
+    def _run_callback(self) -> RunCallback:
+        # One object, which all futures hold: a bound method would be made for each of them.
+        def run_callback(callback: Callable[[], None]) -> None:
+            if not self._pool.submit(callback, must_run=True):
+                callback()  # no thread can be started any more; somebody may be waiting for what it does
+
+        return run_callback
