@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from . import rows
+from .compiled import compiled_server
 from .processes import ROOT, START_TIMEOUT, Failed, Worker, afnio_python, cores, running
 from .rows import AFNIO, OTHER, OURS, RAW_TCP, ROUND_TRIPS, SPEED, Row
 from .series import SERIES, Operation, measure
@@ -51,6 +52,7 @@ class Benchmark:
         self._rounds = QUICK_ROUNDS if options.quick else options.rounds
         self.results: dict[str, dict[str, Values]] = {}
         self.missing: dict[str, str] = {}
+        self._server, self._server_kind = self._choose_server()
         self._pythons = dict.fromkeys(rows.EVERYBODY, sys.executable)
         self._trees = dict.fromkeys(rows.EVERYBODY, ROOT)
         if options.other is None:
@@ -66,22 +68,36 @@ class Benchmark:
             del self._pythons[AFNIO]
             self.missing[AFNIO] = str(exc)
 
+    @staticmethod
+    def _choose_server() -> tuple[str | Path, str]:
+        """The server of the rows without TLS, and what is to be said of it."""
+        try:
+            return compiled_server(), "server.c, compiled; over TLS server.py"
+        except Failed as exc:
+            return "server.py", f"server.py ({exc})"
+
     def run(self) -> None:
         """Measure everything, and print each row when it is known."""
+        with running(self._server, self._server_core) as ports:
+            port = ports["port"]
+            self._run_phase("ws:// on loopback", rows.local_rows(tls=False), "connect", port, False)
+            self._run_tls()
+            with running("delay.py", self._server_core, port, rows.ROUND_TRIP_S) as link:
+                far = f"over a link of {rows.ROUND_TRIP_S * 1000:g} ms"
+                self._run_phase(f"ws:// {far}", rows.delayed_rows(), "connect", link["port"], False, 2)
+                self._run_phase(f"a session {far}", rows.making_rows(), "login", port, link["port"])
+            self._run_scale(port)
+        self._run_imports()
+
+    def _run_tls(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
             certificate = self._make_certificate(folder)
-            with running("server.py", self._server_core, *([certificate] if certificate else [])) as ports:
-                self._run_phase("ws:// on loopback", rows.local_rows(tls=False), "connect", ports["port"], False)
-                if certificate:
-                    ca = {"SSL_CERT_FILE": str(Path(folder) / "ca.pem")}
-                    connect = ("connect", ports["tls_port"], True)
-                    self._run_phase("wss:// on loopback", rows.local_rows(tls=True), *connect, env=ca)
-                with running("delay.py", self._server_core, ports["port"], rows.ROUND_TRIP_S) as link:
-                    far = f"over a link of {rows.ROUND_TRIP_S * 1000:g} ms"
-                    self._run_phase(f"ws:// {far}", rows.delayed_rows(), "connect", link["port"], False, 2)
-                    self._run_phase(f"a session {far}", rows.making_rows(), "login", ports["port"], link["port"])
-                self._run_scale(ports["port"])
-        self._run_imports()
+            if certificate is None:
+                return
+            ca = {"SSL_CERT_FILE": str(Path(folder) / "ca.pem")}
+            with running("server.py", self._server_core, certificate) as ports:
+                connect = ("connect", ports["tls_port"], True)
+                self._run_phase("wss:// on loopback", rows.local_rows(tls=True), *connect, env=ca)
 
     def _make_certificate(self, folder: str) -> str | None:
         try:
@@ -218,6 +234,7 @@ class Benchmark:
         pinned = "not pinned" if self._core < 0 else f"clients on core {self._core}, server on core {self._server_core}"
         load = f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores" if hasattr(os, "getloadavg") else ""
         self._print(f"Python {platform.python_version()}, {platform.system()}; {pinned}; {load}; {self._rounds} rounds")
+        self._print(f"server: {self._server_kind}")
         if self._options.quick:
             self._print("quick: smaller messages and fewer calls than the rows say; shows that they run, not how fast")
 

@@ -15,6 +15,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+CACHE = ROOT / ".cache" / "benchmarks"
 AFNIO_VERSION = "0.3.7"
 START_TIMEOUT = 30.0
 MEASUREMENT_TIMEOUT = 120.0
@@ -25,11 +26,11 @@ class Failed(Exception):
 
 
 class Process:
-    """A program of this folder, spoken to in JSON lines."""
+    """A program that is spoken to in JSON lines."""
 
-    def __init__(self, python: str, program: str, *args: object, env: dict[str, str] | None = None) -> None:
+    def __init__(self, *command: object, env: dict[str, str] | None = None) -> None:
         self._process = subprocess.Popen(
-            [python, str(HERE / program), *map(str, args)],
+            [*map(str, command)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # a peer's tracebacks are nobody's business here
@@ -87,7 +88,7 @@ class Worker(Process):
     """A peer in a process of its own, in ``worker.py`` or another program that adds measurements to it."""
 
     def __init__(self, python: str, core: int, peer: str, env: dict[str, str], program: str = "worker.py") -> None:
-        super().__init__(python, program, core, peer, env=env)
+        super().__init__(python, HERE / program, core, peer, env=env)
         self.peer = peer
         try:
             self.value(START_TIMEOUT)
@@ -112,9 +113,14 @@ class Worker(Process):
 
 
 @contextlib.contextmanager
-def running(*args: object) -> Iterator[dict[str, int]]:
-    """A server or link of this folder while the block runs; its ports."""
-    process = Process(sys.executable, *args)  # type: ignore[arg-type]
+def running(program: str | Path, *args: object) -> Iterator[dict[str, int]]:
+    """A server or link while the block runs; its ports.
+
+    Args:
+        program: the name of one in this folder, or the path of one that needs no interpreter.
+        args: its arguments.
+    """
+    process = Process(*([program] if isinstance(program, Path) else [sys.executable, HERE / program]), *args)
     try:
         yield process.answer(START_TIMEOUT)
     finally:
@@ -144,7 +150,7 @@ def afnio_python(may_install: bool) -> str:
     """
     tag = f"cpython-{sys.version_info[0]}{sys.version_info[1]}"
     named = os.environ.get("TELLURIO_INTEROP_ENV")
-    folder = Path(named) if named else ROOT / ".cache" / "benchmarks" / f"afnio-{AFNIO_VERSION}-{tag}"
+    folder = Path(named) if named else CACHE / f"afnio-{AFNIO_VERSION}-{tag}"
     python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
     installed = folder / "installed"
     if installed.exists():

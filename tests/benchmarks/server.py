@@ -6,6 +6,8 @@ It prints one JSON line with its ports, serves each connection in a thread, and 
 What a request gets depends on a word in its text: ``bench_hold`` nothing, ``bench_big`` a reply as large as itself,
 ``create_variable`` a Variable's id, everything else a reply of about 200 bytes.  A GET that asks for no WebSocket is
 answered as the verification of a key, so that a whole session can log in here.
+
+``server.c`` is the same without TLS, in C. What is changed here, is changed there.
 """
 
 from __future__ import annotations
