@@ -300,7 +300,10 @@ class TellurioWebSocketClient(ServerCalls):
                 what happens later is the future's exception.
         """
         seconds = self._timeout(timeout)
-        return self._usable_peer().submit(
+        peer = self._peer
+        if peer is None or peer.state != OPEN:
+            peer = self._usable_peer()
+        return peer.submit(
             method,
             self._with_run(params),
             seconds,

@@ -8,11 +8,13 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tellurio_sync import run_context
+from tellurio_sync import run_context, speedups
+from tellurio_sync.jsonrpc import codec
 
 FAILSAFE = 30.0
 """Seconds: how long a test waits for what must come; beyond it something hangs."""
@@ -24,13 +26,23 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_report_header() -> str:
+    extension = "not used" if speedups.compiled is None else Path(speedups.compiled.__file__).name
+    return f"tellurio_sync: messages written by {codec.BACKEND}, C extension: {extension}"
+
+
 @pytest.fixture(autouse=True)
 def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """No test sees the user's keys, addresses or configuration file."""
     import os
 
+    kept = speedups.PURE_PYTHON_VARIABLE  # also for the processes that a test starts
     for name in list(os.environ):
-        if name.startswith("TELLURIO_") or name in ("OPENAI_API_KEY", "ALLOW_API_KEY_SHARING", "KEYRING_SERVICE_NAME"):
+        if (name.startswith("TELLURIO_") and name != kept) or name in (
+            "OPENAI_API_KEY",
+            "ALLOW_API_KEY_SHARING",
+            "KEYRING_SERVICE_NAME",
+        ):
             monkeypatch.delenv(name)
     home = str(tmp_path_factory.mktemp("home"))
     monkeypatch.setenv("HOME", home)

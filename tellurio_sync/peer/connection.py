@@ -1,8 +1,8 @@
 """One connection from its first message to its end: the receive loop and the calls that wait on it.
 
 The loop (``run``), on the receive thread:
-    1. wait for messages, at most until the next timer;
-    2. tell replies from requests (``jsonrpc.classify``);
+    1. wake who has its reply, then wait for messages, at most until the next timer (``Transport.receive``);
+    2. tell replies from requests (``jsonrpc.id_of_result``, ``jsonrpc.classify``);
     3. resolve a call, or hand the message to the dispatcher.
 Whatever ends it (end of stream, broken frame, our own bug) passes through one ``finally``, which fails
 every waiting call.  So no caller waits for a thread that is gone.
@@ -30,6 +30,7 @@ from .. import jsonrpc
 from ..deadlines import Clock
 from ..errors import CallTimeout, ClosedByUser, ConnectionLost, RemoteProtocolError, WouldDeadlock, shorten_repr
 from ..jsonrpc import Invalid, Reply
+from ..speedups import release_all
 from ..transport.base import DialFailed, Ending, NoRoom, Transport, TransportEnded
 from .dispatch import Dispatcher
 from .futures import CallFuture
@@ -111,6 +112,9 @@ class Connection:
             CallTimeout: there was no room to send within the deadline; nothing was sent.
         """
         self.pending.add(calls)
+        if len(calls) <= _TOGETHER:
+            self._send(calls, texts, receipts=calls)
+            return
         self._send(calls[:_TOGETHER], texts[:_TOGETHER], receipts=calls)
         for start in range(_TOGETHER, len(calls), _TOGETHER):
             some = calls[start : start + _TOGETHER]
@@ -222,6 +226,7 @@ class Connection:
             self.transport.dispose()
             self.ending = ending
             self.receive_thread = None
+            release_all(self.transport.wakeups)
             for call in self.pending.take_all():
                 call.fail(self.lost(ending, was_sent=self.transport.was_sent(call)))
         log.debug("= ended: %s (%s)", ending.reason, ending.who)
@@ -246,10 +251,18 @@ class Connection:
         except jsonrpc.MalformedText as exc:
             self._on_malformed(exc, message)
             return
+        id_ = jsonrpc.id_of_result(value)
+        call = None if id_ is None else self.pending.take(id_)
+        if call is not None:
+            call.resolve(value, self.transport.wakeups)
+            return
         envelope = jsonrpc.classify(value)
         if isinstance(envelope, Reply):
             self._on_reply(envelope)
-        elif self._opening is not None and isinstance(envelope, Invalid):
+            return
+        # Who has a reply goes on before anything else is done for the server: it may take its time.
+        release_all(self.transport.wakeups)
+        if self._opening is not None and isinstance(envelope, Invalid):
             self._fail_opening(f"the first message is not a greeting: {shorten_repr(value)}")
         else:
             self._dispatcher.handle(envelope)
@@ -263,13 +276,13 @@ class Connection:
 
     def _on_reply(self, reply: Reply) -> None:
         if self._opening is not None:
-            # No request can be open yet, so it is the greeting, whatever its id (PROTOCOL.md §A.2: it is not checked).
+            # No call can be pending yet, so it is the greeting, whatever its id (PROTOCOL.md §A.2: it is not checked).
             self._on_greeting(self._opening, reply)
             return
         call = self.pending.take(reply.id)
         if call is not None:
             if reply.problem is None:
-                call.resolve(reply.envelope)
+                call.resolve(reply.envelope, self.transport.wakeups)
             else:
                 call.fail(RemoteProtocolError(reply.problem, received=shorten_repr(reply.envelope)))
         elif self.pending.was_given_up(reply.id):

@@ -29,7 +29,8 @@ from typing import Any, NoReturn
 
 from ..deadlines import MONOTONIC
 from ..errors import ConnectionLost
-from .pending import OpenCall, PendingTable, Waiter
+from ..speedups import Semaphore, make_semaphore, release_all
+from .pending import OpenCall, PendingTable
 
 PENDING = "PENDING"
 FINISHED = "FINISHED"
@@ -87,22 +88,26 @@ class CallFuture(OpenCall, Future[dict[str, Any]]):
 
     # --- who took the call out of the table -----------------------------------------------------------
 
-    def resolve(self, reply: dict[str, Any]) -> None:
+    def resolve(self, reply: dict[str, Any], wakeups: list[Semaphore]) -> None:
         self._result = reply
-        self._finish(FINISHED)
+        self._finish(FINISHED, wakeups)
 
     def fail(self, error: BaseException) -> None:
         self._exception = error
-        self._finish(FINISHED)
+        self._finish_now(FINISHED)
 
-    def _finish(self, state: str) -> None:
+    def _finish_now(self, state: str) -> None:
+        wakeups: list[Semaphore] = []
+        self._finish(state, wakeups)
+        release_all(wakeups)
+
+    def _finish(self, state: str, wakeups: list[Semaphore]) -> None:
         self._outcome = state
         # Who begins to wait from now on sees the outcome. Who began before is seen here.
         if not self._is_watched:
             self._state = state
             return
-        for waker in self._wakers.copy():
-            waker.wake()
+        wakeups += self._semaphores.copy()
         with self._condition:
             # Stored already: the condition was made since, and who waits there has seen it; told again, it would count
             # this future twice.
@@ -127,7 +132,7 @@ class CallFuture(OpenCall, Future[dict[str, Any]]):
     def cancel(self) -> bool:
         """Give up the call, if it is not over; the server is not told. Returns whether it is cancelled."""
         if self._outcome == PENDING and self._pending is not None and self._pending.give_up(self):
-            self._finish(CANCELLED)
+            self._finish_now(CANCELLED)
         return self._outcome == CANCELLED
 
     def cancelled(self) -> bool:
@@ -192,23 +197,23 @@ class CallFuture(OpenCall, Future[dict[str, Any]]):
         if self._pending is not None and self._pending.is_forked:
             raise ConnectionLost("this process was forked, and the call is its parent's", who="local", was_sent=True)
         end = None if timeout is None else time.monotonic() + timeout
-        waiter = Waiter()
-        self._wakers.append(waiter)
+        semaphore = make_semaphore()
+        self._semaphores.append(semaphore)
         try:
             while self._outcome == PENDING:
                 remaining = _LONGEST_WAIT if end is None else end - time.monotonic()
                 if remaining <= 0:
                     raise FutureTimeoutError()
-                waiter.wait(MONOTONIC, remaining)
+                MONOTONIC.wait(semaphore, remaining)
         finally:
-            self._wakers.remove(waiter)
+            self._semaphores.remove(semaphore)
 
 
 _PARTS: dict[str, Callable[[], Any]] = {
     "_condition": threading.Condition,
     "_waiters": list,
     "_done_callbacks": list,
-    "_wakers": list,
+    "_semaphores": list,
 }
 
 

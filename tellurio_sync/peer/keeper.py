@@ -21,13 +21,14 @@ from typing import Any, Protocol
 
 from ..deadlines import MONOTONIC, Clock, Deadline
 from ..errors import ConnectionLost, NotConnected, WouldDeadlock
+from ..speedups import Semaphore, make_semaphore
 from ..transport.base import DialFailed, Transport, TransportEnded
 from . import lifetime
 from .backoff import backoff
 from .connection import Connection, Opening
 from .dispatch import Dispatcher, Method
 from .keepalive import Keepalive
-from .pending import OpenCall, Waiter
+from .pending import OpenCall
 from .workers import WorkerPool
 
 log = logging.getLogger("tellurio_sync.peer")
@@ -102,7 +103,7 @@ class Keeper:
 
         self._lock = threading.Lock()
         self._state = CONNECTING
-        self._waiters: set[Waiter] = set()
+        self._waiting: set[Semaphore] = set()
         self._connection: Connection | None = None  # open
         self._unopened: Connection | None = None  # still without a greeting, or open
         self._was_open = False
@@ -249,28 +250,28 @@ class Keeper:
 
     def _wait_for_state(self, is_reached: Callable[[], bool], deadline: Deadline | None) -> None:
         """Wait until ``is_reached`` (called under the lock), at most until the deadline."""
-        waiter = Waiter()
+        semaphore = make_semaphore()
         try:
             while True:
                 with self._lock:
                     if is_reached():
                         return
-                    self._waiters.add(waiter)
+                    self._waiting.add(semaphore)
                 remaining = 3600.0 if deadline is None else deadline.remaining(self._clock.now())
                 if remaining <= 0:
                     return
-                waiter.wait(self._clock, remaining)
+                self._clock.wait(semaphore, remaining)
         finally:
             with self._lock:
-                self._waiters.discard(waiter)
+                self._waiting.discard(semaphore)
 
     def _set_state_locked(self, state: str) -> None:
         if self._state != CLOSED:  # final
             if state != self._state:
                 log.debug("= %s %s", state, self._url)
             self._state = state
-        for waiter in self._waiters:
-            waiter.wake()
+        for semaphore in self._waiting:
+            semaphore.release()
 
     # --- the receive thread ------------------------------------------------------------------------------
 

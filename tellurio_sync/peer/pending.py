@@ -7,7 +7,7 @@ out is the one atomic step, so a reply and a time-out at the same moment cannot 
 |---|---|---|---|
 | ``PendingTable`` | caller (add, give up), receive thread (take) | any | each step is one C call on a dict |
 | ids given up | caller, receive thread | receive thread | its lock |
-| outcome of a call | whoever took it out of the table | the waiting caller, after ``wake`` | the semaphore |
+| outcome of a call | whoever took it out of the table | the waiting caller | the order of the stores |
 """
 
 from __future__ import annotations
@@ -19,38 +19,9 @@ from typing import Any
 
 from ..deadlines import Clock, Deadline
 from ..errors import CallTimeout
+from ..speedups import Semaphore, make_semaphore
 
 _REMEMBERED_IDS = 1000
-
-
-class Waiter:
-    """A binary semaphore: ``wake`` any number of times, from any thread; one thread waits."""
-
-    __slots__ = ("_lock",)
-
-    def __init__(self) -> None:
-        self._lock = _taken_lock()
-
-    def wake(self) -> None:
-        """Let the waiting thread go on, or the next one that waits. Never blocks."""
-        _release(self._lock)
-
-    def wait(self, clock: Clock, timeout: float) -> bool:
-        """Wait for ``wake``, about ``timeout`` seconds; may return early, False if not woken."""
-        return clock.wait(self._lock, timeout)
-
-
-def _taken_lock() -> threading.Lock:
-    lock = threading.Lock()
-    lock.acquire()
-    return lock
-
-
-def _release(lock: threading.Lock) -> None:
-    try:
-        lock.release()
-    except RuntimeError:
-        pass  # already woken and not yet waited for: once is enough
 
 
 class OpenCall(Deadline):
@@ -76,18 +47,18 @@ class OpenCall(Deadline):
         hard_timeout: float | None = None,
         is_extendable: bool = False,
     ) -> None:
-        super().__init__(timeout, now, hard_timeout)
+        Deadline.__init__(self, timeout, now, hard_timeout)
         self.id = id_
         self.method = method
         self.is_extendable = is_extendable
         self.end_offset: int | None = None  # the transport's receipt
 
-    def resolve(self, reply: dict[str, Any]) -> None:
-        """Hand over the reply. Only for who took the call out of the table."""
+    def resolve(self, reply: dict[str, Any], wakeups: list[Semaphore]) -> None:
+        """Hand over the reply, and add to ``wakeups`` what is to be released for it. Only for who took the call out."""
         raise NotImplementedError
 
     def fail(self, error: BaseException) -> None:
-        """Hand over an error, new and for this call only. Only for who took the call out of the table."""
+        """Hand over an error, new and for this call only. Only for who took the call out."""
         raise NotImplementedError
 
     def timeout_error(self, clock: Clock, was_sent: bool) -> CallTimeout:
@@ -105,7 +76,7 @@ class OpenCall(Deadline):
 class PendingCall(OpenCall):
     """One request, and the thread that waits for its reply."""
 
-    __slots__ = ("_lock", "error", "on_reply", "reply")
+    __slots__ = ("_semaphore", "error", "on_reply", "reply")
 
     def __init__(
         self,
@@ -120,17 +91,22 @@ class PendingCall(OpenCall):
         self.reply: dict[str, Any] | None = None
         self.error: BaseException | None = None
         self.on_reply: Callable[[], None] | None = None
-        self._lock = _taken_lock()  # as in a Waiter, without one: an object less for each call
+        self._semaphore: Semaphore | None = None  # made by who waits: most calls of a batch are over by then
 
-    def resolve(self, reply: dict[str, Any]) -> None:
+    # Who finishes the call stores the outcome and then looks for a semaphore; who waits stores one and then looks for
+    # the outcome. So one of the two sees the other.
+
+    def resolve(self, reply: dict[str, Any], wakeups: list[Semaphore]) -> None:
         if self.on_reply is not None:
             self.on_reply()
         self.reply = reply
-        _release(self._lock)
+        if self._semaphore is not None:
+            wakeups.append(self._semaphore)
 
     def fail(self, error: BaseException) -> None:
         self.error = error
-        _release(self._lock)
+        if self._semaphore is not None:
+            self._semaphore.release()
 
     @property
     def is_done(self) -> bool:
@@ -138,17 +114,21 @@ class PendingCall(OpenCall):
 
     def wait(self, clock: Clock) -> bool:
         """Wait until the call is done (True) or its deadline, as heartbeats left it, has passed (False)."""
+        if self.reply is not None or self.error is not None:
+            return True
+        self._semaphore = semaphore = make_semaphore()
         while self.reply is None and self.error is None:
             remaining = self.expires_at - clock.now()
             if remaining <= 0:
                 return False
-            clock.wait(self._lock, remaining)
+            clock.wait(semaphore, remaining)
         return True
 
     def wait_outcome(self, clock: Clock) -> None:
         """Wait for a call that somebody has already taken out of the table: its outcome is being set."""
+        self._semaphore = semaphore = make_semaphore()
         while not self.is_done:
-            clock.wait(self._lock, 1.0)
+            clock.wait(semaphore, 1.0)
 
 
 class PendingTable:

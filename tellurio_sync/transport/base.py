@@ -15,6 +15,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from ..speedups import Semaphore
+
 
 class Ending(NamedTuple):
     """Why a connection is over.
@@ -70,9 +72,12 @@ class Transport(ABC):
     Attributes:
         bytes_received: how many bytes have come so far; a change is a sign of life.
         stalled_since: since when (monotonic) the other end takes nothing of what is to be written; None if it does.
+        wakeups: what ``receive`` releases before it waits, and takes out: a thread that is woken then finds the
+            interpreter free. For the receive thread only.
     """
 
     bytes_received: int
+    wakeups: list[Semaphore]
     stalled_since: float | None
 
     @abstractmethod

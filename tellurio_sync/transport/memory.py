@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 
+from ..speedups import release_all
 from .base import Ending, NoRoom, Receipt, Transport, TransportEnded
 
 
@@ -27,6 +28,7 @@ class MemoryTransport(Transport):
         self._written = 0
         self.bytes_received = 0
         self.stalled_since = None
+        self.wakeups = []
         self._is_woken = False
         self._is_closing = False
         self._is_reading = True
@@ -73,6 +75,7 @@ class MemoryTransport(Transport):
             self._condition.notify_all()
 
     def receive(self, timeout: float | None) -> list[str | bytes]:
+        release_all(self.wakeups)
         with self._condition:
             self._condition.wait_for(lambda: self._incoming or self._is_woken or self._ending is not None, timeout)
             self._is_woken = False

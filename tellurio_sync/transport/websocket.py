@@ -25,7 +25,7 @@ ones: inside ``Condition.wait``, Ctrl-C can lose the lock.
 | queue, offsets of what is queued, ``_ending`` | any thread | ``_queue_lock``, held for no call that waits |
 | taking the writer's role | any thread | ``_queue_lock`` |
 | rest, offset of what is written, writing to the socket | the writer | the role; the socket is non-blocking |
-| decoder, poll, ``bytes_received`` | receive thread | ownership |
+| decoder, receiver, ``wakeups``, ``bytes_received`` | receive thread | ownership |
 | TLS reads and writes | any thread | ``_tls_lock``, taken last: OpenSSL allows one at a time per connection |
 """
 
@@ -40,8 +40,8 @@ from typing import Any
 
 from . import frames
 from .base import Ending, NoRoom, Receipt, Transport, TransportEnded
-from .frames import Close, FrameDecoder, FrameError, Ping
-from .readiness import READABLE, WRITABLE, make_poll
+from .frames import Close, FrameDecoder, FrameError, Ping, TextEncoder
+from .readiness import READABLE, WOKEN, make_receiver
 
 DEFAULT_MAX_MESSAGE_SIZE = 64 * 1024 * 1024
 """Bytes: the largest incoming message, all fragments together."""
@@ -69,7 +69,6 @@ class WebSocketTransport(Transport):
     def __init__(self, sock: socket.socket, *, max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE) -> None:
         sock.settimeout(0)
         self._sock = sock
-        self._fd = sock.fileno()
         self._is_tls = isinstance(sock, ssl.SSLSocket)
         self._tls_lock = threading.Lock()
         self._send_some = self._send_some_tls if self._is_tls else sock.send
@@ -77,6 +76,7 @@ class WebSocketTransport(Transport):
         # What OpenSSL has decrypted does not make the socket readable. The opening handshake was read byte by byte, and
         # may have left the rest of a record; our reads leave none, for they are larger than a record can be.
         self._has_decrypted = isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
+        self._encoder = TextEncoder()
         self._decoder = FrameDecoder(max_message_size)
         self._messages: list[Any] = []  # whole messages: text or bytes
         self.bytes_received = 0
@@ -99,17 +99,15 @@ class WebSocketTransport(Transport):
         self._wake_in, self._wake_out = socket.socketpair()
         self._wake_in.settimeout(0)
         self._wake_out.settimeout(0)
-        self._poll = make_poll()
-        self._poll.register(self._fd, READABLE)
-        self._poll.register(self._wake_in.fileno(), READABLE)
-        self._is_watching_writes = False
+        self.wakeups = []
+        self._receiver = make_receiver(sock.fileno(), self._wake_in.fileno(), 0 if self._is_tls else _READ_SIZE)
 
     # --- sending: any thread ---------------------------------------------------------------------
 
     def send(
         self, texts: list[str], receipts: Sequence[Receipt] | None = None, *, timeout: float | None = None
     ) -> None:
-        encoded = frames.encode_texts(texts)
+        encoded = self._encoder.encode(texts)
         if timeout is not None and self._queued - self._written > HIGH_WATER:
             self._wait_for_room(timeout)
         turn = object()
@@ -122,6 +120,9 @@ class WebSocketTransport(Transport):
                 end = self._queued
                 if receipts is None:
                     end += sum(map(len, encoded))
+                elif is_single:
+                    end += len(encoded[0])
+                    receipts[0].end_offset = end
                 else:
                     for frame, receipt in zip(encoded, receipts):
                         end += len(frame)
@@ -248,7 +249,9 @@ class WebSocketTransport(Transport):
         while True:
             if self._taken:  # by a writer whom Ctrl-C interrupted
                 self._account()
-            if not self._has_rest():
+            if self._queue and not self._rest:
+                self._take_queue()
+            if not self._rest or self._ending is not None:
                 # From here on, who queues finds nobody writing. Who queued before found a writer.
                 self._writer = None
                 if not self._queue and not self._is_disposed:
@@ -275,26 +278,20 @@ class WebSocketTransport(Transport):
             self._close_if_disposed_locked()
         return False
 
-    def _has_rest(self) -> bool:
-        """Move the queue to the rest, if that is written; False if there is nothing to write."""
-        if self._rest:
-            return self._ending is None
-        if not self._queue:
-            return False
+    def _take_queue(self) -> None:
+        """Move the queue to the rest, which has been written, unless nothing can be written any more."""
         with self._queue_lock:
-            if not self._has_unwritten():
-                return False
-            rest = self._queue[0] if len(self._queue) == 1 else b"".join(self._queue)
-            fresh: list[bytes] = []
-            # Together, without a call between them, for Ctrl-C's sake.
-            self._rest = rest
-            self._queue = fresh
-        return True
+            if self._has_unwritten():
+                rest = self._queue[0] if len(self._queue) == 1 else b"".join(self._queue)
+                fresh: list[bytes] = []
+                # Together, without a call between them, for Ctrl-C's sake.
+                self._rest = rest
+                self._queue = fresh
 
     def _account(self) -> None:
         """Note what the socket took of the rest."""
         sent = self._taken[0]
-        rest = self._rest[sent:] if sent == len(self._rest) else memoryview(self._rest)[sent:]
+        rest = b"" if sent == len(self._rest) else memoryview(self._rest)[sent:]
         fresh: list[int] = []
         # Together, without a call between them, for Ctrl-C's sake. In this order, for ``was_sent`` may look at any
         # moment: for an instant it may take unsent bytes for sent, but never sent ones for unsent.
@@ -335,22 +332,23 @@ class WebSocketTransport(Transport):
     def receive(self, timeout: float | None) -> list[str | bytes]:
         if self._ending is not None:
             raise TransportEnded(self._ending)
-        if self._is_watching_writes or (self._writer is None and (self._rest or self._queue)):
-            # While another thread is writing the socket is writable, and watching it would turn this loop for nothing.
-            # A writer that leaves something unwritten wakes this thread.
-            self._watch_writes(self._writer is None and self._has_unwritten())
-        is_readable = False
-        if self._has_decrypted:
+        # While another thread is writing the socket is writable, and watching it would turn this loop for nothing.
+        # A writer that leaves something unwritten wakes this thread.
+        watches_writes = self._writer is None and bool(self._rest or self._queue) and self._has_unwritten()
+        must_read = self._has_decrypted
+        if must_read:
             self._has_decrypted = False
             timeout = 0.0
-            is_readable = True
-        for fd, events in self._poll.poll(None if timeout is None else timeout * 1000):
-            if fd != self._fd:
-                self._drain_wake()
-            elif events != WRITABLE or self._is_tls:  # the other flags are errors, which reading tells
-                is_readable = True
         try:
-            if is_readable:
+            try:
+                ready, data = self._receiver.receive(timeout, self.wakeups, watches_writes)
+            except OSError as exc:
+                raise TransportEnded(self._loss(exc)) from exc
+            if ready & WOKEN:
+                self._drain_wake()
+            if data is not None:
+                self._on_data(data)
+            elif ready & READABLE or must_read:
                 self._read()
             if self._writer is None and (self._rest or self._queue) and self._has_unwritten():
                 self._flush()
@@ -376,11 +374,6 @@ class WebSocketTransport(Transport):
         while self._writer is not None and self._is_closing and self._ending is None and time.monotonic() < end:
             time.sleep(0.0005)
 
-    def _watch_writes(self, wanted: bool) -> None:
-        if wanted != self._is_watching_writes:
-            self._is_watching_writes = wanted
-            self._poll.modify(self._fd, READABLE | WRITABLE if wanted else READABLE)
-
     def _drain_wake(self) -> None:
         try:
             while len(self._wake_in.recv(4096)) == 4096:
@@ -400,6 +393,10 @@ class WebSocketTransport(Transport):
             return False
         except OSError as exc:
             raise TransportEnded(self._loss(exc)) from exc
+        self._on_data(data)
+        return True
+
+    def _on_data(self, data: bytes) -> None:
         if not data:
             raise TransportEnded(self._end_of_stream())
         self.bytes_received += len(data)
@@ -414,7 +411,6 @@ class WebSocketTransport(Transport):
             self._on_events(events)
         else:
             self._messages = events
-        return True
 
     def _on_events(self, events: list[frames.Event]) -> None:
         for event in events:

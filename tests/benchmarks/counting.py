@@ -15,6 +15,7 @@ import pytest
 
 from tellurio_sync.peer.connection import Connection
 from tellurio_sync.transport import handshake
+from tellurio_sync.transport.readiness import Receiver
 from tellurio_sync.transport.websocket import WebSocketTransport
 
 
@@ -63,6 +64,20 @@ class _Socket(socket.socket):
         return super().recv_into(*args)
 
 
+class _Receiver:
+    """Counts what the compiled receiver reads: its system call is not the socket's."""
+
+    def __init__(self, receiver: Receiver, counts: Counts) -> None:
+        self._receiver = receiver
+        self._counts = counts
+
+    def receive(self, *args: Any) -> tuple[int, bytes | None]:
+        ready, data = self._receiver.receive(*args)
+        if data is not None:
+            self._counts.add("receives")
+        return ready, data
+
+
 @contextmanager
 def counting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counts]:
     """Clients that connect from now on are counted, all together."""
@@ -73,6 +88,7 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counts]:
             counted = _Socket(sock.family, sock.type, sock.proto, fileno=sock.detach())
             counted.counts = counts
             super().__init__(counted, **options)
+            self._receiver = _Receiver(self._receiver, counts)
 
         def send(self, texts: list[str], *args: Any, **options: Any) -> None:
             methods = [message["method"] for text in texts if "method" in (message := json.loads(text))]

@@ -12,6 +12,8 @@ import pytest
 from tellurio_sync.deadlines import Clock
 from tellurio_sync.peer.dispatch import Method
 from tellurio_sync.peer.peer import Peer
+from tellurio_sync.peer.pending import OpenCall
+from tellurio_sync.speedups import Semaphore, release_all
 from tellurio_sync.transport.base import DialFailed
 from tellurio_sync.transport.memory import MemoryTransport
 
@@ -202,6 +204,13 @@ class Background:
 # --- calls --------------------------------------------------------------------------------------------
 
 TIMEOUT = 30.0
+
+
+def resolve(call: OpenCall, reply: dict[str, Any]) -> None:
+    """As the receive thread does it: who waits is woken when everything else is done."""
+    wakeups: list[Semaphore] = []
+    call.resolve(reply, wakeups)
+    release_all(wakeups)
 
 
 def pending(rig: Rig) -> dict[str, str]:

@@ -20,9 +20,10 @@ import pytest
 from tellurio_sync.errors import ConnectionLost
 from tellurio_sync.peer.futures import CallFuture
 from tellurio_sync.peer.pending import PendingTable
+from tellurio_sync.speedups import PySemaphore, Semaphore, release_all
 
 from ..conftest import FAILSAFE, in_thread, wait_until
-from .rig import Background
+from .rig import Background, resolve
 
 REPLY = {"jsonrpc": "2.0", "id": "1", "result": "ok"}
 
@@ -40,7 +41,7 @@ def submitted(table: PendingTable | None = None, run_callback: Any = at_once) ->
 
 
 OUTCOMES: dict[str, Callable[[CallFuture], Any]] = {
-    "a reply": lambda future: future.resolve(REPLY),
+    "a reply": lambda future: resolve(future, REPLY),
     "an error": lambda future: future.fail(ValueError("no")),
     "a cancel": lambda future: future.cancel(),
 }
@@ -74,14 +75,14 @@ class TestOutcome:
         future = submitted()
         waiting = [Background(future.exception, None) for _ in range(3)]
         waiting += [Background(future.exception, FAILSAFE) for _ in range(3)]
-        wait_until(lambda: len(future.__dict__.get("_wakers", ())) == 6, "not all are waiting")
+        wait_until(lambda: len(future.__dict__.get("_semaphores", ())) == 6, "not all are waiting")
         OUTCOMES[outcome](future)
         for thread in waiting:
             if outcome == "a cancel":
                 assert isinstance(thread.error(), futures.CancelledError)
             else:
                 assert isinstance(thread.result(), ValueError) == (outcome == "an error")
-        assert future.__dict__["_wakers"] == []
+        assert future.__dict__["_semaphores"] == []
 
     def test_never_passes_by_a_thread_that_begins_to_wait_at_the_same_moment(self, outcome: str) -> None:
         for _ in range(200):
@@ -148,8 +149,10 @@ class TestOutcome:
 class OfTheStandardLibrary(futures.Future[Any]):
     """To compare with: a plain future, ended by the words of a call's."""
 
-    resolve = futures.Future.set_result
     fail = futures.Future.set_exception
+
+    def resolve(self, reply: dict[str, Any], _: list[Semaphore]) -> None:
+        self.set_result(reply)
 
     def cancel(self) -> bool:
         is_first = not self.cancelled()
@@ -214,7 +217,7 @@ def reply_at(moment: str, future: CallFuture, monkeypatch: pytest.MonkeyPatch) -
 
     def reply() -> None:
         if not replying:
-            replying.append(Background(future.resolve, REPLY))
+            replying.append(Background(resolve, future, REPLY))
             wait_until(future.done, "the reply is not being handed over")
 
     class Acquired(_base._AcquireFutures):
@@ -254,7 +257,7 @@ class TestAReplyThatComesAsTheStandardLibraryBeginsToWait:
         replying[0].result()
         (waiter,) = open_.__dict__["_waiters"]
         assert not waiter.event.is_set()
-        open_.resolve(REPLY)
+        resolve(open_, REPLY)
         assert waiting.result() == ({replied, open_}, set())
 
     def test_is_given_once(self, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,7 +267,7 @@ class TestAReplyThatComesAsTheStandardLibraryBeginsToWait:
         for future in futures.as_completed([replied, open_], FAILSAFE):
             given.append(future)
             if future is replied:
-                open_.resolve(REPLY)
+                resolve(open_, REPLY)
         assert given == [replied, open_]
 
 
@@ -290,7 +293,7 @@ class HeldUp(CallFuture):
 @pytest.mark.parametrize("sees_who_waits", [False, True])
 def test_who_begins_to_wait_as_a_reply_is_handed_over_counts_it_once(sees_who_waits: bool) -> None:
     future, open_ = HeldUp(sees_who_waits), submitted()
-    replying = Background(future.resolve, REPLY)
+    replying = Background(resolve, future, REPLY)
     assert future.at.wait(FAILSAFE)
     assert futures.wait([future], 0).done == {future}
     waiting = Background(futures.wait, [future, open_], FAILSAFE)
@@ -299,7 +302,7 @@ def test_who_begins_to_wait_as_a_reply_is_handed_over_counts_it_once(sees_who_wa
     replying.result()
     (waiter,) = open_.__dict__["_waiters"]
     assert not waiter.event.is_set(), "the wait for both is over"
-    open_.resolve(REPLY)
+    resolve(open_, REPLY)
     assert waiting.result() == ({future, open_}, set())
     assert seen(future) == "a reply"
 
@@ -309,7 +312,7 @@ def test_a_callback_added_as_the_reply_is_handed_over_runs_where_it_was_told() -
     called: list[Any] = []
     future = submitted(run_callback=tasks.append)
     with future._condition:
-        replying = Background(future.resolve, REPLY)
+        replying = Background(resolve, future, REPLY)
         wait_until(future.done, "the reply is not being handed over")
         future.add_done_callback(called.append)
     replying.result()
@@ -337,7 +340,7 @@ def test_replies_that_come_as_the_standard_library_waits_are_each_counted_once()
             calls = [submitted() for _ in range(200)]
             waiting = Background(wait_for_all, calls, 2 * FAILSAFE)
             for future in calls:
-                future.resolve(REPLY)
+                resolve(future, REPLY)
             assert (len(waiting.result()), set(waiting.result())) == (200, set(calls))
 
 
@@ -369,7 +372,7 @@ def test_a_failed_one_is_gone_with_its_last_holder(make: Callable[[], Any]) -> N
 def test_its_outcome_is_the_servers_to_set(is_over: bool) -> None:
     future = submitted()
     if is_over:
-        future.resolve(REPLY)
+        resolve(future, REPLY)
     for attempt in (
         lambda: future.set_result({}),
         lambda: future.set_exception(ValueError()),
@@ -379,20 +382,43 @@ def test_its_outcome_is_the_servers_to_set(is_over: bool) -> None:
             attempt()
     assert future.done() == is_over
     if not is_over:
-        future.resolve(REPLY)
+        resolve(future, REPLY)
     assert future.result(0) is REPLY
 
 
 def test_in_a_forked_child_only_what_is_known_already_can_be_had() -> None:
     table = PendingTable()
     open_, over = (submitted(table) for _ in range(2))
-    over.resolve(REPLY)
+    resolve(over, REPLY)
     table.is_forked = True
     assert over.result() is REPLY
     for waiting in (open_.result, open_.exception):
         with pytest.raises(ConnectionLost, match="forked") as caught:
             waiting(FAILSAFE)
         assert caught.value.was_sent
+
+
+def test_a_reply_leaves_it_to_its_receiver_when_who_waits_is_woken() -> None:
+    future = submitted()
+    waiting = [Background(future.result, 2 * FAILSAFE) for _ in range(2)]
+    wait_until(lambda: len(future.__dict__.get("_semaphores", ())) == 2, "not both are waiting")
+    semaphores = [*future.__dict__["_semaphores"]]
+    before = PySemaphore()  # another call's
+    wakeups: list[Semaphore] = [before]
+    future.resolve(REPLY, wakeups)
+    assert wakeups == [before, *semaphores]
+    assert not any(semaphore.acquire(False) for semaphore in semaphores), "released already"
+    assert all(thread.is_running for thread in waiting)
+    release_all(wakeups)
+    assert [thread.result() for thread in waiting] == [REPLY, REPLY]
+
+
+def test_a_reply_that_nobody_waits_for_wakes_nobody() -> None:
+    future = submitted()
+    wakeups: list[Semaphore] = []
+    future.resolve(REPLY, wakeups)
+    assert wakeups == []
+    assert future.result(0) is REPLY
 
 
 def test_waiting_ends_at_its_timeout_and_the_call_goes_on() -> None:
@@ -403,7 +429,7 @@ def test_waiting_ends_at_its_timeout_and_the_call_goes_on() -> None:
         with pytest.raises(futures.TimeoutError):
             waiting(0)
     assert not future.done()
-    future.resolve(REPLY)
+    resolve(future, REPLY)
     assert future.result(0) is REPLY
 
 
@@ -422,7 +448,7 @@ class TestCancelling:
         taken = table.take("1")
         assert taken is future
         assert not future.cancel()
-        taken.resolve(REPLY)
+        resolve(taken, REPLY)
         assert not future.cancel()
         assert future.result(0) is REPLY
 
@@ -440,7 +466,7 @@ class TestCancelling:
             barrier.wait(FAILSAFE)
             taken = table.take("1")
             if taken is not None:
-                taken.resolve(REPLY)
+                resolve(taken, REPLY)
             assert cancelling.result() == (taken is None)
             assert seen(future) == ("a cancel" if taken is None else "a reply")
 
@@ -459,7 +485,7 @@ def test_one_that_nobody_waits_for_is_small() -> None:
     try:
         made = [CallFuture(str(number), "m", 30.0, 1000.0, run_callback=at_once) for number in range(1000)]
         for future in made:
-            future.resolve(REPLY)
+            resolve(future, REPLY)
         assert all(future.result(0) is REPLY for future in made)
         used, _ = tracemalloc.get_traced_memory()
     finally:

@@ -7,42 +7,35 @@ from typing import Any
 
 import pytest
 
-from tellurio_sync.deadlines import MONOTONIC
+from tellurio_sync.deadlines import MONOTONIC, Clock, Waitable
 from tellurio_sync.errors import CallTimeout
-from tellurio_sync.peer.pending import PendingCall, PendingTable, Waiter
+from tellurio_sync.peer.pending import PendingCall, PendingTable
+from tellurio_sync.speedups import PySemaphore, Semaphore, release_all
 
 from ..conftest import FAILSAFE
 from ..fake_clock import FakeClock
-from .rig import Background
+from .rig import Background, resolve
+
+REPLY = {"result": 1}
 
 
 def call(id_: str = "1", timeout: float = 30, now: float = 1000) -> PendingCall:
     return PendingCall(id_, "m", timeout, now, is_extendable=True)
 
 
-class TestWaiter:
-    def test_a_wake_before_the_wait_counts(self) -> None:
-        waiter = Waiter()
-        waiter.wake()
-        assert waiter.wait(MONOTONIC, FAILSAFE)
+class PatientClock(Clock):
+    """Waits until it is woken, so that a lost wake-up is not made up for by looking again."""
 
-    def test_many_wakes_count_once(self) -> None:
-        waiter = Waiter()
-        for _ in range(3):
-            waiter.wake()
-        assert waiter.wait(MONOTONIC, FAILSAFE)
-        assert not waiter.wait(MONOTONIC, 0)
+    def wait(self, waitable: Waitable, timeout: float) -> bool:
+        assert waitable.acquire(True, FAILSAFE), "nobody woke this thread"
+        return True
 
-    def test_wakes_from_many_threads_at_once_raise_nothing(self) -> None:
-        waiter = Waiter()
-        threads = [Background(lambda: [waiter.wake() for _ in range(500)]) for _ in range(4)]
-        for thread in threads:
-            thread.result()
-        assert waiter.wait(MONOTONIC, FAILSAFE)
+
+OUTCOMES = [lambda c: resolve(c, REPLY), lambda c: c.fail(ValueError("x"))]
 
 
 class TestPendingCall:
-    @pytest.mark.parametrize("outcome", [lambda c: c.resolve({"result": 1}), lambda c: c.fail(ValueError("x"))])
+    @pytest.mark.parametrize("outcome", OUTCOMES)
     def test_an_outcome_ends_the_wait(self, outcome: Any) -> None:
         clock = FakeClock()
         pending = call()
@@ -52,6 +45,47 @@ class TestPendingCall:
         outcome(pending)
         assert waiting.result() is True
         assert pending.is_done
+
+    @pytest.mark.parametrize("outcome", OUTCOMES)
+    @pytest.mark.parametrize("wait", [PendingCall.wait, PendingCall.wait_outcome])
+    def test_an_outcome_never_passes_by_who_begins_to_wait_at_the_same_moment(self, wait: Any, outcome: Any) -> None:
+        for _ in range(200):
+            pending = call(timeout=2 * FAILSAFE, now=MONOTONIC.now())
+            barrier = threading.Barrier(2)
+
+            def run(pending: PendingCall = pending, barrier: threading.Barrier = barrier) -> None:
+                barrier.wait(FAILSAFE)
+                wait(pending, PatientClock())
+
+            waiting = Background(run)
+            barrier.wait(FAILSAFE)
+            outcome(pending)
+            waiting.result()
+            assert pending.is_done
+
+    def test_a_reply_leaves_it_to_its_receiver_when_who_waits_is_woken(self) -> None:
+        clock = FakeClock()
+        pending = call()
+        waiting = Background(pending.wait, clock)
+        clock.wait_for_waiting()
+        before = PySemaphore()  # another call's
+        wakeups: list[Semaphore] = [before]
+        pending.resolve(REPLY, wakeups)
+        assert pending.is_done
+        assert pending.reply is REPLY
+        assert [wakeups[0], len(wakeups)] == [before, 2]
+        assert not wakeups[1].acquire(False), "released already"
+        assert waiting.is_running
+        release_all(wakeups)
+        assert waiting.result() is True
+
+    def test_a_reply_that_nobody_waits_for_wakes_nobody(self) -> None:
+        pending = call()
+        wakeups: list[Semaphore] = []
+        pending.resolve(REPLY, wakeups)
+        assert wakeups == []
+        assert pending.wait(MONOTONIC) is True
+        pending.wait_outcome(MONOTONIC)
 
     def test_the_deadline_ends_the_wait_exactly(self) -> None:
         clock = FakeClock()
@@ -85,7 +119,7 @@ class TestPendingCall:
         clock.wait_for_waiting()
         clock.advance(1000)
         clock.wait_for_waiting()
-        pending.resolve({"result": 1})
+        resolve(pending, REPLY)
         waiting.result()
 
     def test_its_timeout_error_says_all(self) -> None:
