@@ -2,23 +2,30 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+EXTRAS ?= local,speed,test,dev
 BIN := $(VENV)/bin
 RUFF := $(BIN)/ruff
 RUFF_CONFIG := --config .ci/ruff.toml
+CORE_TESTS := tests/transport tests/peer tests/jsonrpc tests/test_client.py tests/test_speedups.py \
+	tests/benchmarks/test_guards.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow interop test-all soak fuzz bench bench-quick cover format lint type build check-dist check clean
+.PHONY: help install demo test test-core test-slow interop test-all soak fuzz bench bench-quick cover format lint type build check-dist check clean
 
 help:  ## print this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-# The environment is brought up to date when the requirements change.
-$(VENV)/installed: setup.cfg setup.py
+# The environment is brought up to date when the requirements change, or the C code: each interpreter has its own build
+# of that in the tree. Where it cannot be built any more, one that is out of date must not stay.
+$(VENV)/installed: setup.cfg setup.py tellurio_sync/_speedups.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "tellurio_sync needs Python 3.10 or later: make PYTHON=/path/to/python3.x ..."; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[local,speed,test,dev]'
+	PYTHONWARNINGS='ignore:Editable installation' $(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'
+	@built=tellurio_sync/_speedups$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))'); \
+	[ $$built -nt tellurio_sync/_speedups.c ] || \
+		{ rm -f $$built; echo "The C extension was not built (no C compiler?): the same is done in Python, slower."; }
 	@touch $@
 
 install: $(VENV)/installed  ## make .venv with the package (editable) and what its development needs
@@ -28,6 +35,9 @@ demo: install  ## optimise a prompt in a local backend; DATA=file.json for your 
 
 test: install  ## run the fast tests
 	$(BIN)/python -m pytest -q -m 'not slow and not interop' $(ARGS)
+
+test-core: install  ## run those of them that are about a call on its way: transport, peer, jsonrpc, client, speedups
+	$(BIN)/python -m pytest -q -m 'not slow and not interop' $(CORE_TESTS) $(ARGS)
 
 test-slow: install  ## run the tests with whole processes, networks that misbehave and large messages
 	$(BIN)/python -m pytest -q -m 'slow and not interop' $(ARGS)
@@ -68,11 +78,11 @@ build: install  ## build the wheel and the source distribution into dist/
 	rm -rf dist build
 	$(BIN)/python -m build --outdir dist .
 
-check-dist: build  ## install the wheel into an empty environment, and look at what it holds
+check-dist: build  ## install what was built into an empty environment, with and without a C compiler, and try it
 	$(BIN)/python tests/check_dist.py dist
 
 check: lint type test test-slow interop bench-quick check-dist  ## everything that CI runs
 
 clean:  ## remove environments, builds and caches
-	rm -rf .venv* .cache build dist *.egg-info .coverage htmlcov .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv* .cache build dist *.egg-info tellurio_sync/*.so .coverage htmlcov .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
