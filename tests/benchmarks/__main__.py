@@ -245,6 +245,8 @@ class Benchmark:
     def check_complete(self) -> list[str]:
         """The rows without a number of this package, with either json, or of a size."""
         variants = [peer for peer in (OURS, SPEED) if peer in self._pythons]
+        if not self.results:
+            return [f"anything: no row's link and title hold {self._options.only!r}"]
         problems = []
         for phase, results in self.results.items():
             for title, values in results.items():
