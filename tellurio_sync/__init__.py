@@ -17,7 +17,8 @@ from .autodiff import functional
 from .autodiff.backward_model import get_backward_model_client, set_backward_model_client
 from .autodiff.backward_pass import backward
 from .autodiff.grad_mode import is_grad_enabled, no_grad, set_grad_enabled
-from .client import LONG_RUNNING_METHODS, TellurioWebSocketClient
+from .client import TellurioWebSocketClient
+from .client_calls import LONG_RUNNING_METHODS
 from .errors import (
     CallTimeout,
     ConnectFailed,

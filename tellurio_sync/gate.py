@@ -19,7 +19,8 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakSet
 
-from .client import LONG_RUNNING_METHODS, TellurioWebSocketClient
+from .client import TellurioWebSocketClient
+from .client_calls import LONG_RUNNING_METHODS
 from .deadlines import MONOTONIC, Deadline
 from .errors import CallTimeout, ConnectionLost, RemoteError, TellurioError
 from .model.link import Link

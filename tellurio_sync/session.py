@@ -23,7 +23,8 @@ from weakref import WeakSet
 from . import run_context
 from .access import MODE_VARIABLE, Access, Address
 from .addresses import ws_address
-from .client import DEFAULT_TIMEOUT, TellurioWebSocketClient
+from .client import TellurioWebSocketClient
+from .client_calls import DEFAULT_TIMEOUT
 from .deadlines import MONOTONIC, Deadline, check_timeout
 from .errors import ConnectionLost, UsageError
 from .gate import Admission, Gate

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from tellurio_sync import run_context
-from tellurio_sync.client import LONG_RUNNING_METHODS, TellurioWebSocketClient
+from tellurio_sync.client import TellurioWebSocketClient
+from tellurio_sync.client_calls import LONG_RUNNING_METHODS
 from tellurio_sync.errors import (
     CallTimeout,
     ClosedByUser,

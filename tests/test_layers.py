@@ -28,8 +28,9 @@ ALLOWED = {
     "handlers": {"errors", "jsonrpc", "model", "autodiff"},
     "server_calls": {"peer", "model", "handlers"},
     "opening": {"errors", "transport"},
+    "client_calls": {"deadlines", "peer", "run_context"},
     "client": {
-        *("errors", "deadlines", "addresses", "transport", "peer", "model", "server_calls", "opening"),
+        *("errors", "deadlines", "addresses", "transport", "peer", "model", "client_calls", "server_calls", "opening"),
         *("run_context", "secret"),
     },
     "studio": {"errors", "deadlines", "addresses", "jsonrpc", "run_context", "secret"},
@@ -37,9 +38,10 @@ ALLOWED = {
     "backend": {"errors", "jsonrpc"},
     "access": {"errors", "client", "local", "secret", "studio"},
     "restore": {"errors", "model", "autodiff", "optim"},
-    "gate": {"errors", "deadlines", "peer", "client", "model", "restore"},
+    "gate": {"errors", "deadlines", "peer", "client", "client_calls", "model", "restore"},
     "session": {
-        *("errors", "deadlines", "addresses", "run_context", "client", "access", "gate", "model", "restore", "studio"),
+        *("errors", "deadlines", "addresses", "run_context", "client", "client_calls", "access", "gate", "model"),
+        *("restore", "studio"),
     },
 }
 
