@@ -6,7 +6,7 @@ EXTRAS ?= local,speed,test,dev
 BIN := $(VENV)/bin
 RUFF := $(BIN)/ruff
 RUFF_CONFIG := --config .ci/ruff.toml
-CORE_TESTS := tests/transport tests/peer tests/jsonrpc tests/test_client.py tests/test_speedups.py \
+CORE_TESTS := tests/transport tests/peer tests/jsonrpc tests/client tests/test_speedups.py \
 	tests/benchmarks/test_guards.py
 
 .DEFAULT_GOAL := help

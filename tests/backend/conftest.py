@@ -14,6 +14,7 @@ from tellurio_sync.backend.options import BackendOptions
 from tellurio_sync.backend.server import Backend
 
 from .rpc_client import FAILSAFE, RpcClient
+from .scripted import model_answer
 
 KEY = "test-key-of-the-backend"
 
@@ -96,3 +97,11 @@ def connect() -> Iterator[Callable[..., RpcClient]]:
 @pytest.fixture
 def rpc(backend: RunningBackend, connect: Callable[..., RpcClient]) -> RpcClient:
     return connect(backend)
+
+
+@pytest.fixture
+def model(rpc: RpcClient) -> dict[str, Any]:
+    """A function of the client as language model, and as model for backward passes."""
+    found = rpc.model(model_answer)
+    rpc.set_backward_model(found)
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -99,3 +100,14 @@ def answer_like_a_model(messages: list[ChatMessage]) -> str:
         (variable,) = read_blocks(user, "VARIABLE")
         return f"Here it is: <IMPROVED>{read_blocks(variable, 'DATA')[0]}, better</IMPROVED>"
     return user.upper()
+
+
+def model_answer(messages: list[dict[str, str]], **completion_args: Any) -> str:
+    return answer_like_a_model(messages)
+
+
+def language_model(messages: list[ChatMessage]) -> str:
+    """Deterministic, and sensitive to everything: each new prompt is a digest of all that was shown."""
+    if messages[0]["content"].splitlines()[0] == OPTIMIZER:
+        return f"<IMPROVED>prompt {hashlib.sha256(messages[-1]['content'].encode()).hexdigest()}</IMPROVED>"
+    return answer_like_a_model(messages)

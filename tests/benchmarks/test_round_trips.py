@@ -14,8 +14,8 @@ import pytest
 import tellurio_sync as te
 from tellurio_sync.optim.functional import tgd
 
+from ..backend.scripted import language_model
 from ..backend_process import KEY, BackendProcess
-from ..test_restore import language_model
 from .counting import Counts, counting
 
 CREATE, UPDATE = "create_variable", "update_variable"

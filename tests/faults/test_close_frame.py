@@ -10,8 +10,7 @@ from tellurio_sync.transport.base import Ending
 
 from ..conftest import FAILSAFE
 from ..peer.rig import Background
-from ..transport.ends import SocketFarEnd, receive_ending, tcp_pair
-from ..transport.test_websocket import GatedSocket
+from ..transport.ends import GatedSocket, SocketFarEnd, receive_ending, tcp_pair
 from .soak import wait_until
 
 

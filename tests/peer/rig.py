@@ -11,10 +11,11 @@ import pytest
 
 from tellurio_sync.deadlines import Clock
 from tellurio_sync.peer.dispatch import Method
+from tellurio_sync.peer.keeper import RECONNECTING
 from tellurio_sync.peer.peer import Peer
 from tellurio_sync.peer.pending import OpenCall
 from tellurio_sync.speedups import Semaphore, release_all
-from tellurio_sync.transport.base import DialFailed
+from tellurio_sync.transport.base import DialFailed, Ending
 from tellurio_sync.transport.memory import MemoryTransport
 
 from ..conftest import FAILSAFE
@@ -199,6 +200,32 @@ class Background:
         assert self._outcome, "it did not end"
         outcome: tuple[Any, BaseException | None] = self._outcome[0]
         return outcome
+
+
+# --- what goes wrong ----------------------------------------------------------------------------------
+
+LOST = Ending("reset", "network")
+
+
+def refused(status: int) -> DialFailed:
+    return DialFailed("handshake", f"the server answered HTTP {status}", status)
+
+
+def unreachable() -> DialFailed:
+    return DialFailed("TCP", "Connection refused")
+
+
+def failure(opening: Background) -> DialFailed:
+    error = opening.error()
+    assert isinstance(error, DialFailed)
+    return error
+
+
+def lose(rig: Rig, *steps: Any) -> None:
+    """Lose the connection; further attempts are ``steps``, the pause before the first one is under way."""
+    rig.dialers.steps[:] = steps
+    rig.transport.server_end(LOST)
+    rig.wait_for_state(RECONNECTING)
 
 
 # --- calls --------------------------------------------------------------------------------------------

@@ -1,12 +1,15 @@
-"""Certificates for 127.0.0.1's `localhost`, made by an authority that only these tests trust."""
+"""A connected transport, and certificates for `localhost`, made by an authority that only these tests trust."""
 
 from __future__ import annotations
 
 import ssl
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import pytest
 import trustme
+
+from .ends import SocketFarEnd, tcp_pair
 
 
 class Tls(NamedTuple):
@@ -27,3 +30,10 @@ def tls() -> Tls:
     client = ssl.create_default_context()
     authority.configure_trust(client)
     return Tls(server, client, other)
+
+
+@pytest.fixture
+def far() -> Iterator[SocketFarEnd]:
+    end = SocketFarEnd(*tcp_pair())
+    yield end
+    end.dispose()

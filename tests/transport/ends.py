@@ -10,6 +10,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 from tellurio_sync.transport.base import Ending, Transport, TransportEnded
 from tellurio_sync.transport.memory import MemoryTransport
@@ -50,6 +51,30 @@ def tls_pair(
     ours = client.wrap_socket(ours, server_hostname="localhost")
     thread.join(FAILSAFE)
     return ours, wrapped[0]
+
+
+class GatedSocket(socket.socket):
+    """A connected socket whose ``send`` can be held, or made to fail."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock.family, sock.type, sock.proto, fileno=sock.detach())
+        self.entered = threading.Event()
+        self.gate = threading.Event()
+        self.gate.set()
+        self.failure: BaseException | None = None
+        self.fails_after_sending = False
+
+    def hold(self) -> None:
+        self.entered.clear()
+        self.gate.clear()
+
+    def send(self, data: Any, *args: Any) -> int:
+        self.entered.set()
+        assert self.gate.wait(FAILSAFE)
+        failure, self.failure = self.failure, None
+        if failure is not None:
+            raise failure
+        return super().send(data, *args)
 
 
 class Slip:
