@@ -2,7 +2,7 @@
 
    What it is for, in this order (a round trip of a small call, client and server on one core):
    - A thread is woken after the GIL has been given up (`Receiver.receive`). Woken before, it runs at once, finds the
-     GIL taken, and sleeps again: two more switches of threads for every call, a fifth of its time.
+     GIL taken, and sleeps again: two more switches of threads for every call, a quarter of its time.
    - Waiting and reading are one step, without taking the GIL in between, for which other threads may be queueing.
    - Frames are made and taken apart without a Python object for each of their parts.
 
