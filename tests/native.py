@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from types import FrameType, FunctionType
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -32,7 +32,7 @@ def compiled() -> Any:
     return speedups.compiled
 
 
-def under_signals(wait: FunctionType, on_signal: Callable[[int], None], give_up: Callable[[], object]) -> Any:
+def under_signals(wait: Callable[[], Any], on_signal: Callable[[int], None], give_up: Callable[[], object]) -> Any:
     """What ``wait`` returns or raises on the main thread, which gets one SIGINT after another.
 
     Args:

@@ -166,7 +166,8 @@ for name, operation in OPERATIONS.items():
     stage.semaphore.release()
     assert stage.semaphore.acquire(False), name
 stage.close()
-print(len(failed))
+assert {"a semaphore", "a receiver", "data received", "wake-ups", "texts encoded", "texts split"} <= failed, failed
+print("it lives")
 """
 
 
@@ -176,13 +177,19 @@ def test_too_little_memory_is_an_error_wherever_it_shows() -> None:
     if find_spec("_testcapi") is None:
         pytest.skip("this interpreter cannot refuse memory: it has no _testcapi")
     with Child(OUT_OF_MEMORY) as child:
-        assert int(child.line()) > 10
+        assert child.line() == "it lives"
         assert (child.end(), child.stderr) == (0, "")
 
 
 # --- sanitizers -------------------------------------------------------------------------------------------
 
-SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g", "-O1"]
+SANITIZERS = [
+    "-fsanitize=address,undefined,float-cast-overflow",
+    "-fno-sanitize-recover=all",
+    "-fno-omit-frame-pointer",
+    "-g",
+    "-O1",
+]
 
 SANITIZED = [
     "tests/test_speedups.py",
@@ -212,7 +219,8 @@ if sys.argv[3:]:
 
 def build(source: Path, target: Path) -> None:
     """Raises ``subprocess.SubprocessError``, with what the compiler says in its ``stderr``."""
-    command = ["gcc", "-shared", "-fPIC", *SANITIZERS, f"-I{sysconfig.get_path('include')}", source, "-o", target]
+    headers = f"-I{sysconfig.get_path('include')}"
+    command = ["gcc", "-shared", "-fPIC", *SANITIZERS, headers, str(source), "-o", str(target)]
     subprocess.run(command, check=True, capture_output=True, text=True, timeout=BUILD_LIMIT)
 
 

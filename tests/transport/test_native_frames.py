@@ -123,7 +123,8 @@ def own_strictness() -> Iterator[None]:
 def test_texts_may_be_taken_out_of_the_list_while_one_is_encoded() -> None:
     texts: list[str] = []
 
-    def empty_the_list(error: UnicodeEncodeError) -> tuple[str, int]:
+    def empty_the_list(error: UnicodeError) -> tuple[str | bytes, int]:
+        assert isinstance(error, UnicodeEncodeError)
         texts.clear()
         return "?", error.end
 

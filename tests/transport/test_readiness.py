@@ -6,6 +6,7 @@ import contextlib
 import select
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -102,6 +103,14 @@ def ends(request: pytest.FixtureRequest, size: int) -> Iterator[Ends]:
 def test_nothing_has_come_at_the_timeout(ends: Ends, timeout: float) -> None:
     for _ in range(2):
         assert ends.receive(timeout) == (0, None)
+
+
+@pytest.mark.parametrize("timeout", [0.0004, 0.05])
+def test_the_wait_does_not_end_before_its_timeout(ends: Ends, timeout: float) -> None:
+    """It may, but it would only have to be begun again."""
+    start = time.monotonic()
+    assert ends.receive(timeout) == (0, None)
+    assert time.monotonic() - start >= timeout
 
 
 @pytest.mark.parametrize("timeout", [0, 0.5, FAILSAFE, None])
