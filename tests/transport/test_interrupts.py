@@ -14,8 +14,8 @@ from tellurio_sync.transport.base import TransportEnded
 from tellurio_sync.transport.websocket import WebSocketTransport
 
 from ..conftest import FAILSAFE, in_thread, wait_until
+from ..interrupts import Strike, strikes
 from .ends import Receiving, Slip, SocketFarEnd, tcp_pair
-from .interrupts import Strike, strikes
 
 pytestmark = pytest.mark.slow
 
@@ -80,6 +80,23 @@ def do_before_sending(transport: WebSocketTransport, do: Interference) -> None:
     transport._send_some = send_some
 
 
+def do_before_leaving(transport: WebSocketTransport, do: Interference) -> None:
+    """``do`` it just before the writer gives back its role."""
+
+    class Observed(WebSocketTransport):
+        @property
+        def _writer(self) -> object | None:
+            return self.__dict__["_writer"]
+
+        @_writer.setter
+        def _writer(self, turn: object | None) -> None:
+            if turn is None and self._writer is not None:
+                do()
+            self.__dict__["_writer"] = turn
+
+    transport.__class__ = Observed
+
+
 def take_nothing(_: object) -> int:
     raise BlockingIOError
 
@@ -111,15 +128,7 @@ def send_while_another_thread_queues_at_the_last_moment(strike: Strike) -> None:
     """The other finds a writer, who has just seen that there is nothing left to write."""
     with far_end() as far, Receiving(far.transport):
         queue_other = Interference(far.transport.send, ['"other"'])
-        real = far.transport._has_rest
-
-        def has_rest() -> bool:
-            is_more = real()
-            if not is_more:
-                queue_other()
-            return is_more
-
-        far.transport._has_rest = has_rest  # type: ignore[method-assign]
+        do_before_leaving(far.transport, queue_other)
         sends_with_another(strike, far, queue_other)
 
 
@@ -128,6 +137,7 @@ def sends_with_another(strike: Strike, far: SocketFarEnd, queue_other: Interfere
     with strike:
         far.transport.send(['"mine"'], [receipt], timeout=FAILSAFE)
     queue_other.may_come = False
+    assert queue_other.has_come or strike.where is not None, "its moment never came"
     came: list[str] = []
     while queue_other.has_come and '"other"' not in came:
         came.append(far.receive())
