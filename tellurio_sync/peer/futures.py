@@ -131,8 +131,14 @@ class CallFuture(OpenCall, Future[dict[str, Any]]):
 
     def cancel(self) -> bool:
         """Give up the call, if it is not over; the server is not told. Returns whether it is cancelled."""
-        if self._outcome == PENDING and self._pending is not None and self._pending.give_up(self):
-            self._finish_now(CANCELLED)
+        if self._outcome == PENDING and self._pending is not None:
+            taken: list[OpenCall] = []
+            try:
+                self._pending.give_up_into(taken, self)
+            finally:
+                if taken:  # also after Ctrl-C: from now on nobody else ends this future
+                    self._outcome = CANCELLED
+                    self._finish_now(CANCELLED)
         return self._outcome == CANCELLED
 
     def cancelled(self) -> bool:

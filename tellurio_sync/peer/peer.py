@@ -66,7 +66,10 @@ class Peer(Keeper):
             connection.start((call,), [text])
             return connection.wait(call)
         except BaseException:
-            connection.pending.give_up(call)
+            try:
+                connection.pending.give_up(call)
+            finally:
+                connection.pending.forget(call.id, None)
             raise
 
     def request_many(
@@ -111,8 +114,12 @@ class Peer(Keeper):
                 except TellurioError as exc:  # given to the caller in its place
                     outcomes.append(exc)
         except BaseException:
-            for call in calls:
-                connection.pending.give_up(call)
+            try:
+                for call in calls:
+                    connection.pending.give_up(call)
+            finally:
+                for call in calls:
+                    connection.pending.forget(call.id, None)
             raise
         return outcomes
 
@@ -145,7 +152,12 @@ class Peer(Keeper):
             connection.start((future,), [text])
             connection.watch_expiry(future.expires_at)
         except BaseException:
-            connection.pending.give_up(future)
+            try:
+                connection.pending.give_up(future)
+            finally:
+                connection.pending.forget(future.id, None)
+                # It may have been interrupted between noting the deadline and waking who is to see to it.
+                connection.transport.wake()
             raise
         return future
 

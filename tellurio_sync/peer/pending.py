@@ -147,6 +147,8 @@ class PendingTable:
         self._lock = threading.Lock()
         # Ids given up by this side, so that a late reply is known as late. Bounded: the oldest go first.
         self._given_up: OrderedDict[str, None] = OrderedDict()
+        # Take out without a trace, by id: C code, which Ctrl-C cannot interrupt. For who was interrupted giving up.
+        self.forget: Callable[[str, None], object] = self._calls.pop
 
     def add(self, calls: Sequence[OpenCall]) -> None:
         """Register before sending: the reply may come before ``send`` returns."""
@@ -159,18 +161,25 @@ class PendingTable:
 
     def give_up(self, call: OpenCall) -> bool:
         """Take the call out because nobody waits any more; False if somebody else took it, whose outcome counts."""
+        taken: list[OpenCall] = []
+        self.give_up_into(taken, call)
+        return bool(taken)
+
+    def give_up_into(self, taken: list[OpenCall], call: OpenCall) -> None:
+        """As ``give_up``; a call that was taken out is in ``taken``, also if Ctrl-C ends this."""
         if call.id not in self._calls:
-            return False
+            return
         # Before it is taken out: a reply that comes in between is known as late.
         with self._lock:
             self._given_up[call.id] = None
             if len(self._given_up) > _REMEMBERED_IDS:
                 self._given_up.popitem(last=False)
-        if self._calls.pop(call.id, None) is not None:
-            return True
-        with self._lock:
-            self._given_up.pop(call.id, None)
-        return False
+        try:
+            # C code from taking it out to noting it: Ctrl-C cannot come between.
+            taken.extend(map(self._calls.pop, (call.id,)))
+        except KeyError:
+            with self._lock:
+                self._given_up.pop(call.id, None)
 
     def take_all(self) -> list[OpenCall]:
         """Take out all calls."""

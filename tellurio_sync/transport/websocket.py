@@ -114,31 +114,33 @@ class WebSocketTransport(Transport):
         is_single = len(encoded) == 1
         try:
             with self._queue_lock:
-                if self._ending is not None or self._is_closing:
-                    raise TransportEnded(self._ending or Ending("the connection is closing", "local"))
+                is_over = self._ending is not None or self._is_closing
                 is_overfull = self._queued - self._written > _MAX_QUEUE
-                end = self._queued
-                if receipts is None:
-                    end += sum(map(len, encoded))
-                elif is_single:
-                    end += len(encoded[0])
-                    receipts[0].end_offset = end
-                else:
-                    for frame, receipt in zip(encoded, receipts):
-                        end += len(frame)
-                        receipt.end_offset = end
-                # What is queued and how much it is: together, without a call or a jump between them, for Ctrl-C's sake.
-                if self._writer is not None or self._write_failure is not None:
-                    self._queued = end
-                    self._queue += encoded
-                elif self._rest or self._queue or not is_single:
-                    self._queued = end
-                    self._queue += encoded
-                    self._writer = turn
-                else:  # the usual case: straight to the socket
-                    self._queued = end
-                    self._rest = encoded[0]
-                    self._writer = turn
+                if not is_over:
+                    end = self._queued
+                    if receipts is None:
+                        end += sum(map(len, encoded))
+                    elif is_single:
+                        end += len(encoded[0])
+                        receipts[0].end_offset = end
+                    else:
+                        for frame, receipt in zip(encoded, receipts):
+                            end += len(frame)
+                            receipt.end_offset = end
+                    # What is queued and how much it is: together, for Ctrl-C's sake, without a call or a jump between.
+                    if self._writer is not None or self._write_failure is not None:
+                        self._queued = end
+                        self._queue += encoded
+                    elif self._rest or self._queue or not is_single:
+                        self._queued = end
+                        self._queue += encoded
+                        self._writer = turn
+                    else:  # the usual case: straight to the socket
+                        self._queued = end
+                        self._rest = encoded[0]
+                        self._writer = turn
+            if is_over:  # not raised above: on Python 3.10, Ctrl-C can come where an exception leaves a ``with``
+                raise TransportEnded(self._ending or Ending("the connection is closing", "local"))
             if is_overfull and timeout is None:
                 self._abort_overfull()
             if self._writer is turn and not self._write(turn):
