@@ -222,11 +222,11 @@ class Connection:
             log.exception("! the receive loop failed")
             ending = Ending(f"internal error: {type(exc).__name__}: {exc}", "local")
         finally:
+            release_all(self.transport.wakeups)
             # The order matters: after dispose() no message can be sent any more, so that was_sent is final.
             self.transport.dispose()
             self.ending = ending
             self.receive_thread = None
-            release_all(self.transport.wakeups)
             for call in self.pending.take_all():
                 call.fail(self.lost(ending, was_sent=self.transport.was_sent(call)))
         log.debug("= ended: %s (%s)", ending.reason, ending.who)
@@ -249,6 +249,7 @@ class Connection:
                 raise jsonrpc.MalformedText("expected a text message, got a binary one")
             value = jsonrpc.decode(message)
         except jsonrpc.MalformedText as exc:
+            release_all(self.transport.wakeups)
             self._on_malformed(exc, message)
             return
         id_ = jsonrpc.id_of_result(value)
@@ -256,13 +257,12 @@ class Connection:
         if call is not None:
             call.resolve(value, self.transport.wakeups)
             return
+        # Who has a reply goes on before anything else is done or logged: that may take its time, or a lock of theirs.
+        release_all(self.transport.wakeups)
         envelope = jsonrpc.classify(value)
         if isinstance(envelope, Reply):
             self._on_reply(envelope)
-            return
-        # Who has a reply goes on before anything else is done for the server: it may take its time.
-        release_all(self.transport.wakeups)
-        if self._opening is not None and isinstance(envelope, Invalid):
+        elif self._opening is not None and isinstance(envelope, Invalid):
             self._fail_opening(f"the first message is not a greeting: {shorten_repr(value)}")
         else:
             self._dispatcher.handle(envelope)
@@ -341,6 +341,7 @@ class Connection:
             self._expire_futures()
 
     def _expire_futures(self) -> None:
+        release_all(self.transport.wakeups)  # before callbacks of what expires
         now = self._clock.now()
         # Reset first: a call submitted meanwhile lowers it again.
         with self._expiry_lock:

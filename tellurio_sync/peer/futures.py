@@ -121,7 +121,10 @@ class CallFuture(OpenCall, Future[dict[str, Any]]):
                     else:
                         waiter.add_exception(self)
                 self._condition.notify_all()
-        self._invoke_callbacks()
+        if self._done_callbacks:
+            # Where no thread can be started any more they run here, and may wait for what somebody else does.
+            release_all(wakeups)
+            self._invoke_callbacks()
 
     # --- who holds the future -------------------------------------------------------------------------
 
