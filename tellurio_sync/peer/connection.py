@@ -233,6 +233,7 @@ class Connection:
         return ending
 
     def _fail_waiting_at_close(self) -> None:
+        release_all(self.transport.wakeups)  # before callbacks of what fails
         # Behind the close frame nothing is queued any more; what is queued before it may still be written.
         ending = Ending("close() was called", "local")
         for call in self.pending.take_all():

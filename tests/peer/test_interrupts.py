@@ -346,9 +346,9 @@ def request_that_waits_for_a_connection(line: Line, strike: Strike) -> None:
 
 
 def request_many(line: Line, strike: Strike) -> None:
-    line.clock.turns = [lambda _: line.server.answer(5)]
-    replies = under(strike, lambda: line.request_many(5))
-    assert strike.where or [reply["result"] for reply in replies] == [PARAMS] * 5
+    line.clock.turns = [lambda _: line.server.answer(3)]
+    replies = under(strike, lambda: line.request_many(3))
+    assert strike.where or [reply["result"] for reply in replies] == [PARAMS] * 3
 
 
 def request_many_of_which_one_is_answered(line: Line, strike: Strike) -> None:
@@ -360,20 +360,20 @@ def request_many_of_which_one_is_answered(line: Line, strike: Strike) -> None:
 def request_many_of_which_some_find_no_room(line: Line, strike: Strike) -> None:
     line.server.sends = [go_on, find_no_room, find_no_room]
     line.clock.turns = [lambda _: line.server.answer(2)]
-    outcomes = under(strike, lambda: line.request_many(4))
-    assert strike.where or [type(outcome) for outcome in outcomes] == [dict, dict, CallTimeout, CallTimeout]
+    outcomes = under(strike, lambda: line.request_many(3))
+    assert strike.where or [type(outcome) for outcome in outcomes] == [dict, dict, CallTimeout]
 
 
 def request_many_of_which_some_find_the_connection_over(line: Line, strike: Strike) -> None:
     line.server.sends = [go_on, find_it_over]
     line.clock.turns = [lambda _: line.server.answer(2)]
-    outcomes = under(strike, lambda: line.request_many(4))
-    assert strike.where or [type(outcome) for outcome in outcomes] == [dict, dict, ConnectionLost, ConnectionLost]
+    outcomes = under(strike, lambda: line.request_many(3))
+    assert strike.where or [type(outcome) for outcome in outcomes] == [dict, dict, ConnectionLost]
 
 
 def request_many_that_all_find_the_connection_over(line: Line, strike: Strike) -> None:
     line.server.sends = [find_it_over]
-    error = under(strike, lambda: line.request_many(4))
+    error = under(strike, lambda: line.request_many(3))
     assert strike.where or isinstance(error, ConnectionLost)
 
 

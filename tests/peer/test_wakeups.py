@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tellurio_sync.deadlines import Clock, Waitable
-from tellurio_sync.errors import CallTimeout, ConnectionLost
+from tellurio_sync.errors import CallTimeout, ClosedByUser, ConnectionLost
 from tellurio_sync.peer import pending
 from tellurio_sync.peer.dispatch import Method
 from tellurio_sync.peer.futures import CallFuture
@@ -293,6 +293,13 @@ class TestACallbackForWhichThereIsNoThread:
     def test_of_one_that_fails(self, line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
         future = line.submit()
         self._check(line, monkeypatch, future, Holder(future), line.connection.abort, "the test is over")
+
+    def test_of_one_that_fails_because_the_peer_is_closed_behind_a_reply(
+        self, line: Line, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        caller, future = Caller(line, on_reply=line.connection.close), line.submit()
+        self._check(line, monkeypatch, future, caller, lambda: line.send(caller.reply))
+        assert isinstance(future.exception(0), ClosedByUser)
 
     def test_of_one_that_expires_behind_a_reply(self, line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
         def expire() -> None:
