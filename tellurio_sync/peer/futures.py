@@ -141,7 +141,11 @@ class CallFuture(OpenCall, Future[dict[str, Any]]):
             finally:
                 if taken:  # also after Ctrl-C: from now on nobody else ends this future
                     self._outcome = CANCELLED
-                    self._finish_now(CANCELLED)
+                    try:
+                        self._finish_now(CANCELLED)
+                    finally:
+                        if self._is_watched:  # after Ctrl-C in there: others wait for it
+                            release_all(self._semaphores.copy())
         return self._outcome == CANCELLED
 
     def cancelled(self) -> bool:

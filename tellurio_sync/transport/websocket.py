@@ -472,6 +472,8 @@ class WebSocketTransport(Transport):
         # No lock: in the child another thread's lock stays taken for ever. No shutdown either: it acts on what the
         # child shares with its parent; closing a descriptor does not.
         self._is_disposed = True
+        # The receiver has the number of a descriptor, which may soon be another's.
+        self._ending = self._ending or Ending("this process was forked, and the connection is its parent's", "local")
         self._close_descriptors()
 
     def _close_descriptors(self) -> None:

@@ -8,6 +8,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from tellurio_sync.peer.dispatch import Method
 from tellurio_sync.peer.futures import CallFuture
 from tellurio_sync.peer.peer import Peer
 from tellurio_sync.peer.pending import PendingCall
-from tellurio_sync.speedups import PySemaphore, Semaphore
+from tellurio_sync.speedups import PySemaphore, Semaphore, make_semaphore
 from tellurio_sync.transport.base import Ending, Transport
 
 from ..conftest import FAILSAFE, wait_until
@@ -38,7 +39,7 @@ class AheadClock(Clock):
 
     ahead = 0.0
 
-    def now(self) -> float:  # type: ignore[override]
+    def now(self) -> float:
         return Clock.now() + self.ahead
 
 
@@ -429,6 +430,22 @@ def test_who_has_its_reply_is_woken_though_giving_back_descriptors_fails(
     monkeypatch.undo()
 
 
+class Struck(threading.Condition):
+    """Ctrl-C comes where it is entered."""
+
+    def __enter__(self) -> bool:
+        raise KeyboardInterrupt
+
+
+def test_who_waits_for_a_future_is_woken_though_ctrl_c_strikes_who_cancels_it(line: Line) -> None:
+    future = line.submit()
+    holders = [Holder(future), Holder(future)]
+    future.__dict__["_condition"] = Struck()
+    with pytest.raises(KeyboardInterrupt):
+        future.cancel()
+    assert [type(holder.error()) for holder in holders] == [CancelledError] * 2
+
+
 def test_a_deadline_that_passes_before_who_has_its_reply_is_woken_does_not_count(line: Line) -> None:
     backs: list[bool] = []
 
@@ -471,11 +488,11 @@ def a_call(kind: type[PendingCall] = PendingCall) -> PendingCall:
 @pytest.mark.parametrize("wait", WAITS)
 def test_an_outcome_is_seen_by_who_was_about_to_wait(wait: Any, outcome: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It comes before there is anything to release."""
-    make, made = pending.make_semaphore, []
+    made: list[Semaphore] = []
 
     def make_too_late() -> Semaphore:
         OUTCOMES[outcome](call)
-        made.append(make())
+        made.append(make_semaphore())
         return made[-1]
 
     monkeypatch.setattr(pending, "make_semaphore", make_too_late)
@@ -495,7 +512,7 @@ class WaitedForAtTheLastMoment(PendingCall):
         wait_until(lambda: self._semaphore is not None, "it does not wait")
 
     @property
-    def reply(self) -> Any:  # type: ignore[override]
+    def reply(self) -> Any:
         return self.__dict__.get("reply")
 
     @reply.setter
@@ -505,7 +522,7 @@ class WaitedForAtTheLastMoment(PendingCall):
         self.__dict__["reply"] = value
 
     @property
-    def error(self) -> Any:  # type: ignore[override]
+    def error(self) -> Any:
         return self.__dict__.get("error")
 
     @error.setter

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 from tellurio_sync.transport import frames
@@ -154,3 +156,19 @@ def test_our_own_opcodes_are_masked_and_theirs_not(far: SocketFarEnd) -> None:
     far.transport.send(['"x"'])
     head = far.connection.sock.recv(2)
     assert head == bytes([0x80 | frames.TEXT, 0x80 | 3])
+
+
+def test_after_a_fork_nobody_reads_what_has_got_the_same_descriptors(far: SocketFarEnd) -> None:
+    far.transport.forget_after_fork()
+    pairs = [socket.socketpair() for _ in range(4)]  # the free numbers, those of the connection among them
+    try:
+        for near, other in pairs:
+            other.send(b"not ours")
+            near.send(b"not ours")
+        with pytest.raises(TransportEnded):
+            far.transport.receive(0)
+        assert all(end.recv(100) == b"not ours" for pair in pairs for end in pair)
+    finally:
+        for pair in pairs:
+            for end in pair:
+                end.close()
