@@ -228,7 +228,8 @@ class Loop:
                     while number < batches or not is_disturbed():
                         self._try_until_done(kept, number)
                         number += 1
-                check_is_the_same_there(session, kept)
+                if not self._check(kept):  # the loss of the connection that was cut last may show only here, once
+                    check_is_the_same_there(session, kept)
 
     def _try_until_done(self, kept: list[te.Variable], number: int) -> None:
         while True:
