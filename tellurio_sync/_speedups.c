@@ -162,7 +162,7 @@ typedef struct {
     PyObject_HEAD
     int fd;
     int wake_fd;
-    Py_ssize_t size; /* of the buffer; 0: wait only */
+    Py_ssize_t size; /* of the buffer */
     char *buffer;
     bool is_in_use;
 } Receiver;
@@ -174,8 +174,8 @@ static PyObject *receiver_new(PyTypeObject *type, PyObject *args, PyObject *kwar
     static char *names[] = {"fd", "wake_fd", "size", NULL};
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iin:Receiver", names, &fd, &wake_fd, &size))
         return NULL;
-    if (fd < 0 || wake_fd < 0 || size < 0) { /* poll() would wait for a negative descriptor for ever */
-        PyErr_SetString(PyExc_ValueError, "fd, wake_fd and size must not be negative");
+    if (fd < 0 || wake_fd < 0 || size <= 0) { /* poll() would wait for a negative descriptor for ever */
+        PyErr_SetString(PyExc_ValueError, "fd and wake_fd must not be negative, and size must be positive");
         return NULL;
     }
     Receiver *self = (Receiver *)type->tp_alloc(type, 0);
@@ -184,12 +184,10 @@ static PyObject *receiver_new(PyTypeObject *type, PyObject *args, PyObject *kwar
     self->fd = fd;
     self->wake_fd = wake_fd;
     self->size = size;
-    if (size) {
-        self->buffer = PyMem_Malloc(size);
-        if (self->buffer == NULL) {
-            Py_DECREF(self);
-            return PyErr_NoMemory();
-        }
+    self->buffer = PyMem_Malloc(size);
+    if (self->buffer == NULL) {
+        Py_DECREF(self);
+        return PyErr_NoMemory();
     }
     return (PyObject *)self;
 }
@@ -280,7 +278,7 @@ static PyObject *receiver_receive(Receiver *self, PyTypeObject *defining_class, 
     found = poll(fds, 2, milliseconds);
     error = found < 0 ? errno : 0;
     /* All flags but POLLOUT: errors, too, are told by reading. */
-    if (found > 0 && (fds[0].revents & ~POLLOUT) && self->size) {
+    if (found > 0 && (fds[0].revents & ~POLLOUT)) {
         received = recv(self->fd, self->buffer, (size_t)self->size, 0);
         error = received < 0 ? errno : 0;
     }
@@ -304,9 +302,6 @@ static PyObject *receiver_receive(Receiver *self, PyTypeObject *defining_class, 
     }
     if (data != NULL)
         return Py_BuildValue("iN", ready | READABLE, data);
-    /* With nothing to read into, the caller reads, also when it is writing that is possible: TLS may need it. */
-    if (found > 0 && fds[0].revents && !self->size)
-        ready |= READABLE;
     return Py_BuildValue("iO", ready, Py_None);
 }
 

@@ -16,6 +16,7 @@ from typing import Any
 import websocket
 
 from .base import DialFailed
+from .tls import TlsStream
 from .websocket import DEFAULT_MAX_MESSAGE_SIZE, WebSocketTransport
 
 _NO_ROUTE = {errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EADDRNOTAVAIL}
@@ -46,7 +47,7 @@ class Dialer:
         self._headers = headers
         self._timeout = min(timeout, _LONGEST_TIMEOUT)
         self._max_message_size = max_message_size
-        self._tls: ssl.SSLSocket | None = None  # during the TLS handshake
+        self._tls: TlsStream | None = None  # during the TLS handshake
         context = _WatchedContext(ssl_context, self._tls_handshake) if url.startswith("wss:") else None
         self._websocket = websocket.WebSocket(sslopt={"context": context}, skip_utf8_validation=True)
         self._is_aborted = False
@@ -74,7 +75,7 @@ class Dialer:
         sock = self._tls or self._websocket.sock
         if sock is not None:
             try:
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)  # SSLSocket's own would take TLS off it first
+                sock.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass  # not connected yet, or no longer: then there is nothing to wake
 
@@ -100,14 +101,14 @@ class Dialer:
         self._is_expired = True
         self.abort()
 
-    def _tls_handshake(self, sock: ssl.SSLSocket) -> None:
-        self._tls = sock
+    def _tls_handshake(self, stream: TlsStream) -> None:
+        self._tls = stream
         try:
             if self._is_aborted:
                 raise ConnectionAbortedError
-            sock.do_handshake()
+            stream.do_handshake()
         except BaseException:
-            sock.close()
+            stream.close()
             raise
         self._tls = None
 
@@ -158,14 +159,13 @@ class Dialer:
 
 
 class _WatchedContext:
-    """What websocket-client uses of a TLS context; shows the socket before its handshake, which then can be aborted."""
+    """What websocket-client uses of a TLS context; shows the stream before its handshake, which then can be aborted."""
 
-    def __init__(self, context: ssl.SSLContext | None, handshake: Callable[[ssl.SSLSocket], None]) -> None:
+    def __init__(self, context: ssl.SSLContext | None, handshake: Callable[[TlsStream], None]) -> None:
         self._context = ssl.create_default_context() if context is None else context
         self._handshake = handshake
 
-    def wrap_socket(self, sock: socket.socket, **options: Any) -> ssl.SSLSocket:
-        options["do_handshake_on_connect"] = False
-        wrapped = self._context.wrap_socket(sock, **options)
-        self._handshake(wrapped)
-        return wrapped
+    def wrap_socket(self, sock: socket.socket, *, server_hostname: str, **_: Any) -> TlsStream:
+        stream = TlsStream(sock, self._context, server_hostname)
+        self._handshake(stream)
+        return stream

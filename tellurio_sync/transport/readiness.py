@@ -48,10 +48,10 @@ def make_receiver(fd: int, wake_fd: int, size: int) -> Receiver:
     Args:
         fd: of a non-blocking socket; not owned.
         wake_fd: readable when the thread is to be woken; who wakes it empties it.
-        size: bytes to read at once; 0: the caller does the reading, which is then tried also at a writable socket.
+        size: bytes to read at once, > 0.
     """
     if compiled is None:
-        return PollReceiver(fd, wake_fd, size)
+        return PollReceiver(fd, wake_fd)
     receiver: Receiver = compiled.Receiver(fd, wake_fd, size)
     return receiver
 
@@ -59,10 +59,9 @@ def make_receiver(fd: int, wake_fd: int, size: int) -> Receiver:
 class PollReceiver:
     """``Receiver`` in Python, which never reads."""
 
-    def __init__(self, fd: int, wake_fd: int, size: int) -> None:
+    def __init__(self, fd: int, wake_fd: int) -> None:
         self._fd = fd
         self._watches_writes = False
-        self._reads_when_writable = size == 0
         self._poll = make_poll()
         self._poll.register(fd, _POLL_IN)
         self._poll.register(wake_fd, _POLL_IN)
@@ -79,7 +78,7 @@ class PollReceiver:
         for fd, events in self._poll.poll(None if timeout is None else timeout * 1000):
             if fd != self._fd:
                 ready |= WOKEN
-            elif events != _POLL_OUT or self._reads_when_writable:  # the other flags are errors, which reading tells
+            elif events != _POLL_OUT:  # the other flags are errors, which reading tells
                 ready |= READABLE
         return ready, None
 

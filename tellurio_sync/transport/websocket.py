@@ -26,7 +26,7 @@ ones: inside ``Condition.wait``, Ctrl-C can lose the lock.
 | taking the writer's role | any thread | ``_queue_lock`` |
 | rest, offset of what is written, writing to the socket | the writer | the role; the socket is non-blocking |
 | decoder, receiver, ``wakeups``, ``bytes_received`` | receive thread | ownership |
-| TLS reads and writes | any thread | ``_tls_lock``, taken last: OpenSSL allows one at a time per connection |
+| TLS, where there is any | the writer, receive thread | see ``tls`` |
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from . import frames
 from .base import Ending, NoRoom, Receipt, Transport, TransportEnded
 from .frames import Close, FrameDecoder, FrameError, Ping, TextEncoder
 from .readiness import READABLE, WOKEN, make_receiver
+from .tls import TlsStream
 
 DEFAULT_MAX_MESSAGE_SIZE = 64 * 1024 * 1024
 """Bytes: the largest incoming message, all fragments together."""
@@ -50,10 +51,8 @@ HIGH_WATER = 1024 * 1024
 """Bytes queued and unwritten beyond which ``send`` waits for room."""
 
 _MAX_QUEUE = 256 * 1024 * 1024  # beyond this even replies are not queued: the server does not read
-_READ_SIZE = 64 * 1024  # more would be mapped and unmapped by the allocator for every read; see also _has_decrypted
-_TLS_RECORD_SIZE = 16 * 1024  # OpenSSL tells of a longer write only when all of it is out: no progress, no was_sent
+_READ_SIZE = 64 * 1024  # more would be mapped and unmapped by the allocator for every read
 _LONGEST_WAIT = 3600.0  # a lock refuses to wait for centuries
-_INTERRUPTED = OSError("a write was interrupted")
 _LAST_WORDS = 0.2  # seconds for another thread to write our close frame
 _LAST_READS = 64  # a server that sends for ever must not keep a dead connection
 
@@ -62,20 +61,17 @@ class WebSocketTransport(Transport):
     """One open WebSocket.
 
     Args:
-        sock: connected, its opening handshake done; owned from now on.
+        stream: connected, its opening handshake done; owned from now on.
         max_message_size: bytes, > 0.
     """
 
-    def __init__(self, sock: socket.socket, *, max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE) -> None:
+    def __init__(self, stream: socket.socket | TlsStream, *, max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE) -> None:
+        self._tls = stream if isinstance(stream, TlsStream) else None
+        self._sock = sock = stream.sock if isinstance(stream, TlsStream) else stream
         sock.settimeout(0)
-        self._sock = sock
-        self._is_tls = isinstance(sock, ssl.SSLSocket)
-        self._tls_lock = threading.Lock()
-        self._send_some = self._send_some_tls if self._is_tls else sock.send
-        self._receive_some = self._receive_some_tls if self._is_tls else sock.recv
-        # What OpenSSL has decrypted does not make the socket readable. The opening handshake was read byte by byte, and
-        # may have left the rest of a record; our reads leave none, for they are larger than a record can be.
-        self._has_decrypted = isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
+        self._send_some = sock.send if self._tls is None else self._send_some_tls
+        # The opening handshake may have read more than its own, which does not make the socket readable any more.
+        self._has_early = self._tls is not None
         self._encoder = TextEncoder()
         self._decoder = FrameDecoder(max_message_size)
         self._messages: list[Any] = []  # whole messages: text or bytes
@@ -100,7 +96,7 @@ class WebSocketTransport(Transport):
         self._wake_in.settimeout(0)
         self._wake_out.settimeout(0)
         self.wakeups = []
-        self._receiver = make_receiver(sock.fileno(), self._wake_in.fileno(), 0 if self._is_tls else _READ_SIZE)
+        self._receiver = make_receiver(sock.fileno(), self._wake_in.fileno(), _READ_SIZE)
 
     # --- sending: any thread ---------------------------------------------------------------------
 
@@ -158,7 +154,9 @@ class WebSocketTransport(Transport):
             return False
         with self._queue_lock:
             # A writer at work may be just behind its system call, or was as Ctrl-C came: what it wrote counts as sent.
-            is_uncertain = self._writer is not None or self._write_failure is _INTERRUPTED
+            is_uncertain = self._writer is not None or (
+                self._tls is not None and self._tls.may_be_beyond(self._written)
+            )
             uncertain = len(self._rest) if is_uncertain else sum(self._taken)
             return self._written + uncertain >= receipt.end_offset
 
@@ -267,7 +265,7 @@ class WebSocketTransport(Transport):
             try:
                 # C code from the call to the list: Ctrl-C cannot come between sending and noting how much.
                 self._taken.extend(map(self._send_some, (self._rest,)))
-            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError, InterruptedError):
+            except (BlockingIOError, ssl.SSLWantReadError, InterruptedError):
                 self.stalled_since = self.stalled_since or time.monotonic()
                 break
             except OSError as exc:
@@ -306,8 +304,9 @@ class WebSocketTransport(Transport):
                 self._wake_senders_locked()
 
     def _send_some_tls(self, data: bytes | memoryview) -> int:
-        with self._tls_lock:
-            return self._sock.send(data[:_TLS_RECORD_SIZE])
+        # If Ctrl-C comes before what this returns is noted, the next call returns it again.
+        assert self._tls is not None
+        return self._tls.write(data, self._written)
 
     def _leave(self, turn: object) -> None:
         """After Ctrl-C, or a defect: give the role back, if this turn has it, and see to what the turn left undone.
@@ -315,9 +314,6 @@ class WebSocketTransport(Transport):
         Also without the role: it may have been given back, and what was queued meanwhile not been looked at.
         """
         if self._writer is turn:
-            if self._is_tls and not self._taken:
-                # SSLSocket.send is Python code: whether OpenSSL took the bytes is not known; nothing can follow.
-                self._write_failure = _INTERRUPTED
             self._writer = None  # before any call: a second Ctrl-C may come, but the role is free
         with self._queue_lock:
             if self._writer is None:
@@ -337,9 +333,11 @@ class WebSocketTransport(Transport):
         # While another thread is writing the socket is writable, and watching it would turn this loop for nothing.
         # A writer that leaves something unwritten wakes this thread.
         watches_writes = self._writer is None and bool(self._rest or self._queue) and self._has_unwritten()
-        must_read = self._has_decrypted
-        if must_read:
-            self._has_decrypted = False
+        if watches_writes and self._tls is not None:
+            watches_writes = not self._tls.waits_for_server
+        has_early = self._has_early
+        if has_early:
+            self._has_early = False
             timeout = 0.0
         try:
             try:
@@ -348,9 +346,11 @@ class WebSocketTransport(Transport):
                 raise TransportEnded(self._loss(exc)) from exc
             if ready & WOKEN:
                 self._drain_wake()
+            if has_early:
+                self._decrypt(b"")
             if data is not None:
-                self._on_data(data)
-            elif ready & READABLE or must_read:
+                self._on_data(data) if self._tls is None else self._on_records(data)
+            elif ready & READABLE:
                 self._read()
             if self._writer is None and (self._rest or self._queue) and self._has_unwritten():
                 self._flush()
@@ -383,19 +383,15 @@ class WebSocketTransport(Transport):
         except BlockingIOError:
             pass
 
-    def _receive_some_tls(self, size: int) -> bytes:
-        with self._tls_lock:
-            return self._sock.recv(size)
-
     def _read(self) -> bool:
         """Read once; False if nothing was there."""
         try:
-            data = self._receive_some(_READ_SIZE)
-        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError, InterruptedError):
+            data = self._sock.recv(_READ_SIZE)
+        except (BlockingIOError, InterruptedError):
             return False
         except OSError as exc:
             raise TransportEnded(self._loss(exc)) from exc
-        self._on_data(data)
+        self._on_data(data) if self._tls is None else self._on_records(data)
         return True
 
     def _on_data(self, data: bytes) -> None:
@@ -413,6 +409,31 @@ class WebSocketTransport(Transport):
             self._on_events(events)
         else:
             self._messages = events
+
+    def _on_records(self, data: bytes) -> None:
+        """As ``_on_data``, over TLS."""
+        if not data:
+            raise TransportEnded(self._end_of_stream())
+        self.bytes_received += len(data)  # a sign of life, also if it is only a part of a record
+        self._decrypt(data)
+
+    def _decrypt(self, data: bytes) -> None:
+        tls = self._tls
+        assert tls is not None
+        pieces: list[bytes] = []
+        failure = None
+        try:
+            tls.decrypt(data, pieces)
+        except OSError as exc:
+            failure = exc
+        for piece in pieces:
+            self._on_data(piece)
+        if failure is not None or tls.has_output:
+            # A frame of ours is the occasion for TLS to say what it has to say: an alert, or new keys. RFC 6455 §5.5.3
+            # allows a pong that was not asked for.
+            self._queue_control(frames.encode_frame(frames.PONG, b""))
+        if failure is not None:
+            raise TransportEnded(self._loss(failure)) from failure
 
     def _on_events(self, events: list[frames.Event]) -> None:
         for event in events:

@@ -104,7 +104,7 @@ def run(calls: int, seed: int, per_call: int, is_tls: bool, kind: int | None) ->
             lambda: Dialer(f"{server.base_url}:{server.port}/", [], timeout=TIMEOUT, ssl_context=client_context),
             {},
             opening=lambda envelope: envelope["result"]["session_id"],
-            reconnect=is_tls,
+            reconnect=False,
             on_lost=lambda error: lost.append(error.reason),
         )
         peer.open(1, 0)
@@ -120,8 +120,7 @@ def run(calls: int, seed: int, per_call: int, is_tls: bool, kind: int | None) ->
                     if reply["result"]["n"] != number:
                         problems.append(f"thread {name} got the reply to another call")
                 except Exception as exc:  # noqa: BLE001 - reported
-                    if not is_tls:
-                        problems.append(f"thread {name}: {exc!r}")
+                    problems.append(f"thread {name}: {exc!r}")
 
         others = [threading.Thread(target=call_too, args=(name,)) for name in range(3)]
         for thread in others:
@@ -136,8 +135,7 @@ def run(calls: int, seed: int, per_call: int, is_tls: bool, kind: int | None) ->
                 signals.left = 0
             except Exception as exc:  # noqa: BLE001 - reported
                 signals.left = 0
-                if not is_tls:
-                    problems.append(f"main thread: {exc!r}")
+                problems.append(f"main thread: {exc!r}")
         signals.stop()
         is_over.set()
         for thread in others:
@@ -149,7 +147,7 @@ def run(calls: int, seed: int, per_call: int, is_tls: bool, kind: int | None) ->
             problems.append("the client is not usable any more")
         if peer.state != OPEN:
             problems.append(f"the peer is {peer.state}")
-        if lost and not is_tls:
+        if lost:
             problems.append(f"the connection was lost: {lost}")
         connection = peer.connection
         # A future that was submitted as Ctrl-C came has no owner: it ends at its deadline, by itself.

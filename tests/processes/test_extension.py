@@ -109,9 +109,9 @@ if not pid:
     assert not own.acquire(True, 0.001)
     here, there = socket.socketpair()
     here.settimeout(0)
-    fresh = readiness.make_receiver(here.fileno(), wake_in.fileno(), 0)
+    fresh = readiness.make_receiver(here.fileno(), wake_in.fileno(), 100)
     there.send(b"x")
-    assert fresh.receive({failsafe}, [own], False) == (readiness.READABLE, None)
+    assert fresh.receive({failsafe}, [own], False)[0] == readiness.READABLE
     assert own.acquire(False)
     os._exit(7)
 _, status = os.waitpid(pid, 0)

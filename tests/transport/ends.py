@@ -14,6 +14,7 @@ from typing import Any
 
 from tellurio_sync.transport.base import Ending, Transport, TransportEnded
 from tellurio_sync.transport.memory import MemoryTransport
+from tellurio_sync.transport.tls import TlsStream
 from tellurio_sync.transport.websocket import WebSocketTransport
 
 from ..conftest import FAILSAFE
@@ -41,16 +42,17 @@ def tcp_pair(send_buffer: int | None = None) -> tuple[socket.socket, socket.sock
 
 def tls_pair(
     server: ssl.SSLContext, client: ssl.SSLContext, send_buffer: int | None = None
-) -> tuple[socket.socket, socket.socket]:
+) -> tuple[TlsStream, ssl.SSLSocket]:
     """As ``tcp_pair``, with TLS."""
     ours, theirs = tcp_pair(send_buffer)
-    wrapped: list[socket.socket] = []
+    wrapped: list[ssl.SSLSocket] = []
     thread = threading.Thread(target=lambda: wrapped.append(server.wrap_socket(theirs, server_side=True)))
     thread.start()
     ours.settimeout(FAILSAFE)
-    ours = client.wrap_socket(ours, server_hostname="localhost")
+    stream = TlsStream(ours, client, "localhost")
+    stream.do_handshake()
     thread.join(FAILSAFE)
-    return ours, wrapped[0]
+    return stream, wrapped[0]
 
 
 class GatedSocket(socket.socket):
@@ -134,7 +136,7 @@ class MemoryFarEnd(FarEnd):
 
 
 class SocketFarEnd(FarEnd):
-    def __init__(self, ours: socket.socket, theirs: socket.socket, **options: int) -> None:
+    def __init__(self, ours: socket.socket | TlsStream, theirs: socket.socket, **options: int) -> None:
         self.transport: WebSocketTransport = WebSocketTransport(ours, **options)
         self.connection = ServerConnection(theirs, {})
 

@@ -24,23 +24,20 @@ class Ends:
 
     Attributes:
         reads: whether it reads by itself; else the caller does.
-        reads_when_writable: whether the caller has to read also when the socket is writable.
 
     Args:
         is_compiled: whether it is the one in C.
-        size: bytes that it reads at once; 0: none.
     """
 
-    def __init__(self, is_compiled: bool, size: int) -> None:
+    def __init__(self, is_compiled: bool) -> None:
         self.make_semaphore: Callable[[], Semaphore] = compiled().Semaphore if is_compiled else PySemaphore
         self.near, self.far = tcp_pair(send_buffer=1)
         self.wake_in, self.wake_out = socket.socketpair()
         for end in (self.near, self.wake_in, self.wake_out):
             end.settimeout(0)
-        self.reads = is_compiled and size > 0
-        self.reads_when_writable = size == 0
-        kind = compiled().Receiver if is_compiled else PollReceiver
-        self.receiver: Any = kind(self.near.fileno(), self.wake_in.fileno(), size)
+        self.reads = is_compiled
+        ends = self.near.fileno(), self.wake_in.fileno()
+        self.receiver: Any = compiled().Receiver(*ends, SIZE) if is_compiled else PollReceiver(*ends)
 
     def receive(
         self, timeout: float | None = 0, wakeups: list[Semaphore] | None = None, watches_writes: bool = False

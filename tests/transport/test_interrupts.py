@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import ssl
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from tellurio_sync.transport import websocket
 from tellurio_sync.transport.base import TransportEnded
+from tellurio_sync.transport.tls import TlsStream
 from tellurio_sync.transport.websocket import WebSocketTransport
 
 from ..conftest import FAILSAFE, in_thread, wait_until
 from ..interrupts import Strike, strikes
-from .ends import Receiving, Slip, SocketFarEnd, tcp_pair
+from .conftest import Tls
+from .ends import Receiving, Slip, SocketFarEnd, tcp_pair, tls_pair
 
 pytestmark = pytest.mark.slow
 
@@ -23,9 +26,17 @@ SOON = FAILSAFE / 3
 """Seconds: before the receive loop turns by itself, which makes up for a lost wake-up."""
 
 
+class Ground(NamedTuple):
+    """What a scenario takes place on: a strike, and TLS or none."""
+
+    strike: Strike
+    tls: Tls | None
+
+
 @contextlib.contextmanager
-def far_end(send_buffer: int | None = None) -> Iterator[SocketFarEnd]:
-    far = SocketFarEnd(*tcp_pair(send_buffer))
+def far_end(ground: Ground, send_buffer: int | None = None) -> Iterator[SocketFarEnd]:
+    tls = ground.tls
+    far = SocketFarEnd(*(tcp_pair(send_buffer) if tls is None else tls_pair(tls.server, tls.client, send_buffer)))
     far.connection.sock.settimeout(SOON)
     try:
         yield far
@@ -69,15 +80,21 @@ class Interference:
             self.has_come = True
 
 
+def sender_of(transport: WebSocketTransport) -> Any:
+    """Whose ``_send_some`` is the system call."""
+    return transport if transport._tls is None else transport._tls
+
+
 def do_before_sending(transport: WebSocketTransport, do: Interference) -> None:
     """``do`` it just before the system call of the writer."""
-    real = transport._send_some
+    sender = sender_of(transport)
+    real = sender._send_some
 
     def send_some(data: Any) -> int:
         do()
         return real(data)
 
-    transport._send_some = send_some
+    sender._send_some = send_some
 
 
 def do_before_leaving(transport: WebSocketTransport, do: Interference) -> None:
@@ -104,40 +121,40 @@ def take_nothing(_: object) -> int:
 # --- the scenarios ----------------------------------------------------------------------------------------
 
 
-def send(strike: Strike, count: int = 1) -> None:
-    with far_end() as far, Receiving(far.transport):
+def send(ground: Ground, count: int = 1) -> None:
+    with far_end(ground) as far, Receiving(far.transport):
         texts, receipts = [f'"{n}"' for n in range(count)], [Slip() for _ in range(count)]
-        with strike:
+        with ground.strike:
             far.transport.send(texts, receipts, timeout=FAILSAFE)
         check_usable(far, texts, receipts)
 
 
-def send_many(strike: Strike) -> None:
-    send(strike, 3)
+def send_many(ground: Ground) -> None:
+    send(ground, 3)
 
 
-def send_while_another_thread_queues(strike: Strike) -> None:
+def send_while_another_thread_queues(ground: Ground) -> None:
     """The other finds a writer, and leaves its message to it; and nobody sends after that."""
-    with far_end() as far, Receiving(far.transport):
+    with far_end(ground) as far, Receiving(far.transport):
         queue_other = Interference(far.transport.send, ['"other"'])
         do_before_sending(far.transport, queue_other)
-        sends_with_another(strike, far, queue_other)
+        sends_with_another(ground, far, queue_other)
 
 
-def send_while_another_thread_queues_at_the_last_moment(strike: Strike) -> None:
+def send_while_another_thread_queues_at_the_last_moment(ground: Ground) -> None:
     """The other finds a writer, who has just seen that there is nothing left to write."""
-    with far_end() as far, Receiving(far.transport):
+    with far_end(ground) as far, Receiving(far.transport):
         queue_other = Interference(far.transport.send, ['"other"'])
         do_before_leaving(far.transport, queue_other)
-        sends_with_another(strike, far, queue_other)
+        sends_with_another(ground, far, queue_other)
 
 
-def sends_with_another(strike: Strike, far: SocketFarEnd, queue_other: Interference) -> None:
+def sends_with_another(ground: Ground, far: SocketFarEnd, queue_other: Interference) -> None:
     receipt = Slip()
-    with strike:
+    with ground.strike:
         far.transport.send(['"mine"'], [receipt], timeout=FAILSAFE)
     queue_other.may_come = False
-    assert queue_other.has_come or strike.where is not None, "its moment never came"
+    assert queue_other.has_come or ground.strike.where is not None, "its moment never came"
     came: list[str] = []
     while queue_other.has_come and '"other"' not in came:
         came.append(far.receive())
@@ -148,26 +165,26 @@ def sends_with_another(strike: Strike, far: SocketFarEnd, queue_other: Interfere
         check_usable(far, ['"mine"'], [receipt])
 
 
-def send_more_than_the_socket_takes(strike: Strike) -> None:
-    with far_end(send_buffer=4096) as far, Receiving(far.transport):
+def send_more_than_the_socket_takes(ground: Ground) -> None:
+    with far_end(ground, send_buffer=4096) as far, Receiving(far.transport):
         text, receipt = '"' + "x" * 600_000 + '"', Slip()
-        with strike:
+        with ground.strike:
             far.transport.send([text], [receipt], timeout=FAILSAFE)
         check_usable(far, [text], [receipt])
 
 
-def make_room_for_another_thread(strike: Strike) -> None:
+def make_room_for_another_thread(ground: Ground) -> None:
     """Room comes as this thread, the writer, gets rid of what is queued; the other must not wait on."""
-    with far_end() as far, pytest.MonkeyPatch.context() as patch:
+    with far_end(ground) as far, pytest.MonkeyPatch.context() as patch:
         patch.setattr(websocket, "HIGH_WATER", 1000)
         with pytest.MonkeyPatch.context() as full:
-            full.setattr(far.transport, "_send_some", take_nothing)
+            full.setattr(sender_of(far.transport), "_send_some", take_nothing)
             far.transport.send(['"first"'])
             far.transport.send(['"' + "x" * 5000 + '"'])  # written together with what comes next: then nothing is left
         waiting = threading.Thread(target=far.transport.send, args=(['"waited"'],), kwargs={"timeout": 2 * FAILSAFE})
         waiting.start()
         wait_until(lambda: far.transport._waiting_for_room, "it does not wait for room")
-        with strike:
+        with ground.strike:
             far.transport.send(['"mine"'])
         with Receiving(far.transport):
             waiting.join(SOON)
@@ -180,20 +197,20 @@ def make_room_for_another_thread(strike: Strike) -> None:
             check_usable(far, ['"mine"'], [])
 
 
-def send_while_the_connection_is_disposed_of(strike: Strike) -> None:
+def send_while_the_connection_is_disposed_of(ground: Ground) -> None:
     """The writer has to close the descriptors then."""
-    with far_end() as far:
+    with far_end(ground) as far:
         dispose = Interference(far.transport.dispose)
         do_before_sending(far.transport, dispose)
-        with contextlib.suppress(TransportEnded), strike:
+        with contextlib.suppress(TransportEnded), ground.strike:
             far.transport.send(['"mine"'])
         assert (far.transport._sock.fileno() == -1) == dispose.has_come
 
 
-def close(strike: Strike) -> None:
+def close(ground: Ground) -> None:
     """Closing again is then enough."""
-    with far_end() as far, Receiving(far.transport) as receiving:
-        with strike:
+    with far_end(ground) as far, Receiving(far.transport) as receiving:
+        with ground.strike:
             far.transport.close(1000, "")
         far.transport.close(1000, "")
         far.transport.wake()
@@ -215,9 +232,12 @@ def close(strike: Strike) -> None:
         close,
     ],
 )
-def test_ctrl_c_at_any_point_leaves_the_connection_usable(scenario: Callable[[Strike], None]) -> None:
-    for strike in strikes(WebSocketTransport):
+@pytest.mark.parametrize("is_tls", [False, True], ids=["tcp", "tls"])
+def test_ctrl_c_at_any_point_leaves_the_connection_usable(
+    scenario: Callable[[Ground], None], is_tls: bool, tls: Tls
+) -> None:
+    for strike in strikes(WebSocketTransport, TlsStream, ssl.SSLObject):
         try:
-            scenario(strike)
+            scenario(Ground(strike, tls if is_tls else None))
         except BaseException as exc:
             raise AssertionError(f"{scenario.__name__}: {strike}") from exc

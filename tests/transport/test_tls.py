@@ -1,20 +1,32 @@
-"""The WebSocket transport over TLS: OpenSSL allows one operation at a time, and tells of less."""
+"""The WebSocket transport over TLS: records are not frames, and OpenSSL has things of its own to say."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
+import shutil
+import socket
+import ssl
+import subprocess
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import trustme
 
+from tellurio_sync.transport import frames
 from tellurio_sync.transport.base import Ending
+from tellurio_sync.transport.tls import TlsStream
+from tellurio_sync.transport.websocket import WebSocketTransport
 
 from ..conftest import FAILSAFE
 from .conftest import Tls
-from .ends import Disconnected, Receiving, Slip, SocketFarEnd, receive, receive_ending, tls_pair
+from .ends import Disconnected, Receiving, Slip, SocketFarEnd, receive, receive_ending, receive_until, tls_pair
 
 MIB = 1 << 20
 
@@ -133,22 +145,281 @@ def test_the_end_of_the_tls_stream_is_an_ending(far: SocketFarEnd) -> None:
     assert ending.who == "server"
 
 
-@pytest.mark.parametrize("frees_the_role", [True, False])
-def test_ctrl_c_inside_a_tls_write_ends_the_connection_rather_than_tear_it(
-    far: SocketFarEnd, frees_the_role: bool, monkeypatch: pytest.MonkeyPatch
+# --- records ------------------------------------------------------------------------------------------------
+
+
+class Wire:
+    """The bytes of a far end's records, between its TLS and the socket."""
+
+    def __init__(self, tls: Tls) -> None:
+        ours, theirs = socket.socketpair()
+        self._socket = theirs
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = tls.server.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        stream = TlsStream(ours, tls.client, "localhost")
+        ours.settimeout(FAILSAFE)
+        theirs.settimeout(FAILSAFE)
+        thread = threading.Thread(target=stream.do_handshake)
+        thread.start()
+        self._until_done(self._tls.do_handshake)
+        thread.join(FAILSAFE)
+        self.transport = WebSocketTransport(stream)
+        assert self.transport.receive(FAILSAFE) == []  # tickets for other sessions
+
+    def __enter__(self) -> Wire:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.transport.dispose()
+        self._socket.close()
+
+    def records(self, text: str) -> bytes:
+        """A text message, ready to be put."""
+        frame = bytes((frames.TEXT | 0x80, len(text))) + text.encode()
+        self._tls.write(frame)
+        return self._outgoing.read()
+
+    def put(self, data: bytes) -> None:
+        self._socket.sendall(data)
+
+    def receive(self) -> bytes:
+        """What comes of one record."""
+        data: bytes = self._until_done(lambda: self._tls.read(1 << 16))
+        return data
+
+    def _until_done(self, step: Callable[[], Any]) -> Any:
+        while True:
+            try:
+                done = step()
+            except ssl.SSLWantReadError:
+                self._socket.sendall(self._outgoing.read())
+                self._incoming.write(self._socket.recv(1 << 16))
+            else:
+                self._socket.sendall(self._outgoing.read())
+                return done
+
+
+@pytest.fixture
+def wire(tls: Tls) -> Iterator[Wire]:
+    with Wire(tls) as made:
+        yield made
+
+
+def test_a_record_may_come_byte_by_byte_and_each_is_a_sign_of_life(wire: Wire) -> None:
+    records = wire.records("abc") + wire.records("def")
+    lives = set()
+    messages: list[str | bytes] = []
+    for byte in records:
+        wire.put(bytes((byte,)))
+        messages += wire.transport.receive(FAILSAFE)
+        lives.add(wire.transport.bytes_received)
+    assert messages == ["abc", "def"]
+    assert len(lives) == len(records)
+
+
+def test_records_that_came_together_are_read_in_one_go_and_a_message_is_written_in_one(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """``SSLSocket.send`` is Python code: nobody knows whether OpenSSL took the bytes."""
-    receipt = Slip()
+    wire.put(wire.records("a") + wire.records("b") + wire.records("c"))
+    assert wire.transport.receive(FAILSAFE) == ["a", "b", "c"]
+    stream = wire.transport._tls
+    assert stream is not None
+    real, writes = stream._send_some, []
 
-    def interrupted(*_: Any) -> int:
-        raise KeyboardInterrupt
+    def send_some(data: bytes) -> int:
+        writes.append(real(data))
+        return writes[-1]
 
-    monkeypatch.setattr(far.transport._sock, "send", interrupted)
-    if not frees_the_role:
-        monkeypatch.setattr(far.transport, "wake", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        far.transport.send(['"a"'], [receipt])
+    monkeypatch.setattr(stream, "_send_some", send_some)
+    wire.transport.send(['"message"'])
+    wire.transport.send(['"and"', '"two more"'])
+    assert len(writes) == 2
+
+
+def test_what_came_before_a_broken_record_is_given_and_the_server_is_told(wire: Wire) -> None:
+    good, bad = wire.records("abc"), bytearray(wire.records("def"))
+    bad[-1] ^= 1
+    wire.put(good + bad)
+    messages, ending = receive_ending(wire.transport)
+    assert messages == ["abc"]
+    assert ending.who == "network"
+    assert "DECRYPTION_FAILED_OR_BAD_RECORD_MAC" in ending.reason
+    with pytest.raises(ssl.SSLError, match=r"(?i)alert bad record mac"):
+        wire.receive()
+
+
+def test_what_is_no_tls_at_all_ends_the_connection(wire: Wire) -> None:
+    wire.put(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    _, ending = receive_ending(wire.transport)
+    assert ending.who == "network"
+
+
+def test_a_record_that_is_cut_off_is_the_end_of_the_stream(wire: Wire) -> None:
+    wire.put(wire.records("abc")[:-1])
+    assert wire.transport.receive(FAILSAFE) == []
+    wire._socket.close()
+    _, ending = receive_ending(wire.transport)
+    assert "ended the stream" in ending.reason
+
+
+def test_a_record_that_the_socket_takes_bit_by_bit_is_written_when_all_of_it_is(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = wire.transport._tls
+    assert stream is not None
+    real, room = stream._send_some, 10
+
+    def send_some(data: bytes | memoryview) -> int:
+        nonlocal room
+        if not room:
+            raise BlockingIOError
+        taken = real(data[:room])
+        room -= taken
+        return taken
+
+    monkeypatch.setattr(stream, "_send_some", send_some)
+    slip = Slip()
+    wire.transport.send(['"' + "x" * 100 + '"'], [slip])
+    assert not wire.transport.was_sent(slip), "no part of a record can be read"
+    assert wire.transport.stalled_since is not None
+    room = 60
+    assert wire.transport.receive(FAILSAFE) == []
+    assert not wire.transport.was_sent(slip)
+    room = 1000
+    assert wire.transport.receive(FAILSAFE) == []
+    assert wire.transport.was_sent(slip)
+    assert len(wire.receive()) == 102 + 6
+
+
+def test_what_cannot_be_written_before_something_is_read_waits_for_that(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = wire.transport._tls
+    assert stream is not None
+    real = stream._tls
+
+    class InHandshake:
+        read = real.read
+
+        def write(self, _: object) -> int:
+            raise ssl.SSLWantReadError
+
+    monkeypatch.setattr(stream, "_tls", InHandshake())
+    slip = Slip()
+    wire.transport.send(['"a"'], [slip])
+    assert wire.transport.receive(FAILSAFE) == []  # for it was woken
+    start = time.monotonic()
+    assert wire.transport.receive(0.05) == []
+    assert time.monotonic() - start >= 0.05, "the socket is writable, but that is not what it waits for"
+    assert not wire.transport.was_sent(slip)
     monkeypatch.undo()
-    assert far.transport.was_sent(receipt), "it may have been"
-    _, ending = receive_ending(far.transport)
-    assert "interrupted" in ending.reason
+    wire.put(wire.records("abc"))
+    assert wire.transport.receive(FAILSAFE) == ["abc"]
+    assert wire.transport.was_sent(slip)
+    assert len(wire.receive()) == 3 + 6
+
+
+# --- what OpenSSL has to say for itself -----------------------------------------------------------------------
+
+
+needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the program openssl as a server")
+
+
+class OpenSslServer:
+    """``openssl s_server``, which can be told to ask for new keys. It shows what it receives."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        authority = trustme.CA()
+        authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(folder / "server.pem"))
+        self.context = ssl.create_default_context()
+        authority.configure_trust(self.context)
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        command = ["openssl", "s_server", "-accept", f"127.0.0.1:{port}", "-cert", str(folder / "server.pem"), *options]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        self._shown = b""
+        self.wait_for(b"ACCEPT")
+        sock = socket.create_connection(("127.0.0.1", port), FAILSAFE)
+        stream = TlsStream(sock, self.context, "localhost")
+        stream.do_handshake()
+        self.transport = WebSocketTransport(stream)
+
+    def __enter__(self) -> OpenSslServer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.transport.dispose()
+        self._process.kill()
+        self._process.communicate()
+
+    def tell(self, line: bytes) -> None:
+        """A command, or what is to be sent: line by line."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(line)
+        self._process.stdin.flush()
+
+    def wait_for(self, text: bytes) -> None:
+        """Until it has shown this; it shows it anew the next time."""
+        assert self._process.stdout is not None
+        timer = threading.Timer(FAILSAFE, self._process.kill)
+        timer.start()
+        try:
+            while text not in self._shown:
+                more = os.read(self._process.stdout.fileno(), 65536)
+                assert more, f"it does not show {text!r}: {self._shown!r}"
+                self._shown += more
+            self._shown = self._shown.partition(text)[2]
+        finally:
+            timer.cancel()
+            timer.join()
+
+
+@pytest.fixture
+def no_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the server shows can be read."""
+    monkeypatch.setattr(frames, "os", SimpleNamespace(urandom=bytes))
+
+
+@needs_openssl
+@pytest.mark.usefixtures("no_masks")
+def test_the_server_may_ask_for_new_keys(tmp_path: Path) -> None:
+    """RFC 8446 §4.6.3."""
+    with OpenSslServer(tmp_path, "-tls1_3") as server, Receiving(server.transport) as receiving:
+        for number in range(3):
+            server.tell(b"K\n")
+            server.transport.send([f"<message {number}>"])
+            server.wait_for(b"<message %d>" % number)
+            server.tell(b"\x81\x03%d-\n" % number)
+            assert receiving.wait_for(number + 1)[number] == f"{number}-\n"
+            server.transport.send([f"<another {number}>"])
+            server.wait_for(b"<another %d>" % number)
+
+
+@needs_openssl
+@pytest.mark.usefixtures("no_masks")
+def test_the_server_may_ask_for_another_handshake_although_nothing_is_sent(tmp_path: Path) -> None:
+    """As it can before TLS 1.3."""
+    with OpenSslServer(tmp_path, "-tls1_2") as server, Receiving(server.transport) as receiving:
+        for number in range(3):
+            server.tell(b"r\n")
+            server.wait_for(b"\x8a\x80\0\0\0\0")  # the pong that carries the answer
+            server.tell(b"\x81\x03%d-\n" % number)
+            assert receiving.wait_for(number + 1)[number] == f"{number}-\n"
+            server.transport.send([f"<message {number}>"])
+            server.wait_for(b"<message %d>" % number)
+
+
+@needs_openssl
+@pytest.mark.usefixtures("no_masks")
+def test_what_is_sent_while_the_server_wants_another_handshake_waits_for_it(tmp_path: Path) -> None:
+    with OpenSslServer(tmp_path, "-tls1_2") as server:
+        before = server.transport.bytes_received
+        server.tell(b"r\n")
+        assert receive_until(server.transport, lambda _: server.transport.bytes_received > before) == []
+        slip = Slip()
+        server.transport.send(["<message>"], [slip])
+        assert not server.transport.was_sent(slip)
+        assert receive_until(server.transport, lambda _: server.transport.was_sent(slip)) == []
+        server.wait_for(b"<message>")
