@@ -52,7 +52,7 @@ class Benchmark:
         self._rounds = QUICK_ROUNDS if options.quick else options.rounds
         self.results: dict[str, dict[str, Values]] = {}
         self.missing: dict[str, str] = {}
-        self._server, self._server_kind = self._choose_server()
+        self._server, self._tls_server, self._server_kind = self._choose_servers()
         self._pythons = dict.fromkeys(rows.EVERYBODY, sys.executable)
         self._trees = dict.fromkeys(rows.EVERYBODY, ROOT)
         if options.other is None:
@@ -69,12 +69,15 @@ class Benchmark:
             self.missing[AFNIO] = str(exc)
 
     @staticmethod
-    def _choose_server() -> tuple[str | Path, str]:
-        """The server of the rows without TLS, and what is to be said of it."""
+    def _choose_servers() -> tuple[str | Path, str | Path, str]:
+        """The server of the rows without TLS, that of those with TLS, and what is to be said of them."""
         try:
-            return compiled_server(), "server.c, compiled; over TLS server.py"
+            program, has_tls = compiled_server()
         except Failed as exc:
-            return "server.py", f"server.py ({exc})"
+            return "server.py", "server.py", f"server.py ({exc})"
+        if has_tls:
+            return program, program, "server.c, compiled"
+        return program, "server.py", "server.c, compiled; over TLS server.py (no OpenSSL to compile server.c with)"
 
     def run(self) -> None:
         """Measure everything, and print each row when it is known."""
@@ -95,7 +98,7 @@ class Benchmark:
             if certificate is None:
                 return
             ca = {"SSL_CERT_FILE": str(Path(folder) / "ca.pem")}
-            with running("server.py", self._server_core, certificate) as ports:
+            with running(self._tls_server, self._server_core, certificate) as ports:
                 connect = ("connect", ports["tls_port"], True)
                 self._run_phase("wss:// on loopback", rows.local_rows(tls=True), *connect, env=ca)
 

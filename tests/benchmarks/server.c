@@ -1,7 +1,8 @@
-/* server.py without TLS, as a program of its own: `server CORE`. What it answers is described there, and is the same
+/* server.py as a program of its own: `server CORE [CERTIFICATE]`. What it answers is described there, and is the same
    to the byte. In C, so that next to nothing of what a benchmark measures is the server.
 
-   Only libc and POSIX threads. The connection of a client that asks for what cannot be answered is closed. */
+   Only libc and POSIX threads; compiled WITH_TLS also OpenSSL, without which it takes no certificate. The connection
+   of a client that asks for what cannot be answered is closed. */
 
 #define _GNU_SOURCE /* memmem, strcasestr, CPU_SET */
 
@@ -20,6 +21,11 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#ifdef WITH_TLS
+#include <openssl/err.h>
+#include <openssl/ssl.h>
+#endif
+
 enum { FINAL_TEXT = 0x81, CLOSE = 0x88, PING = 0x89, PONG = 0x8A };
 
 enum {
@@ -27,6 +33,7 @@ enum {
     KEY_LIMIT = 83, /* so that SHA-1 takes two blocks at most; real keys have 24 characters */
     FRAME_LIMIT = 1 << 28,
     RECEIVE_BYTES = 1 << 18,
+    TLS_SEND_BYTES = 1 << 16,
     FAR_BYTES = 1 << 16, /* if a frame lacks as much, its rest is received into room that is made once */
     SMALL_BYTES = 4096,  /* up to this a request is unmasked as a whole; of a larger one only both ends */
     END_BYTES = 256,
@@ -58,6 +65,9 @@ typedef struct {
     unsigned created;
     size_t missing; /* of the frame whose beginning is in `in`, as far as its header tells */
     Bytes in, out;
+#ifdef WITH_TLS
+    SSL *tls; /* NULL: plain TCP */
+#endif
 } Connection;
 
 typedef struct {
@@ -102,11 +112,84 @@ static void drop_first(Bytes *bytes, size_t count)
         memmove(bytes->start, bytes->start + count, bytes->size);
 }
 
+/* --- the socket, with and without TLS -------------------------------------------------------------- */
+
+#ifdef WITH_TLS
+
+static SSL_CTX *context;
+
+/* Protocols and ciphers are as OpenSSL chooses them, and Python with it; both refuse what is older than TLS 1.2. */
+static void load_certificate(const char *path)
+{
+    context = SSL_CTX_new(TLS_server_method());
+    if (context == NULL || !SSL_CTX_set_min_proto_version(context, TLS1_2_VERSION) ||
+        SSL_CTX_use_certificate_chain_file(context, path) != 1 ||
+        SSL_CTX_use_PrivateKey_file(context, path, SSL_FILETYPE_PEM) != 1) {
+        ERR_print_errors_fp(stderr);
+        exit(1);
+    }
+    /* Many small records with one call; more than the 16 KiB of this buffer cost more than they save: for each record
+       OpenSSL moves all that is behind it. */
+    SSL_CTX_set_read_ahead(context, 1);
+    SSL_CTX_clear_mode(context, SSL_MODE_AUTO_RETRY); /* receive_tls does that, if there is nothing to answer */
+}
+
+static SSL *make_tls(int sock)
+{
+    SSL *tls = SSL_new(context);
+    BIO *reader = BIO_new_socket(sock, BIO_NOCLOSE), *writer = BIO_new_socket(sock, BIO_NOCLOSE);
+    BIO *gathered = BIO_new(BIO_f_buffer()); /* without it each 16 KiB of a batch of replies would be a send */
+    if (!tls || !reader || !writer || !gathered || BIO_set_write_buffer_size(gathered, TLS_SEND_BYTES) != 1)
+        fail("OpenSSL");
+    SSL_set_bio(tls, reader, BIO_push(gathered, writer));
+    SSL_set_accept_state(tls); /* the first reading does the handshake */
+    return tls;
+}
+
+/* All records that have come together. The last one may only have begun, and then its rest is waited for: no client
+   wants an answer, or ends, in the middle of a record. */
+static ssize_t receive_tls(SSL *tls, uint8_t *target, size_t limit)
+{
+    size_t size = 0, count;
+    while (size == 0 || (size < limit && SSL_has_pending(tls))) {
+        if (SSL_read_ex(tls, target + size, limit - size, &count))
+            size += count;
+        else if (size > 0 || SSL_get_error(tls, 0) != SSL_ERROR_WANT_READ)
+            break; /* the end; or, behind requests, a record without data: these are answered first */
+    }
+    return (ssize_t)size;
+}
+
+static ssize_t send_tls(SSL *tls, const uint8_t *data, size_t size)
+{
+    return SSL_write_ex(tls, data, size, &size) && BIO_flush(SSL_get_wbio(tls)) == 1 ? (ssize_t)size : -1;
+}
+
+#endif
+
+static ssize_t receive_some(Connection *connection, uint8_t *target, size_t limit)
+{
+#ifdef WITH_TLS
+    if (connection->tls != NULL)
+        return receive_tls(connection->tls, target, limit);
+#endif
+    return recv(connection->sock, target, limit, 0);
+}
+
+static ssize_t send_some(Connection *connection, const uint8_t *data, size_t size)
+{
+#ifdef WITH_TLS
+    if (connection->tls != NULL)
+        return send_tls(connection->tls, data, size);
+#endif
+    return send(connection->sock, data, size, 0);
+}
+
 static bool receive(Connection *connection, size_t limit)
 {
     Bytes *in = &connection->in;
     make_room(in, limit);
-    ssize_t count = recv(connection->sock, in->start + in->size, limit, 0);
+    ssize_t count = receive_some(connection, in->start + in->size, limit);
     in->size += count > 0 ? (size_t)count : 0;
     return count > 0;
 }
@@ -116,7 +199,7 @@ static bool send_out(Connection *connection)
 {
     ssize_t count;
     for (size_t sent = 0; sent < connection->out.size; sent += (size_t)count) {
-        count = send(connection->sock, connection->out.start + sent, connection->out.size - sent, 0);
+        count = send_some(connection, connection->out.start + sent, connection->out.size - sent);
         if (count < 0)
             return false;
     }
@@ -374,38 +457,73 @@ static bool receive_more(Connection *connection)
     return true;
 }
 
-static void *serve_one(void *sock)
+static void serve_client(Connection *connection)
+{
+    setsockopt(connection->sock, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
+    bool is_open = upgrade(connection);
+    while (is_open)
+        is_open = answer_all(connection) && receive_more(connection);
+    free(connection->in.start);
+    free(connection->out.start);
+}
+
+static void *serve_plain(void *sock)
 {
     Connection connection = {.sock = (int)(intptr_t)sock};
-    setsockopt(connection.sock, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
-    bool is_open = upgrade(&connection);
-    while (is_open)
-        is_open = answer_all(&connection) && receive_more(&connection);
+    serve_client(&connection);
     close(connection.sock);
-    free(connection.in.start);
-    free(connection.out.start);
     return NULL;
 }
 
-static void start_thread(void *function(void *), int sock)
+#ifdef WITH_TLS
+static void *serve_tls(void *sock)
+{
+    Connection connection = {.sock = (int)(intptr_t)sock, .tls = make_tls((int)(intptr_t)sock)};
+    serve_client(&connection);
+    SSL_free(connection.tls);
+    close(connection.sock);
+    return NULL;
+}
+#endif
+
+static void start_thread(void *function(void *), void *argument)
 {
     pthread_t thread;
-    if (pthread_create(&thread, NULL, function, (void *)(intptr_t)sock) != 0)
+    if (pthread_create(&thread, NULL, function, argument) != 0)
         fail("pthread_create");
     pthread_detach(thread);
 }
 
+typedef struct {
+    void *(*serve)(void *);
+    int listener;
+} Door;
+
 /* Accept for ever; one thread for each connection. */
-static void *serve(void *listener)
+static void *accept_all(void *at)
 {
-    for (;;) {
-        int sock = accept((int)(intptr_t)listener, NULL, NULL);
+    for (const Door *door = at;;) {
+        int sock = accept(door->listener, NULL, NULL);
         if (sock >= 0)
-            start_thread(serve_one, sock);
+            start_thread(door->serve, (void *)(intptr_t)sock);
         else if (errno != ECONNABORTED && errno != EINTR)
             fail("accept");
     }
     return NULL;
+}
+
+/* The port that leads there from now on. */
+static int open_door(Door *door)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr *any = (struct sockaddr *)&address;
+    socklen_t size = sizeof address;
+    door->listener = socket(AF_INET, SOCK_STREAM, 0);
+    if (door->listener < 0 || bind(door->listener, any, size) || listen(door->listener, 64) ||
+        getsockname(door->listener, any, &size))
+        fail("listen");
+    start_thread(accept_all, door);
+    return ntohs(address.sin_port);
 }
 
 static void pin(size_t core)
@@ -424,21 +542,26 @@ static void pin(size_t core)
 
 int main(int argc, char **argv)
 {
-    if (argc != 2) {
-        fprintf(stderr, "usage: server CORE\n");
+    if (argc != 2 && argc != 3) {
+        fprintf(stderr, "usage: server CORE [CERTIFICATE]\n");
         return 2;
     }
     if (atoi(argv[1]) >= 0)
         pin((size_t)atoi(argv[1]));
     signal(SIGPIPE, SIG_IGN); /* who goes ends a connection, not the program */
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    struct sockaddr *any = (struct sockaddr *)&address;
-    socklen_t size = sizeof address;
-    int listener = socket(AF_INET, SOCK_STREAM, 0);
-    if (listener < 0 || bind(listener, any, size) || listen(listener, 64) || getsockname(listener, any, &size))
-        fail("listen");
-    start_thread(serve, listener);
-    printf("{\"port\": %d}\n", ntohs(address.sin_port));
+    static Door plain = {.serve = serve_plain};
+    char tls_port[32] = "";
+    if (argc == 3) {
+#ifdef WITH_TLS
+        static Door tls = {.serve = serve_tls};
+        load_certificate(argv[2]);
+        snprintf(tls_port, sizeof tls_port, ", \"tls_port\": %d", open_door(&tls));
+#else
+        fprintf(stderr, "built without TLS\n");
+        return 2;
+#endif
+    }
+    printf("{\"port\": %d%s}\n", open_door(&plain), tls_port);
     fflush(stdout);
     char ignored[256];
     while (read(STDIN_FILENO, ignored, sizeof ignored) > 0)

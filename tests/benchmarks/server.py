@@ -7,7 +7,8 @@ What a request gets depends on a word in its text: ``bench_hold`` nothing, ``ben
 ``create_variable`` a Variable's id, everything else a reply of about 200 bytes.  A GET that asks for no WebSocket is
 answered as the verification of a key, so that a whole session can log in here.
 
-``server.c`` is the same without TLS, in C. What is changed here, is changed there.
+``server.c`` is the same in C; without TLS where it cannot be compiled with OpenSSL. What is changed here, is changed
+there.
 """
 
 from __future__ import annotations

@@ -1,132 +1,33 @@
-"""The two cheap servers: that the one in C answers what the one in Python answers, to the byte."""
+"""The two cheap servers: that the one in C answers what the one in Python answers, to the byte, also over TLS."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import random
-import re
-import socket
-import struct
-import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Sequence
 
 import pytest
 
-from ..conftest import FAILSAFE
-from .compiled import SOURCE, NoCompiler, compiled_server
-from .processes import HERE, Failed, running
-from .server import CLOSE, FINAL_TEXT, PING, PONG, SMALL_BYTES, VERIFIED, frame, unmask
+from .conversation import (
+    MIB,
+    UPGRADE,
+    Port,
+    Ports,
+    both,
+    connect,
+    masked,
+    payloads,
+    replies,
+    request,
+    said,
+    segments,
+    upgraded,
+    vanish,
+)
+from .server import CLOSE, FINAL_TEXT, PING, PONG, SMALL_BYTES, VERIFIED, frame
 
-UPGRADE = b"GET / HTTP/1.1\r\nHost: here\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-ACCEPT = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="  # of that key, as RFC 6455 §1.3 says
-MIB = 1024 * 1024
-
-Ports = tuple[int, int]
-
-
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The server in C."""
-    try:
-        return compiled_server(tmp_path_factory.mktemp("compiled"))
-    except NoCompiler as exc:
-        pytest.skip(str(exc))
-
-
-@pytest.fixture(scope="module")
-def ports(program: Path) -> Iterator[Ports]:
-    """Of the server in Python and of the one in C."""
-    with running("server.py", -1) as slow, running(program, -1) as fast:
-        yield slow["port"], fast["port"]
-
-
-# --- what clients say and hear --------------------------------------------------------------------------
-
-
-def masked(payload: bytes, first: int = FINAL_TEXT, mask: bytes = b"\x9a\x00\x17\xf3") -> bytes:
-    """A frame as clients send it."""
-    header = bytearray(frame(payload, first)[: 2 if len(payload) < 126 else 4 if len(payload) < 1 << 16 else 10])
-    header[1] |= 0x80
-    return bytes(header) + mask + unmask(payload, mask)
-
-
-def request(method: str = "update_variable", id_: object = "7", size: int = 0) -> bytes:
-    """As clients write it: the id comes last."""
-    params = {"text": random.Random(size).randbytes(size // 2).hex()}
-    return json.dumps({"jsonrpc": "2.0", "method": method, "params": params, "id": id_}).encode()
-
-
-def connect(port: int) -> socket.socket:
-    sock = socket.create_connection(("127.0.0.1", port), FAILSAFE)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return sock
-
-
-def upgraded(port: int) -> socket.socket:
-    """A connection whose greeting has been read."""
-    sock = connect(port)
-    sock.sendall(UPGRADE)
-    heard = b""
-    while b'"id":null}' not in heard:
-        heard += sock.recv(1 << 16)
-    return sock
-
-
-def read_to_end(sock: socket.socket) -> bytes:
-    heard = bytearray()
-    while more := sock.recv(1 << 20):
-        heard += more
-    return bytes(heard)
-
-
-def said(port: int, *pieces: bytes) -> bytes:
-    """What a client hears that says this and then ends its output, until the server ends its own."""
-
-    def say() -> None:
-        for piece in pieces:
-            sock.sendall(piece)
-        with contextlib.suppress(OSError):  # a server that has ended the connection, on macOS
-            sock.shutdown(socket.SHUT_WR)
-
-    # Both at once: a server may wait for the client to read.
-    with connect(port) as sock, ThreadPoolExecutor(1) as pool:
-        saying = pool.submit(say)
-        heard = read_to_end(sock)
-        saying.result(FAILSAFE)
-    return heard
-
-
-def both(ports: Ports, conversation: Callable[[int], bytes]) -> bytes:
-    """What both servers answer."""
-    slow, fast = (conversation(port) for port in ports)
-    assert slow == fast
-    return fast
-
-
-def payloads(heard: bytes) -> list[bytes]:
-    """Of the frames that the server has sent."""
-    found = []
-    while heard:
-        size, start = heard[1], 2
-        if size == 126:
-            size, start = struct.unpack_from("!H", heard, 2)[0], 4
-        elif size == 127:
-            size, start = struct.unpack_from("!Q", heard, 2)[0], 10
-        assert len(heard) >= start + size
-        found.append(heard[start : start + size])
-        heard = heard[start + size :]
-    return found
-
-
-def replies(ports: Ports, *frames: bytes) -> list[bytes]:
-    """What both servers answer to these frames, behind the greeting."""
-    heard = both(ports, lambda port: said(port, UPGRADE, *frames))
-    return payloads(heard.partition(b"\r\n\r\n")[2])[1:]
+ACCEPT = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="  # of the key in UPGRADE, as RFC 6455 §1.3 says
 
 
 # --- the handshake --------------------------------------------------------------------------------------
@@ -169,9 +70,9 @@ def test_a_head_without_an_end_gets_nothing(ports: Ports) -> None:
 
 def test_heads_have_a_limit(ports: Ports) -> None:
     """The server in Python has none."""
-    with connect(ports[1]) as sock:
-        sock.sendall(b"GET / HTTP/1.1\r\n".ljust(1 << 16, b"x"))
-        assert read_to_end(sock) == b""
+    with connect(ports[1]) as line:
+        line.send(b"GET / HTTP/1.1\r\n".ljust(1 << 16, b"x"))
+        assert line.read_to_end() == b""
 
 
 # --- requests -------------------------------------------------------------------------------------------
@@ -226,12 +127,12 @@ def test_what_is_no_request_is_answered_alike(ports: Ports, text: bytes) -> None
 
 @pytest.mark.parametrize("text", [b",", b'{"id":null,"x":1}', b'{"id":"x,', b'{"id",', b'{"id":-1,"x":"'])
 def test_a_request_without_an_id_ends_the_connection(ports: Ports, text: bytes) -> None:
-    def ask(port: int) -> bytes:
-        with upgraded(port) as sock:
-            sock.sendall(masked(request()))
-            heard = sock.recv(1 << 16)
-            sock.sendall(masked(text))
-            return heard + read_to_end(sock)
+    def ask(port: Port) -> bytes:
+        with upgraded(port) as line:
+            line.send(masked(request()))
+            heard = line.receive()
+            line.send(masked(text))
+            return heard + line.read_to_end()
 
     assert payloads(both(ports, ask)) == replies(ports, masked(request()))
 
@@ -297,17 +198,13 @@ def test_many_frames_of_a_segment_are_answered_in_one(ports: Ports) -> None:
     """As the greeting is in one with the handshake."""
     frames = [masked(request(id_=str(number))) for number in range(20)]
     heard = b"".join(map(frame, replies(ports, *frames)))
-
-    def segments(sock: socket.socket) -> int:
-        """How many with data have come: ``tcpi_data_segs_in``."""
-        return int(struct.unpack_from("I", sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 160), 152)[0])
-
     for port in ports:
-        with upgraded(port) as sock, sock.makefile("rb") as stream:
-            assert segments(sock) == 1
-            sock.sendall(b"".join(frames))
-            assert stream.read(len(heard)) == heard
-            assert segments(sock) == 2
+        with upgraded(port) as line:
+            before = segments(line)
+            assert before == 1 or port.context is not None  # the others are of the handshake of TLS
+            line.send(b"".join(frames))
+            assert line.read(len(heard)) == heard
+            assert segments(line) == before + 1
 
 
 def test_frames_behind_the_head_in_its_segment(ports: Ports) -> None:
@@ -316,16 +213,16 @@ def test_frames_behind_the_head_in_its_segment(ports: Ports) -> None:
     assert len(payloads(heard.partition(b"\r\n\r\n")[2])) == 2  # with the greeting
 
 
-def cut_everywhere(port: int, whole: bytes, cuts: Sequence[int], reply_size: int) -> bytes:
+def cut_everywhere(port: Port, whole: bytes, cuts: Sequence[int], reply_size: int) -> bytes:
     """What is heard when ``whole`` comes in two pieces; the pong tells that the first one has arrived."""
     ping = masked(b"cut", PING)
     heard = b""
-    with upgraded(port) as sock, sock.makefile("rb") as stream:
+    with upgraded(port) as line:
         for cut in cuts:
-            sock.sendall(ping + whole[:cut])
-            assert stream.read(5) == frame(b"cut", PONG)
-            sock.sendall(whole[cut:])
-            heard += stream.read(reply_size)
+            line.send(ping + whole[:cut])
+            assert line.read(5) == frame(b"cut", PONG)
+            line.send(whole[cut:])
+            heard += line.read(reply_size)
     return heard
 
 
@@ -357,10 +254,10 @@ def test_frames_of_other_kinds_get_nothing(ports: Ports) -> None:
 
 @pytest.mark.parametrize("payload", [b"", b"\x03\xe8", b"\x03\xe8going", b"\x03"])
 def test_a_close_is_echoed_and_ends_the_connection(ports: Ports, payload: bytes) -> None:
-    def leave(port: int) -> bytes:
-        with upgraded(port) as sock:
-            sock.sendall(masked(request()) + masked(payload, CLOSE))
-            return read_to_end(sock)
+    def leave(port: Port) -> bytes:
+        with upgraded(port) as line:
+            line.send(masked(request()) + masked(payload, CLOSE))
+            return line.read_to_end()
 
     assert payloads(both(ports, leave))[1:] == [payload[:2]]
 
@@ -374,22 +271,21 @@ def test_a_client_that_ends_its_output_in_a_frame(ports: Ports) -> None:
 def test_clients_that_vanish_harm_nobody(ports: Ports) -> None:
     """In the middle of a frame, small or large, and of a reply: their connections are reset."""
     whole = masked(request("bench_big", size=8 * MIB))
-    reset = struct.pack("ii", 1, 0)
 
-    def vanish(port: int, begun: bytes, is_output_ended: bool) -> None:
-        with upgraded(port) as sock, sock.makefile("rb") as stream:
-            sock.sendall(masked(b"", PING) + begun)
+    def begin(port: Port, begun: bytes, is_output_ended: bool) -> None:
+        with upgraded(port) as line:
+            line.send(masked(b"", PING) + begun)
             if is_output_ended:
-                sock.shutdown(socket.SHUT_WR)  # a server that writes is then sent a signal, too
+                line.end_output()  # a server that writes is then sent a signal, too
             # It has read the beginning. Of all of it, it is writing the reply.
             heard = frame(b"", PONG) + (bytes((FINAL_TEXT,)) if begun is whole else b"")
-            assert stream.read(len(heard)) == heard
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+            assert line.read(len(heard)) == heard
+            vanish(line)
 
     for begun in (masked(request())[:20], whole[:14], whole[:-1], whole):
         for port in ports:
-            vanish(port, begun, False)
-            vanish(port, begun, True)
+            begin(port, begun, False)
+            begin(port, begun, True)
         assert len(replies(ports, masked(request()))) == 1
 
 
@@ -405,60 +301,3 @@ def test_connections_count_what_they_create_each_for_itself(ports: Ports) -> Non
     for _ in range(2):
         heard = [json.loads(reply)["result"]["variable_id"] for reply in replies(ports, creation * 11)]
         assert heard == [str(number) for number in range(1, 12)]
-
-
-# --- the programs ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", ["py", "c"])
-def test_a_server_says_its_port_and_ends_with_its_input(program: Path, kind: str) -> None:
-    command = [str(program)] if kind == "c" else [sys.executable, str(HERE / "server.py")]
-    done = subprocess.run([*command, "-1"], input=b"", capture_output=True, timeout=FAILSAFE, check=True)
-    assert re.fullmatch(rb'\{"port": \d+\}\n', done.stdout)
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="processes cannot be pinned here")
-def test_a_server_runs_on_the_core_that_it_is_given(program: Path) -> None:
-    core = max(os.sched_getaffinity(0))
-    with subprocess.Popen([program, str(core)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        assert os.sched_getaffinity(process.pid) == {core}
-
-
-# --- building it ----------------------------------------------------------------------------------------
-
-
-def test_it_is_built_once_for_each_source(program: Path, tmp_path: Path) -> None:
-    source = tmp_path / "server.c"
-    source.write_bytes(SOURCE.read_bytes())
-    first = compiled_server(tmp_path / "new" / "folder", source)
-    built = first.stat()
-    assert compiled_server(first.parent, source) == first
-    assert first.stat() == built
-    source.write_text(source.read_text() + "/* changed */\n")
-    assert compiled_server(first.parent, source) != first
-
-
-def test_it_may_be_built_by_several_at_once(program: Path, tmp_path: Path) -> None:
-    with ThreadPoolExecutor(3) as pool:
-        built = set(pool.map(compiled_server, [tmp_path] * 3))
-    assert built == set(tmp_path.iterdir())
-    (path,) = built
-    with running(path, -1) as ports:
-        assert ports["port"]
-
-
-def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("CC", "no-such-compiler -v")
-    with pytest.raises(NoCompiler, match="no C compiler: no-such-compiler"):
-        compiled_server(tmp_path)
-
-
-def test_with_a_source_that_cannot_be_compiled(program: Path, tmp_path: Path) -> None:
-    source = tmp_path / "server.c"
-    source.write_text("int main(void) { return nothing; }\n")
-    with pytest.raises(Failed, match=r"server\.c cannot be compiled: ") as caught:
-        compiled_server(tmp_path / "folder", source)
-    assert not isinstance(caught.value, NoCompiler)
-    assert list((tmp_path / "folder").iterdir()) == []
