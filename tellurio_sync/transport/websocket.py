@@ -347,9 +347,9 @@ class WebSocketTransport(Transport):
             if ready & WOKEN:
                 self._drain_wake()
             if has_early:
-                self._decrypt(b"")
+                self._on_records(b"")
             if data is not None:
-                self._on_data(data) if self._tls is None else self._on_records(data)
+                self._on_records(data) if data and self._tls is not None else self._on_data(data)
             elif ready & READABLE:
                 self._read()
             if self._writer is None and (self._rest or self._queue) and self._has_unwritten():
@@ -391,7 +391,7 @@ class WebSocketTransport(Transport):
             return False
         except OSError as exc:
             raise TransportEnded(self._loss(exc)) from exc
-        self._on_data(data) if self._tls is None else self._on_records(data)
+        self._on_records(data) if data and self._tls is not None else self._on_data(data)
         return True
 
     def _on_data(self, data: bytes) -> None:
@@ -411,15 +411,10 @@ class WebSocketTransport(Transport):
             self._messages = events
 
     def _on_records(self, data: bytes) -> None:
-        """As ``_on_data``, over TLS."""
-        if not data:
-            raise TransportEnded(self._end_of_stream())
-        self.bytes_received += len(data)  # a sign of life, also if it is only a part of a record
-        self._decrypt(data)
-
-    def _decrypt(self, data: bytes) -> None:
+        """As ``_on_data``, over TLS. Without data, what the opening handshake has left."""
         tls = self._tls
         assert tls is not None
+        self.bytes_received += len(data)  # a sign of life, also if it is only a part of a record
         pieces: list[bytes] = []
         failure = None
         try:
