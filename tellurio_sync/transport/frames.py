@@ -47,6 +47,7 @@ _SIZE_16 = struct.Struct("!H").unpack_from
 _SIZE_64 = struct.Struct("!Q").unpack_from
 
 _MASKS_AT_ONCE = 256
+_MASKS = struct.Struct("4s" * _MASKS_AT_ONCE).unpack
 
 _MASK_PIECE_BYTES = 256 * 1024  # a multiple of 4, and small enough for the processor's cache
 
@@ -129,9 +130,10 @@ class TextEncoder:
         return _encode_texts(texts, mask)
 
     def _draw(self) -> bytes:
-        masks: list[bytes] = [mask for (mask,) in struct.iter_unpack("4s", os.urandom(4 * _MASKS_AT_ONCE))]
-        self._masks += masks[1:]
-        return masks[0]
+        mask: bytes
+        mask, *others = _MASKS(os.urandom(4 * _MASKS_AT_ONCE))
+        self._masks += others
+        return mask
 
 
 def encode_texts_in_python(texts: list[str], masks: bytes) -> list[bytes]:

@@ -335,21 +335,19 @@ class WebSocketTransport(Transport):
         watches_writes = self._writer is None and bool(self._rest or self._queue) and self._has_unwritten()
         if watches_writes and self._tls is not None:
             watches_writes = not self._tls.waits_for_server
-        has_early = self._has_early
-        if has_early:
-            self._has_early = False
-            timeout = 0.0
         try:
+            if self._has_early:
+                self._has_early = False
+                timeout = 0.0
+                self._on_records(b"")
             try:
                 ready, data = self._receiver.receive(timeout, self.wakeups, watches_writes)
             except OSError as exc:
                 raise TransportEnded(self._loss(exc)) from exc
             if ready & WOKEN:
                 self._drain_wake()
-            if has_early:
-                self._on_records(b"")
             if data is not None:
-                self._on_records(data) if data and self._tls is not None else self._on_data(data)
+                self._on_data(data) if self._tls is None or not data else self._on_records(data)
             elif ready & READABLE:
                 self._read()
             if self._writer is None and (self._rest or self._queue) and self._has_unwritten():
@@ -391,7 +389,7 @@ class WebSocketTransport(Transport):
             return False
         except OSError as exc:
             raise TransportEnded(self._loss(exc)) from exc
-        self._on_records(data) if data and self._tls is not None else self._on_data(data)
+        self._on_data(data) if self._tls is None or not data else self._on_records(data)
         return True
 
     def _on_data(self, data: bytes) -> None:
