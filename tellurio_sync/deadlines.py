@@ -53,7 +53,7 @@ class Clock:
         """
         if timeout <= 0:
             return waitable.acquire(False)
-        return waitable.acquire(True, min(timeout, _MAX_SLICE))
+        return waitable.acquire(True, timeout if timeout < _MAX_SLICE else _MAX_SLICE)
 
 
 MONOTONIC = Clock()

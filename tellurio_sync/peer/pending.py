@@ -12,6 +12,7 @@ out is the one atomic step, so a reply and a time-out at the same moment cannot 
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -47,7 +48,11 @@ class OpenCall(Deadline):
         hard_timeout: float | None = None,
         is_extendable: bool = False,
     ) -> None:
-        Deadline.__init__(self, timeout, now, hard_timeout)
+        # What Deadline's does, without the call: 0.2 of the 26 us that a call takes.
+        self.timeout = timeout
+        self.started = now
+        self.last_sign_of_life = None
+        self.hard_limit = math.inf if hard_timeout is None else now + hard_timeout
         self.id = id_
         self.method = method
         self.is_extendable = is_extendable
@@ -87,7 +92,7 @@ class PendingCall(OpenCall):
         hard_timeout: float | None = None,
         is_extendable: bool = False,
     ) -> None:
-        super().__init__(id_, method, timeout, now, hard_timeout, is_extendable)
+        OpenCall.__init__(self, id_, method, timeout, now, hard_timeout, is_extendable)
         self.reply: dict[str, Any] | None = None
         self.error: BaseException | None = None
         self.on_reply: Callable[[], None] | None = None

@@ -111,7 +111,7 @@ class WebSocketTransport(Transport):
         try:
             with self._queue_lock:
                 is_over = self._ending is not None or self._is_closing
-                is_overfull = self._queued - self._written > _MAX_QUEUE
+                is_overfull = timeout is None and self._queued - self._written > _MAX_QUEUE
                 if not is_over:
                     end = self._queued
                     if receipts is None:
@@ -137,7 +137,7 @@ class WebSocketTransport(Transport):
                         self._writer = turn
             if is_over:  # not raised above: on Python 3.10, Ctrl-C can come where an exception leaves a ``with``
                 raise TransportEnded(self._ending or Ending("the connection is closing", "local"))
-            if is_overfull and timeout is None:
+            if is_overfull:
                 self._abort_overfull()
             if self._writer is turn and not self._write(turn):
                 self.wake()  # the receive thread goes on when the socket is writable
