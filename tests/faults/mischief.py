@@ -1,6 +1,7 @@
 """A server and a network that misbehave at random: the far side of ``soak``, in processes of its own.
 
-``python -m tests.faults.mischief network``: a fault proxy before a server process, which it kills and starts again.
+``python -m tests.faults.mischief network``: a fault proxy before a server process, which it kills and starts again;
+with ``--certificate`` before TLS, so that the faults befall its records.
 ``python -m tests.faults.mischief server``: answers by the dice, see ``conversation``.
 
 What both did is counted in a ``Tally``, a file mapped into memory: the counts survive SIGKILL.
@@ -9,7 +10,9 @@ What both did is counted in a ``Tally``, a file mapped into memory: the counts s
 from __future__ import annotations
 
 import argparse
+import contextlib
 import random
+import ssl
 import subprocess
 import sys
 import threading
@@ -19,6 +22,7 @@ from pathlib import Path
 from .conversation import serve
 from .proxy import Proxy
 from .tally import CALM, Tally
+from .tls_front import TlsFront
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,19 +43,26 @@ class FaultyProxy(Proxy):
 class Network:
     """The proxy, the server process behind it, and what befalls them."""
 
-    def __init__(self, path: str, seed: str) -> None:
+    def __init__(self, path: str, seed: str, certificate: str | None) -> None:
         self._path = path
         self._tally = Tally(path)
         self._seed = seed
         self._dice = random.Random(f"{seed}-network")
         self._is_calm = threading.Event()
         self._starts = 0
-        port = self._start_server()
-        self._proxy = FaultyProxy(port)
+        self._port = self._start_server()
+        self._front: TlsFront | None = None
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self._front = TlsFront(context, self._port)
 
     def run(self) -> None:
         """Until standard input ends; ``calm`` on it ends the faults."""
-        with self._proxy:
+        with contextlib.ExitStack() as stack:
+            if self._front is not None:
+                stack.enter_context(self._front)
+            self._proxy = stack.enter_context(FaultyProxy(self._port if self._front is None else self._front.port))
             print(self._proxy.port, flush=True)
             faults = threading.Thread(target=self._run_faults, name="faults")
             faults.start()
@@ -116,7 +127,11 @@ class Network:
         self._tally.add("server kills")
         self._stop_server()
         self._is_calm.wait(self._dice.random() * 1.5)
-        self._proxy.lead_to(self._start_server())
+        port = self._start_server()
+        if self._front is None:
+            self._proxy.lead_to(port)
+        else:
+            self._front.target_port = port
 
     def _start_server(self) -> int:
         self._starts += 1
@@ -139,11 +154,12 @@ def main() -> None:
     parser.add_argument("part", choices=("server", "network"))
     parser.add_argument("tally")
     parser.add_argument("seed")
+    parser.add_argument("--certificate", help="a file with the chain and its key: over TLS")
     options = parser.parse_args()
     if options.part == "server":
         serve(Tally(options.tally), options.seed)
     else:
-        Network(options.tally, options.seed).run()
+        Network(options.tally, options.seed, options.certificate).run()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A client under random faults for minutes: ``python -m tests.faults.soak [--seconds 300] [--seed N]``.
+"""A client under random faults for minutes: ``python -m tests.faults.soak [--seconds 300] [--seed N] [--tls]``.
 
 Several threads call in every way there is, while a network and a server in other processes misbehave
 (``mischief``) and the main thread closes and connects now and then.  Then the faults stop, and everything must be
@@ -16,6 +16,7 @@ import itertools
 import logging
 import os
 import random
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,8 @@ from collections import Counter
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import wait as wait_for_futures
 from typing import Any, NamedTuple
+
+import trustme
 
 from tellurio_sync.client import TellurioWebSocketClient
 from tellurio_sync.errors import (
@@ -276,9 +279,11 @@ class Soak:
     Args:
         seconds: > 0, for which the faults last.
         seed: of everything that is drawn.
+        is_tls: whether the faults befall records of TLS.
     """
 
-    def __init__(self, seconds: float, seed: int) -> None:
+    def __init__(self, seconds: float, seed: int, is_tls: bool) -> None:
+        self._is_tls = is_tls
         self._seconds = seconds
         self._seed = seed
         self._dice = random.Random(f"{seed}-main")
@@ -298,9 +303,16 @@ class Soak:
                 logging.getLogger(name).propagate = False
             threading.excepthook = lambda args: ledger.problem(f"a thread died: {args.exc_value!r}")
             command = [sys.executable, "-m", "tests.faults.mischief", "network", os.path.join(folder, "tally")]
-            network = subprocess.Popen(
-                [*command, str(self._seed)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-            )
+            command.append(str(self._seed))
+            context = None
+            if self._is_tls:
+                authority = trustme.CA()
+                context = ssl.create_default_context()
+                authority.configure_trust(context)
+                certificate = os.path.join(folder, "server.pem")
+                authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(certificate)
+                command += ["--certificate", certificate]
+            network = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             assert network.stdin is not None
             assert network.stdout is not None
             try:
@@ -308,8 +320,9 @@ class Soak:
                 threads, descriptors = threading.active_count(), count_descriptors()
                 client = SoakClient(
                     ledger,
-                    base_url="ws://127.0.0.1",
+                    base_url="wss://localhost" if self._is_tls else "ws://127.0.0.1",
                     port=port,
+                    ssl_context=context,
                     connect_timeout=5.0,
                     ping_interval=0.5,
                     ping_timeout=0.5,
@@ -398,7 +411,8 @@ class Soak:
             ledger.problem(f"memory grew by {self._memory / 2**20:.1f} MiB, allowed are {MOST_GROWTH >> 20}")
 
     def _report(self, tally: Tally, ledger: Ledger) -> None:
-        print(f"soak: {self._seconds:g} s, seed {self._seed}, Python {sys.version.split()[0]}")
+        tls = ", over TLS" if self._is_tls else ""
+        print(f"soak: {self._seconds:g} s, seed {self._seed}, Python {sys.version.split()[0]}{tls}")
         for title, names in (("network", NETWORK_FAULTS), ("server", SERVER_FAULTS), ("done", DONE)):
             print(f"{title}: " + ", ".join(f"{tally.get(name):,} {name}" for name in names))
         print(
@@ -443,9 +457,10 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--tls", action="store_true")
     options = parser.parse_args()
     seed = random.SystemRandom().randrange(1_000_000) if options.seed is None else options.seed
-    sys.exit(0 if Soak(options.seconds, seed).run() else 1)
+    sys.exit(0 if Soak(options.seconds, seed, options.tls).run() else 1)
 
 
 if __name__ == "__main__":

@@ -24,8 +24,9 @@ def run(*arguments: str) -> str:
     return outcome.stdout
 
 
-def test_under_random_faults_nothing_is_lost() -> None:
-    report = run("tests.faults.soak", "--seconds", "5", "--seed", "1")
+@pytest.mark.parametrize("link", [[], ["--tls"]], ids=["tcp", "tls"])
+def test_under_random_faults_nothing_is_lost(link: list[str]) -> None:
+    report = run("tests.faults.soak", "--seconds", "5", "--seed", "1", *link)
     assert "nothing was lost" in report
 
 
