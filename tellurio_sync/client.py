@@ -26,6 +26,7 @@ from .secret import Secret, hidden
 from .server_calls import ServerCalls, methods_of
 from .transport.base import DialFailed
 from .transport.handshake import Dialer
+from .transport.tls import check_context
 from .transport.websocket import DEFAULT_MAX_MESSAGE_SIZE
 
 WS_PATH = "/ws/v0/rpc/"
@@ -66,7 +67,7 @@ class TellurioWebSocketClient(ClientCalls, ServerCalls):
         on_lost: called with the ``ConnectionLost`` when an open connection has ended. On the receive thread: be quick.
         on_restored: called with the new session id when it is open again. On the receive thread: be quick.
         allow_insecure: permit a key to cross a network unencrypted (``ws://`` to another host).
-        ssl_context: for ``wss://``; None: the system's certificates, host name checked.
+        ssl_context: for ``wss://``; None: the system's certificates, host name checked. Its ``wrap_bio`` is used.
         registries: what the server's pushes change; None: its own.
         active_run: gives the run that calls are made for; None: ``run_context.get_active_run``.
 
@@ -108,6 +109,8 @@ class TellurioWebSocketClient(ClientCalls, ServerCalls):
         self._on_lost = on_lost
         self._on_restored = on_restored
         self._allow_insecure = allow_insecure
+        if ssl_context is not None:
+            check_context(ssl_context)
         self._ssl_context = ssl_context
         self._active_run = active_run or get_active_run
         self.registries = Registries() if registries is None else registries

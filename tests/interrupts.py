@@ -32,13 +32,15 @@ class Strike:
     Args:
         codes: where it may come.
         number: of its point, counted from 0 in the order in which they are passed.
+        again: how many points later a second one comes; None: none does.
 
     Attributes:
         where: its point, for humans; None while it has not come: there were fewer points.
     """
 
-    def __init__(self, codes: frozenset[CodeType], number: int) -> None:
+    def __init__(self, codes: frozenset[CodeType], number: int, again: int | None = None) -> None:
         self.where: str | None = None
+        self._again = again
         self._codes = codes
         self._left = number
         self._previous: dict[int, _Step | None] = {}  # by id of the frame, reset when one is entered
@@ -76,21 +78,25 @@ class Strike:
             self._pass(frame, "waiting for a lock")
 
     def _pass(self, frame: FrameType, what: str) -> None:
-        if self.where is None and self._left == 0:
+        if self._left == 0:
             code = frame.f_code
-            self.where = f"{PurePath(code.co_filename).name}, {code.co_name}, line {frame.f_lineno}, {what}"
+            where = f"{PurePath(code.co_filename).name}, {code.co_name}, line {frame.f_lineno}, {what}"
+            self.where = where if self.where is None else f"{self.where}, and in {where}"
+            self._left, self._again = -1 if self._again is None else self._again, None
             raise KeyboardInterrupt
         self._left -= 1
 
 
-def strikes(*owners: ModuleType | type | Callable[..., object]) -> Iterator[Strike]:
+def strikes(*owners: ModuleType | type | Callable[..., object], again: int | None = None) -> Iterator[Strike]:
     """A strike for each point of what these modules, classes and functions define that is passed, and one more.
+
+    With ``again``, a second one comes so many points after the first, which is left out where there are none.
 
     The last one never comes. Each must have been in a ``with`` around the same work before the next is asked for.
     """
     codes = frozenset(itertools.chain.from_iterable(map(_codes_of, owners)))
     for number in itertools.count():
-        strike = Strike(codes, number)
+        strike = Strike(codes, number, again)
         yield strike
         if strike.where is None:
             assert number > 10, f"only {number} points: this watches the wrong code"

@@ -70,7 +70,7 @@ class Transport(ABC):
     """Whole text messages over one connection.
 
     Attributes:
-        bytes_received: how many bytes have come so far; a change is a sign of life.
+        bytes_received: grows with everything that comes; a change is a sign of life.
         stalled_since: since when (monotonic) the other end takes nothing of what is to be written; None if it does.
         wakeups: what ``receive`` releases before it waits, and takes out: a thread that is woken then finds the
             interpreter free. For the receive thread only.

@@ -25,6 +25,18 @@ _READ_SIZE = 64 * 1024
 _ALL = (-1,)
 
 
+def check_context(context: ssl.SSLContext) -> None:
+    """Raise ValueError if ``TlsStream`` would pass by what this context does of its own: a check that fails open."""
+    kind = type(context)
+    makes_sockets = kind.wrap_socket is not ssl.SSLContext.wrap_socket or context.sslsocket_class is not ssl.SSLSocket
+    makes_objects = kind.wrap_bio is not ssl.SSLContext.wrap_bio or context.sslobject_class is not ssl.SSLObject
+    if makes_sockets and not makes_objects:
+        raise ValueError(
+            "ssl_context has a wrap_socket or sslsocket_class of its own, which would not be used: TLS is done in "
+            "memory here, so give it a wrap_bio or sslobject_class that does the same"
+        )
+
+
 class TlsStream:
     """The client's end of one TLS connection.
 
@@ -55,6 +67,7 @@ class TlsStream:
         self._offered = 0  # bytes given to OpenSSL: those on their way, if anything is in `_outgoing` or `_records`
         self._records: list[bytes | memoryview] = []  # at most one item: what came out of `_outgoing`, not yet sent
         self._sent: list[int] = []  # at most one item: bytes that the socket took of it
+        self._decrypter: int | None = None  # the thread that decrypts, while it does
         self._send_some = sock.send
 
     # --- as a blocking socket ----------------------------------------------------------------------
@@ -69,40 +82,57 @@ class TlsStream:
             try:
                 self._tls.do_handshake()
             except ssl.SSLWantReadError:
-                self._send_out()
-                data = self.sock.recv(_READ_SIZE)
-                if data:
-                    self._incoming.write(data)
-                else:
+                if not self._receive_more():
                     self._incoming.write_eof()  # OpenSSL raises what there is to say of that
             except ssl.SSLError:
-                with contextlib.suppress(OSError):
-                    self._send_out()  # the alert that tells the server why
+                self._send_alert()
                 raise
             else:
                 self._send_out()
                 return
 
     def send(self, data: bytes) -> int:
-        """Send all of it."""
+        """Send all of it. A server that has gone is not told of here: what it said before is read next, and says more.
+
+        Raises:
+            OSError: the socket's.
+        """
         count = self._tls.write(data)
-        self._send_out()
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+            self._send_out()
         return count
 
     def recv(self, size: int) -> bytes:
-        """At most so many bytes; none at the end of the stream."""
+        """At most so many bytes; none at the end of the stream.
+
+        Raises:
+            OSError: the socket's, or ssl.SSLError.
+        """
         while True:
             try:
                 return self._tls.read(size)
             except ssl.SSLWantReadError:
-                self._send_out()
-                data = self.sock.recv(_READ_SIZE)
-                if not data:
+                if not self._receive_more():
                     return b""
-                self._incoming.write(data)
+            except ssl.SSLError:
+                self._send_alert()
+                raise
+
+    def _receive_more(self) -> bool:
+        """Say what OpenSSL has to say, and wait for what it needs; False at the end of the stream."""
+        self._send_out()
+        data = self.sock.recv(_READ_SIZE)
+        self._incoming.write(data)
+        return bool(data)
+
+    def _send_alert(self) -> None:
+        with contextlib.suppress(OSError):
+            self._send_out()
 
     def _send_out(self) -> None:
-        self.sock.sendall(self._outgoing.read())
+        data = self._outgoing.read()
+        if data:  # sending nothing, Linux reports and forgets that the server is gone, before its last words are read
+            self.sock.sendall(data)
 
     def gettimeout(self) -> float | None:
         return self.sock.gettimeout()
@@ -149,6 +179,9 @@ class TlsStream:
         return self.written - offset
 
     def _encrypt(self, data: bytes | memoryview) -> None:
+        if self._decrypter is not None and self._decrypter == threading.get_ident():
+            # A finalizer sends, run by the garbage collector within `decrypt`, which has the lock: see to it later.
+            raise BlockingIOError
         failure: ssl.SSLError | None = None
         with self._lock:
             # What is there already was put there by `decrypt`, or by a writer whom Ctrl-C interrupted: then it is what
@@ -191,29 +224,38 @@ class TlsStream:
         return bool(self._sent) or self.written != offset
 
     @property
-    def has_output(self) -> bool:
-        """Whether OpenSSL has something to say for itself, as where the server asks for new keys: ``write`` says it."""
-        return self._outgoing.pending > 0
+    def output_size(self) -> int:
+        """Bytes that OpenSSL has put out and that were not taken from it yet."""
+        return self._outgoing.pending
 
-    def decrypt(self, data: bytes, pieces: list[bytes]) -> None:
+    def decrypt(self, data: bytes, pieces: list[bytes]) -> bool:
         """Take what was read from the socket, and append what it says to ``pieces``; an empty one ends the stream.
 
         The first time it also gives what the opening handshake has left; ``data`` may be empty.
 
+        Returns:
+            Whether OpenSSL has an answer of its own, as where the server asks for new keys: ``write`` sends it.
+
         Raises:
             ssl.SSLError: it is not what the server sent; ``pieces`` has what came before.
         """
-        with self._lock:
-            if self._offered and not self._records and not self._outgoing.pending:
-                self._offered = 0  # Ctrl-C came before OpenSSL took it: what is put out below is something else
-            self._incoming.write(data)
-            try:
-                while True:
-                    piece = self._tls.read(RECORD_SIZE)
-                    pieces.append(piece)
-                    # What is read is a whole record, or what `recv` left of it: OpenSSL keeps nothing back.
-                    if not self._incoming.pending or not piece:
-                        break
-            except ssl.SSLWantReadError:
-                pass  # a part of a record, or one that is OpenSSL's own
-            self.waits_for_server = False
+        self._decrypter = threading.get_ident()
+        try:
+            with self._lock:
+                output_before = self._outgoing.pending
+                if self._offered and not self._records and not output_before:
+                    self._offered = 0  # Ctrl-C came before OpenSSL took it: what is put out below is something else
+                self._incoming.write(data)
+                try:
+                    while True:
+                        piece = self._tls.read(RECORD_SIZE)
+                        pieces.append(piece)
+                        # What is read is a whole record, or what `recv` left of it: OpenSSL keeps nothing back.
+                        if not self._incoming.pending or not piece:
+                            break
+                except ssl.SSLWantReadError:
+                    pass  # a part of a record, or one that is OpenSSL's own
+                self.waits_for_server = False
+                return self._outgoing.pending > output_before
+        finally:
+            self._decrypter = None

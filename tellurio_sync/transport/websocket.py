@@ -52,6 +52,7 @@ HIGH_WATER = 1024 * 1024
 
 _MAX_QUEUE = 256 * 1024 * 1024  # beyond this even replies are not queued: the server does not read
 _READ_SIZE = 64 * 1024  # more would be mapped and unmapped by the allocator for every read
+_MAX_TLS_OUTPUT = 1024 * 1024  # an answer has some hundred bytes: beyond this the server asks and does not read
 _LONGEST_WAIT = 3600.0  # a lock refuses to wait for centuries
 _LAST_WORDS = 0.2  # seconds for another thread to write our close frame
 _LAST_READS = 64  # a server that sends for ever must not keep a dead connection
@@ -142,7 +143,9 @@ class WebSocketTransport(Transport):
             if self._writer is turn and not self._write(turn):
                 self.wake()  # the receive thread goes on when the socket is writable
         except BaseException:
-            self._leave(turn)
+            if self._writer is turn:
+                self._writer = None  # before any call: a second Ctrl-C may come, but the role is free
+            self._leave()
             raise
 
     @property
@@ -241,7 +244,9 @@ class WebSocketTransport(Transport):
                     self._writer = turn
             return self._writer is not turn or self._write(turn)
         except BaseException:
-            self._leave(turn)
+            if self._writer is turn:
+                self._writer = None  # before any call: a second Ctrl-C may come, but the role is free
+            self._leave()
             raise
 
     def _write(self, turn: object) -> bool:
@@ -308,13 +313,12 @@ class WebSocketTransport(Transport):
         assert self._tls is not None
         return self._tls.write(data, self._written)
 
-    def _leave(self, turn: object) -> None:
-        """After Ctrl-C, or a defect: give the role back, if this turn has it, and see to what the turn left undone.
+    def _leave(self) -> None:
+        """After Ctrl-C, or a defect, in a turn: see to what it left undone.
 
-        Also without the role: it may have been given back, and what was queued meanwhile not been looked at.
+        Also if it was not the writer's: it may have given the role back, and not have looked at what was queued
+        meanwhile.
         """
-        if self._writer is turn:
-            self._writer = None  # before any call: a second Ctrl-C may come, but the role is free
         with self._queue_lock:
             if self._writer is None:
                 self._close_if_disposed_locked()
@@ -415,16 +419,19 @@ class WebSocketTransport(Transport):
         self.bytes_received += len(data)  # a sign of life, also if it is only a part of a record
         pieces: list[bytes] = []
         failure = None
+        has_answer = False
         try:
-            tls.decrypt(data, pieces)
+            has_answer = tls.decrypt(data, pieces)
         except OSError as exc:
             failure = exc
         for piece in pieces:
             self._on_data(piece)
-        if failure is not None or tls.has_output:
+        if failure is not None or has_answer:
             # A frame of ours is the occasion for TLS to say what it has to say: an alert, or new keys. RFC 6455 §5.5.3
             # allows a pong that was not asked for.
             self._queue_control(frames.encode_frame(frames.PONG, b""))
+            if tls.output_size > _MAX_TLS_OUTPUT:
+                raise TransportEnded(Ending("the server asks for more and more of TLS, and does not read it", "server"))
         if failure is not None:
             raise TransportEnded(self._loss(failure)) from failure
 
@@ -494,3 +501,4 @@ class WebSocketTransport(Transport):
         self._sock.close()
         self._wake_in.close()
         self._wake_out.close()
+        self._send_some = self._sock.send  # no circle any more: what OpenSSL holds goes with this, not some time later

@@ -13,11 +13,12 @@ from .ends import SocketFarEnd, tcp_pair
 
 
 class Tls(NamedTuple):
-    """Contexts of both ends, and one of a server whose name is another."""
+    """Contexts of both ends, of a server whose name is another, and of one that wants a certificate of the client."""
 
     server: ssl.SSLContext
     client: ssl.SSLContext
     other_server: ssl.SSLContext
+    demanding_server: ssl.SSLContext
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +30,11 @@ def tls() -> Tls:
     authority.issue_cert("elsewhere.example").configure_cert(other)
     client = ssl.create_default_context()
     authority.configure_trust(client)
-    return Tls(server, client, other)
+    demanding = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(demanding)
+    authority.configure_trust(demanding)
+    demanding.verify_mode = ssl.CERT_REQUIRED
+    return Tls(server, client, other, demanding)
 
 
 @pytest.fixture

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import re
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from tellurio_sync.client import TellurioWebSocketClient
 from tellurio_sync.transport.base import DialFailed
 from tellurio_sync.transport.handshake import Dialer
+from tellurio_sync.transport.tls import check_context
 
 from ..conftest import FAILSAFE
 from ..faults.scripted import GREETING, ScriptedServer
@@ -194,6 +198,34 @@ def test_a_certificate_of_another_name_is_the_tls_stage(tls: Tls) -> None:
 def test_a_certificate_of_an_unknown_authority_is_the_tls_stage(tls: Tls) -> None:
     with ScriptedServer(tls=tls.server) as server:
         assert failure(dialer(server.port, scheme="wss", host="localhost")).stage == "TLS"
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_server_that_wants_a_certificate_of_the_client_says_so(version: ssl.TLSVersion, tls: Tls) -> None:
+    """With TLS 1.3 it does when the client believes the handshake to be over, and goes: its last words count."""
+    tls.demanding_server.minimum_version = tls.demanding_server.maximum_version = version
+    with ScriptedServer(tls=tls.demanding_server) as server:
+        for _ in range(10):
+            error = failure(dialer(server.port, scheme="wss", host="localhost", ssl_context=tls.client))
+            assert error.stage == "TLS"
+            assert re.search("(?i)certificate required|handshake failure", str(error))
+
+
+@pytest.mark.parametrize("what", ["wrap_socket", "sslsocket_class"])
+def test_a_context_whose_own_way_to_make_sockets_would_be_passed_by_is_refused(what: str) -> None:
+    """What it checks there would not be checked, and nobody would know."""
+
+    class Own(ssl.SSLContext):
+        pass
+
+    context = Own(ssl.PROTOCOL_TLS_CLIENT)
+    check_context(context)
+    own = type("OwnSocket", (ssl.SSLSocket,), {}) if what == "sslsocket_class" else lambda *_: None
+    setattr(Own, what, own)
+    with pytest.raises(ValueError, match="wrap_bio or sslobject_class"):
+        TellurioWebSocketClient("wss://localhost", ssl_context=context)
+    Own.sslobject_class = type("OwnObject", (ssl.SSLObject,), {})
+    check_context(context)
 
 
 def test_a_server_without_tls_is_the_tls_stage(tls: Tls) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ssl
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -236,8 +237,20 @@ def close(ground: Ground) -> None:
 def test_ctrl_c_at_any_point_leaves_the_connection_usable(
     scenario: Callable[[Ground], None], is_tls: bool, tls: Tls
 ) -> None:
-    for strike in strikes(WebSocketTransport, TlsStream, ssl.SSLObject):
+    strike_all(scenario, tls if is_tls else None)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="tracing, which strikes before 3.12, ends with the first strike")
+@pytest.mark.parametrize("again", [0, 1, 2, 4, 7])
+@pytest.mark.parametrize("scenario", [send, send_more_than_the_socket_takes])
+@pytest.mark.parametrize("is_tls", [False, True], ids=["tcp", "tls"])
+def test_ctrl_c_may_come_twice(scenario: Callable[[Ground], None], again: int, is_tls: bool, tls: Tls) -> None:
+    strike_all(scenario, tls if is_tls else None, again)
+
+
+def strike_all(scenario: Callable[[Ground], None], tls: Tls | None, again: int | None = None) -> None:
+    for strike in strikes(WebSocketTransport, TlsStream, ssl.SSLObject, again=again):
         try:
-            scenario(Ground(strike, tls if is_tls else None))
+            scenario(Ground(strike, tls))
         except BaseException as exc:
             raise AssertionError(f"{scenario.__name__}: {strike}") from exc

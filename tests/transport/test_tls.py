@@ -11,6 +11,7 @@ import ssl
 import subprocess
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,11 +21,11 @@ import pytest
 import trustme
 
 from tellurio_sync.transport import frames
-from tellurio_sync.transport.base import Ending
+from tellurio_sync.transport.base import Ending, TransportEnded
 from tellurio_sync.transport.tls import TlsStream
 from tellurio_sync.transport.websocket import WebSocketTransport
 
-from ..conftest import FAILSAFE
+from ..conftest import FAILSAFE, in_thread
 from .conftest import Tls
 from .ends import Disconnected, Receiving, Slip, SocketFarEnd, receive, receive_ending, receive_until, tls_pair
 
@@ -296,15 +297,11 @@ def test_what_cannot_be_written_before_something_is_read_waits_for_that(
 ) -> None:
     stream = wire.transport._tls
     assert stream is not None
-    real = stream._tls
 
-    class InHandshake:
-        read = real.read
+    def write(_: object) -> int:
+        raise ssl.SSLWantReadError
 
-        def write(self, _: object) -> int:
-            raise ssl.SSLWantReadError
-
-    monkeypatch.setattr(stream, "_tls", InHandshake())
+    monkeypatch.setattr(stream, "_tls", Patched(stream._tls, write=write))
     slip = Slip()
     wire.transport.send(['"a"'], [slip])
     assert wire.transport.receive(FAILSAFE) == []  # for it was woken
@@ -317,6 +314,92 @@ def test_what_cannot_be_written_before_something_is_read_waits_for_that(
     assert wire.transport.receive(FAILSAFE) == ["abc"]
     assert wire.transport.was_sent(slip)
     assert len(wire.receive()) == 3 + 6
+
+
+class Patched:
+    """An ``ssl.SSLObject``, of which some methods are others."""
+
+    def __init__(self, real: ssl.SSLObject, **methods: Any) -> None:
+        self._real = real
+        self.__dict__.update(methods)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+
+def test_a_finalizer_that_sends_where_the_collector_runs_it_does_not_hang(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The collector may run at any time in the receive thread, also while that decrypts."""
+    stream = wire.transport._tls
+    assert stream is not None
+    real = stream._tls
+
+    def read(size: int) -> bytes:
+        data = real.read(size)
+        wire.transport.send(['"sent by a finalizer"'])
+        return data
+
+    wire.put(wire.records("abc"))
+    monkeypatch.setattr(stream, "_tls", Patched(real, read=read))
+    assert in_thread(wire.transport.receive, FAILSAFE) == ["abc"]
+    assert len(wire.receive()) == len('"sent by a finalizer"') + 6
+
+
+def test_a_record_on_its_way_is_not_taken_for_an_answer_of_openssl(wire: Wire) -> None:
+    stream = wire.transport._tls
+    assert stream is not None
+    stream._outgoing.write(b"a record of a writer at work")
+    wire.put(wire.records("abc"))
+    assert wire.transport.receive(FAILSAFE) == ["abc"]
+    assert wire.transport._queued == 0, "no pong"
+
+
+def test_a_server_that_asks_for_answers_and_does_not_read_them_is_given_up(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = wire.transport._tls
+    assert stream is not None
+
+    def read(_: int) -> bytes:
+        stream._outgoing.write(bytes(100_000))
+        raise ssl.SSLWantReadError
+
+    def take_nothing(_: object) -> int:
+        raise BlockingIOError
+
+    monkeypatch.setattr(stream, "_send_some", take_nothing)
+    monkeypatch.setattr(stream, "_tls", Patched(stream._tls, read=read))
+    endings = []
+    for _ in range(100):
+        wire.put(b"x")
+        try:
+            wire.transport.receive(FAILSAFE)
+        except TransportEnded as ended:
+            endings.append(ended.ending)
+            break
+    assert endings[0].who == "server"
+    assert "does not read" in endings[0].reason
+
+
+def test_what_a_server_said_before_it_went_is_read_although_it_takes_nothing_more(wire: Wire) -> None:
+    """In the opening handshake: why it refuses."""
+    stream = wire.transport._tls
+    assert stream is not None
+    wire.put(wire.records("last words"))
+    wire._socket.close()
+    assert stream.send(b"a request") == len(b"a request")
+    assert stream.recv(100)[2:] == b"last words"
+    assert stream.recv(100) == b""
+
+
+def test_what_openssl_holds_goes_with_the_transport(tls: Tls) -> None:
+    """Not some time later, by the garbage collector: it is some 40 KB a connection."""
+    far = SocketFarEnd(*tls_pair(tls.server, tls.client))
+    stream = weakref.ref(far.transport._tls)
+    far.dispose()
+    del far
+    assert stream() is None
 
 
 # --- what OpenSSL has to say for itself -----------------------------------------------------------------------
