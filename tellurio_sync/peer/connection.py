@@ -2,7 +2,7 @@
 
 The loop (``run``), on the receive thread:
     1. wake who has its reply, then wait for messages, at most until the next timer (``Transport.receive``);
-    2. tell replies from requests (``jsonrpc.id_of_result``, ``jsonrpc.classify``);
+    2. tell replies from requests (``PendingTable.take_answered``, ``jsonrpc.classify``);
     3. resolve a call, or hand the message to the dispatcher.
 Whatever ends it (end of stream, broken frame, our own bug) passes through one ``finally``, which fails
 every waiting call.  So no caller waits for a thread that is gone.
@@ -253,8 +253,7 @@ class Connection:
             release_all(self.transport.wakeups)
             self._on_malformed(exc, message)
             return
-        id_ = jsonrpc.id_of_result(value)
-        call = None if id_ is None else self.pending.take(id_)
+        call = self.pending.take_answered(value)
         if call is not None:
             call.resolve(value, self.transport.wakeups)
             return
