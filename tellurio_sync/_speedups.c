@@ -5,6 +5,7 @@
      GIL taken, and sleeps again: two more switches of threads for every call, a quarter of its time.
    - Waiting and reading are one step, without taking the GIL in between, for which other threads may be queueing.
    - Frames are made and taken apart without a Python object for each of their parts.
+   - The call of a reply is found in one step.
 
    Rules: no Python code runs in here but signal handlers, where `PyErr_CheckSignals` is called. What is touched without
    the GIL belongs to an object that the caller holds. */

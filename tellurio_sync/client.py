@@ -72,7 +72,8 @@ class TellurioWebSocketClient(ClientCalls, ServerCalls):
         active_run: gives the run that calls are made for; None: ``run_context.get_active_run``.
 
     Raises:
-        ValueError: an address, timeout or size that cannot be right.
+        ValueError: an address, timeout or size that cannot be right, or an ``ssl_context`` with a ``wrap_socket`` or
+            ``sslsocket_class`` of its own, which would not be used.
     """
 
     def __init__(

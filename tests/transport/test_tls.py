@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import shutil
 import socket
 import ssl
@@ -157,14 +158,14 @@ class Wire:
         self._socket = theirs
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = tls.server.wrap_bio(self._incoming, self._outgoing, server_side=True)
-        stream = TlsStream(ours, tls.client, "localhost")
+        self.stream = TlsStream(ours, tls.client, "localhost")
         ours.settimeout(FAILSAFE)
         theirs.settimeout(FAILSAFE)
-        thread = threading.Thread(target=stream.do_handshake)
+        thread = threading.Thread(target=self.stream.do_handshake)
         thread.start()
         self._until_done(self._tls.do_handshake)
         thread.join(FAILSAFE)
-        self.transport = WebSocketTransport(stream)
+        self.transport = WebSocketTransport(self.stream)
         assert self.transport.receive(FAILSAFE) == []  # tickets for other sessions
 
     def __enter__(self) -> Wire:
@@ -179,6 +180,10 @@ class Wire:
         frame = bytes((frames.TEXT | 0x80, len(text))) + text.encode()
         self._tls.write(frame)
         return self._outgoing.read()
+
+    def has_come(self) -> bool:
+        """Whether anything of the transport's is there to be read."""
+        return bool(select.select([self._socket], [], [], 0)[0])
 
     def put(self, data: bytes) -> None:
         self._socket.sendall(data)
@@ -223,15 +228,13 @@ def test_records_that_came_together_are_read_in_one_go_and_a_message_is_written_
 ) -> None:
     wire.put(wire.records("a") + wire.records("b") + wire.records("c"))
     assert wire.transport.receive(FAILSAFE) == ["a", "b", "c"]
-    stream = wire.transport._tls
-    assert stream is not None
-    real, writes = stream._send_some, []
+    real, writes = wire.stream._send_some, []
 
     def send_some(data: bytes) -> int:
         writes.append(real(data))
         return writes[-1]
 
-    monkeypatch.setattr(stream, "_send_some", send_some)
+    monkeypatch.setattr(wire.stream, "_send_some", send_some)
     wire.transport.send(['"message"'])
     wire.transport.send(['"and"', '"two more"'])
     assert len(writes) == 2
@@ -266,9 +269,7 @@ def test_a_record_that_is_cut_off_is_the_end_of_the_stream(wire: Wire) -> None:
 def test_a_record_that_the_socket_takes_bit_by_bit_is_written_when_all_of_it_is(
     wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stream = wire.transport._tls
-    assert stream is not None
-    real, room = stream._send_some, 10
+    real, room = wire.stream._send_some, 10
 
     def send_some(data: bytes | memoryview) -> int:
         nonlocal room
@@ -278,7 +279,7 @@ def test_a_record_that_the_socket_takes_bit_by_bit_is_written_when_all_of_it_is(
         room -= taken
         return taken
 
-    monkeypatch.setattr(stream, "_send_some", send_some)
+    monkeypatch.setattr(wire.stream, "_send_some", send_some)
     slip = Slip()
     wire.transport.send(['"' + "x" * 100 + '"'], [slip])
     assert not wire.transport.was_sent(slip), "no part of a record can be read"
@@ -295,13 +296,11 @@ def test_a_record_that_the_socket_takes_bit_by_bit_is_written_when_all_of_it_is(
 def test_what_cannot_be_written_before_something_is_read_waits_for_that(
     wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stream = wire.transport._tls
-    assert stream is not None
 
     def write(_: object) -> int:
         raise ssl.SSLWantReadError
 
-    monkeypatch.setattr(stream, "_tls", Patched(stream._tls, write=write))
+    monkeypatch.setattr(wire.stream, "_tls", Patched(wire.stream._tls, write=write))
     slip = Slip()
     wire.transport.send(['"a"'], [slip])
     assert wire.transport.receive(FAILSAFE) == []  # for it was woken
@@ -331,9 +330,7 @@ def test_a_finalizer_that_sends_where_the_collector_runs_it_does_not_hang(
     wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The collector may run at any time in the receive thread, also while that decrypts."""
-    stream = wire.transport._tls
-    assert stream is not None
-    real = stream._tls
+    real = wire.stream._tls
 
     def read(size: int) -> bytes:
         data = real.read(size)
@@ -341,35 +338,31 @@ def test_a_finalizer_that_sends_where_the_collector_runs_it_does_not_hang(
         return data
 
     wire.put(wire.records("abc"))
-    monkeypatch.setattr(stream, "_tls", Patched(real, read=read))
+    monkeypatch.setattr(wire.stream, "_tls", Patched(real, read=read))
     assert in_thread(wire.transport.receive, FAILSAFE) == ["abc"]
     assert len(wire.receive()) == len('"sent by a finalizer"') + 6
 
 
 def test_a_record_on_its_way_is_not_taken_for_an_answer_of_openssl(wire: Wire) -> None:
-    stream = wire.transport._tls
-    assert stream is not None
-    stream._outgoing.write(b"a record of a writer at work")
+    wire.stream._outgoing.write(b"a record of a writer at work")
     wire.put(wire.records("abc"))
     assert wire.transport.receive(FAILSAFE) == ["abc"]
-    assert wire.transport._queued == 0, "no pong"
+    assert not wire.has_come(), "a pong was sent that nobody wanted"
 
 
 def test_a_server_that_asks_for_answers_and_does_not_read_them_is_given_up(
     wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stream = wire.transport._tls
-    assert stream is not None
 
     def read(_: int) -> bytes:
-        stream._outgoing.write(bytes(100_000))
+        wire.stream._outgoing.write(bytes(100_000))
         raise ssl.SSLWantReadError
 
     def take_nothing(_: object) -> int:
         raise BlockingIOError
 
-    monkeypatch.setattr(stream, "_send_some", take_nothing)
-    monkeypatch.setattr(stream, "_tls", Patched(stream._tls, read=read))
+    monkeypatch.setattr(wire.stream, "_send_some", take_nothing)
+    monkeypatch.setattr(wire.stream, "_tls", Patched(wire.stream._tls, read=read))
     endings = []
     for _ in range(100):
         wire.put(b"x")
@@ -384,13 +377,11 @@ def test_a_server_that_asks_for_answers_and_does_not_read_them_is_given_up(
 
 def test_what_a_server_said_before_it_went_is_read_although_it_takes_nothing_more(wire: Wire) -> None:
     """In the opening handshake: why it refuses."""
-    stream = wire.transport._tls
-    assert stream is not None
     wire.put(wire.records("last words"))
     wire._socket.close()
-    assert stream.send(b"a request") == len(b"a request")
-    assert stream.recv(100)[2:] == b"last words"
-    assert stream.recv(100) == b""
+    assert wire.stream.send(b"a request") == len(b"a request")
+    assert wire.stream.recv(100)[2:] == b"last words"
+    assert wire.stream.recv(100) == b""
 
 
 def test_what_openssl_holds_goes_with_the_transport(tls: Tls) -> None:
@@ -416,14 +407,13 @@ class OpenSslServer:
         authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(folder / "server.pem"))
         self.context = ssl.create_default_context()
         authority.configure_trust(self.context)
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        command = ["openssl", "s_server", "-accept", f"127.0.0.1:{port}", "-cert", str(folder / "server.pem"), *options]
+        command = ["openssl", "s_server", "-accept", "127.0.0.1:0", "-cert", str(folder / "server.pem"), *options]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
         self._shown = b""
-        self.wait_for(b"ACCEPT")
+        self.wait_for(b"ACCEPT 127.0.0.1:")
+        port = int(self.wait_for(b"\n"))
         sock = socket.create_connection(("127.0.0.1", port), FAILSAFE)
         stream = TlsStream(sock, self.context, "localhost")
         stream.do_handshake()
@@ -443,8 +433,8 @@ class OpenSslServer:
         self._process.stdin.write(line)
         self._process.stdin.flush()
 
-    def wait_for(self, text: bytes) -> None:
-        """Until it has shown this; it shows it anew the next time."""
+    def wait_for(self, text: bytes) -> bytes:
+        """Until it has shown this; what it showed before, and not before the last text."""
         assert self._process.stdout is not None
         timer = threading.Timer(FAILSAFE, self._process.kill)
         timer.start()
@@ -453,7 +443,9 @@ class OpenSslServer:
                 more = os.read(self._process.stdout.fileno(), 65536)
                 assert more, f"it does not show {text!r}: {self._shown!r}"
                 self._shown += more
-            self._shown = self._shown[self._shown.index(text) + len(text) :]
+            at = self._shown.index(text)
+            before, self._shown = self._shown[:at], self._shown[at + len(text) :]
+            return before
         finally:
             timer.cancel()
             timer.join()
