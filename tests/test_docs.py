@@ -1,0 +1,100 @@
+"""The documentation cannot lie where a test can look: references, links, file names, tables of methods."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import tellurio_sync
+from tellurio_sync.backend.long_methods import LONG_METHODS
+from tellurio_sync.backend.methods import METHODS
+from tellurio_sync.backend.options import BackendOptions
+from tellurio_sync.backend.rest import Rest
+from tellurio_sync.backend.store import Store
+from tellurio_sync.client import TellurioWebSocketClient
+
+ROOT = Path(__file__).parents[1]
+DOCS = Path(tellurio_sync.__file__).parent / "docs"
+PAGES = sorted([*DOCS.rglob("*.md"), ROOT / "README.md"])
+PROTOCOL = (DOCS / "protocol.md").read_text(encoding="utf-8")
+
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
+FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+
+
+def prose_of(text: str) -> str:
+    """A page without its blocks of code."""
+    return FENCED.sub("", text)
+
+
+def anchors_of(text: str) -> set[str]:
+    """The anchors of a page's headings, as the usual renderers make them."""
+    words = (re.sub(r"[^\w\s-]", "", heading.lower()) for heading in HEADING.findall(prose_of(text)))
+    return {word.strip().replace(" ", "-") for word in words}
+
+
+def broken_links(page: Path, text: str) -> list[str]:
+    broken = []
+    for target in LINK.findall(prose_of(text)):
+        if re.match(r"[a-z]+:", target):
+            continue  # a test does not go to the network
+        path, _, anchor = target.partition("#")
+        file = page.parent / path if path else page
+        if not file.is_file() or (anchor and anchor not in anchors_of(file.read_text(encoding="utf-8"))):
+            broken.append(target)
+    return broken
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_relative_link_leads_somewhere(page: Path) -> None:
+    assert broken_links(page, page.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("link", ["absent.md", "protocol.md#absent", "#absent", "../absent/"])
+def test_a_link_to_nothing_is_found(link: str) -> None:
+    page = DOCS / "protocol.md"
+    assert broken_links(page, f"# Heading\n[text]({link}) [fine](#a-connection)") == [link]
+
+
+# --- the tables of the protocol -------------------------------------------------------------------------
+
+
+def section(letter: str) -> str:
+    """The text of one section, up to the first of its sub-sections."""
+    return re.split(r"^##", PROTOCOL.partition(f"\n## {letter}. ")[2], maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def rows(text: str) -> Iterator[list[str]]:
+    """The cells of each row of the tables in ``text`` whose first cell is a name."""
+    for line in text.splitlines():
+        if line.startswith("| `"):
+            yield [cell.strip() for cell in line.strip("|").split(" | ")]
+
+
+def test_the_protocol_names_each_method_of_the_server_and_which_of_them_run_long() -> None:
+    table = {row[0].strip("`"): row[-1].strip(" |*") == "yes" for row in rows(section("C"))}
+    assert table == {name: name in LONG_METHODS for name in {**METHODS, **LONG_METHODS}}
+
+
+def test_the_protocol_names_each_method_of_the_client() -> None:
+    methods = {name.removeprefix("rpc_") for name in dir(TellurioWebSocketClient) if name.startswith("rpc_")}
+    assert {row[0].strip("`") for row in rows(section("D"))} == methods
+
+
+def test_the_protocol_names_each_endpoint(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    try:
+        routes = {(route.method, route.path) for route in Rest(BackendOptions(), store).routes()}
+    finally:
+        store.close()
+    named = set()
+    for line in section("J").splitlines():
+        for verb, path in re.findall(r"\| (GET|POST|PATCH|DELETE) `([^`]+)`", line):
+            full = path.replace("...", "/api/v0/{ns}/projects/{project_slug}")
+            full = full.replace("{ns}", "{namespace}").replace("{project_slug}", "{project}")
+            named.add((verb, full.replace("{run_uuid}", "{run}")))
+    assert named == routes
