@@ -17,7 +17,7 @@ from .client_calls import DEFAULT_TIMEOUT, ClientCalls
 from .deadlines import check_timeout
 from .errors import ConnectFailed, ConnectionLost, NotConnected
 from .model.registries import Registries
-from .opening import checked_key, connect_failed, read_greeting
+from .opening import Greeting, checked_key, connect_failed, read_greeting
 from .peer.connection import Connection
 from .peer.keeper import CLOSED
 from .peer.peer import Peer
@@ -172,6 +172,12 @@ class TellurioWebSocketClient(ClientCalls, ServerCalls):
         peer = self._peer
         return "new" if peer is None else peer.state
 
+    @property
+    def greeting(self) -> Greeting | None:
+        """What the server said of itself when the connection last opened; None before that."""
+        peer = self._peer
+        return None if peer is None else peer.greeting
+
     def connect(self, api_key: str | None = None, retries: int = 3, delay: float = 5) -> dict[str, str]:
         """Connect, and wait for the server's greeting (PROTOCOL.md §A.3). Blocks.
 
@@ -215,13 +221,13 @@ class TellurioWebSocketClient(ClientCalls, ServerCalls):
         try:
             if previous is not None:
                 previous.close()
-            session_id = peer.open(retries, delay)
+            greeting: Greeting = peer.open(retries, delay)
         except DialFailed as failure:
             raise connect_failed(self.ws_url, self.is_loopback, failure) from failure
         except BaseException:  # Ctrl-C: nobody may wait for a peer that was never opened
             peer.close(0.0)
             raise
-        return {"session_id": session_id}
+        return {"session_id": greeting.session_id}
 
     def close(self) -> None:
         """Close the connection in good order. Blocks, at most about 1 s (PROTOCOL.md §A.5).
@@ -311,8 +317,12 @@ class TellurioWebSocketClient(ClientCalls, ServerCalls):
             ping_timeout=self._ping_timeout,
             reconnect=self._reconnect,
             on_lost=self._lost,
-            on_restored=self._on_restored,
+            on_restored=self._restored,
         )
+
+    def _restored(self, greeting: Greeting) -> None:
+        if self._on_restored is not None:
+            self._on_restored(greeting.session_id)
 
     def _lost(self, error: ConnectionLost) -> None:
         # Who waits for a push that the lost connection will never bring is told, too.

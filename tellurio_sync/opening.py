@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from .errors import ConnectFailed, InvalidAPIKeyError, shorten
@@ -16,15 +17,34 @@ def checked_key(api_key: str) -> str:
     return api_key
 
 
-def read_greeting(envelope: Any) -> str:
-    """The session id in the server's first message (PROTOCOL.md §A.2)."""
+@dataclass(frozen=True)
+class Greeting:
+    """What the server says of itself when a connection opens.
+
+    Attributes:
+        session_id: of the session on the server.
+        extensions: names of what it understands beyond PROTOCOL.md; none of another server than our backend.
+        max_message_size: bytes of a message beyond which it ends the connection; None: it does not say.
+    """
+
+    session_id: str
+    extensions: frozenset[str] = frozenset()
+    max_message_size: int | None = None
+
+
+def read_greeting(envelope: Any) -> Greeting:
+    """The server's first message (PROTOCOL.md §A.2). Only the session id must be there."""
     if "error" in envelope:
         raise ValueError(f"the server greeted with an error: {shorten(repr(envelope['error']))}")
     result = envelope.get("result")
     session_id = result.get("session_id") if isinstance(result, dict) else None
     if not isinstance(session_id, str) or not session_id:
         raise ValueError(f"the greeting holds no session id: {shorten(repr(envelope))}")
-    return session_id
+    # A server is free to put anything else there: what does not look like ours means nothing.
+    extensions, size = result.get("extensions"), result.get("max_message_size")
+    known = [name for name in extensions if isinstance(name, str)] if isinstance(extensions, list) else []
+    is_size = isinstance(size, int) and not isinstance(size, bool) and size > 0
+    return Greeting(session_id, frozenset(known), size if is_size else None)
 
 
 def connect_failed(ws_url: str, is_loopback: bool, failure: DialFailed) -> ConnectFailed:

@@ -58,6 +58,9 @@ _MAX_UNANSWERED_PUSHES = 10_000
 _MESSAGES_PER_TURN = 32
 
 
+# Names of the wire's extensions that this backend knows; clients use none that the greeting does not name.
+EXTENSIONS: tuple[str, ...] = ()
+
 # Characters of a request's id beyond which an error that cannot be sent comes without it.
 _LONG_ID = 1000
 
@@ -95,7 +98,10 @@ class Connection:
 
     async def serve(self, request: web.Request) -> web.WebSocketResponse:
         """Open the connection and serve it to its end; its running requests end with it."""
-        greeting = jsonrpc.result_reply(None, {"session_id": new_id()})
+        greeting = jsonrpc.result_reply(
+            None,
+            {"session_id": new_id(), "extensions": list(EXTENSIONS), "max_message_size": MAX_INCOMING_BYTES},
+        )
         # Fact 1: a greeting in a later segment than the handshake's kills the listener of afnio's client.
         self._transport = request.transport
         with corked(self._transport):

@@ -126,6 +126,11 @@ class Keeper:
         """The open connection, None while there is none."""
         return self._connection
 
+    @property
+    def greeting(self) -> Any:
+        """What ``opening`` made of the last greeting, None before the first."""
+        return self._greeting
+
     def open(self, retries: int, delay: float) -> Any:
         """Connect, and return what ``opening`` made of the greeting. Blocks; once per peer.
 

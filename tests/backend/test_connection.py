@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import websocket
 
+from tellurio_sync.backend.connection import EXTENSIONS, MAX_INCOMING_BYTES
+
 from .conftest import KEY, RunningBackend
 from .rpc_client import FAILSAFE, RpcClient, RpcError, tag
 
@@ -22,6 +24,12 @@ def test_the_greeting_names_the_session(rpc: RpcClient) -> None:
     assert rpc.greeting["jsonrpc"] == "2.0"
     assert rpc.greeting["id"] is None
     assert len(rpc.greeting["result"]["session_id"]) == 36
+
+
+def test_the_greeting_says_what_else_the_backend_understands(rpc: RpcClient) -> None:
+    """Extensions of the wire, which other clients need not look at, and the size beyond which a message ends all."""
+    assert rpc.greeting["result"]["extensions"] == list(EXTENSIONS)
+    assert rpc.greeting["result"]["max_message_size"] == MAX_INCOMING_BYTES
 
 
 def test_the_greeting_leaves_with_the_handshake(backend: RunningBackend) -> None:

@@ -16,6 +16,7 @@ from tellurio_sync.errors import (
     InvalidAPIKeyError,
     NotConnected,
 )
+from tellurio_sync.opening import Greeting
 
 from ..conftest import FAILSAFE, in_thread
 from ..faults.scripted import ScriptedServer, ServerConnection
@@ -30,6 +31,14 @@ class TestConnecting:
             assert server.connections[0].headers["authorization"] == "Api-Key key-1"
             assert "key-1" not in repr(client)
             assert server.connections[0].headers["x-tellurio-max-message-size"] == str(64 * 1024 * 1024)
+
+    def test_what_the_server_said_of_itself(self, connect: Connect) -> None:
+        with ScriptedServer(echo) as server:
+            client = TellurioWebSocketClient(base_url=server.base_url, port=server.port)
+            assert client.greeting is None
+            client.connect("key-1")
+            assert client.greeting == Greeting("session-1")
+            client.close()
 
     def test_the_constructors_key_and_the_environments(self, active_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("TELLURIO_API_KEY", "key-env")
