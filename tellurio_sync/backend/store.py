@@ -109,7 +109,7 @@ class Store:
 
     def projects(self) -> list[Row]:
         """All projects, in the order of their creation."""
-        return self._all("SELECT * FROM projects ORDER BY date_created, rowid")
+        return self.read("SELECT * FROM projects ORDER BY date_created, rowid")
 
     def create_project(self, namespace: str, slug: str, display_name: str, visibility: str) -> Row | None:
         """The new project, or None if there is one with this slug."""
@@ -132,12 +132,12 @@ class Store:
 
     def runs(self, project_uuid: str) -> list[Row]:
         """The runs of this project, oldest first."""
-        return self._all("SELECT * FROM runs WHERE project_uuid = ? ORDER BY number", project_uuid)
+        return self.read("SELECT * FROM runs WHERE project_uuid = ? ORDER BY number", project_uuid)
 
     def latest_runs(self, project_uuid: str, limit: int) -> list[Row]:
         """The last runs of this project, newest first."""
         sql = "SELECT * FROM runs WHERE project_uuid = ? ORDER BY number DESC LIMIT ?"
-        return self._all(sql, project_uuid, limit)
+        return self.read(sql, project_uuid, limit)
 
     def run_count(self, project_uuid: str) -> int:
         """How many runs this project has."""
@@ -151,11 +151,11 @@ class Store:
             " VALUES (?, ?, ?, ?, ?, ?, ?)",
             (run_uuid, project_uuid, self._free_name(project_uuid, name), description, status, now, now),
         )
-        return self._all("SELECT * FROM runs WHERE uuid = ?", run_uuid)[0]
+        return self.read("SELECT * FROM runs WHERE uuid = ?", run_uuid)[0]
 
     def _free_name(self, project_uuid: str, name: str | None) -> str:
         wanted = name or new_run_name()
-        rows = self._all("SELECT name FROM runs WHERE project_uuid = ?", project_uuid)
+        rows = self.read("SELECT name FROM runs WHERE project_uuid = ?", project_uuid)
         taken = {row["name"] for row in rows}
         free, number = wanted, 0
         while free in taken:
@@ -166,13 +166,13 @@ class Store:
     def update_run(self, run_uuid: str, status: str) -> Row:
         """The run with its new status."""
         self._db.execute("UPDATE runs SET status = ?, date_updated = ? WHERE uuid = ?", (status, _now(), run_uuid))
-        return self._all("SELECT * FROM runs WHERE uuid = ?", run_uuid)[0]
+        return self.read("SELECT * FROM runs WHERE uuid = ?", run_uuid)[0]
 
     # --- metrics --------------------------------------------------------------------------------
 
     def metrics(self, run_uuid: str) -> list[Row]:
         """The metrics of this run, in the order in which they came."""
-        rows = self._all("SELECT name, value, step FROM metrics WHERE run_uuid = ? ORDER BY number", run_uuid)
+        rows = self.read("SELECT name, value, step FROM metrics WHERE run_uuid = ? ORDER BY number", run_uuid)
         return [{**row, "value": json.loads(row["value"])} for row in rows]
 
     def add_metric(self, run_uuid: str, name: str, value: Any, step: int | None) -> Row:
@@ -182,7 +182,7 @@ class Store:
             " (SELECT max(step) + 1 FROM metrics WHERE run_uuid = ?1 AND name = ?2), 0))",
             (run_uuid, name, json.dumps(value, allow_nan=False), step),
         )
-        (row,) = self._all("SELECT name, value, step FROM metrics WHERE number = last_insert_rowid()")
+        (row,) = self.read("SELECT name, value, step FROM metrics WHERE number = last_insert_rowid()")
         return {**row, "value": json.loads(row["value"])}
 
     def metric_summaries(self, run_uuid: str, limit: int) -> list[Row]:
@@ -190,14 +190,15 @@ class Store:
 
         Takes as long as there are metrics, not values: each is found by a jump in the index.
         """
-        rows = self._all(
+        rows = self.read(
             "WITH RECURSIVE names (name) AS (SELECT min(name) FROM metrics WHERE run_uuid = ?1 UNION ALL"
             " SELECT (SELECT min(name) FROM metrics WHERE run_uuid = ?1 AND name > names.name) FROM names"
-            " WHERE names.name IS NOT NULL LIMIT ?2)"
+            " WHERE names.name IS NOT NULL)"
             " SELECT name, (SELECT value FROM metrics WHERE run_uuid = ?1 AND metrics.name = names.name"
             " ORDER BY step DESC, number DESC LIMIT 1) AS last, (SELECT number FROM metrics WHERE run_uuid = ?1"
             " AND metrics.name = names.name ORDER BY step, number LIMIT 1) AS first"
-            " FROM names WHERE name IS NOT NULL ORDER BY first",
+            # Not before the order: the names come alphabetically, and the first of them are not the first to begin.
+            " FROM names WHERE name IS NOT NULL ORDER BY first LIMIT ?2",
             run_uuid,
             limit,
         )
@@ -209,7 +210,7 @@ class Store:
 
     def latest_metrics(self, run_uuid: str, name: str, limit: int) -> list[Row]:
         """The last ``limit`` values of one metric, in the order of their steps."""
-        rows = self._all(
+        rows = self.read(
             "SELECT value, step FROM metrics WHERE run_uuid = ? AND name = ? ORDER BY step DESC, number DESC LIMIT ?",
             run_uuid,
             name,
@@ -252,7 +253,7 @@ class Store:
 
     def parameters(self, run_uuid: str) -> list[list[Row]]:
         """The parameters of a run, in the order of their begin; of each its versions, newest first."""
-        rows = self._all("SELECT * FROM parameters WHERE run_uuid = ? ORDER BY number", run_uuid)
+        rows = self.read("SELECT * FROM parameters WHERE run_uuid = ? ORDER BY number", run_uuid)
         found: dict[str, list[Row]] = {}
         for row in rows:
             role, value = json.loads(row["content"])
@@ -261,15 +262,16 @@ class Store:
 
     # --- helpers --------------------------------------------------------------------------------
 
-    def _all(self, sql: str, *values: Any) -> list[Row]:
+    def read(self, sql: str, *values: Any) -> list[Row]:
+        """The rows that a SELECT gives. For the modules of ``page/queries``, which hold the pages' own questions."""
         return [dict(row) for row in self._db.execute(sql, values)]
 
     def _one(self, sql: str, *values: Any) -> Row | None:
-        rows = self._all(sql, *values)
+        rows = self.read(sql, *values)
         return rows[0] if rows else None
 
     def _count(self, where: str, *values: Any) -> int:
-        return int(self._all(f"SELECT count(*) AS count FROM {where}", *values)[0]["count"])
+        return int(self.read(f"SELECT count(*) AS count FROM {where}", *values)[0]["count"])
 
 
 def _lock(directory: Path) -> sqlite3.Connection:

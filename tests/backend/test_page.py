@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -11,11 +12,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tellurio_sync.backend.page import plot, views
 from tellurio_sync.backend.page.markup import Html, join, tag
-from tellurio_sync.backend.page.plot import Point
-from tellurio_sync.backend.store import CHARS_PER_VERSION, PARAMETERS_PER_RUN, VERSIONS_PER_PARAMETER, Store
+from tellurio_sync.backend.page.queries.series import Point, series
+from tellurio_sync.backend.store import CHARS_PER_VERSION, PARAMETERS_PER_RUN, VERSIONS_PER_PARAMETER, Row, Store
 
 from .conftest import KEY, RunningBackend
 from .watched_run import TOKEN, Browser, WatchedRun
@@ -108,19 +111,60 @@ def test_metrics_come_in_the_order_of_their_begin(browser: Browser, make_run: Ma
     assert f"Only {views.METRICS_SHOWN} metrics are shown." in page
 
 
-def test_a_long_history_is_shown_in_part(tmp_path: Path) -> None:
+def test_the_metrics_that_began_first_are_those_of_the_overview(browser: Browser, make_run: MakeRun) -> None:
+    run = make_run()
+    for name in ("z_accuracy", "loss", "y", "x", "b", "a"):
+        run.log(name, 1)
+    page = browser.look(run.project_path).text
+    assert re.findall('class="soft">([a-z_]+) <b>', page) == ["z_accuracy", "loss", "y", "x"]
+
+
+@pytest.fixture
+def stored_run(tmp_path: Path) -> Iterator[tuple[Store, Row, Row]]:
     store = Store(tmp_path)
     project = store.create_project("local", "p", "P", "TEAM")
     assert project is not None
-    run = store.create_run(project["uuid"], "r", None, "RUNNING")
-    for step in range(views.VALUES_SHOWN + 10):
-        store.add_metric(run["uuid"], "loss", step / 2, step)
-    page = views.run_page(store, project, run)
+    yield store, project, store.create_run(project["uuid"], "r", None, "RUNNING")
     store.close()
-    assert f"The last {views.VALUES_SHOWN} of {views.VALUES_SHOWN + 10} values." in page
-    assert "<title>loss: 5 at step 10, " in page
+
+
+def test_a_long_history_is_drawn_from_its_begin_to_its_end(stored_run: tuple[Store, Row, Row]) -> None:
+    store, project, run = stored_run
+    total = 5 * views.COLUMNS_OF_PLOT
+    for step in range(total):
+        store.add_metric(run["uuid"], "loss", {777: -9.0, 1234: 50.0}.get(step, step / total), step)
+    page = views.run_page(store, project, run)
+    assert f"{total} values; the lowest and the highest of every span are drawn." in page
+    assert "<title>loss: 0 at step 0, " in page
+    assert "lowest −9, highest 50" in page
     assert page.count("<tr>") == views.VALUES_IN_TABLE + 1
     assert len(page) < 100_000
+
+
+@given(
+    values=st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=60),
+    gaps=st.lists(st.integers(0, 2**40), min_size=60, max_size=60),
+    columns=st.integers(1, 12),
+)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_extreme_is_lost(
+    stored_run: tuple[Store, Row, Row], values: list[float], gaps: list[int], columns: int
+) -> None:
+    store, project, _ = stored_run
+    run = store.create_run(project["uuid"], None, None, "RUNNING")["uuid"]
+    steps = list(itertools.accumulate(gaps))
+    for step, value in zip(steps, values):
+        store.add_metric(run, "loss", value, step)
+    all_points = [Point(*pair) for pair in zip(steps, values)]
+    found = series(store, run, "loss", columns)
+    assert set(found) <= set(all_points)
+    assert [point.step for point in found] == sorted(point.step for point in found)
+    assert (found[0], found[-1]) == (all_points[0], all_points[-1])
+    assert min(p.value for p in found) == min(values)
+    assert max(p.value for p in found) == max(values)
+    assert len(found) <= 2 * columns + 4
+    if len(values) <= 2 * columns:
+        assert found == all_points
 
 
 # --- parameters -----------------------------------------------------------------------------------

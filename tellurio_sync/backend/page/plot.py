@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from .markup import Html, join, tag
+from .queries.series import Point
 
 WIDTH, HEIGHT = 520, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 14, 40
@@ -16,13 +17,6 @@ _MAX_DOTS = 80
 
 # Values closer than this are one value: their differences leave the range of floating point numbers.
 _NO_SPAN = 1e-300
-
-
-class Point(NamedTuple):
-    """One value of a metric."""
-
-    step: int
-    value: float
 
 
 class Scale(NamedTuple):

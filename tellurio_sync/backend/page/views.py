@@ -8,19 +8,17 @@ from typing import Any
 from ..store import Row, Store
 from .assets import ICON, SCRIPT, STYLE
 from .markup import Content, Html, join, tag
-from .plot import Point, line_plot, number
+from .plot import line_plot, number
+from .queries.series import Point, is_number, series
 
 PROJECTS_SHOWN = 50
 RUNS_PER_PROJECT = 10
 RUNS_SHOWN = 200
 METRICS_PER_RUN = 4
 METRICS_SHOWN = 40
-VALUES_SHOWN = 1000
+COLUMNS_OF_PLOT = 500
 VALUES_IN_TABLE = 50
 CHARS_OF_DESCRIPTION = 2000
-
-# Beyond this, differences and ticks would leave the range of floating point numbers.
-_MAX_NUMBER = 1e300
 
 
 def document(title: str, main: Html, revision: str | None) -> str:
@@ -165,23 +163,24 @@ def _facts(run: Row) -> Html:
 
 
 def _metric(store: Store, run: Row, name: str) -> Html:
-    rows = store.latest_metrics(run["uuid"], name, VALUES_SHOWN)
-    total = len(rows) if len(rows) < VALUES_SHOWN else store.metric_count(run["uuid"], name)
-    points = [Point(row["step"], float(row["value"])) for row in rows if _is_number(row["value"])]
+    rows = store.latest_metrics(run["uuid"], name, VALUES_IN_TABLE)
+    total = store.metric_count(run["uuid"], name)
+    points = series(store, run["uuid"], name, COLUMNS_OF_PLOT)
     head = tag(
         "div",
         tag("h3", name),
         tag("span", number(points[-1].value), class_="now") if points else None,
         class_="head",
     )
-    left_out = f"The last {len(rows)} of {total} values." if total > len(rows) else None
+    is_thinned = total > 2 * COLUMNS_OF_PLOT
+    left_out = f"{total} values; the lowest and the highest of every span are drawn." if is_thinned else None
     return _part(
         f"metric {name}",
         "article",
         head,
         line_plot(points, _in_words(name, points)) if points else None,
         tag("p", left_out, class_="soft") if left_out else None,
-        _values_table(name, rows, is_open=not points),
+        _values_table(name, rows, total, is_open=not points),
         class_="card",
     )
 
@@ -195,10 +194,9 @@ def _in_words(name: str, points: Sequence[Point]) -> str:
     )
 
 
-def _values_table(name: str, rows: list[Row], *, is_open: bool) -> Html:
-    shown = rows[-VALUES_IN_TABLE:][::-1]
-    label = "Values" if len(shown) == len(rows) else f"The last {len(shown)} values"
-    lines = (tag("tr", tag("td", row["step"]), tag("td", _shown(row["value"]), class_="number")) for row in shown)
+def _values_table(name: str, rows: list[Row], total: int, *, is_open: bool) -> Html:
+    label = "Values" if len(rows) == total else f"The last {len(rows)} values"
+    lines = (tag("tr", tag("td", row["step"]), tag("td", _shown(row["value"]), class_="number")) for row in rows[::-1])
     heads = tag("tr", tag("th", "step", scope="col"), tag("th", "value", scope="col", class_="number"))
     table = tag("table", tag("thead", heads), tag("tbody", *lines))
     return tag("details", tag("summary", label), table, id=f"values {name}", open=is_open)
@@ -273,12 +271,8 @@ def _left_out(total: int, shown: int, what: str) -> Html | None:
     return tag("p", f"The latest {shown} of {total} {what} are shown.", class_="soft") if total > shown else None
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and -_MAX_NUMBER < value < _MAX_NUMBER
-
-
 def _shown(value: Any) -> str:
-    if _is_number(value):
+    if is_number(value):
         return number(value)
     return _short(value if isinstance(value, str) else str(value), 200)
 
