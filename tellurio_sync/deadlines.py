@@ -1,8 +1,8 @@
-"""Points in time at which waiting ends, moved on by signs of life.
+"""Deadlines: points in time at which a wait ends, and which signs of life postpone.
 
 A *timeout* is a length in seconds that a user passes; a *deadline* is the point on the monotonic
-clock that follows from it.  A deadline is made once per call and passed down.  The arithmetic here
-is pure: the time comes in as an argument or from the clock that the owner passes.
+clock that follows from it.  A call makes its deadline once and passes it down.  The arithmetic here
+is pure: the time is an argument, or comes from the clock that the owner passes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import sys
 import time
 from typing import Protocol
 
-# Ctrl-C interrupts a lock wait at once on POSIX. Elsewhere it is only seen between waits, so long waits are sliced.
+# On POSIX, Ctrl-C interrupts the wait for a lock at once. Elsewhere Python sees it only between two waits, so long
+# waits are cut into slices.
 _MAX_SLICE = 3600.0 if sys.platform != "win32" else 0.2
 
 
@@ -21,7 +22,7 @@ def check_timeout(timeout: float, name: str = "timeout") -> float:
 
     Args:
         timeout: seconds, > 0 and finite.
-        name: what to call it in the error.
+        name: the name of the argument, for the error text.
 
     Raises:
         ValueError: it is not a positive, finite number.
@@ -35,21 +36,21 @@ def check_timeout(timeout: float, name: str = "timeout") -> float:
 
 
 class Waitable(Protocol):
-    """What a clock can wait for: a binary semaphore."""
+    """A binary semaphore, for which a clock can wait."""
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool: ...
 
 
 class Clock:
-    """The monotonic clock, and waiting by it. Tests pass one whose time they move by hand."""
+    """The monotonic clock, and waits that use it. Tests pass a clock whose time they move by hand."""
 
-    # Seconds on a clock that never goes back. The C function itself: it is asked several times for each call.
+    # Seconds on a clock that never goes back. This is the C function itself, because each call reads it several times.
     now = staticmethod(time.monotonic)
 
     def wait(self, waitable: Waitable, timeout: float) -> bool:
         """Wait for ``waitable``, at most ``timeout`` seconds, and return whether it was acquired.
 
-        May return False early; the caller looks at its own deadline again.
+        May return False early; the caller then checks its own deadline.
         """
         if timeout <= 0:
             return waitable.acquire(False)
@@ -60,7 +61,7 @@ MONOTONIC = Clock()
 
 
 class Deadline:
-    """Last sign of life + timeout, and never later than the hard limit.
+    """The last sign of life + timeout, but never later than the hard limit.
 
     Not thread-safe by itself: ``extend`` is one attribute store, so one writer and any number of
     readers need no lock.
@@ -81,7 +82,7 @@ class Deadline:
 
     @property
     def expires_at(self) -> float:
-        """The point in time at which waiting ends, as things stand."""
+        """The point in time at which the wait ends, if no further sign of life comes."""
         last = self.last_sign_of_life
         expires_at = (self.started if last is None else last) + self.timeout
         return expires_at if expires_at < self.hard_limit else self.hard_limit

@@ -16,8 +16,8 @@ The tree::
     │       └─ RemoteInternalError
     ├─ BatchFailed(RuntimeError)                         failures
     ├─ ProtocolError                                     never raised itself
-    │   ├─ LocalProtocolError(ValueError)                what we were asked to send is not valid
-    │   └─ RemoteProtocolError(ValueError, RuntimeError) received (shortened text of what came)
+    │   ├─ LocalProtocolError(ValueError)                this side was to send something that is not valid
+    │   └─ RemoteProtocolError(ValueError, RuntimeError) received (the message, shortened)
     ├─ UsageError(RuntimeError)
     │   ├─ WouldDeadlock
     │   └─ NotConnected
@@ -32,11 +32,11 @@ The tree::
     │   └─ PendingTimeout(TimeoutError, RuntimeError)    flag, variable_id, waited_s
     └─ BackendError(RuntimeError)                        the local backend could not be started or used
 
-Rules of the house: an error carries plain data only (no socket, no key, no
-peer), it pickles with its attributes, and its text says what to do where
-there is something to do.  Each also inherits the builtin that fits, so that
-``except TimeoutError`` and ``except ConnectionError`` mean what they say.
-Among builtins the ``OSError`` comes first: the others' ``__new__`` cannot make one.
+Rules: an error carries plain data only (no socket, no key, no peer); it pickles
+with its attributes; its text tells the user what to do, if there is something to
+do.  Each error also inherits the builtin that fits, so that ``except TimeoutError``
+and ``except ConnectionError`` catch what a reader expects.  Among the builtins an
+``OSError`` comes first, because ``__new__`` of the others cannot make one.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ _TOLD_FAILURES = 5
 
 
 def shorten(text: str, limit: int = _SHORTENED_CHARS) -> str:
-    """The text itself, or its beginning with its length where it is over ``limit`` characters."""
+    """The text, or its beginning and its length if it has more than ``limit`` characters."""
     if len(text) <= limit:
         return text
     return f"{text[:limit]}... ({len(text)} characters)"
 
 
 def shorten_repr(value: object) -> str:
-    """The beginning of ``repr(value)``, for any JSON value: one nested too deeply for ``repr`` is described."""
+    """The beginning of ``repr(value)``; a description if the value is nested too deeply for ``repr``."""
     try:
         return shorten(repr(value))
     except RecursionError:
@@ -64,10 +64,10 @@ def shorten_repr(value: object) -> str:
 
 
 def describe(thing: object) -> str:
-    """The beginning of ``str(thing)``, for one item in a list of what went wrong. Never raises."""
+    """The beginning of ``str(thing)``, for one item in a list of failures. Never raises."""
     try:
         return shorten(str(thing))
-    except Exception:  # noqa: BLE001 - the user's data, and whatever that does when it is shown
+    except Exception:  # noqa: BLE001 - it is the user's object, whose `__str__` may raise anything
         return f"a {type(thing).__name__} that cannot be shown"
 
 
@@ -258,10 +258,10 @@ _BY_CODE: dict[int, type[RemoteError]] = {-32601: MethodNotFound, -32602: Invali
 
 
 class BatchFailed(TellurioError, RuntimeError):
-    """Some of what a batch has sent was refused; the rest has happened. The text tells the first few.
+    """The server refused some of the items of a batch; the others have taken effect. The text names the first few.
 
     Attributes:
-        failures: all of it: what it was, in words, and why it was refused.
+        failures: for each refused item its description and the reason.
     """
 
     def __init__(self, failures: Sequence[tuple[str, TellurioError]] = ()) -> None:
@@ -276,7 +276,7 @@ class BatchFailed(TellurioError, RuntimeError):
 
 
 class ProtocolError(TellurioError):
-    """A rule of WebSocket or JSON-RPC was broken. Never raised itself: see the subclasses for whose fault it is."""
+    """A rule of WebSocket or JSON-RPC was broken. Only the subclasses are raised; they say which side broke it."""
 
 
 class LocalProtocolError(ProtocolError, ValueError):
@@ -287,7 +287,7 @@ class RemoteProtocolError(ProtocolError, ValueError, RuntimeError):
     """The server sent something that the protocol does not allow.
 
     Attributes:
-        received: the beginning of what came.
+        received: the beginning of the message.
     """
 
     def __init__(self, text: str, *, received: str = "") -> None:
@@ -303,7 +303,7 @@ class UsageError(TellurioError, RuntimeError):
 
 
 class WouldDeadlock(UsageError):
-    """A blocking call was made on the receive thread, which is the one that would have to deliver its reply."""
+    """A blocking call was made on the receive thread, which would have to deliver the reply to it."""
 
 
 class NotConnected(UsageError):
@@ -348,7 +348,7 @@ class HttpUnreachable(HttpError, ConnectionError, ValueError):
 
 
 class ModelError(TellurioError):
-    """The mirrored object model was asked for something it does not hold."""
+    """The mirrored object model does not hold what was asked for."""
 
 
 class UnknownNode(ModelError, ValueError):
@@ -404,7 +404,7 @@ class PendingTimeout(ModelError, TimeoutError, RuntimeError):
 
     Attributes:
         flag: the flag that stayed set: ``_pending_data``, ``_pending_grad`` or ``_pending_grad_fn_id``.
-        variable_id: whose.
+        variable_id: the id of the Variable.
         waited_s: seconds waited.
     """
 

@@ -16,7 +16,7 @@ _active: HasUuid | None = None
 
 
 def set_active_run(run: HasUuid | None) -> None:
-    """Make ``run`` the one that calls are made for, in every thread of this process; None: no run.
+    """Make ``run`` the active run in every thread of this process; None: there is no active run.
 
     Thread-safe, does not block.
     """

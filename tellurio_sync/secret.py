@@ -10,8 +10,8 @@ T = TypeVar("T")
 class Secret(str):
     """A text, but its ``repr`` hides it, and it is not pickled.
 
-    Debuggers and error reporters show the variables of each frame of a traceback by their ``repr``.  So where a key
-    is in a variable of ours, it is one of these.  (As any ``str``, it is itself in an f-string or on the wire.)
+    Debuggers and error reporters show the variables of each frame of a traceback by their ``repr``.  So every variable
+    of this package that holds a key holds a ``Secret``.  (In an f-string, and on the wire, it is the plain text.)
     """
 
     __slots__ = ()
@@ -24,5 +24,5 @@ class Secret(str):
 
 
 def hidden(value: T) -> T | Secret:
-    """A text as a :class:`Secret`; anything else, which is no key, as it is."""
+    """A text as a :class:`Secret`; any other value, which cannot be a key, unchanged."""
     return Secret(value) if isinstance(value, str) else value

@@ -1,8 +1,8 @@
-"""What is also written in C (``_speedups.c``), and whether that was built.
+"""The optional C extension (``_speedups.c``), and its counterparts in Python.
 
-The package does the same without it, only slower: on a machine without a C compiler, on a system without
-``poll``, or where the environment variable ``TELLURIO_SYNC_PURE_PYTHON`` is set, to find out whether a
-problem is the C code's.  The tests run both ways.
+Without the extension the package does the same, only slower: on a machine without a C compiler, on a system without
+``poll``, or if the environment variable ``TELLURIO_SYNC_PURE_PYTHON`` is set, which shows whether a problem comes
+from the C code.  The tests run with the extension and without it.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ def _load() -> Any:
 
 
 compiled: Any = _load()
-"""The compiled module, or None. Who has a way of its own without it looks here once, when it is imported."""
+"""The compiled module, or None. Modules that have their own Python version check this once, when they are imported."""
 
 
 class Semaphore(Protocol):
-    """A binary semaphore, taken at first: one thread waits in ``acquire`` until another one releases it."""
+    """A binary semaphore that begins taken: one thread waits in ``acquire`` until another thread releases it."""
 
     def acquire(self, blocking: bool = True, timeout: float = -1, /) -> bool:
         """As ``threading.Lock.acquire``: Ctrl-C interrupts it."""
 
     def release(self) -> None:
-        """Let the waiting thread go on, or the next one that waits. Any number of times, from any thread."""
+        """Wake the waiting thread, or else the next thread that waits. Any thread may call it, any number of times."""
 
 
 class PySemaphore:
@@ -55,7 +55,7 @@ class PySemaphore:
         try:
             self._lock.release()
         except RuntimeError:
-            pass  # released already and not yet waited for: once is enough
+            pass  # it is released already, and no thread has waited for it yet
 
 
 make_semaphore: Callable[[], Semaphore] = PySemaphore if compiled is None else compiled.Semaphore

@@ -15,13 +15,13 @@ _DEFAULT_PATH = "openai/gpt-4o"
 
 
 class BackwardModel:
-    """Which model writes the feedback.
+    """The language model that writes the feedback, with its settings.
 
     Attributes:
         client: the model.
         model: its name at the provider.
         completion_args: passed on with each chat; a ``model`` in it wins over the name.
-        client_args: what the client was made with, without secrets.
+        client_args: the arguments that made the client, without secrets.
     """
 
     __slots__ = ("__weakref__", "client", "client_args", "completion_args", "model")
@@ -40,12 +40,12 @@ class BackwardModel:
 
     @property
     def provider(self) -> str:
-        """Who runs the model."""
+        """The provider of the model, such as ``openai``."""
         return self.client.provider
 
     def tell(self, link: Link) -> None:
-        """Make it the one of the backward pass on the server. One round trip; raises as the call."""
-        # What the server has if no reply comes: this one or the former one.
+        """Make it the model of the backward pass on the server. One round trip; raises as ``Call.request``."""
+        # If no reply comes, the server may have this model or the former one.
         former = link.registries.backward_model
         with Call(link, changes=() if former is None else (former,)) as call:
             params = self._setting()
@@ -71,11 +71,11 @@ def set_backward_model_client(
     client_args: dict[str, Any] | None = None,
     completion_args: dict[str, Any] | None = None,
 ) -> None:
-    """Say which language model writes the feedback in every backward pass of this session.
+    """Set the language model that writes the feedback in every backward pass of this session.
 
     Args:
         model_path: ``"provider/model"`` with the provider ``openai``, or a model object.
-        client_args: for a path: what ``OpenAI(...)`` takes.  Not changed.
+        client_args: for a path: the arguments of ``OpenAI(...)``.  Not changed.
         completion_args: passed on with each chat, such as ``{"temperature": 0}``; with an ``OpenAI`` object
             it must name the ``model``.
 

@@ -1,10 +1,10 @@
 """The backward pass (PROTOCOL.md §C.1, §C.2, §G.3).
 
-Two requests, ``get_backprop_ids`` and ``run_backward``, leave together: one round trip.  So the flags of those that
-will get a gradient must be set before the server says which these are (§M 35).  This side knows it, too, from what the
-starts were computed from (``receivers``); what the server says is used afterwards, to clear the flags of those that it
-will not clear.  The server deals with requests in order; even if it did not, and refused the question because the pass
-had used up the graph, the pass would count.
+Two requests, ``get_backprop_ids`` and ``run_backward``, are sent together: one round trip.  So this side must set the
+pending flags before the server names the Variables that will get a gradient (§M 35).  It finds them itself, by going
+back from the starts to the Variables that they were computed from (``_receivers``).  The answer of the server is used
+afterwards, to clear the flags that the server will not clear.  The server handles requests in order.  If it did not,
+and refused the first request because the pass had already freed the graph, the pass would still count.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def backward(
 
     Args:
         variables: where to start.
-        grad_variables: the feedback on each of them; needed for those that hold a list. One Variable, or one
-            per start (None: no feedback of its own).
+        grad_variables: the feedback on each start; required for starts that hold a list. One Variable, or one
+            per start (None: no feedback on this start).
         retain_graph: keep the graph for another pass; None: as ``create_graph``.
         create_graph: make the gradients themselves part of a graph.
         inputs: collect gradients in these leaves only.
@@ -77,11 +77,11 @@ def backward(
         try:
             answer, done = call.request_many([("get_backprop_ids", question), ("run_backward", params)])
             if isinstance(done, TellurioError):
-                # Where the server refused both, the first one says why.
+                # If the server refused both, the first error has the reason.
                 raise answer if isinstance(done, RemoteError) and isinstance(answer, RemoteError) else done
             check_message("run_backward", done, _DONE)
         except BaseException:
-            # Ctrl-C too: nobody would clear the flags.
+            # Also after Ctrl-C: the server will not clear these flags any more.
             registries.clear_pending(receivers, _FLAG)
             raise
         ids = _ids_in(answer, registries)
@@ -89,13 +89,13 @@ def backward(
 
 
 def _receivers(starts: list[Variable]) -> list[Variable]:
-    """The Variables that will get a gradient: leaves that need one, and what retains its own, back from the starts."""
+    """The Variables that will get a gradient: the starts and their sources that need one and keep it."""
     reached = {*starts, *sources_of(starts)}
     return [variable for variable in reached if variable.requires_grad and variable._holds_grad()]
 
 
 def _ids_in(answer: Any, registries: Registries) -> frozenset[str]:
-    """The ids of those whose flags the server will clear."""
+    """The ids of the Variables whose flags the server will clear."""
     ids = answer.get("variable_ids", []) if isinstance(answer, dict) else None
     if not isinstance(ids, list):
         logger.warning("The server did not say which Variables get a gradient: %s", shorten_repr(answer))

@@ -17,7 +17,7 @@ class Function:
 
     @classmethod
     def apply(cls, *args: Any, **kwargs: Any) -> Variable | tuple[Variable, ...]:
-        """Run it. Arguments go out as given: positional ones by position, keywords by name.
+        """Run the function. Arguments are sent as they are given: positional ones by position, keywords by name.
 
         One long call: one round trip.
 

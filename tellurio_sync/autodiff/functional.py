@@ -70,7 +70,7 @@ def chat_completion(
     """The answer of a language model; a list of answers if any input is a list.
 
     Args:
-        forward_model_client: who answers.
+        forward_model_client: the model that answers.
         messages: the chat, ``[{"role": "system", "content": [Variable, ...]}, ...]``.
         inputs: values for the placeholders ``{name}`` in the messages.
         completion_args: passed on to the model, such as ``model="gpt-4o"`` or ``temperature=0``.
@@ -93,13 +93,13 @@ def deterministic_evaluator(
     """Score and explanation by a function of yours.
 
     Args:
-        prediction: what to evaluate; a list is a batch.
-        target: what was wanted.
+        prediction: the Variable to evaluate; a list is a batch.
+        target: the right answer.
         eval_fn: ``eval_fn(prediction, target)`` gives the score of one sample, from plain data.
-        eval_fn_purpose: what it measures, in a few words; language models read it.
-        success_fn: ``success_fn(scores)`` says whether nothing is left to improve; None: never.
-        reduction_fn: makes one score of a batch's; None: the scores stay a list.
-        reduction_fn_purpose: what it does, in a word.
+        eval_fn_purpose: what ``eval_fn`` measures, in a few words; language models read it.
+        success_fn: ``success_fn(scores)`` returns True if nothing is left to improve; None: that never happens.
+        reduction_fn: makes one score of the scores of a batch; None: the scores stay a list.
+        reduction_fn_purpose: what ``reduction_fn`` does, in one word.
 
     Your functions run on worker threads of this process, ``success_fn`` in the backward pass as well.
     """
@@ -143,9 +143,9 @@ def lm_judge_evaluator(
     Args:
         forward_model_client: the judge.
         messages: the chat; ``{prediction}`` and ``{target}`` in it stand for those.
-        prediction: what to evaluate; a list is a batch.
-        target: what was wanted, if anything in particular.
-        inputs: values for other placeholders; ``prediction`` and ``target`` are taken.
+        prediction: the Variable to evaluate; a list is a batch.
+        target: the right answer, if there is one.
+        inputs: values for other placeholders; the names ``prediction`` and ``target`` are reserved.
         success_fn, reduction_fn, reduction_fn_purpose: as in ``deterministic_evaluator``.
         eval_mode: True: feedback is for the prediction; False: for messages and inputs, to improve the judge.
         completion_args: passed on to the model.

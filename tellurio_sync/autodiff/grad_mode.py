@@ -25,16 +25,16 @@ def set_grad_enabled(mode: bool) -> None:
 
 
 class no_grad(ContextDecorator):
-    """Context manager and decorator: inside it nothing is recorded; afterwards it is as before.
+    """Context manager and decorator: inside it nothing is recorded; afterwards the former mode applies again.
 
-    May be nested and reused, but one object not by several threads at once.
+    It may be nested and reused; one object must not be used by several threads at once.
     """
 
     def __init__(self) -> None:
         self._before: list[bool] = []
 
     def _recreate_cm(self) -> no_grad:
-        # ContextDecorator asks for one per call of the decorated function, which may run in many threads.
+        # ContextDecorator calls this for each call of the decorated function, which may run in many threads.
         return type(self)()
 
     def __enter__(self) -> None:

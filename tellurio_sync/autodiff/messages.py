@@ -1,4 +1,4 @@
-"""Checking chats before they are sent: the same form for functions and optimizers (PROTOCOL.md §G)."""
+"""Checks of chats before they are sent. Functions and optimizers take the same form (PROTOCOL.md §G)."""
 
 from __future__ import annotations
 

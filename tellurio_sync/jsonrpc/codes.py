@@ -1,4 +1,4 @@
-"""Error codes (JSON-RPC 2.0 §5.1), and the errors that a handler raises to answer with one."""
+"""Error codes (JSON-RPC 2.0 §5.1), and the errors that a handler raises to send one of them."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class MissingParam(RpcError):
 
 
 def error_for(exc: BaseException) -> RpcError:
-    """The error reply for whatever a handler raised (PROTOCOL.md §B.1).
+    """The error reply for an exception that a handler raised (PROTOCOL.md §B.1).
 
-    A ``KeyError`` is a missing parameter, everything else an internal error that carries the text.
+    A ``KeyError`` becomes a missing parameter; any other exception becomes an internal error with its text.
     """
     if isinstance(exc, RpcError):
         return exc
@@ -48,7 +48,7 @@ def error_for(exc: BaseException) -> RpcError:
 
 
 def _text(value: object) -> str:
-    """``str(value)``, or its type where that fails: a user's exception may raise anything in ``__str__``, too."""
+    """``str(value)``, or the name of its type if that fails: the ``__str__`` of a user's exception may raise."""
     try:
         return str(value)
     except BaseException:  # noqa: BLE001 - see above

@@ -1,4 +1,4 @@
-"""JSON-RPC 2.0 envelopes: building them, and telling what an incoming one is.
+"""JSON-RPC 2.0 envelopes: building them, and classifying incoming ones.
 
 ``classify`` turns any decoded JSON value into exactly one of the immutable messages below; it never
 raises.  What makes an envelope invalid is decided here and nowhere else.
@@ -50,7 +50,7 @@ class Reply(NamedTuple):
 
 
 class Invalid(NamedTuple):
-    """Neither request, notification nor reply; answered with ``error`` under ``id`` where ``is_answered``."""
+    """No request, notification or reply. If ``is_answered``, it is answered with ``error`` under ``id``."""
 
     id: Id
     error: RpcError
@@ -68,9 +68,9 @@ Message = Union[Request, Notification, Reply, Invalid]
 
 
 def id_of_result(value: Any) -> str | None:
-    """The id of a well-formed reply with a result, if that is what the decoded JSON value is for certain.
+    """The id, if the decoded JSON value certainly is a well-formed reply with a result; else None.
 
-    A short way past ``classify`` for nearly all that a client receives.
+    A shortcut that spares ``classify`` for nearly every message that a client receives.
     """
     if type(value) is dict and len(value) == 3 and "result" in value and "jsonrpc" in value and "id" in value:
         id_ = value["id"]
@@ -112,7 +112,7 @@ def _classify_object(value: dict[str, Any]) -> Message:
         if "result" in value or "error" in value:
             return Reply(known_id, value, _problem_of_reply(value))
         if id_ is not None and _is_id(id_):
-            # PROTOCOL.md §B.1: the call with this id fails. Where there is none, nobody is answered.
+            # PROTOCOL.md §B.1: the call with this id fails. If there is no such call, nothing is answered.
             return Reply(known_id, value, f"Unexpected response format: {shorten_repr(value)}")
         return Invalid(known_id, RpcError(INVALID_REQUEST, "Missing required field: method", {}), value)
     if value.get("jsonrpc") != VERSION:
@@ -125,7 +125,7 @@ def _classify_object(value: dict[str, Any]) -> Message:
         return Invalid(None, RpcError(INVALID_REQUEST, text, {}), value)
     params = value.get("params", {})
     if not isinstance(params, dict):
-        # Methods here take parameters by name only (PROTOCOL.md §B), so an array cannot be bound either.
+        # Methods take parameters by name only (PROTOCOL.md §B), so an array cannot be bound.
         kind = "an array" if isinstance(params, list) else type(params).__name__
         error = RpcError(INVALID_PARAMS, f"Invalid params: expected an object, got {kind}.", {})
         return Invalid(id_, error, value, is_answered=id_ is not None)
@@ -166,8 +166,8 @@ def encode_request(id_: Id, method: str, params: dict[str, Any]) -> str:
         LocalProtocolError: see ``encode``.
     """
     if codec.BACKEND == "orjson" or type(method) is not str:
-        # orjson writes a whole envelope faster than its parts, and copies a large text once less. A method that is
-        # no string is the server's to refuse, but no key to remember.
+        # orjson writes a whole envelope faster than its parts, and copies a large text one time less. A method that
+        # is not a string is refused by the server; it must not become a key of the cache.
         return codec.encode(request(id_, method, params))
     id_text = _quoted(id_) if type(id_) is str and id_.isascii() else codec.encode(id_)
     return f'{_head_of(method)}{codec.encode(params)},"id":{id_text}}}'
@@ -176,7 +176,7 @@ def encode_request(id_: Id, method: str, params: dict[str, Any]) -> str:
 _quoted = json.encoder.encode_basestring
 
 
-# A program calls few methods, but a user may call any. Kept, a small request takes 1.6 us instead of 1.8.
+# A program calls few methods, but a user may call any name. With this cache a small request takes 1.6 us, not 1.8.
 @lru_cache(maxsize=256)
 def _head_of(method: str) -> str:
     return f'{{"jsonrpc":"{VERSION}","method":{codec.encode(method)},"params":'

@@ -1,4 +1,4 @@
-"""Optimizers as plain data, and back (PROTOCOL.md §I.2)."""
+"""The state of an optimizer as plain data: made and read (PROTOCOL.md §I.2)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def unpack(
     """Groups and state of the checkpoint for the parameters of ``groups``.
 
     Raises:
-        ValueError: the groups differ in number or size, or a model is needed and not given.
+        ValueError: the groups differ in number or size, or a required model is missing.
     """
     saved = checkpoint["param_groups"]
     sizes, saved_sizes = ([len(group["params"]) for group in each] for each in (groups, saved))
@@ -69,7 +69,7 @@ def _models_for(saved: list[dict[str, Any]], model_clients: ModelClients) -> lis
 
 
 def _sharer() -> Callable[[Any], Any]:
-    """A function that copies nested values, making each Variable which the server does not know once."""
+    """A function that copies nested values. It makes each Variable that the server does not know, once."""
     made: dict[int, Variable] = {}
 
     def share(value: Any) -> Any:

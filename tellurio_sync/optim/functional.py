@@ -32,13 +32,13 @@ def tgd(
     """Let a language model rewrite each of ``params`` by its gradients. One long call: one round trip.
 
     Args:
-        params: what to optimise; gets new data.
-        grads: the gradients of each of them; where there is none, nothing is changed.
-        momentum_buffer_list: former steps of each; refilled in place with this step added.
-        model_client: who rewrites.
+        params: the parameters to optimise; they get new data.
+        grads: the gradients of each parameter; a parameter without gradients is not changed.
+        momentum_buffer_list: the former steps of each parameter; refilled in place, with this step added.
+        model_client: the model that rewrites.
         messages: the optimizer's prompts.
         inputs: values for the placeholders ``{name}`` in the messages.
-        constraints: what the new data must obey, in words.
+        constraints: rules for the new data, in words.
         momentum: how many former steps are kept and shown, >= 0.
         completion_args: passed on to the model.
 
@@ -83,7 +83,7 @@ def tgd(
             decoder = StateDecoder(link)
             momentum_buffer_list[:] = [decoder.momentum(buffer) for buffer in buffers]
         except BaseException:
-            # Ctrl-C too: nobody would clear the flags.
+            # Also after Ctrl-C: the server will not clear these flags any more.
             registries.clear_pending(params, _FLAG)
             raise
 

@@ -1,10 +1,10 @@
 """What every optimizer does: parameter groups, steps, checkpoints (PROTOCOL.md §I).
 
-An optimizer lives on the server.  Where the user has changed a group here, or loaded a checkpoint, the server's
-optimizer does not know of it and no method tells it (PROTOCOL.md §M 37, 38); from then on each step sends
-everything along and the state is kept here.  The user sees no difference.
+An optimizer lives on the server.  If the user changes a group here, or loads a checkpoint, the server's optimizer
+does not know, and no method can tell it (PROTOCOL.md §M 37, 38).  From then on each step sends everything that it
+needs, and the state is kept here.  The user sees no difference.
 
-Not thread-safe: one thread at a time steps one optimizer.
+Not thread-safe: only one thread at a time may step one optimizer.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class Optimizer:
     """Base of the optimizers. Use a subclass.
 
     Attributes:
-        defaults: settings of groups that have none of their own.
+        defaults: the settings that a group has unless it gives others.
         param_groups: list of ``{"params": [...], <settings>}``. May be changed.
-        state: per parameter what the optimizer remembers of it.
+        state: for each parameter, what the optimizer remembers of earlier steps.
         optimizer_id: the id on the server.
     """
 
@@ -74,7 +74,7 @@ class Optimizer:
     def step(self, closure: Closure | None = None) -> Any:
         """Let the optimizer give every parameter with gradients new data. One long call: one round trip.
 
-        (One for each group, where a group has been changed here or a checkpoint loaded.)  Reading ``data`` of a
+        (One for each group, if a group was changed here or a checkpoint was loaded.)  Reading ``data`` of a
         parameter waits until its new data has come.
 
         Args:
@@ -93,12 +93,12 @@ class Optimizer:
         return outcome
 
     def _step_there(self) -> bool:
-        """One step of the optimizer on the server; False, and nothing done, if that does not know everything."""
+        """One step of the optimizer on the server; False, and nothing done, if the server's is outdated."""
         registries = self._link.registries
         parameters = self._parameters()
         with Call(self._link, changes=[self, *parameters]) as call:
             self._check_not_lost()
-            # Here, and not before: a restore may have made the server's optimizer anew while this call waited.
+            # Not checked earlier, because a restore may have made a new optimizer on the server while this call waited.
             self._is_on_server = self._is_on_server and self._fingerprint() == self._told
             if not self._is_on_server:
                 return False
@@ -108,7 +108,7 @@ class Optimizer:
                 check_message("run_step", result, _STEP_DONE)
                 self.state = StateDecoder(self._link).state(member("run_step", result, "state"))
             except BaseException:
-                # Ctrl-C too: nobody would clear the flags.
+                # Also after Ctrl-C: the server will not clear these flags any more.
                 registries.clear_pending(parameters, _FLAG)
                 raise
         return True
@@ -125,7 +125,7 @@ class Optimizer:
             raise
 
     def _step_here(self) -> None:
-        """One step for which everything is sent along. Updates ``state``, when all is done."""
+        """One step that sends everything it needs. Updates ``state`` at the end."""
         raise NotImplementedError
 
     def clear_grad(self) -> None:
@@ -158,7 +158,7 @@ class Optimizer:
     # --- groups ----------------------------------------------------------------------------------
 
     def add_param_group(self, param_group: ParamGroup) -> None:
-        """Optimise more parameters, with settings of their own where given. One round trip.
+        """Optimise more parameters, which may have other settings. One round trip.
 
         Args:
             param_group: ``{"params": [...]}`` and settings that differ from the defaults.
@@ -195,13 +195,14 @@ class Optimizer:
         state_dict: dict[str, Any],
         model_clients: ChatCompletionModel | Sequence[ChatCompletionModel | None] | None = None,
     ) -> None:
-        """Take over groups and state of a checkpoint, for the parameters this optimizer has.
+        """Load groups and state from a checkpoint, for the parameters of this optimizer.
 
         Args:
             state_dict: from ``state_dict()``.
-            model_clients: checkpoints hold no models; one for all groups, or one per group.
+            model_clients: one model for all groups, or one per group, because checkpoints hold no models.
 
-        Variables of an unpickled checkpoint are made on the server: one round trip, none where there are none.
+        Variables of an unpickled checkpoint are made on the server in one round trip; without such Variables there is
+        no round trip.
 
         Raises:
             ValueError: it has other groups, or needs models that are not given.
@@ -219,11 +220,11 @@ class Optimizer:
         return [parameter for group in self.param_groups for parameter in group["params"]]
 
     def _serialise(self, value: Any) -> Any:
-        # Everything in it is kept by this object, so that nothing else has to be.
+        # This object keeps everything in the value alive, so nothing has to be kept here.
         return serialise(value, self._link.registries, [])
 
     def _fingerprint(self) -> Any:
-        """The groups in their JSON form: what the server knows, unless it changes here."""
+        """The groups in their JSON form. While it does not change, the server knows the groups as they are."""
         return json_form(self._serialise(self.param_groups))
 
     def _check_not_lost(self) -> None:
@@ -248,11 +249,11 @@ class Optimizer:
         self._lost = reason
 
     def _renewed(self, link: Link, optimizer_id: str) -> None:
-        """The server has a new one for this, with the groups as they are here, but without what it remembers."""
+        """The server has a new optimizer for this one: with the groups as they are here, but without former steps."""
         former, self.optimizer_id, self._lost = self.optimizer_id, optimizer_id, None
         link.registries.optimizers.rename(former, optimizer_id, self)
         self._told = self._fingerprint()
-        # No method takes former steps there: with some, each step sends them along.
+        # No method can give former steps to the server. If there are any, each step sends them.
         self._is_on_server = not any(entry.get("momentum_buffer") for entry in self.state.values())
 
     def __repr__(self) -> str:
@@ -266,7 +267,7 @@ def _clear_grads(parameters: list[Variable]) -> None:
 
 
 def _as_groups(params: Params) -> tuple[list[ParamGroup], bool]:
-    """The groups, and whether they were given as such."""
+    """The groups, and whether ``params`` was a list of groups."""
     if isinstance(params, (Variable, dict)):
         raise TypeError(f"params must be a list of Variables or of groups, not one {type(params).__name__}")
     listed = list(params)

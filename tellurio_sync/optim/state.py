@@ -17,7 +17,7 @@ State = dict[Variable, dict[str, Any]]
 
 
 class StateDecoder:
-    """Reads states, waiting for each Variable that the server has announced but not pushed yet."""
+    """Decodes states. Waits for each Variable that a state names and that the server has not pushed yet."""
 
     def __init__(self, link: Link) -> None:
         self._link = link

@@ -18,14 +18,14 @@ _USER_ROLE = "Textual Gradient Descent optimizer user prompt"
 
 
 class TGD(Optimizer):
-    """Lets a language model rewrite each parameter by the feedback it got.
+    """Lets a language model rewrite each parameter, guided by the feedback that the parameter got.
 
     Args:
         params: Variables, or groups ``{"params": [...], <settings>}`` whose settings win over those below.
-        model_client: who rewrites.
+        model_client: the model that rewrites.
         messages: the prompts, ``[{"role": "system", "content": [Variable, ...]}, ...]``; None: the server's own.
         inputs: values for the placeholders ``{name}`` in the messages.
-        constraints: what the new data must obey, in words.
+        constraints: rules for the new data, in words.
         momentum: how many former steps are kept and shown, >= 0.
         completion_args: passed on to the model, such as ``model="gpt-4o"``.
 

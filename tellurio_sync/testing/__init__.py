@@ -1,6 +1,6 @@
 """A pytest plugin: test your own training loop against a real local backend, without a network or a language model.
 
-pytest loads it by itself where ``tellurio_sync[local]`` is installed::
+pytest loads it automatically if ``tellurio_sync[local]`` is installed::
 
     def test_the_prompt_is_improved(tellurio_session, tellurio_backend):
         tellurio_backend.lm.answers("positive", "The tone is angry.", '{"variable_1": "Mind the tone."}',
@@ -13,9 +13,9 @@ pytest loads it by itself where ``tellurio_sync[local]`` is installed::
         tellurio_backend.drop_connections()
         ...
 
-Each test has a backend of its own.  For one that serves a whole module, write a fixture of your own around
-:class:`ScriptedBackend`.  pytest imports this module in every run, so it imports nothing by itself; a backend takes
-about a second to start, in the tests that ask for one.
+Each test has its own backend.  To share one in a whole module, write your own fixture around
+:class:`ScriptedBackend`.  pytest imports this module in every run, so it imports nothing until a fixture is used.
+A backend takes about a second to start, in the tests that use one.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ def tellurio_backend(
 ) -> Iterator[ScriptedBackend]:
     """A local backend on a free port, with a temporary directory: see :class:`ScriptedBackend`.
 
-    While the test runs the environment leads to it: ``login()`` connects to it, ``OpenAI()`` has a key and asks the
-    scripted language model, and no key is stored in the keyring of whoever runs the tests.
+    During the test the environment points to it: ``login()`` connects to it, ``OpenAI()`` has a key and asks the
+    scripted language model, and no key is stored in your keyring.
     """
     from ..studio import keystore
     from .scripted_backend import ScriptedBackend
@@ -76,6 +76,6 @@ def tellurio_session(tellurio_backend: ScriptedBackend) -> Iterator[Session]:
 
 @pytest.fixture
 def tellurio_run(tellurio_session: Session) -> Iterator[Run]:
-    """An active run of :func:`tellurio_session`, for tests of what makes Variables without starting a run."""
+    """An active run of :func:`tellurio_session`, for tests of code that makes Variables but starts no run."""
     with tellurio_session.init(project_display_name="Tests") as run:
         yield run

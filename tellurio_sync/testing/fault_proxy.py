@@ -1,6 +1,6 @@
 """A TCP proxy on this machine whose connections can be cut and slowed down.
 
-One thread owns the sockets; other threads hand it what is to be done (:meth:`FaultProxy._on_proxy_thread`).
+One thread owns the sockets; other threads give it tasks (:meth:`FaultProxy._on_proxy_thread`).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from concurrent.futures import Future
 from typing import Any
 
 _CHUNK_BYTES = 65536
-# A direction is not read further while this much waits in it.
+# The proxy stops reading a direction while this many bytes wait in it.
 _FULL_BYTES = 2**20
 # Seconds: the proxy's thread never blocks for long.
 _FAILSAFE = 30.0
-# Closing then sends a reset, as a cable that is pulled or a killed server may: nobody says goodbye.
+# With this option, closing sends a reset and no orderly end, as a killed server may.
 _RESET = struct.pack("ii", 1, 0)
 
 
@@ -49,12 +49,12 @@ class FaultProxy:
         self._thread.start()
 
     def drop_connections(self) -> int:
-        """Cut every connection, both ends at once and without goodbye; return how many there were."""
+        """Reset both ends of every connection at once; return how many connections there were."""
         count: int = self._on_proxy_thread(self._drop)
         return count
 
     def set_delay(self, seconds: float) -> None:
-        """Hold back all bytes, in both directions, for ``seconds`` from their arrival; those held already too."""
+        """Delay all bytes, in both directions, by ``seconds`` from their arrival, also those that wait already."""
         self._on_proxy_thread(lambda: setattr(self, "_delay", seconds))
 
     def set_target(self, port: int) -> None:
@@ -88,7 +88,7 @@ class FaultProxy:
                 elif key.fileobj is self._ear:
                     self._ear.recv(_CHUNK_BYTES)
                 elif key.data in self._links:
-                    # Else it was cut by an event of its other end in this round.
+                    # Otherwise an event of its other end has cut it in this round.
                     self._move(key.data, key.fileobj, events)
             while self._tasks:
                 task, done = self._tasks.popleft()
@@ -103,12 +103,12 @@ class FaultProxy:
         try:
             client, _ = self._listener.accept()
         except OSError:
-            # It has left again already.
+            # The client has already gone.
             return
         try:
             server = socket.create_connection(("127.0.0.1", self._target))
         except OSError:
-            # Nobody serves there now: the client must see what it would see without a proxy.
+            # No server listens there now: the client must see what it would see without a proxy.
             _reset(client)
             return
         link = _Link(client, server)
@@ -134,7 +134,7 @@ class FaultProxy:
                 ended.close()
 
     def _watch(self, link: _Link) -> None:
-        """Wait for what each end of ``link`` can do next."""
+        """Register each end of ``link`` with the selector, for the events that it can use next."""
         for end in link.to:
             wanted = 0
             if link.from_[end].wants_to_read:
@@ -151,7 +151,7 @@ class FaultProxy:
                 self._selector.modify(end, wanted, link)
 
     def _until_due(self) -> float | None:
-        """Seconds until something held back becomes due; what is due already waits for its socket instead."""
+        """Seconds until the next delayed bytes become due. Bytes that are due already wait for their socket."""
         now = time.monotonic()
         since = [flow.since for link in self._links for flow in link.to.values() if flow.since is not None]
         return min((moment + self._delay - now for moment in since if moment > now - self._delay), default=None)
@@ -175,7 +175,7 @@ class FaultProxy:
 
 
 class _Flow:
-    """One direction of a connection, with what is held back in it."""
+    """One direction of a connection, with the bytes that are delayed in it."""
 
     def __init__(self, source: socket.socket, sink: socket.socket) -> None:
         self._source, self._sink = source, sink
@@ -191,7 +191,7 @@ class _Flow:
 
     @property
     def since(self) -> float | None:
-        """When the oldest of what is held back arrived; None: nothing is."""
+        """When the oldest delayed bytes arrived; None: there are none."""
         return self._held[0][0] if self._held else None
 
     def is_due(self, before: float) -> bool:
@@ -218,7 +218,7 @@ class _Flow:
 
 
 class _Link:
-    """A client's connection and ours to the target, with both directions between them."""
+    """The client's connection and the proxy's connection to the target, with the two directions between them."""
 
     def __init__(self, client: socket.socket, server: socket.socket) -> None:
         up, down = _Flow(client, server), _Flow(server, client)

@@ -2,7 +2,7 @@
 
 | State | Written by | Guarded by |
 |---|---|---|
-| the script, what was asked | test, endpoint's threads, a session's workers | ``_lock``, free while one answers |
+| script, requests | test, endpoint's threads, a session's workers | ``_lock``; not held while a function answers |
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Messages = list[dict[str, str]]
 
 
 class Failure(NamedTuple):
-    """An answer that is none: the endpoint replies with this HTTP status (408, 409, 429 and 5xx are tried again)."""
+    """A failure in place of an answer: the endpoint replies with this status (clients repeat 408, 409, 429, 5xx)."""
 
     status: int
     text: str = "The scripted language model was told to fail."
@@ -33,9 +33,9 @@ _POLL_INTERVAL = 0.05
 
 
 class ScriptedModel:
-    """Gives the listed answers in order, and records what it was asked. Thread-safe.
+    """Gives the listed answers in order, and records the requests. Thread-safe.
 
-    Questions about a batch are asked at once and come in any order: answer these by a function of the messages.
+    The questions of a batch come at the same time and in any order: answer them by a function of the messages.
 
     Attributes:
         base_url: the endpoint, such as ``http://127.0.0.1:49152/v1``, for any OpenAI-compatible client.
@@ -54,7 +54,7 @@ class ScriptedModel:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop the endpoint. Blocks until the questions in work are answered. Idempotent."""
+        """Stop the endpoint. Blocks until all open questions are answered. Idempotent."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -67,26 +67,26 @@ class ScriptedModel:
             self._answers.extend(answers)
 
     def always(self, answer: Answer | None) -> None:
-        """What to answer when the script is at its end; None: an error that says so, which is how it begins."""
+        """Set the answer for the time after the end of the script; None (the default): an error that says so."""
         with self._lock:
             self._default = answer
 
     @property
     def unused(self) -> int:
-        """How many answers of the script were not asked for yet."""
+        """How many answers of the script are still to be given."""
         with self._lock:
             return len(self._answers)
 
-    # --- what was asked ---------------------------------------------------------------------------
+    # --- the requests -----------------------------------------------------------------------------
 
     @property
     def prompts(self) -> list[Messages]:
-        """The messages of each question, in the order in which they came."""
+        """The messages of each question, in the order of arrival."""
         return [request["messages"] for request in self.requests]
 
     @property
     def requests(self) -> list[dict[str, Any]]:
-        """The same with all their arguments, such as ``model`` and ``temperature``."""
+        """Each question with all its arguments, such as ``model`` and ``temperature``, in the order of arrival."""
         with self._lock:
             return list(self._requests)
 
@@ -103,7 +103,7 @@ class ScriptedModel:
         return answer
 
     def answer(self, request: dict[str, Any]) -> str | Failure:
-        """Record a question and take the next answer: what both kinds of model do."""
+        """Record a question and take the next answer, for the endpoint and for :meth:`model`."""
         with self._lock:
             self._requests.append(request)
             answer = self._answers.popleft() if self._answers else self._default
@@ -124,9 +124,9 @@ class ScriptedModel:
 
 
 class _Server(ThreadingHTTPServer):
-    # Else a test that ends while a question is open would leave its thread behind.
+    # Otherwise a test that ends while a question is open would leave a thread behind.
     daemon_threads = False
-    # A batch is asked at once; whom the queue has no room for tries again only after a second.
+    # A batch sends all its questions at once. A connection that finds this queue full is tried again after one second.
     request_queue_size = 512
 
 
@@ -151,17 +151,17 @@ def _handler_for(model: ScriptedModel) -> type[BaseHTTPRequestHandler]:
                 self.end_headers()
                 self.wfile.write(data)
             except ConnectionError:
-                # Whoever asked has given up.
+                # The client has given up.
                 pass
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Nothing: tests print only what is theirs."""
+            """Log nothing: only tests print in a test run."""
 
     return Handler
 
 
 def _completion(request: dict[str, Any], answer: str) -> dict[str, Any]:
-    """The body of a chat completion; a token is a word."""
+    """The body of a chat completion. Each word counts as a token."""
     prompt_tokens = sum(len(str(message.get("content", "")).split()) for message in request["messages"])
     completion_tokens = len(answer.split())
     return {

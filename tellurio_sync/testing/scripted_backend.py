@@ -1,4 +1,4 @@
-"""A local backend for tests: its own process, a scripted language model, and faults on the way to it."""
+"""A local backend for tests: a separate process, with a scripted language model, behind a proxy that makes faults."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
 
 
 class ScriptedBackend:
-    """A running local backend, reached through a proxy that can fail. Thread-safe, except for ``restart`` and ``stop``.
+    """A running local backend behind a proxy that can fail. Thread-safe, except for ``restart`` and ``stop``.
 
-    Clients see one address for its whole life, also across :meth:`restart`. A context manager: stopped at its end.
+    Clients see one address for its whole life, also across :meth:`restart`. As a context manager it stops at the end.
 
     Attributes:
         lm: the language model of every ``OpenAI`` that names no ``base_url``; ``lm.answers(...)`` writes its script.
         http_base_url, ws_base_url: scheme and host, without port.
-        port: of both.
-        data_dir: where projects, runs and metrics are.
-        api_key, username, namespace: for logging in, and for ``init``.
-        direct_port: where the backend itself listens, past the proxy; another one after ``restart``.
+        port: the port of both.
+        data_dir: the directory of projects, runs and metrics.
+        api_key, username, namespace: for ``login`` and ``init``.
+        direct_port: the port of the backend itself, behind the proxy; ``restart`` changes it.
 
     Args:
         data_dir: where projects, runs and metrics are kept; None: a temporary directory, removed at its end.
@@ -100,14 +100,14 @@ class ScriptedBackend:
         )
 
     def environment(self) -> dict[str, str]:
-        """The variables by which a program finds this backend and its language model, and may use them."""
+        """The environment variables by which a program finds this backend and its language model, with their keys."""
         return {
             "TELLURIO_BACKEND_HTTP_BASE_URL": self.http_base_url,
             "TELLURIO_BACKEND_HTTP_PORT": str(self.port),
             "TELLURIO_BACKEND_WS_BASE_URL": self.ws_base_url,
             "TELLURIO_BACKEND_WS_PORT": str(self.port),
             "TELLURIO_API_KEY": self.api_key,
-            # Not for the backend, but so that code which asks OpenAI directly asks nobody outside.
+            # These are for code that asks OpenAI directly: it must not reach a server outside.
             "OPENAI_BASE_URL": self.lm.base_url,
             "OPENAI_API_KEY": "scripted",
             "ALLOW_API_KEY_SHARING": "true",
@@ -116,13 +116,13 @@ class ScriptedBackend:
     # --- faults -----------------------------------------------------------------------------------
 
     def drop_connections(self) -> int:
-        """Cut every connection at once and without goodbye; return how many there were. New ones are accepted."""
+        """Reset every connection at once; return how many there were. New connections are accepted."""
         return self._proxy.drop_connections()
 
     def delay(self, seconds: float) -> Delay:
-        """From now on hold back everything, in each direction, for ``seconds`` >= 0; 0 ends it.
+        """Delay everything, in each direction, by ``seconds`` >= 0 from now on; 0 ends the delay.
 
-        As ``with backend.delay(0.5):`` it ends with the block.
+        As ``with backend.delay(0.5):`` the delay ends with the block.
         """
         if seconds:
             check_timeout(seconds, "seconds")
@@ -144,7 +144,7 @@ class ScriptedBackend:
         self._proxy.set_target(self._process.http_port)
 
     def stop(self) -> None:
-        """End it, with its proxy and language model. Idempotent. Blocks, a few seconds at most."""
+        """Stop the backend, its proxy and its language model. Idempotent. Blocks for a few seconds at most."""
         self._process.stop()
         self._proxy.close()
         self._clean_up()
@@ -156,7 +156,7 @@ class ScriptedBackend:
 
 
 class Delay:
-    """A delay in force; its block ends it."""
+    """A delay that is in force; as a context manager it ends with the block."""
 
     def __init__(self, proxy: FaultProxy) -> None:
         self._proxy = proxy
