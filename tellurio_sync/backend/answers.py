@@ -1,21 +1,15 @@
-"""Reading what language models answer: strictly, with a bounded number of tries."""
+"""Reading what language models answer."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from ..errors import shorten
 from .data import Data, normalised
-from .prompts import IMPROVED, ChatMessage, correction
+from .prompts import IMPROVED
 from .refused import Refused
-
-TRIES = 3
-
-T = TypeVar("T")
-Chat = Callable[[list[ChatMessage]], Awaitable[str]]
 
 _FENCED = re.compile(r"```(?:json)?\s*\n(.*)\n\s*```", re.DOTALL | re.IGNORECASE)
 _IMPROVED = re.compile(f"<{IMPROVED}>(.*)</{IMPROVED}>", re.DOTALL)
@@ -23,33 +17,6 @@ _IMPROVED = re.compile(f"<{IMPROVED}>(.*)</{IMPROVED}>", re.DOTALL)
 
 class BadAnswer(Exception):
     """The answer is not of the required form; the text says in what, for the model that gave it."""
-
-
-async def ask(chat: Chat, messages: list[ChatMessage], read: Callable[[str], T]) -> T:
-    """What ``read`` makes of the model's answer.
-
-    An answer that ``read`` refuses goes back to the model with the reason, :data:`TRIES` times in all.
-
-    Raises:
-        Refused: no answer was of the required form.
-        Exception: whatever ``chat`` raises; it is not tried again here.
-    """
-    for attempt in range(1, TRIES + 1):
-        answer = await chat(messages)
-        try:
-            return read(answer)
-        except BadAnswer as exc:
-            if attempt == TRIES:
-                last = shorten(answer)
-                raise Refused(
-                    f"The language model gave no usable answer in {TRIES} tries: {exc}. Last answer: {last!r}"
-                ) from None
-            messages = [
-                *messages,
-                {"role": "assistant", "content": answer},
-                {"role": "user", "content": correction(str(exc))},
-            ]
-    raise AssertionError("unreachable")
 
 
 def read_text(answer: str) -> str:

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import prompts
-from .answers import ask, read_improved
+from .answers import read_improved
+from .asking import ask_for
 from .data import Data, text
 from .engine.concurrency import map_at_once
 from .engine.conversation import Conversation
 from .engine.op import Host
 from .objects import Account, Model, Variable, Version
+from .questions import Question
 from .refused import Refused
 from .wire import Operand, decode, plain
 
@@ -60,9 +62,6 @@ class Settings:
         if model is None:
             raise Refused("The optimizer has no language model: give it a `model_client`.")
 
-        async def chat(messages: list[prompts.ChatMessage]) -> str:
-            return await host.chat(model, messages, self._completion_args)
-
         messages = prompts.optimizer_messages(
             prompts.Part(current.role, text(current.data)),
             _texts(gradient.data for gradient in gradients),
@@ -71,7 +70,8 @@ class Settings:
             self._constraints,
             self._messages,
         )
-        return await ask(chat, messages, read_improved(current.data))
+        question = Question("optimizer", messages, model, self._completion_args)
+        return await ask_for(host.ask, question, read_improved(current.data))
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 from .lm import LanguageModels
-from .objects import PARAMETER, Account, Model, Variable
-from .prompts import ChatMessage
+from .objects import PARAMETER, Account, BackwardModel, Model, Variable
+from .questions import Answer, Question
 from .refused import Refused
 from .wire import Callable
 
@@ -63,24 +64,27 @@ class Scope:
             raise Refused("The client's answer to run_callable holds no data.")
         return result["data"]
 
-    async def chat(self, model: Model, messages: list[ChatMessage], completion_args: dict[str, Any]) -> str:
-        """A language model's answer."""
-        self._used[model] = None
-        if model.provider != "callable":
-            return await self._lm.chat(model, messages, completion_args)
-        answer = await self.call(Callable(model.config["callable_id"]), messages, **completion_args)
-        if not isinstance(answer, str):
-            raise Refused(f"The function of a CallableModel must return a text, not {type(answer).__name__}.")
-        return answer
+    async def ask(self, question: Question) -> Answer:
+        """A language model's answer.
 
-    async def ask_backward_model(self, messages: list[ChatMessage]) -> str:
-        """The answer of the model for backward passes (PROTOCOL.md §H.4)."""
+        Raises:
+            QuestionFailed: there is none; every kind of failure becomes one clear text, without keys.
+            Refused: there is no model for backward passes.
+        """
+        if question.model is None:
+            backward = self._backward_model()
+            question = replace(question, model=backward.model, completion_args=backward.completion_args)
+        assert question.model is not None
+        self._used[question.model] = None
+        return await self._lm.ask(question, self.call, self._run_uuid)
+
+    def _backward_model(self) -> BackwardModel:
         backward = self.account.backward_model
         if backward is None:
             raise Refused(
                 "No global model client set for backward pass. Call `set_backward_model_client` to define one."
             )
-        return await self.chat(backward.model, messages, backward.completion_args)
+        return backward
 
     # --- showing --------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from tellurio_sync.backend.engine.functions import bind
 from tellurio_sync.backend.engine.graph import record
 from tellurio_sync.backend.objects import Account, Model, Variable
 from tellurio_sync.backend.prompts import CRITIC, OPTIMIZER, PROPAGATOR, ChatMessage, read_blocks
+from tellurio_sync.backend.questions import Answer, Question
 
 T = TypeVar("T")
 
@@ -27,6 +28,7 @@ class ScriptedHost:
     def __init__(self, answer: Callable[[list[ChatMessage]], str] | None = None) -> None:
         self.account = Account()
         self.functions: dict[str, Callable[..., Any]] = {}
+        self.questions: list[Question] = []
         self.asked: list[list[ChatMessage]] = []
         self.completion_args: list[dict[str, Any]] = []
         self._answer = answer or answer_like_a_model
@@ -34,14 +36,12 @@ class ScriptedHost:
     async def call(self, function: wire.Callable, *args: Any) -> Any:
         return self.functions[function.callable_id](*args)
 
-    async def chat(self, model: Model, messages: list[ChatMessage], completion_args: dict[str, Any]) -> str:
-        self.asked.append(messages)
-        self.completion_args.append(completion_args)
-        return self._answer(messages)
-
-    async def ask_backward_model(self, messages: list[ChatMessage]) -> str:
-        self.asked.append(messages)
-        return self._answer(messages)
+    async def ask(self, question: Question) -> Answer:
+        self.questions.append(question)
+        self.asked.append(question.messages)
+        if question.model is not None:
+            self.completion_args.append(dict(question.completion_args))
+        return Answer(self._answer(question.messages))
 
     # --- shorthands -----------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..data import Data, per_sample
 from ..objects import Model
+from ..questions import Question
 from ..refused import Refused
 from ..wire import plain
 from .concurrency import map_at_once
@@ -30,10 +31,15 @@ class ChatCompletion(Op):
 
     async def forward(self, host: Host) -> list[Output]:
         async def answer(index: int) -> str:
-            return await host.chat(self._model, self._conversation.messages(index), self._completion_args)
+            messages = self._conversation.messages(index)
+            question = Question("forward", messages, self._model, self._completion_args, self._sample(index))
+            return (await host.ask(question)).text
 
         self._answers = await map_at_once(answer, self._conversation.samples)
         return [Output(self._answers[0] if self._conversation.size is None else self._answers, ROLE)]
+
+    def _sample(self, index: int) -> int | None:
+        return None if self._conversation.size is None else index
 
     async def backward(self, host: Host, gradients: Sequence[Data], wanted: Sequence[bool]) -> list[Data]:
         feedback = per_sample(gradients[0], self._conversation.size)

@@ -9,9 +9,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..answers import ask, read_feedback
+from ..answers import read_feedback
+from ..asking import ask_for
 from ..data import Data, check_chars, items, sample, text
 from ..prompts import ChatMessage, Part, propagator_messages
+from ..questions import Question
 from ..refused import Refused
 from ..wire import Operand, plain
 from .concurrency import map_at_once
@@ -127,7 +129,8 @@ class Conversation:
                 feedback[index],
                 [Part(operand.role, text(sample(operand.data, index)), name) for name, operand in names.items()],
             )
-            answer = await ask(host.ask_backward_model, messages, read_feedback(list(names)))
+            question = Question("propagator", messages, sample=None if self.size is None else index)
+            answer = await ask_for(host.ask, question, read_feedback(list(names)))
             return {operand: answer[name] for name, operand in names.items()}
 
         found = await map_at_once(one, self.samples)

@@ -6,9 +6,11 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from ..answers import ask, read_text
+from ..answers import read_text
+from ..asking import ask_for
 from ..data import Data, Number, chars, check_chars, per_sample, sample, text
 from ..prompts import Part, critic_messages
+from ..questions import Question
 from ..refused import Refused
 from ..wire import Callable, Operand, plain
 from .concurrency import map_at_once
@@ -131,7 +133,8 @@ class Evaluator(Op):
             judged.explanation,
             behind,
         )
-        return await ask(host.ask_backward_model, messages, read_text)
+        question = Question("critic", messages, sample=None if self.size is None else index)
+        return await ask_for(host.ask, question, read_text)
 
 
 class DeterministicEvaluator(Evaluator):

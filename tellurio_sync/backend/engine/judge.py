@@ -6,10 +6,12 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from ..answers import ask, read_judgement
+from ..answers import read_judgement
+from ..asking import ask_for
 from ..data import Data, text
 from ..objects import Model
-from ..prompts import JUDGE_UNDER_TRAINING, ChatMessage
+from ..prompts import JUDGE_UNDER_TRAINING
+from ..questions import Question
 from ..refused import Refused
 from ..wire import Operand, plain
 from .conversation import Conversation
@@ -74,11 +76,10 @@ class LMJudgeEvaluator(Evaluator):
         return [*range(self._prediction_at), *range(self._inputs_at, self._inputs_at + inputs)]
 
     async def judge(self, host: Host, index: int) -> Judged:
-        async def chat(messages: list[ChatMessage]) -> str:
-            return await host.chat(self._model, messages, self._completion_args)
-
         messages = self._conversation.messages(index, self._compared(index))
-        return Judged(*await ask(chat, messages, read_judgement))
+        sample = None if self.size is None else index
+        question = Question("judge", messages, self._model, self._completion_args, sample)
+        return Judged(*await ask_for(host.ask, question, read_judgement))
 
     def _compared(self, index: int) -> dict[str, str]:
         values = {"prediction": text(self.prediction_of(index))}

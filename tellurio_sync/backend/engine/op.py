@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from ..data import Data
-from ..objects import Model
-from ..prompts import ChatMessage
+from ..questions import Answer, Question
 from ..wire import Callable, Operand
 
 
@@ -19,12 +18,8 @@ class Host(Protocol):
         """The result of a function of the client's, called with plain JSON values."""
         ...
 
-    async def chat(self, model: Model, messages: list[ChatMessage], completion_args: dict[str, Any]) -> str:
+    async def ask(self, question: Question) -> Answer:
         """A language model's answer."""
-        ...
-
-    async def ask_backward_model(self, messages: list[ChatMessage]) -> str:
-        """The answer of the model for backward passes (PROTOCOL.md §H.4)."""
         ...
 
 
