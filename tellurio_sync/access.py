@@ -121,6 +121,8 @@ class Access:
 
         rest = StudioRest(*http, api_key=key, allow_insecure=self._allow_insecure)
         client = self._make_client(ws)
+        if self._client is not None:
+            client.go_on_with(self._client)
         try:
             account = verify(rest, relogin)
             greeting = client.connect(key)

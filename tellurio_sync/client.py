@@ -31,6 +31,9 @@ from .transport.websocket import DEFAULT_MAX_MESSAGE_SIZE
 
 WS_PATH = "/ws/v0/rpc/"
 
+SESSION = "session"
+"""The extension of servers at which a client goes on with its session when it connects again."""
+
 API_KEY_VARIABLE = "TELLURIO_API_KEY"
 
 
@@ -121,12 +124,13 @@ class TellurioWebSocketClient(ClientCalls, ServerCalls):
 
     def _start_afresh(self) -> None:
         self._peer: Peer | None = None
+        self._session_id: str | None = None  # to go on with at the next connection; None: a new one
         self._lock = threading.Lock()  # guards the assignment of _peer; never held while connecting or closing
         _clients.add(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        here = ("_api_key", "_peer", "_lock", "registries", "_active_run", "_on_lost", "_on_restored", "_ssl_context")
-        return {name: value for name, value in self.__dict__.items() if name not in here}
+        here = ("_api_key", "_peer", "_session_id", "_lock", "registries", "_active_run", "_on_lost", "_on_restored")
+        return {name: value for name, value in self.__dict__.items() if name not in (*here, "_ssl_context")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -140,6 +144,7 @@ class TellurioWebSocketClient(ClientCalls, ServerCalls):
     def _renew_after_fork(self) -> None:
         # In the child. Threads of the parent may have held the locks; they do not exist here.
         self._lock = threading.Lock()
+        self._session_id = None  # the parent's
         self.registries.renew_after_fork()
 
     # --- the connection --------------------------------------------------------------------------------
@@ -177,6 +182,11 @@ class TellurioWebSocketClient(ClientCalls, ServerCalls):
         """What the server said of itself when the connection last opened; None before that."""
         peer = self._peer
         return None if peer is None else peer.greeting
+
+    def go_on_with(self, former: TellurioWebSocketClient) -> None:
+        """Connect, later, to the session of this former client, if that was at the same server."""
+        if former.ws_url == self.ws_url:
+            self._session_id = former._session_id
 
     def connect(self, api_key: str | None = None, retries: int = 3, delay: float = 5) -> dict[str, str]:
         """Connect, and wait for the server's greeting (PROTOCOL.md §A.3). Blocks.
@@ -295,22 +305,17 @@ class TellurioWebSocketClient(ClientCalls, ServerCalls):
             raise connect_failed(self.ws_url, self.is_loopback, failure) from failure
 
     def _make_peer(self) -> Peer:
-        headers = [
-            Secret(f"Authorization: Api-Key {self._api_key}"),
-            # Ours: a server that does not know it keeps to its own limit (PROTOCOL.md, fact 9).
-            f"X-Tellurio-Max-Message-Size: {self._max_message_size}",
-        ]
         return Peer(
             lambda: Dialer(
                 self.ws_url,
-                headers,
+                self._headers(),
                 timeout=self._connect_timeout,
                 ssl_context=self._ssl_context,
                 max_message_size=self._max_message_size,
             ),
             methods_of(self),
             url=self.ws_url,
-            opening=read_greeting,
+            opening=self._read_greeting,
             dial_timeout=self._connect_timeout,
             opening_timeout=self._connect_timeout,
             ping_interval=self._ping_interval,
@@ -319,6 +324,20 @@ class TellurioWebSocketClient(ClientCalls, ServerCalls):
             on_lost=self._lost,
             on_restored=self._restored,
         )
+
+    def _headers(self) -> list[str]:
+        # The last two are ours: a server that does not know them does as it always does (PROTOCOL.md, facts 9 and C.3).
+        return [
+            Secret(f"Authorization: Api-Key {self._api_key}"),
+            f"X-Tellurio-Max-Message-Size: {self._max_message_size}",
+            f"X-Tellurio-Session: {self._session_id or 'new'}",
+        ]
+
+    def _read_greeting(self, envelope: Any) -> Greeting:
+        greeting = read_greeting(envelope)
+        if SESSION in greeting.extensions:
+            self._session_id = greeting.session_id
+        return greeting
 
     def _restored(self, greeting: Greeting) -> None:
         if self._on_restored is not None:

@@ -30,9 +30,10 @@ from ..jsonrpc.envelopes import Id
 from .lm import LanguageModels
 from .long_methods import LONG_METHODS, Work
 from .methods import METHODS
-from .objects import Account, new_id
+from .objects import new_id
 from .refused import Refused
 from .scope import Scope
+from .sessions import Session
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ _MESSAGES_PER_TURN = 32
 
 
 # Names of the wire's extensions that this backend knows; clients use none that the greeting does not name.
-EXTENSIONS: tuple[str, ...] = ()
+EXTENSIONS = ("session",)
 
 # Characters of a request's id beyond which an error that cannot be sent comes without it.
 _LONG_ID = 1000
@@ -70,13 +71,13 @@ class Connection:
 
     def __init__(
         self,
-        account: Account,
+        session: Session,
         lm: LanguageModels,
         *,
         heartbeat_interval: float,
         max_outgoing_bytes: int = DEFAULT_MAX_OUTGOING_BYTES,
     ) -> None:
-        self._account = account
+        self._session = session
         self._lm = lm
         self._heartbeat_interval = heartbeat_interval
         self._max_outgoing_bytes = max_outgoing_bytes
@@ -98,9 +99,11 @@ class Connection:
 
     async def serve(self, request: web.Request) -> web.WebSocketResponse:
         """Open the connection and serve it to its end; its running requests end with it."""
+        # Who shares a session with others was told a new id at each connection, and goes on being told one.
+        session_id = self._session.session_id or new_id()
         greeting = jsonrpc.result_reply(
             None,
-            {"session_id": new_id(), "extensions": list(EXTENSIONS), "max_message_size": MAX_INCOMING_BYTES},
+            {"session_id": session_id, "extensions": list(EXTENSIONS), "max_message_size": MAX_INCOMING_BYTES},
         )
         # Fact 1: a greeting in a later segment than the handshake's kills the listener of afnio's client.
         self._transport = request.transport
@@ -187,7 +190,7 @@ class Connection:
         method, params = message.method, message.params
         request_id = message.id if isinstance(message, jsonrpc.Request) else None
         run_uuid = params.get("run_uuid", "")
-        scope = Scope(self._account, self, self._lm, run_uuid)
+        scope = Scope(self._session.objects, self, self._lm, run_uuid)
         try:
             if not isinstance(run_uuid, str):
                 raise Refused("`run_uuid` must be a string.", INVALID_PARAMS, "Invalid params")

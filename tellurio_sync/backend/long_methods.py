@@ -40,7 +40,7 @@ CLEAR_STEP_DELAY = 0.025
 def run_function(scope: Scope, params: Params) -> Work:
     """Apply a function; new nodes and edges are pushed before the reply (PROTOCOL.md §G)."""
     op = bind(
-        scope.account, param(params, "function_name", str), param(params, "args", list), param(params, "kwargs", dict)
+        scope.objects, param(params, "function_name", str), param(params, "args", list), param(params, "kwargs", dict)
     )
     return _run_function(scope, op, param(params, "grad_enabled", bool))
 
@@ -50,7 +50,7 @@ async def _run_function(scope: Scope, op: Op, grad_enabled: bool) -> Result:
         outputs = await op.forward(scope)
     finally:
         scope.push_usage()
-    recorded = record(scope.account, op, outputs, grad_enabled=grad_enabled)
+    recorded = record(scope.objects, op, outputs, grad_enabled=grad_enabled)
     _push_graph(scope, recorded)
     data = [wire.output(variable) for variable in recorded.outputs]
     return {"message": "Function executed successfully.", "data": data if op.returns_list else data[0]}
@@ -74,8 +74,8 @@ def _push_graph(scope: Scope, recorded: Step) -> None:
 
 def run_backward(scope: Scope, params: Params) -> Work:
     """Go back from Variables; each gradient is pushed before the reply (PROTOCOL.md §G.3)."""
-    account = scope.account
-    roots = wire.variables(account, param(params, "variables", dict, list), "variables")
+    objects = scope.objects
+    roots = wire.variables(objects, param(params, "variables", dict, list), "variables")
     create_graph = params.get("create_graph") or False
     retain_graph = params.get("retain_graph")
     inputs = params.get("inputs")
@@ -83,7 +83,7 @@ def run_backward(scope: Scope, params: Params) -> Work:
         scope,
         roots,
         _root_gradients(scope, roots, params.get("grad_variables")),
-        inputs=None if inputs is None else wire.variables(account, inputs, "inputs"),
+        inputs=None if inputs is None else wire.variables(objects, inputs, "inputs"),
         retain_graph=create_graph if retain_graph is None else retain_graph,
         create_graph=create_graph,
         # Those that the client was told of, which does not depend on `inputs`.
@@ -97,7 +97,7 @@ def _root_gradients(scope: Scope, roots: list[Variable], given: Any) -> list[Dat
     tags = given if isinstance(given, list) else [given]
     if len(tags) != len(roots):
         raise Refused(f"There are {len(roots)} variables but {len(tags)} gradients.")
-    return [None if tag is None else wire.variables(scope.account, [tag], "grad_variables")[0].data for tag in tags]
+    return [None if tag is None else wire.variables(scope.objects, [tag], "grad_variables")[0].data for tag in tags]
 
 
 async def _run_backward(
@@ -122,7 +122,7 @@ async def _run_backward(
 
 def _append_gradient(scope: Scope, arrived: Arrived, *, requires_grad: bool) -> None:
     variable = arrived.variable
-    gradient = scope.account.new_variable(
+    gradient = scope.objects.new_variable(
         data=arrived.data, role=f"feedback to {variable.role or ''}", requires_grad=requires_grad
     )
     variable.grad.append(gradient)
@@ -139,12 +139,12 @@ def _append_gradient(scope: Scope, arrived: Arrived, *, requires_grad: bool) -> 
 
 def run_step(scope: Scope, params: Params) -> Work:
     """Rewrite the parameters of an optimizer that have feedback (PROTOCOL.md §I.3)."""
-    account = scope.account
-    optimizer = account.optimizer(param(params, "optimizer_id"))
+    objects = scope.objects
+    optimizer = objects.optimizer(param(params, "optimizer_id"))
     tasks, all_ids = [], []
     for group in optimizer.groups:
-        settings = Settings(account, group)
-        for variable in wire.variables(account, group["params"], "params"):
+        settings = Settings(objects, group)
+        for variable in wire.variables(objects, group["params"], "params"):
             all_ids.append(variable.variable_id)
             gradients = [Operand.of(gradient) for gradient in variable.grad]
             tasks.append(Task(settings, Operand.of(variable), gradients, optimizer.momentum.get(variable, [])))
@@ -165,17 +165,17 @@ def run_step(scope: Scope, params: Params) -> Work:
 
 def run_optimizer_tgd(scope: Scope, params: Params) -> Work:
     """The same for parameters, gradients and buffers that come with the request."""
-    account = scope.account
-    parameters = wire.variables(account, param(params, "params", list), "params")
+    objects = scope.objects
+    parameters = wire.variables(objects, param(params, "params", list), "params")
     grads, buffers = param(params, "grads", list), param(params, "momentum_buffer_list", list)
     if not len(parameters) == len(grads) == len(buffers):
         raise Refused("`params`, `grads` and `momentum_buffer_list` must have the same length.")
-    settings = Settings(account, {name: params[name] for name in DEFAULTS if name in params})
+    settings = Settings(objects, {name: params[name] for name in DEFAULTS if name in params})
     tasks = [
         Task(
             settings,
             Operand.of(variable),
-            [Operand.of(gradient) for gradient in wire.variables(account, gradients, "grads")],
+            [Operand.of(gradient) for gradient in wire.variables(objects, gradients, "grads")],
             [_version(scope, entry) for entry in buffer],
         )
         for variable, gradients, buffer in zip(parameters, grads, buffers)
@@ -196,13 +196,13 @@ def run_optimizer_tgd(scope: Scope, params: Params) -> Work:
 def _version(scope: Scope, entry: Any) -> Version:
     if not (isinstance(entry, list) and len(entry) == 2):
         raise Refused("An entry of a momentum buffer must be a copy and a list of gradients.")
-    (copy,) = wire.variables(scope.account, entry[0], "momentum_buffer_list")
-    return Version(copy, tuple(wire.variables(scope.account, entry[1], "momentum_buffer_list")))
+    (copy,) = wire.variables(scope.objects, entry[0], "momentum_buffer_list")
+    return Version(copy, tuple(wire.variables(scope.objects, entry[1], "momentum_buffer_list")))
 
 
 async def _rewrite(scope: Scope, tasks: list[Task], all_ids: list[str]) -> list[Rewritten]:
     try:
-        done = await step(scope.account, scope, [task for task in tasks if task.has_feedback])
+        done = await step(scope.objects, scope, [task for task in tasks if task.has_feedback])
     finally:
         scope.push_usage()
     for rewritten in done:

@@ -15,7 +15,7 @@ from typing import Any
 from . import wire
 from .data import normalised
 from .engine.backward import backprop_variables
-from .objects import PARAMETER, VARIABLE, Account, BackwardModel, Model, Optimizer, Variable, new_id
+from .objects import PARAMETER, VARIABLE, BackwardModel, Model, Objects, Optimizer, Variable, new_id
 from .optimizer import DEFAULTS, Settings
 from .refused import Refused, param
 from .scope import Scope
@@ -38,7 +38,7 @@ def create_variable(scope: Scope, params: Params) -> Result:
     obj_type = params.get("obj_type", VARIABLE)
     if obj_type not in (VARIABLE, PARAMETER):
         raise Refused(f"Unsupported object type '{obj_type}' for Variable or Parameter creation.")
-    variable = scope.account.new_variable(
+    variable = scope.objects.new_variable(
         data=normalised(param(params, "data")),
         role=param(params, "role", str, _NULL),
         requires_grad=param(params, "requires_grad", bool),
@@ -50,9 +50,9 @@ def create_variable(scope: Scope, params: Params) -> Result:
 
 def update_variable(scope: Scope, params: Params) -> Result:
     """Set one field of a Variable; the value is echoed as it came."""
-    variable = scope.account.variable(param(params, "variable_id"))
+    variable = scope.objects.variable(param(params, "variable_id"))
     field, value = param(params, "field", str), param(params, "value")
-    _set_field(scope.account, variable, field, value)
+    _set_field(scope.objects, variable, field, value)
     if field in ("data", "role"):
         scope.watch(variable)
     # Fact 10: the value goes back as it came, whatever its normal form is.
@@ -64,7 +64,7 @@ def update_variable(scope: Scope, params: Params) -> Result:
     }
 
 
-def _set_field(account: Account, variable: Variable, field: str, value: Any) -> None:
+def _set_field(objects: Objects, variable: Variable, field: str, value: Any) -> None:
     if field == "data":
         variable.data = normalised(value)
     elif field == "role":
@@ -76,9 +76,9 @@ def _set_field(account: Account, variable: Variable, field: str, value: Any) -> 
     elif field in ("_output_nr", "output_nr"):
         variable.output_nr = param({field: value}, field, int)
     elif field in ("_grad", "grad"):
-        variable.grad = wire.variables(account, value or [], field)
+        variable.grad = wire.variables(objects, value or [], field)
     elif field == "_grad_fn":
-        node = None if value is None else account.node(value)
+        node = None if value is None else objects.node(value)
         variable.grad_fn = node
         if node is not None and variable not in node.outputs:
             node.outputs.append(variable)
@@ -88,7 +88,7 @@ def _set_field(account: Account, variable: Variable, field: str, value: Any) -> 
 
 def get_variable(scope: Scope, params: Params) -> Result:
     """All fields of a Variable, and what users set under other names."""
-    variable = scope.account.variable(param(params, "variable_id"))
+    variable = scope.objects.variable(param(params, "variable_id"))
     return {
         **(variable.attributes or {}),
         "message": "Variable retrieved successfully.",
@@ -107,8 +107,8 @@ def get_variable(scope: Scope, params: Params) -> Result:
 
 def append_grad(scope: Scope, params: Params) -> Result:
     """Append a gradient that the client made."""
-    variable = scope.account.variable(param(params, "variable_id"))
-    (gradient,) = wire.variables(scope.account, [param(params, "gradient", dict)], "gradient")
+    variable = scope.objects.variable(param(params, "variable_id"))
+    (gradient,) = wire.variables(scope.objects, [param(params, "gradient", dict)], "gradient")
     variable.grad.append(gradient)
     return {
         "message": "Gradient appended successfully.",
@@ -119,7 +119,7 @@ def append_grad(scope: Scope, params: Params) -> Result:
 
 def get_backprop_ids(scope: Scope, params: Params) -> Result:
     """The ids of the Variables that going back from these would give a gradient."""
-    roots = wire.variables(scope.account, param(params, "variables", dict, list), "variables")
+    roots = wire.variables(scope.objects, param(params, "variables", dict, list), "variables")
     ids = [variable.variable_id for variable in backprop_variables(roots)]
     return {"message": "Backpropagation ids retrieved successfully.", "variable_ids": ids}
 
@@ -137,13 +137,13 @@ def create_model(scope: Scope, params: Params) -> Result:
         param(config, "callable_id", str)
     usage = {**zero_usage(), **(params.get("usage") or {})}
     model = Model(new_id(), provider, config, usage)
-    scope.account.models[model.model_id] = model
+    scope.objects.models[model.model_id] = model
     return {"message": "Model created successfully.", "model_id": model.model_id}
 
 
 def clear_model_usage(scope: Scope, params: Params) -> Result:
     """Set all counts of a model to zero."""
-    model = scope.account.model(param(params, "model_id"))
+    model = scope.objects.model(param(params, "model_id"))
     model.usage = cleared(model.usage)
     # PROTOCOL.md §C.1: the client does not clear its own copy.
     scope.push("update_model", model_id=model.model_id, field="_usage", value=model.usage)
@@ -152,11 +152,11 @@ def clear_model_usage(scope: Scope, params: Params) -> Result:
 
 def set_model_singleton(scope: Scope, params: Params) -> Result:
     """Name the model of all backward passes (PROTOCOL.md §H.4)."""
-    model = scope.account.model(param(params, "model_id"))
+    model = scope.objects.model(param(params, "model_id"))
     name, completion_args = param(params, "model_name", str), param(params, "completion_args", dict)
     # A function of the client's has no names to choose from.
     named = {} if model.provider == "callable" else {"model": name}
-    scope.account.backward_model = BackwardModel(model, {**named, **completion_args})
+    scope.objects.backward_model = BackwardModel(model, {**named, **completion_args})
     return {
         "message": "Model singleton set successfully.",
         "model_id": model.model_id,
@@ -177,8 +177,8 @@ def create_optimizer(scope: Scope, params: Params) -> Result:
     is_groups = bool(given) and isinstance(given[0], dict) and "params" in given[0]
     optimizer = Optimizer(new_id(), defaults, [])
     for group in given if is_groups else [{"params": given}]:
-        _add_group(scope.account, optimizer, group)
-    scope.account.optimizers[optimizer.optimizer_id] = optimizer
+        _add_group(scope.objects, optimizer, group)
+    scope.objects.optimizers[optimizer.optimizer_id] = optimizer
     return {
         "message": "Optimizer created successfully.",
         "optimizer_id": optimizer.optimizer_id,
@@ -190,33 +190,33 @@ def create_optimizer(scope: Scope, params: Params) -> Result:
 
 def add_param_group(scope: Scope, params: Params) -> Result:
     """One more group, with the optimizer's defaults where it says nothing."""
-    optimizer = scope.account.optimizer(param(params, "optimizer_id"))
+    optimizer = scope.objects.optimizer(param(params, "optimizer_id"))
     group = {"messages": param(params, "messages", list), **param(params, "param_group", dict)}
-    added = _add_group(scope.account, optimizer, group)
+    added = _add_group(scope.objects, optimizer, group)
     return {"message": "Parameter group added successfully.", "param_group": added}
 
 
-def _add_group(account: Account, optimizer: Optimizer, group: Any) -> dict[str, Any]:
+def _add_group(objects: Objects, optimizer: Optimizer, group: Any) -> dict[str, Any]:
     if not (isinstance(group, dict) and "params" in group):
         raise Refused("A parameter group must be an object with `params`.")
-    parameters = wire.variables(account, group["params"], "params")
+    parameters = wire.variables(objects, group["params"], "params")
     if not parameters:
         raise Refused("An optimizer needs at least one parameter in each group.")
-    taken = [variable for other in optimizer.groups for variable in wire.variables(account, other["params"], "params")]
+    taken = [variable for other in optimizer.groups for variable in wire.variables(objects, other["params"], "params")]
     if len(set(parameters)) < len(parameters) or not set(parameters).isdisjoint(taken):
         raise Refused("A parameter appears more than once in the optimizer.")
     complete = {**optimizer.defaults, **group, "params": [variable.tag for variable in parameters]}
     # Checks the settings now, where the user can still see which call was wrong.
-    Settings(account, complete)
+    Settings(objects, complete)
     optimizer.groups.append(complete)
     return complete
 
 
 def clear_grad(scope: Scope, params: Params) -> Result:
     """Empty the gradients of all parameters of an optimizer."""
-    optimizer = scope.account.optimizer(param(params, "optimizer_id"))
+    optimizer = scope.objects.optimizer(param(params, "optimizer_id"))
     for group in optimizer.groups:
-        for variable in wire.variables(scope.account, group["params"], "params"):
+        for variable in wire.variables(scope.objects, group["params"], "params"):
             variable.grad = []
     return {"message": "Gradients cleared successfully."}
 

@@ -1,6 +1,6 @@
-"""The objects of one account: variables, graph nodes, language models, optimizers.
+"""The objects of one session: variables, graph nodes, language models, optimizers.
 
-They belong to the account, not to a connection, so that ids stay valid when a client logs in again
+They belong to a session (see ``sessions``), not to a connection, so that ids stay valid when a client connects again
 (PROTOCOL.md §C.3).  All of them are touched in the event loop's thread only; whatever has to be seen as
 one change happens between two awaits.
 """
@@ -137,8 +137,8 @@ class Optimizer:
 Watch = Callable[[str, Variable], None]
 
 
-class Account:
-    """Everything one user's clients made. Not thread-safe: the event loop's thread only.
+class Objects:
+    """Everything that the clients of one session made. Not thread-safe: the event loop's thread only.
 
     Attributes:
         watch: called with the uuid of a run and a parameter of it that is new, or may have another value.

@@ -13,7 +13,7 @@ from .data import Data, text
 from .engine.concurrency import map_at_once
 from .engine.conversation import Conversation
 from .engine.op import Host
-from .objects import Account, Model, Variable, Version
+from .objects import Model, Objects, Variable, Version
 from .questions import Question
 from .refused import Refused
 from .wire import Operand, decode, plain
@@ -31,14 +31,14 @@ DEFAULTS: dict[str, Any] = {
 class Settings:
     """How parameters are rewritten; decoded from a group's wire form when a step begins."""
 
-    def __init__(self, account: Account, group: dict[str, Any]) -> None:
+    def __init__(self, objects: Objects, group: dict[str, Any]) -> None:
         """Decode and check ``group``.
 
         Raises:
             Refused: a setting of the wrong form.
             UnknownVariable, UnknownModel: a reference to nothing known.
         """
-        decoded = {name: decode(account, group.get(name, default)) for name, default in DEFAULTS.items()}
+        decoded = {name: decode(objects, group.get(name, default)) for name, default in DEFAULTS.items()}
         self._model = decoded["model_client"]
         if self._model is not None and not isinstance(self._model, Model):
             raise Refused("`model_client` must be a language model.")
@@ -98,7 +98,7 @@ class Rewritten:
     kept: list[Version]
 
 
-async def step(account: Account, host: Host, tasks: Sequence[Task]) -> list[Rewritten]:
+async def step(objects: Objects, host: Host, tasks: Sequence[Task]) -> list[Rewritten]:
     """Rewrite the parameters of ``tasks``; the models are asked at once, then all changes are made together.
 
     Where a question fails nothing was changed.  Gradients stay (PROTOCOL.md §I.3).
@@ -107,7 +107,7 @@ async def step(account: Account, host: Host, tasks: Sequence[Task]) -> list[Rewr
     rewritten = []
     for task, data in zip(tasks, new):
         variable = task.parameter.variable
-        version = Version(account.copy_of(variable), tuple(gradient.variable for gradient in task.gradients))
+        version = Version(objects.copy_of(variable), tuple(gradient.variable for gradient in task.gradients))
         variable.data = data
         momentum = task.settings.momentum
         rewritten.append(Rewritten(variable, version, [*task.history, version][-momentum:] if momentum else []))

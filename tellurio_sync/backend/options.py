@@ -9,6 +9,8 @@ from pathlib import Path
 
 DEFAULT_HEARTBEAT_INTERVAL = 5.0
 
+DEFAULT_SESSION_GRACE = 600.0
+
 
 ANY_NAMESPACE = "*"
 
@@ -30,6 +32,7 @@ class BackendOptions:
             environment's (``OPENAI_BASE_URL``), else OpenAI itself.
         lm_api_key: key for models that bring none; None: the environment's (``OPENAI_API_KEY``).
         heartbeat_interval: seconds, > 0, between two heartbeats of a running request.
+        session_grace: seconds, >= 0, for which the objects of a client are kept after its last connection has ended.
         ready_file: receives one JSON object once the backend serves; None: none is written.
         exit_with_stdin: stop when standard input reaches its end, that is, when the parent is gone.
     """
@@ -44,6 +47,7 @@ class BackendOptions:
     lm_base_url: str | None = None
     lm_api_key: str | None = field(default=None, repr=False)
     heartbeat_interval: float = DEFAULT_HEARTBEAT_INTERVAL
+    session_grace: float = DEFAULT_SESSION_GRACE
     ready_file: Path | None = None
     exit_with_stdin: bool = False
 
@@ -72,6 +76,7 @@ class BackendOptions:
             lm_base_url=args.lm_base_url,
             lm_api_key=args.lm_api_key,
             heartbeat_interval=args.heartbeat_interval,
+            session_grace=args.session_grace,
             ready_file=args.ready_file,
             exit_with_stdin=args.exit_with_stdin,
         )
@@ -101,6 +106,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=defaults.heartbeat_interval,
         metavar="S",
         help="seconds between heartbeats of a running request (default: %(default)s)",
+    )
+    add(
+        "--session-grace",
+        type=_seconds,
+        default=defaults.session_grace,
+        metavar="S",
+        help="seconds for which a client that has left finds its objects again (default: %(default)s)",
     )
     add("--ready-file", type=Path, metavar="PATH", help="receives one JSON object once the backend serves")
     add("--exit-with-stdin", action="store_true", help="stop when standard input reaches its end")

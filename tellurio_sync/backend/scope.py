@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 from .lm import LanguageModels
-from .objects import PARAMETER, Account, BackwardModel, Model, Variable
+from .objects import PARAMETER, BackwardModel, Model, Objects, Variable
 from .questions import Answer, Question
 from .refused import Refused
 from .wire import Callable
@@ -42,8 +42,8 @@ class Scope:
         late_pushes: what goes out after the reply, if that is no error.
     """
 
-    def __init__(self, account: Account, client: Client, lm: LanguageModels, run_uuid: str = "") -> None:
-        self.account = account
+    def __init__(self, objects: Objects, client: Client, lm: LanguageModels, run_uuid: str = "") -> None:
+        self.objects = objects
         self._run_uuid = run_uuid
         self._client = client
         self._lm = lm
@@ -79,7 +79,7 @@ class Scope:
         return await self._lm.ask(question, self.call, self._run_uuid)
 
     def _backward_model(self) -> BackwardModel:
-        backward = self.account.backward_model
+        backward = self.objects.backward_model
         if backward is None:
             raise Refused(
                 "No global model client set for backward pass. Call `set_backward_model_client` to define one."
@@ -92,7 +92,7 @@ class Scope:
         """Show those of ``variables`` that are parameters among those of the request's run."""
         for variable in variables:
             if variable.obj_type == PARAMETER:
-                self.account.watch(self._run_uuid, variable)
+                self.objects.watch(self._run_uuid, variable)
 
     # --- pushing (PROTOCOL.md §D) -----------------------------------------------------------------
 

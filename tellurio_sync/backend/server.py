@@ -23,10 +23,11 @@ from ..errors import BackendError
 from .connection import DEFAULT_MAX_OUTGOING_BYTES, MAX_INCOMING_BYTES, MAX_SIZE_HEADER, Connection
 from .data import text
 from .lm import LanguageModels
-from .objects import Account, Variable, Watch
+from .objects import Variable, Watch
 from .options import BackendOptions
 from .page import Page
 from .rest import Rest, error_response
+from .sessions import SESSION_HEADER, Sessions
 from .store import Store
 
 logger = logging.getLogger(__name__)
@@ -84,10 +85,10 @@ class Backend:
         self.options = options
         self.api_key = options.api_key or secrets.token_urlsafe(24)
         self.port = options.port
-        self._account = Account()
         self._page_path = "/"
         self._lm = LanguageModels(options.lm_base_url, options.lm_api_key)
         self._connections: set[Connection] = set()
+        self._sessions = Sessions(options.session_grace)
         self._cleanup = contextlib.AsyncExitStack()
 
     async def start(self) -> None:
@@ -103,6 +104,7 @@ class Backend:
             store = Store(directory)
             cleanup.callback(store.close)
             cleanup.push_async_callback(self._lm.close)
+            cleanup.callback(lambda: self._sessions.close())
             runner = web.AppRunner(self._application(store), access_log=None, shutdown_timeout=1.0)
             await runner.setup()
             cleanup.push_async_callback(runner.cleanup)
@@ -141,7 +143,7 @@ class Backend:
     def _application(self, store: Store) -> web.Application:
         page = Page(self.options.host, self.api_key, store)
         self._page_path = page.entry_path
-        self._account.watch = _keep_in(store)
+        self._sessions = Sessions(self.options.session_grace, _keep_in(store))
         app = web.Application(middlewares=[self._check_key(page)], client_max_size=_MAX_BODY_BYTES)
         app.add_routes([*Rest(self.options, store).routes(), *page.routes()])
         app.add_routes([web.get(RPC_PATH, self._rpc)])
@@ -165,8 +167,9 @@ class Backend:
         return check_key
 
     async def _rpc(self, request: web.Request) -> web.StreamResponse:
+        session = self._sessions.join(request.headers.get(SESSION_HEADER))
         connection = Connection(
-            self._account,
+            session,
             self._lm,
             heartbeat_interval=self.options.heartbeat_interval,
             max_outgoing_bytes=_announced_size(request),
@@ -176,6 +179,7 @@ class Backend:
             return await connection.serve(request)
         finally:
             self._connections.discard(connection)
+            self._sessions.leave(session)
 
     async def _close_connections(self, app: web.Application) -> None:
         await asyncio.gather(*(connection.close() for connection in self._connections), return_exceptions=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .data import Data
-from .objects import PARAMETER, VARIABLE, Account, Node, Variable
+from .objects import PARAMETER, VARIABLE, Node, Objects, Variable
 from .refused import Refused
 
 
@@ -41,7 +41,7 @@ class Callable:
     callable_id: str
 
 
-def decode(account: Account, value: Any) -> Any:
+def decode(objects: Objects, value: Any) -> Any:
     """``value`` with its references resolved: Operand, Model, Callable; lists and objects recursively.
 
     Raises:
@@ -49,22 +49,22 @@ def decode(account: Account, value: Any) -> Any:
         Refused: a callable without an id.
     """
     if isinstance(value, list):
-        return [decode(account, item) for item in value]
+        return [decode(objects, item) for item in value]
     if not isinstance(value, dict):
         return value
     if value.get(VARIABLE) or value.get(PARAMETER):
-        return Operand.of(account.variable(value.get("variable_id")))
+        return Operand.of(objects.variable(value.get("variable_id")))
     if value.get("__model_client__"):
-        return account.model(value.get("model_id"))
+        return objects.model(value.get("model_id"))
     if value.get("__callable__"):
         callable_id = value.get("callable_id")
         if not isinstance(callable_id, str):
             raise Refused("A callable without callable_id.")
         return Callable(callable_id)
-    return {key: decode(account, item) for key, item in value.items()}
+    return {key: decode(objects, item) for key, item in value.items()}
 
 
-def variables(account: Account, value: Any, name: str) -> list[Variable]:
+def variables(objects: Objects, value: Any, name: str) -> list[Variable]:
     """The variables of a reference or a list of references; ``name`` says in an error what was wrong.
 
     Raises:
@@ -75,7 +75,7 @@ def variables(account: Account, value: Any, name: str) -> list[Variable]:
     for tag in tags:
         if not (isinstance(tag, dict) and (tag.get(VARIABLE) or tag.get(PARAMETER))):
             raise Refused(f"`{name}` must be a Variable or a list of Variables.")
-    return [account.variable(tag.get("variable_id")) for tag in tags]
+    return [objects.variable(tag.get("variable_id")) for tag in tags]
 
 
 def plain(value: Any) -> Any:

@@ -11,7 +11,7 @@ from tellurio_sync.backend import wire
 from tellurio_sync.backend.engine.backward import Arrived, backward
 from tellurio_sync.backend.engine.functions import bind
 from tellurio_sync.backend.engine.graph import record
-from tellurio_sync.backend.objects import Account, Model, Variable
+from tellurio_sync.backend.objects import Model, Objects, Variable
 from tellurio_sync.backend.prompts import CRITIC, OPTIMIZER, PROPAGATOR, ChatMessage, read_blocks
 from tellurio_sync.backend.questions import Answer, Question
 
@@ -26,7 +26,7 @@ class ScriptedHost:
     """Keeps what was asked, in order."""
 
     def __init__(self, answer: Callable[[list[ChatMessage]], str] | None = None) -> None:
-        self.account = Account()
+        self.objects = Objects()
         self.functions: dict[str, Callable[..., Any]] = {}
         self.questions: list[Question] = []
         self.asked: list[list[ChatMessage]] = []
@@ -46,10 +46,10 @@ class ScriptedHost:
     # --- shorthands -----------------------------------------------------------------------------
 
     def variable(self, data: Any, role: str = "", requires_grad: bool = False) -> Variable:
-        return self.account.new_variable(data=data, role=role, requires_grad=requires_grad)
+        return self.objects.new_variable(data=data, role=role, requires_grad=requires_grad)
 
     def model(self) -> dict[str, Any]:
-        self.account.models["m"] = Model("m", "callable", {"callable_id": "f"}, {})
+        self.objects.models["m"] = Model("m", "callable", {"callable_id": "f"}, {})
         return {"__model_client__": True, "model_id": "m"}
 
     def function(self, function: Callable[..., Any]) -> dict[str, Any]:
@@ -59,8 +59,8 @@ class ScriptedHost:
 
     def run(self, name: str, *args: Any, grad_enabled: bool = True, **kwargs: Any) -> list[Variable]:
         """The outputs of a function; Variables among the arguments become references."""
-        op = bind(self.account, name, _tagged(list(args)), _tagged(kwargs))
-        return record(self.account, op, run(op.forward(self)), grad_enabled=grad_enabled).outputs
+        op = bind(self.objects, name, _tagged(list(args)), _tagged(kwargs))
+        return record(self.objects, op, run(op.forward(self)), grad_enabled=grad_enabled).outputs
 
     def backward(self, *roots: Variable, gradients: Any = None, **options: Any) -> list[Arrived]:
         """Go back and append what arrives, as a request does."""

@@ -21,7 +21,7 @@ def test_no_graph_without_need_or_without_grad_mode() -> None:
     plain, needy = host.variable("a"), host.variable("b", requires_grad=True)
     for output in (add(host, plain, plain), host.run("Add", plain, needy, grad_enabled=False)[0]):
         assert (output.requires_grad, output.grad_fn, output.is_leaf) == (False, None, True)
-    assert host.account.nodes == {}
+    assert host.objects.nodes == {}
 
 
 def test_edges_follow_the_arguments() -> None:

@@ -141,8 +141,7 @@ def test_many_clients(backend: LocalBackend) -> None:
     with ThreadPoolExecutor(CLIENTS) as pool:
         ids = list(pool.map(work, clients, names))
         after = Cost.of(backend.pid)
-        # Objects belong to the account: each client reads those of its neighbour.
-        list(pool.map(lambda i: check(clients[i].call_many, names[i - 1], ids[i - 1]), range(CLIENTS)))
+        list(pool.map(lambda i: check(clients[i].call_many, names[i], ids[i]), range(CLIENTS)))
 
     assert len({variable_id for some in ids for variable_id in some}) == CLIENTS * EACH
     for client in clients:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 from tellurio_sync.backend.lm import LanguageModels
-from tellurio_sync.backend.objects import Account
+from tellurio_sync.backend.objects import Objects
 from tellurio_sync.backend.scope import Scope
 
 
@@ -18,7 +18,7 @@ class NoClient:
 
 
 def test_many_ids_leave_in_several_pushes_each_far_below_the_limit() -> None:
-    scope = Scope(Account(), NoClient(), LanguageModels())
+    scope = Scope(Objects(), NoClient(), LanguageModels())
     ids = [f"{i:036}" for i in range(2500)]
     scope.push_ids_later("clear_backward", ids)
     found = [push.params["variable_ids"] for push in scope.late_pushes]

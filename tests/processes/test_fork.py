@@ -95,6 +95,21 @@ class TestAForkedChild:
         assert client.call("m", {"n": 2})["result"]["n"] == 2
         assert len(client.server.connections) == 2  # type: ignore[attr-defined]
 
+    def test_has_a_session_of_its_own_on_the_server(self, session: te.Session) -> None:
+        """Else it would use its parent's backward model, on its parent's bill, and change it for both."""
+        te.set_backward_model_client(te.CallableModel(lambda messages, **arguments: "x"))
+        own = session.client.greeting
+
+        def child() -> Any:
+            te.Variable("made in the child")
+            return session.client.greeting
+
+        assert own is not None
+        theirs = forked(child)
+        assert theirs.extensions == own.extensions
+        assert theirs.session_id != own.session_id
+        assert session.client.greeting == own
+
     def test_need_not_use_it(self, client: te.TellurioWebSocketClient) -> None:
         assert forked(lambda: 5) == 5
         assert client.call("m", {"n": 2})["result"]["n"] == 2

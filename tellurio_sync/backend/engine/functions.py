@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from ..objects import Account
+from ..objects import Objects
 from ..refused import Refused
 from ..wire import decode
 from .chat import ChatCompletion
@@ -21,7 +21,7 @@ FUNCTIONS: dict[str, type[Op]] = {
 _SIGNATURES = {name: inspect.signature(op) for name, op in FUNCTIONS.items()}
 
 
-def bind(account: Account, name: str, args: list[Any], kwargs: dict[str, Any]) -> Op:
+def bind(objects: Objects, name: str, args: list[Any], kwargs: dict[str, Any]) -> Op:
     """The function ``name`` with its arguments, decoded as they are now (PROTOCOL.md §G).
 
     Raises:
@@ -35,4 +35,4 @@ def bind(account: Account, name: str, args: list[Any], kwargs: dict[str, Any]) -
         bound = _SIGNATURES[name].bind(*args, **kwargs)
     except TypeError as exc:
         raise Refused(f"{name}: {exc}.") from None
-    return op(*decode(account, list(bound.args)), **decode(account, bound.kwargs))
+    return op(*decode(objects, list(bound.args)), **decode(objects, bound.kwargs))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ..data import normalised
-from ..objects import ACCUMULATOR, Account, Edge, Node, Variable
+from ..objects import ACCUMULATOR, Edge, Node, Objects, Variable
 from .op import Op, Output
 
 
@@ -16,11 +16,11 @@ class Step(NamedTuple):
     new_nodes: list[Node]
 
 
-def record(account: Account, op: Op, outputs: list[Output], *, grad_enabled: bool) -> Step:
+def record(objects: Objects, op: Op, outputs: list[Output], *, grad_enabled: bool) -> Step:
     """Make Variables of ``outputs``; and a node for ``op`` if any operand needs a gradient and ``grad_enabled``."""
     needs_grad = grad_enabled and any(operand.requires_grad for operand in op.operands)
     variables = [
-        account.new_variable(
+        objects.new_variable(
             data=normalised(output.data),
             role=output.role,
             requires_grad=needs_grad,
@@ -32,11 +32,11 @@ def record(account: Account, op: Op, outputs: list[Output], *, grad_enabled: boo
     if not needs_grad:
         return Step(variables, [])
 
-    node = account.new_node(f"{op.name}Backward0", op)
+    node = objects.new_node(f"{op.name}Backward0", op)
     new_nodes = [node]
     for position, operand in enumerate(op.operands):
         if operand.requires_grad:
-            target = operand.grad_fn or _accumulator(account, operand.variable, new_nodes)
+            target = operand.grad_fn or _accumulator(objects, operand.variable, new_nodes)
             node.edges.append(Edge(target, operand.output_nr if operand.grad_fn else 0, op.passes_to(position)))
         else:
             node.edges.append(Edge(None, 0, False))
@@ -46,9 +46,9 @@ def record(account: Account, op: Op, outputs: list[Output], *, grad_enabled: boo
     return Step(variables, new_nodes)
 
 
-def _accumulator(account: Account, leaf: Variable, new_nodes: list[Node]) -> Node:
+def _accumulator(objects: Objects, leaf: Variable, new_nodes: list[Node]) -> Node:
     if leaf.accumulator is None:
-        leaf.accumulator = account.new_node(ACCUMULATOR)
+        leaf.accumulator = objects.new_node(ACCUMULATOR)
         leaf.accumulator.outputs = [leaf]
         new_nodes.append(leaf.accumulator)
     return leaf.accumulator

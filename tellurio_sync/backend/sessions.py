@@ -1,0 +1,86 @@
+"""Sessions: whose objects are whose, and when they are forgotten.
+
+A client that sends ``X-Tellurio-Session`` in its handshake has a session of its own: with ``new`` a new one, whose id
+is in the greeting; with that id, at a reconnect, the same again.  What it makes (variables, models, optimizers, the
+model of backward passes) is seen in that session only, so two programs at one backend never use each other's models.
+
+Clients without that header share one session, whatever they connect and leave, as PROTOCOL.md §C.3 says.
+
+When the last connection of a session has ended, it is kept for a grace time, in which a reconnect finds everything
+again; then it is forgotten, with all it holds.
+
+The event loop's thread only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from .objects import Objects, Watch, new_id
+
+SESSION_HEADER = "X-Tellurio-Session"
+NEW = "new"
+
+
+@dataclass(eq=False)
+class Session:
+    """One client's stay at the backend, over all its connections.
+
+    Attributes:
+        session_id: None for the one that clients share which send no header.
+        connections: how many are open.
+    """
+
+    session_id: str | None
+    objects: Objects = field(repr=False)
+    connections: int = 0
+    expiry: asyncio.TimerHandle | None = field(default=None, repr=False)
+
+
+class Sessions:
+    """All sessions of a backend.
+
+    Args:
+        grace: seconds, >= 0, for which a session without connection is kept.
+        watch: for the objects of all sessions.
+    """
+
+    def __init__(self, grace: float, watch: Watch | None = None) -> None:
+        self._grace = grace
+        self._watch = watch
+        self._sessions: dict[str | None, Session] = {}
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def join(self, header: str | None) -> Session:
+        """The session of a new connection; ``header`` is what it sent as :data:`SESSION_HEADER`, None if nothing.
+
+        An id that is not known (any more) leads to a new session: the greeting tells the client by its id.
+        """
+        session = self._sessions.get(header)
+        if session is None:
+            session_id = None if header is None else new_id()
+            session = self._sessions[session_id] = Session(session_id, Objects(self._watch))
+        session.connections += 1
+        if session.expiry is not None:
+            session.expiry.cancel()
+            session.expiry = None
+        return session
+
+    def leave(self, session: Session) -> None:
+        """A connection of ``session`` has ended."""
+        session.connections -= 1
+        if not session.connections:
+            session.expiry = asyncio.get_running_loop().call_later(self._grace, self._forget, session)
+
+    def _forget(self, session: Session) -> None:
+        del self._sessions[session.session_id]
+
+    def close(self) -> None:
+        """Forget all: the backend stops."""
+        for session in self._sessions.values():
+            if session.expiry is not None:
+                session.expiry.cancel()
+        self._sessions.clear()
