@@ -13,12 +13,14 @@ Importing it starts nothing: no thread, no connection, no file, no logging confi
 from __future__ import annotations
 
 from . import errors, optim, run_context
+from ._version import __version__ as __version__
+from .active_run import get_active_run, set_active_run
 from .autodiff import functional
 from .autodiff.backward_model import get_backward_model_client, set_backward_model_client
 from .autodiff.backward_pass import backward
 from .autodiff.grad_mode import is_grad_enabled, no_grad, set_grad_enabled
 from .client import TellurioWebSocketClient
-from .client_calls import LONG_RUNNING_METHODS
+from .client.calls import LONG_RUNNING_METHODS
 from .errors import (
     CallTimeout,
     ConnectFailed,
@@ -28,19 +30,17 @@ from .errors import (
     RemoteError,
     TellurioError,
 )
-from .model.batching import batch
+from .model.batch.block import batch
+from .model.batch.dataset import variables
 from .model.data import JAGGED
-from .model.dataset import variables
 from .model.graph import GradientEdge, Node
 from .model.language import AsyncOpenAI, CallableModel, OpenAI
 from .model.serialization import load, save
 from .model.suppression import suppress_variable_notifications
 from .model.variable import Parameter, Variable, is_scalar_variable
 from .optim import TGD
-from .run_context import get_active_run, set_active_run
-from .session import Session, close, current_session, default_session, finish, init, log, login
-
-__version__ = "0.1.0"
+from .session import Session
+from .session.default import close, current_session, default_session, finish, init, log, login
 
 __all__ = [
     "JAGGED",

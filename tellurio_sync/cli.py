@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from . import __version__
+from ._version import __version__
 from .errors import HttpUnreachable, InvalidAPIKeyError, TellurioError
 
 if TYPE_CHECKING:

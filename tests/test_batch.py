@@ -13,9 +13,9 @@ import pytest
 import tellurio_sync as te
 from tellurio_sync.client import TellurioWebSocketClient
 from tellurio_sync.errors import BatchFailed, ConnectionLost, NotConnected
-from tellurio_sync.model.batching import open_queue
-from tellurio_sync.model.calling import Call
-from tellurio_sync.restore import Restored
+from tellurio_sync.model.batch.block import open_queue
+from tellurio_sync.model.call import Call
+from tellurio_sync.session.restore import Restored
 
 from .backend_process import KEY, BackendProcess, Cable, now_and_then
 from .conftest import FAILSAFE

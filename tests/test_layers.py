@@ -13,10 +13,12 @@ PACKAGE = Path(tellurio_sync.__file__).parent
 
 # A module may import from its own layer and from those named here.
 ALLOWED = {
+    "_version": set(),
     "errors": set(),
     "deadlines": {"errors"},
     "speedups": set(),
-    "run_context": set(),
+    "active_run": set(),
+    "run_context": {"active_run"},
     "secret": set(),
     "addresses": {"errors"},
     "jsonrpc": {"errors"},
@@ -25,23 +27,16 @@ ALLOWED = {
     "model": {"errors", "deadlines", "jsonrpc", "autodiff", "optim", "secret", "studio"},
     "autodiff": {"errors", "deadlines", "jsonrpc", "model"},
     "optim": {"errors", "deadlines", "jsonrpc", "model", "autodiff"},
-    "handlers": {"errors", "jsonrpc", "model", "autodiff"},
-    "server_calls": {"peer", "model", "handlers"},
-    "opening": {"errors", "transport"},
-    "client_calls": {"deadlines", "peer", "run_context"},
     "client": {
-        *("errors", "deadlines", "addresses", "transport", "peer", "model", "client_calls", "server_calls", "opening"),
-        *("run_context", "secret"),
+        *("errors", "deadlines", "addresses", "jsonrpc", "transport", "peer", "model", "autodiff", "active_run"),
+        "secret",
     },
-    "studio": {"errors", "deadlines", "addresses", "jsonrpc", "run_context", "secret"},
+    "studio": {"_version", "errors", "deadlines", "addresses", "jsonrpc", "active_run", "secret"},
     "local": {"errors", "deadlines"},
     "backend": {"errors", "jsonrpc"},
-    "access": {"errors", "client", "local", "secret", "studio"},
-    "restore": {"errors", "model", "autodiff", "optim"},
-    "gate": {"errors", "deadlines", "peer", "client", "client_calls", "model", "restore"},
     "session": {
-        *("errors", "deadlines", "addresses", "run_context", "client", "client_calls", "access", "gate", "model"),
-        *("restore", "studio"),
+        *("errors", "deadlines", "addresses", "active_run", "client", "local", "model", "autodiff", "optim", "peer"),
+        *("secret", "studio"),
     },
 }
 
@@ -89,7 +84,7 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py") if layer_of(path) in ALL
 def test_imports_point_one_way(path: Path) -> None:
     own = layer_of(path)
     imported = {name.split(".")[1] for name in imports_of(path) if name.startswith("tellurio_sync.")}
-    assert imported - {own, "__version__"} <= ALLOWED[own]
+    assert imported - {own} <= ALLOWED[own]
 
 
 @pytest.mark.parametrize("package", ONLY_IN)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import UsageError
-from ..model.calling import Call
+from ..model.call import Call
 from ..model.language import CallableModel, ChatCompletionModel, OpenAI
-from ..model.link import Link, current_link
 from ..model.model_config import ModelConfig, openai_config, without_secrets
-from ..model.replies import check_echo
+from ..model.reply_checks import check_echo
+from ..model.session_link import SessionLink, current_link
 
 _DEFAULT_PATH = "openai/gpt-4o"
 
@@ -43,7 +43,7 @@ class BackwardModel:
         """The provider of the model, such as ``openai``."""
         return self.client.provider
 
-    def tell(self, link: Link) -> None:
+    def tell(self, link: SessionLink) -> None:
         """Make it the model of the backward pass on the server. One round trip; raises as ``Call.request``."""
         # If no reply comes, the server may have this model or the former one.
         former = link.registries.backward_model

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from typing import Any, Union
 
 from ..errors import RemoteError, TellurioError, UsageError, shorten_repr
-from ..model.calling import Call
+from ..model.call import Call
 from ..model.registries import Registries
-from ..model.replies import check_message
+from ..model.reply_checks import check_message
 from ..model.variable import Variable, sources_of
 from ..model.wire import link_of, wait_until_made
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import RemoteProtocolError
-from ..model.calling import Call
-from ..model.replies import member
+from ..model.call import Call
+from ..model.reply_checks import member
 from ..model.variable import Variable
 from ..model.wire import decode_outputs, leaves_without_node, link_of, mirrored_in, serialise, wait_until_made
 from .grad_mode import is_grad_enabled

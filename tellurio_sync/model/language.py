@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import UsageError
-from .calling import Call
-from .link import Link, current_link
+from .call import Call
 from .model_config import ModelConfig, openai_config, without_secrets
-from .replies import id_member
+from .reply_checks import id_member
+from .session_link import SessionLink, current_link
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -86,7 +86,7 @@ class ChatCompletionModel:
         if self._lost is not None:
             raise UsageError(self._lost)
 
-    def _check_may_share(self, link: Link) -> None:
+    def _check_may_share(self, link: SessionLink) -> None:
         """Return if the configuration may be sent to the server of this session; raises UsageError if not."""
 
     # --- for a restore ---------------------------------------------------------------------------
@@ -103,7 +103,7 @@ class ChatCompletionModel:
     def _mark_lost(self, reason: str) -> None:
         self._lost = reason
 
-    def _renewed(self, link: Link, model_id: str) -> None:
+    def _renewed(self, link: SessionLink, model_id: str) -> None:
         """The server has a new one for this, under this id."""
         former, self._model_id, self._lost = self._model_id, model_id, None
         link.registries.models.rename(former, model_id, self)
@@ -174,7 +174,7 @@ class OpenAI(ChatCompletionModel):
         self._has_consent = False
         super().__init__(config)
 
-    def _check_may_share(self, link: Link) -> None:
+    def _check_may_share(self, link: SessionLink) -> None:
         if self._has_consent or link.is_local:
             return
         from ..studio.consent import check_consent

@@ -7,9 +7,9 @@
 | ``_grad_fn`` and who waits for which node | callers (replies), receive thread (``create_node``) | any thread |
 | edges of a node, gradient lists | callers, receive thread | any thread, without the lock |
 | calls under way, what they may take back, ``unsure`` | callers, receive thread | callers, a restore |
-| ids of objects | a restore, while no call is under way (``calling``); once, who makes them | any thread |
+| ids of objects | a restore, while no call is under way (``call``); once, who makes them | any thread |
 
-All of it is guarded by ``Registries.lock``, which only ``model/`` and ``handlers`` take.
+All of it is guarded by ``Registries.lock``, which only ``model/`` and ``client.server_methods`` take.
 ``Registries.lock`` is never held while sending, waiting for the server, or calling user code.  It is
 re-entrant, because the garbage collector may run a finaliser of the user's at any allocation.
 
@@ -34,17 +34,17 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from weakref import WeakSet, WeakValueDictionary
 
 from ..errors import ConnectionLost, PendingTimeout, RemoteError, UnknownVariable
-from .holding import HoldingArea
+from .pushed import PushedObjects
 
 if TYPE_CHECKING:
     from ..autodiff.backward_model import BackwardModel
     from ..optim.optimizer import Optimizer
-    from .calling import Call
+    from .call import Call
     from .graph import Node
     from .language import ChatCompletionModel
-    from .link import Link
-    from .mirrored import Mirrored
+    from .session_link import SessionLink
     from .variable import Variable
+    from .variable_state import VariableState
 
 T = TypeVar("T")
 
@@ -105,7 +105,7 @@ class _Waiter:
 
     __slots__ = ("flag", "make_error", "variable")
 
-    def __init__(self, variable: Mirrored, flag: str) -> None:
+    def __init__(self, variable: VariableState, flag: str) -> None:
         self.variable = variable
         self.flag = flag
         self.make_error: Callable[[], Exception] | None = None
@@ -118,7 +118,7 @@ class Registries:
         link: the session's link; objects which the server pushes get it.  May be set later (``registries.link``).
     """
 
-    def __init__(self, link: Link | None = None) -> None:
+    def __init__(self, link: SessionLink | None = None) -> None:
         self.link = link
         self.lock = threading.RLock()
         self._changed = threading.Condition(self.lock)
@@ -135,7 +135,7 @@ class Registries:
         self._complete: set[tuple[str, int]] = set()
         self._waiters: set[_Waiter] = set()
         self._losses = 0
-        self._holding = HoldingArea()
+        self._holding = PushedObjects()
         self._changing: dict[int, Call] = {}
         self._undo: list[tuple[Variable, Callable[[], None]]] = []
         self.unsure: WeakSet[Any] = WeakSet()
@@ -152,7 +152,7 @@ class Registries:
         tables = (self.variables, self.nodes, self.models, self.optimizers, self.callables)
         for table in tables:
             table.lock = self.lock
-        self._holding = HoldingArea()
+        self._holding = PushedObjects()
         self._changing.clear()
         self._undo.clear()
         self._waiters.clear()
@@ -283,7 +283,7 @@ class Registries:
                 variable._set_local(flag, False)
             self._changed.notify_all()
 
-    def wait_while_pending(self, variable: Mirrored, flag: str, timeout: float) -> None:
+    def wait_while_pending(self, variable: VariableState, flag: str, timeout: float) -> None:
         """Block until ``flag`` of ``variable`` is clear (PROTOCOL.md §F.4), at most ``timeout`` seconds.
 
         Raises:

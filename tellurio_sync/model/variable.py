@@ -3,7 +3,7 @@
 Three rules:
   * A Variable mirrors one on the server.  Making one and setting an attribute are calls, and block for a round trip;
     the local value changes only once the server has accepted it (PROTOCOL.md §M 25), so a refusal is seen where it
-    happens.  Inside ``with batch():`` neither blocks (``batching``).  Under ``suppress_variable_notifications`` both
+    happens.  Inside ``with batch():`` neither blocks (``batch.block``).  Under ``suppress_variable_notifications`` both
     are local.
   * While the server works on a Variable a *pending flag* is set, and reading ``data``, ``grad`` or ``grad_fn``
     waits for it.
@@ -19,16 +19,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import UsageError
-from .batching import open_queue
-from .calling import Call
-from .changes import CREATE, Change
+from .batch.block import open_queue
+from .batch.changes import CREATE, Change
+from .call import Call
 from .data import Data, Shape, copy_data, is_scalar, leaves, map_leaves, normalise, shape_of
 from .display import brief
 from .graph import Node
-from .link import current_link
-from .mirrored import PARAMETER_TAG, VARIABLE_TAG, Mirrored, check_flag
-from .replies import check_echo, id_member
+from .reply_checks import check_echo, id_member
+from .session_link import current_link
 from .suppression import is_suppressed
+from .variable_state import PARAMETER_TAG, VARIABLE_TAG, VariableState, check_flag
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 V = TypeVar("V", bound="Variable")
 
 
-class Variable(Mirrored):
+class Variable(VariableState):
     """A piece of text or a number (or a list of them: a batch) with a role, which may need a gradient.
 
     Args:

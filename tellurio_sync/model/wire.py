@@ -8,10 +8,10 @@ from typing import Any
 from ..errors import RemoteProtocolError, UnknownModel, UnknownVariable, shorten
 from .graph import ACCUMULATE_GRAD
 from .language import MODEL_TAG, ChatCompletionModel
-from .link import Link, current_link
-from .mirrored import PARAMETER_TAG, VARIABLE_TAG
 from .registries import Registries
+from .session_link import SessionLink, current_link
 from .variable import Variable, check_output_nr
+from .variable_state import PARAMETER_TAG, VARIABLE_TAG
 
 CALLABLE_TAG = "__callable__"
 
@@ -76,7 +76,7 @@ def mirrored_in(value: Any) -> Iterator[Variable | ChatCompletionModel]:
         yield from mirrored_in(list(value.values()))
 
 
-def link_of(arguments: Any) -> Link:
+def link_of(arguments: Any) -> SessionLink:
     """The session of the first Variable or model in these arguments that has one, else the current one."""
     links = (mirrored._link for mirrored in mirrored_in(arguments))
     return next((link for link in links if link is not None), None) or current_link()
@@ -85,7 +85,7 @@ def link_of(arguments: Any) -> Link:
 def wait_until_made(arguments: Any) -> None:
     """Wait until all Variables in these arguments are made, in a batch of whatever thread.
 
-    To be done before a call begins, because a call lets no restore in; raises as ``batching.wait_until_made``.
+    To be done before a call begins, because a call lets no restore in; raises as ``batch.block.wait_until_made``.
     """
     for mirrored in mirrored_in(arguments):
         if isinstance(mirrored, Variable):
@@ -148,7 +148,7 @@ def _find_model(model_id: Any, registries: Registries) -> ChatCompletionModel:
     return model
 
 
-def decode_outputs(data: Any, link: Link, arguments: tuple[object, ...]) -> Variable | tuple[Variable, ...]:
+def decode_outputs(data: Any, link: SessionLink, arguments: tuple[object, ...]) -> Variable | tuple[Variable, ...]:
     """The outputs of a function: new, registered Variables, bound to their node (PROTOCOL.md §E.4).
 
     Args:
@@ -171,7 +171,7 @@ def decode_outputs(data: Any, link: Link, arguments: tuple[object, ...]) -> Vari
     return outputs if isinstance(data, (list, tuple)) else outputs[0]
 
 
-def _decode_output(item: Any, link: Link) -> Variable:
+def _decode_output(item: Any, link: SessionLink) -> Variable:
     if not isinstance(item, dict) or "variable_id" not in item or "data" not in item:
         text = f"Deserialization only supports Variable or Tuple[Variable], but got: {type(item)}"
         raise TypeError(text)

@@ -7,9 +7,9 @@ from typing import Any
 
 from ..autodiff.messages import Inputs, Messages, check_inputs, check_messages, check_model
 from ..errors import RemoteProtocolError
-from ..model.calling import Call
+from ..model.call import Call
 from ..model.language import ChatCompletionModel
-from ..model.replies import check_message, member
+from ..model.reply_checks import check_message, member
 from ..model.variable import Variable
 from ..model.wire import link_of, serialise, wait_until_made
 from .state import Momentum, StateDecoder

@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Union
 
 from ..errors import ClosedByUser, ConnectionLost, RemoteProtocolError, UsageError
-from ..model.batching import batch
-from ..model.calling import Call, tell
-from ..model.changes import Change
+from ..model.batch.block import batch
+from ..model.batch.changes import Change
+from ..model.call import Call, tell
 from ..model.language import ChatCompletionModel
-from ..model.link import Link
-from ..model.replies import check_message, id_member, json_form, member
+from ..model.reply_checks import check_message, id_member, json_form, member
+from ..model.session_link import SessionLink
 from ..model.variable import Variable
 from ..model.wire import link_of, mirrored_in, serialise, wait_until_made
 from . import checkpoint
@@ -53,7 +53,7 @@ class Optimizer:
         groups, is_grouped = _as_groups(params)
         self.defaults = defaults
         wait_until_made([groups, defaults])
-        self._link: Link = link_of([groups, defaults])
+        self._link: SessionLink = link_of([groups, defaults])
         shape = groups if is_grouped else groups[0]["params"]
         self._lost: str | None = None
         with Call(self._link) as call:
@@ -248,7 +248,7 @@ class Optimizer:
     def _mark_lost(self, reason: str) -> None:
         self._lost = reason
 
-    def _renewed(self, link: Link, optimizer_id: str) -> None:
+    def _renewed(self, link: SessionLink, optimizer_id: str) -> None:
         """The server has a new optimizer for this one: with the groups as they are here, but without former steps."""
         former, self.optimizer_id, self._lost = self.optimizer_id, optimizer_id, None
         link.registries.optimizers.rename(former, optimizer_id, self)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import RemoteProtocolError
-from ..model.link import Link
+from ..model.session_link import SessionLink
 from ..model.variable import Variable
 from ..model.wire import deserialise
 
@@ -19,7 +19,7 @@ State = dict[Variable, dict[str, Any]]
 class StateDecoder:
     """Decodes states. Waits for each Variable that a state names and that the server has not pushed yet."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: SessionLink) -> None:
         self._link = link
 
     def state(self, wire: Any) -> State:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..autodiff.messages import Inputs, Messages, check_inputs, check_messages, check_model
-from ..model.dataset import variables
+from ..model.batch.dataset import variables
 from ..model.language import ChatCompletionModel
 from ..model.variable import Variable
 from .functional import check_momentum, tgd

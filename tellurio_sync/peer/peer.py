@@ -3,7 +3,7 @@
 | State | Written by | Guarded by |
 |---|---|---|
 | numbers of requests | callers | ``itertools.count`` |
-| the rest | see ``keeper`` | |
+| the rest | see ``lifecycle`` | |
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from .. import jsonrpc
 from ..errors import TellurioError
 from .connection import Connection
 from .futures import CallFuture, RunCallback
-from .keeper import Keeper
+from .lifecycle import Lifecycle
 from .pending import OpenCall, PendingCall
 
 
-class Peer(Keeper):
-    """One end of a JSON-RPC 2.0 conversation. Thread-safe. Made as a ``Keeper`` is."""
+class Peer(Lifecycle):
+    """One end of a JSON-RPC 2.0 conversation. Thread-safe. Made as a ``Lifecycle`` is."""
 
     _numbers = itertools.count(1)  # of the requests of all peers: taking one is a single C call
 

@@ -21,6 +21,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from .._version import __version__
 from ..addresses import check_may_send_key, http_address
 from ..deadlines import check_timeout
 from ..errors import HttpError, HttpStatusError, HttpUnreachable, LocalProtocolError, shorten
@@ -326,8 +327,6 @@ class StudioRest:
 def _new_session() -> requests.Session:
     # Only here and in _send: importing it takes longer than importing the rest of this package.
     import requests
-
-    from .. import __version__
 
     session = requests.Session()
     session.headers["User-Agent"] = f"tellurio_sync/{__version__}"

@@ -14,8 +14,8 @@ from datetime import datetime
 from enum import Enum
 from typing import Any
 
+from ..active_run import get_active_run, set_active_run
 from ..errors import LocalProtocolError, TellurioError
-from ..run_context import get_active_run, set_active_run
 from .interactive import at_prompt
 from .projects import Project, get_or_create_project, optional_date, reading
 from .rest import StudioRest

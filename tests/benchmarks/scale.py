@@ -111,8 +111,9 @@ class ScaleWorker(Worker):
             tracemalloc.stop()
 
     def _live_through(self, count: int) -> Iterator[tuple[str, float]]:
-        from tellurio_sync import Variable, handlers
-        from tellurio_sync.model.link import use_link
+        from tellurio_sync import Variable
+        from tellurio_sync.client import server_methods
+        from tellurio_sync.model.session_link import use_link
 
         link = Link()
         kept: list[Any] = [None] * count
@@ -121,7 +122,9 @@ class ScaleWorker(Worker):
         ids = [variable.variable_id for variable in kept]
         start = time.process_time()
         for id_ in ids:
-            handlers.update_variable(link.registries, {"variable_id": id_, "field": "data", "value": "Another mail."})
+            server_methods.update_variable(
+                link.registries, {"variable_id": id_, "field": "data", "value": "Another mail."}
+            )
         yield "update", time.process_time() - start
 
         # What a session keeps while no call runs is not to be freed later.
@@ -139,10 +142,10 @@ class ScaleWorker(Worker):
     @staticmethod
     def _push(link: Link, kept: list[Any]) -> float:
         """Fill ``kept`` with Variables as the server pushes them; the seconds, without those for making the params."""
-        from tellurio_sync import handlers
+        from tellurio_sync.client import server_methods
 
         seconds = 0.0
-        create, lookup = handlers.create_variable, link.registries.variables.lookup
+        create, lookup = server_methods.create_variable, link.registries.variables.lookup
         for first in range(0, len(kept), CHUNK):
             many = [{**PUSHED, "variable_id": new_id()} for _ in range(min(CHUNK, len(kept) - first))]
             start = time.process_time()
@@ -155,7 +158,7 @@ class ScaleWorker(Worker):
 
 def begun_call(link: Link) -> tuple[Any, int, None]:
     """A call that has just begun, for ``Registries.end_call``."""
-    from tellurio_sync.model.calling import Call
+    from tellurio_sync.model.call import Call
 
     call = Call(link)  # type: ignore[arg-type]
     return call, link.registries.begin_call(call), None

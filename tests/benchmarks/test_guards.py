@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from tellurio_sync import handlers, speedups
-from tellurio_sync.client import TellurioWebSocketClient
+from tellurio_sync import speedups
+from tellurio_sync.client import TellurioWebSocketClient, server_methods
 from tellurio_sync.jsonrpc import codec
 from tellurio_sync.model.registries import Registries
 
@@ -246,12 +246,12 @@ def test_a_push_costs_the_same_beside_many_variables(operation: str) -> None:
 
     def create() -> None:
         id_ = f"variable-{len(kept)}"
-        handlers.create_variable(registries, {**peers.PUSHED, "variable_id": id_})
+        server_methods.create_variable(registries, {**peers.PUSHED, "variable_id": id_})
         kept.append(registries.variables.lookup(id_))
 
     def update() -> None:
         params = {"variable_id": kept[len(kept) // 2].variable_id, "field": "data", "value": "other"}
-        handlers.update_variable(registries, params)
+        server_methods.update_variable(registries, params)
 
     push = create if operation == "create_variable" else update
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tellurio_sync.client import TellurioWebSocketClient
+from tellurio_sync.client.greeting import Greeting
 from tellurio_sync.errors import (
     ClosedByUser,
     ConnectFailed,
@@ -16,7 +17,6 @@ from tellurio_sync.errors import (
     InvalidAPIKeyError,
     NotConnected,
 )
-from tellurio_sync.opening import Greeting
 
 from ..conftest import FAILSAFE, in_thread
 from ..faults.scripted import ScriptedServer, ServerConnection

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tellurio_sync.opening import Greeting, read_greeting
+from tellurio_sync.client.greeting import Greeting, read_greeting
 
 
 def greeting(**result: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import trustme
 
-from tellurio_sync.peer.keeper import OPEN
+from tellurio_sync.peer.lifecycle import OPEN
 from tellurio_sync.peer.peer import Peer
 from tellurio_sync.transport.handshake import Dialer
 

@@ -10,7 +10,7 @@ import pytest
 
 from tellurio_sync.errors import ClosedByUser, ConnectionLost, NotConnected
 from tellurio_sync.peer.dispatch import Method
-from tellurio_sync.peer.keeper import OPEN
+from tellurio_sync.peer.lifecycle import OPEN
 from tellurio_sync.peer.peer import Peer
 from tellurio_sync.transport.handshake import Dialer
 

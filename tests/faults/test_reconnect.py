@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tellurio_sync.errors import CallTimeout, ConnectionLost
-from tellurio_sync.peer.keeper import OPEN
+from tellurio_sync.peer.lifecycle import OPEN
 from tellurio_sync.peer.peer import Peer
 from tellurio_sync.transport.base import Ending
 from tellurio_sync.transport.handshake import Dialer

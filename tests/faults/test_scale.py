@@ -103,7 +103,7 @@ def test_ten_thousand_timeouts() -> None:
 
 
 def test_a_thousand_reconnects(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tellurio_sync.peer.keeper.backoff", lambda: itertools.repeat(0.001))
+    monkeypatch.setattr("tellurio_sync.peer.lifecycle.backoff", lambda: itertools.repeat(0.001))
 
     def one_call(connection: ServerConnection) -> None:
         message = connection.receive()

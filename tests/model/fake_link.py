@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from tellurio_sync import handlers
+from tellurio_sync.client import server_methods
 from tellurio_sync.errors import ConnectionLost, RemoteError, TellurioError, WouldDeadlock
 from tellurio_sync.jsonrpc import decode, encode
-from tellurio_sync.model.link import use_link
 from tellurio_sync.model.registries import Registries
+from tellurio_sync.model.session_link import use_link
 
 FAILSAFE_S = 30.0
 CREATE, UPDATE = "create_variable", "update_variable"
@@ -84,7 +84,7 @@ class FakeLink:
         def receive() -> None:
             self._receive_thread = threading.get_ident()
             try:
-                outcome.append((True, getattr(handlers, method)(self.registries, params)))
+                outcome.append((True, getattr(server_methods, method)(self.registries, params)))
             except BaseException as exc:  # noqa: BLE001  raised again by the test's thread
                 outcome.append((False, exc))
             finally:

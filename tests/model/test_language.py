@@ -8,7 +8,7 @@ import types
 
 import pytest
 
-from tellurio_sync import handlers
+from tellurio_sync.client import server_methods
 from tellurio_sync.errors import RemoteProtocolError, UsageError
 from tellurio_sync.jsonrpc import RpcError
 from tellurio_sync.model import AsyncOpenAI, CallableModel, OpenAI
@@ -180,7 +180,9 @@ def test_clearing_usage_is_up_to_the_server(link):
 
 def call(link, model, *args, **kwargs):
     callable_id = model._config["callable_id"]
-    return handlers.run_callable(link.registries, {"callable_id": callable_id, "args": list(args), "kwargs": kwargs})
+    return server_methods.run_callable(
+        link.registries, {"callable_id": callable_id, "args": list(args), "kwargs": kwargs}
+    )
 
 
 def test_a_callable_model_is_called_with_messages_and_completion_args(link):

@@ -8,9 +8,9 @@ import pytest
 
 from tellurio_sync.errors import ConnectionLost, PendingTimeout, UnknownVariable, WouldDeadlock
 from tellurio_sync.model import Variable
-from tellurio_sync.model.calling import Call
+from tellurio_sync.model.call import Call
 from tellurio_sync.model.graph import Node
-from tellurio_sync.model.holding import HoldingArea
+from tellurio_sync.model.pushed import PushedObjects
 from tellurio_sync.model.registries import Registries
 from tests.model.fake_link import FAILSAFE_S, Reader
 
@@ -60,7 +60,7 @@ def test_a_push_outside_any_call_lives_until_the_next_call_ends(link):
 
 def test_held_objects_go_when_no_call_can_need_them():
     """Calls that overlap without end must not keep everything."""
-    area = HoldingArea()
+    area = PushedObjects()
     first = area.begin_call()
     area.hold("of first")
     second = area.begin_call()
@@ -74,7 +74,7 @@ def test_held_objects_go_when_no_call_can_need_them():
 
 
 def test_an_ending_call_leaves_what_an_older_one_may_need():
-    area = HoldingArea()
+    area = PushedObjects()
     older = area.begin_call()
     younger = area.begin_call()
     area.hold("either's")
@@ -83,7 +83,7 @@ def test_an_ending_call_leaves_what_an_older_one_may_need():
 
 
 def test_pushes_without_calls_are_bounded():
-    area = HoldingArea()
+    area = PushedObjects()
     given_way = [area.hold(number) for number in range(10_002)]
     assert given_way[-2:] == [0, 1]
     assert len(area) == 10_000

@@ -64,7 +64,7 @@ def test_a_reply_without_an_id_is_an_error(link, result):
 
 
 def test_there_must_be_a_session(monkeypatch):
-    monkeypatch.setattr("tellurio_sync.model.link._default", None)
+    monkeypatch.setattr("tellurio_sync.model.session_link._default", None)
     with pytest.raises(UsageError, match="login"):
         Variable("a")
 

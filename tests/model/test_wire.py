@@ -6,7 +6,7 @@ import pytest
 
 from tellurio_sync.errors import RemoteProtocolError, UnknownModel, UnknownVariable, UsageError
 from tellurio_sync.model import CallableModel, Parameter, Variable, suppress_variable_notifications
-from tellurio_sync.model.calling import Call
+from tellurio_sync.model.call import Call
 from tellurio_sync.model.wire import decode_outputs, deserialise, link_of, serialise
 from tests.model.fake_link import FakeLink
 
@@ -82,7 +82,7 @@ def test_unknown_references_are_errors(link, wire, error, text):
 def test_the_session_of_the_arguments_wins_over_the_current_one(link):
     variable = Variable("a")
     other = FakeLink()
-    from tellurio_sync.model.link import use_link
+    from tellurio_sync.model.session_link import use_link
 
     with use_link(other):
         assert link_of(({"x": [1, variable]},)) is link

@@ -11,7 +11,7 @@ import pytest
 
 from tellurio_sync.deadlines import Clock
 from tellurio_sync.peer.dispatch import Method
-from tellurio_sync.peer.keeper import RECONNECTING
+from tellurio_sync.peer.lifecycle import RECONNECTING
 from tellurio_sync.peer.peer import Peer
 from tellurio_sync.peer.pending import OpenCall
 from tellurio_sync.speedups import Semaphore, release_all

@@ -9,7 +9,7 @@ import pytest
 
 from tellurio_sync.errors import ClosedByUser, NotConnected
 from tellurio_sync.peer.dispatch import Method
-from tellurio_sync.peer.keeper import CLOSED
+from tellurio_sync.peer.lifecycle import CLOSED
 from tellurio_sync.transport.base import DialFailed
 
 from ..conftest import FAILSAFE

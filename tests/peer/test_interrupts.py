@@ -17,8 +17,8 @@ import pytest
 from tellurio_sync import deadlines, speedups
 from tellurio_sync.deadlines import Clock, Waitable
 from tellurio_sync.errors import CallTimeout, ConnectionLost, TellurioError
-from tellurio_sync.peer import connection, futures, keeper, peer, pending
-from tellurio_sync.peer.keeper import RECONNECTING
+from tellurio_sync.peer import connection, futures, lifecycle, peer, pending
+from tellurio_sync.peer.lifecycle import RECONNECTING
 from tellurio_sync.peer.peer import Peer
 from tellurio_sync.transport.base import Ending, NoRoom, TransportEnded
 from tellurio_sync.transport.websocket import WebSocketTransport
@@ -27,7 +27,7 @@ from ..conftest import FAILSAFE, wait_until
 from ..interrupts import Strike, strikes
 from ..transport.ends import SocketFarEnd, tcp_pair
 
-WATCHED = (peer, keeper, connection, pending, futures, deadlines, speedups, WebSocketTransport)
+WATCHED = (peer, lifecycle, connection, pending, futures, deadlines, speedups, WebSocketTransport)
 
 TIMEOUT = 2 * FAILSAFE
 """Seconds, of a call that is to be answered."""
@@ -466,7 +466,7 @@ def test_ctrl_c_at_any_point_leaves_nothing_behind(
     scenario: Callable[[Line, Strike], None], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(connection, "_TOGETHER", 2)
-    monkeypatch.setattr(keeper, "backoff", lambda: itertools.repeat(0.0))
+    monkeypatch.setattr(lifecycle, "backoff", lambda: itertools.repeat(0.0))
     for strike in strikes(*WATCHED):
         try:
             with Line() as line:

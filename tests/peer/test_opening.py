@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tellurio_sync.peer.keeper import CLOSED, OPEN
+from tellurio_sync.peer.lifecycle import CLOSED, OPEN
 from tellurio_sync.transport.base import DialFailed
 
 from ..conftest import FAILSAFE

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tellurio_sync.errors import CallTimeout, NotConnected
-from tellurio_sync.peer import lifetime
-from tellurio_sync.peer.keeper import CLOSED
+from tellurio_sync.peer import exit_and_fork
+from tellurio_sync.peer.lifecycle import CLOSED
 
 from ..conftest import FAILSAFE
 from .rig import LOST, TIMEOUT, Rig
@@ -52,13 +52,13 @@ def test_ids_are_unique_over_peers() -> None:
 def test_an_open_peer_is_closed_at_exit_and_a_closed_one_forgotten() -> None:
     with Rig() as rig:
         rig.open()
-        assert rig.peer in lifetime._open
-        lifetime._close_all()
+        assert rig.peer in exit_and_fork._open
+        exit_and_fork._close_all()
         assert rig.peer.state == CLOSED
         thread = rig.peer._thread
         assert thread is not None
         thread.join(FAILSAFE)
-        assert rig.peer not in lifetime._open
+        assert rig.peer not in exit_and_fork._open
 
 
 def test_a_forked_child_is_closed_without_a_word() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tellurio_sync.errors import CallTimeout, ConnectionLost, NotConnected, WouldDeadlock
-from tellurio_sync.peer.keeper import CLOSED, OPEN
+from tellurio_sync.peer.lifecycle import CLOSED, OPEN
 
 from ..conftest import FAILSAFE
 from .rig import LOST, TIMEOUT, Background, Rig, lose, refused, unreachable

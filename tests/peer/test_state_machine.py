@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tellurio_sync.errors import CallTimeout, ClosedByUser, ConnectionLost, NotConnected, RemoteProtocolError
-from tellurio_sync.peer.keeper import CLOSED, OPEN, RECONNECTING
+from tellurio_sync.peer.lifecycle import CLOSED, OPEN, RECONNECTING
 from tellurio_sync.transport.base import DialFailed, Ending
 
 from ..conftest import FAILSAFE
@@ -74,7 +74,7 @@ class PeerMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self._patch = patch("tellurio_sync.peer.keeper.backoff", lambda: itertools.repeat(PAUSE))
+        self._patch = patch("tellurio_sync.peer.lifecycle.backoff", lambda: itertools.repeat(PAUSE))
         self._patch.start()
         self.numbers = itertools.count()
         self.open_calls: list[ModelCall] = []

@@ -133,7 +133,7 @@ class TestAForkedChild:
             session._login_lock,
             session._gate._restore_lock,
             session._gate._lock,
-            te.session._default_lock,
+            te.session.default._default_lock,
         ]
 
         def hold() -> None:

@@ -13,7 +13,7 @@ from tellurio_sync.autodiff.backward_model import set_backward_model_client
 from tellurio_sync.errors import ConnectionLost, RemoteError, UsageError
 from tellurio_sync.model import CallableModel, OpenAI, Parameter, Variable
 from tellurio_sync.optim import TGD
-from tellurio_sync.restore import Restored, restore
+from tellurio_sync.session.restore import Restored, restore
 
 from ..model.fake_link import FakeLink, lose, tag
 from .conftest import computed

@@ -11,7 +11,7 @@ import pytest
 
 import tellurio_sync as te
 from tellurio_sync.errors import ConnectionLost
-from tellurio_sync.restore import Restored
+from tellurio_sync.session.restore import Restored
 
 from ..backend.scripted import language_model
 from ..backend_process import KEY, BackendProcess, Cable, now_and_then

@@ -11,9 +11,9 @@ import pytest
 
 import tellurio_sync as te
 from tellurio_sync import run_context
-from tellurio_sync import session as session_module
 from tellurio_sync.backend.options import BackendOptions
 from tellurio_sync.errors import ConnectFailed, HttpUnreachable, InvalidAPIKeyError, NotConnected, UsageError
+from tellurio_sync.session import default
 
 from ..backend.conftest import RunningBackend
 from ..backend_process import free_port
@@ -24,7 +24,7 @@ from .conftest import KEY, MakeSession
 @pytest.fixture
 def own_default(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A default session of this test, with the backend's address in the environment."""
-    monkeypatch.setattr(session_module, "_default", None)
+    monkeypatch.setattr(default, "_default", None)
     yield
     te.default_session().close()
     run_context.set_active_run(None)

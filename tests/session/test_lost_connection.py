@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 import tellurio_sync as te
-from tellurio_sync import gate as gate_module
 from tellurio_sync.errors import CallTimeout, ClosedByUser, ConnectionLost, NotConnected
-from tellurio_sync.restore import Restored
+from tellurio_sync.session import restore_gate
+from tellurio_sync.session.restore import Restored
 
 from ..backend.conftest import RunningBackend
 from ..backend_process import Cable
@@ -53,7 +53,7 @@ class TestALostConnection:
     ) -> None:
         """Held up in the middle of it: what comes meanwhile waits, and is sent with the new ids."""
         begun, go_on = threading.Event(), threading.Event()
-        real = gate_module.restore
+        real = restore_gate.restore
 
         def held_up(*arguments: Any) -> Restored:
             begun.set()
@@ -67,7 +67,7 @@ class TestALostConnection:
                 variable = te.Variable("a")
                 former = variable.variable_id
                 session.registries.unsure.add(variable)
-                monkeypatch.setattr(gate_module, "restore", held_up)
+                monkeypatch.setattr(restore_gate, "restore", held_up)
                 cable.cut()
                 assert begun.wait(FAILSAFE)
                 ended: list[Any] = []
@@ -92,7 +92,7 @@ class TestALostConnection:
         self, make_session: MakeSession, backend: RunningBackend, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         begun, go_on = threading.Event(), threading.Event()
-        real = gate_module.restore
+        real = restore_gate.restore
 
         def held_up(*arguments: Any) -> Restored:
             begun.set()
@@ -104,7 +104,7 @@ class TestALostConnection:
             session.login(KEY)
             with session.use(), session.init(None, "Deadline"):
                 variable = te.Variable("a")
-                monkeypatch.setattr(gate_module, "restore", held_up)
+                monkeypatch.setattr(restore_gate, "restore", held_up)
                 cable.cut()
                 assert begun.wait(FAILSAFE)
                 with pytest.raises(CallTimeout) as caught:

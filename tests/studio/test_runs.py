@@ -14,8 +14,8 @@ from contextlib import nullcontext
 import pytest
 import responses
 
+from tellurio_sync.active_run import get_active_run, set_active_run
 from tellurio_sync.errors import HttpError, HttpStatusError, HttpUnreachable, UsageError
-from tellurio_sync.run_context import get_active_run, set_active_run
 from tellurio_sync.studio import Project, Run, RunGuard, RunStatus, StudioRest, runs, start_run
 
 PROJECT = "http://127.0.0.1:8000/api/v0/acme/projects/my-project/"

@@ -1,6 +1,6 @@
 """Who is in a block: ``with batch():``, and what that means for whoever makes, changes or uses a Variable.
 
-What a block has queued, and when and how that is sent, is ``queue``.
+What a block has queued, and when and how that is sent, is ``batch.queue``.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from ..errors import CallTimeout, ConnectionLost, NotConnected, UsageError
-from .link import Link, current_link
+from ...errors import CallTimeout, ConnectionLost, NotConnected, UsageError
+from ..session_link import SessionLink, current_link
 from .queue import Queue
 
 if TYPE_CHECKING:
-    from .mirrored import Mirrored
+    from ..variable_state import VariableState
 
 log = logging.getLogger("tellurio_sync.session")
 
@@ -37,7 +37,7 @@ class _Entry:
 _entries: ContextVar[tuple[_Entry, ...]] = ContextVar("tellurio_sync_batches", default=())
 
 
-def open_queue(link: Link) -> Queue | None:
+def open_queue(link: SessionLink) -> Queue | None:
     """The queue of the block of this session that this thread, or context, is inside; None if there is none.
 
     Does not block.
@@ -49,14 +49,14 @@ def open_queue(link: Link) -> Queue | None:
     return None
 
 
-def settle_open_queue(link: Link) -> None:
+def settle_open_queue(link: SessionLink) -> None:
     """A synchronisation point, if this thread, or context, is inside a block of this session: see ``Queue.settle``."""
     queue = open_queue(link)
     if queue is not None:
         queue.settle()
 
 
-def wait_until_made(variable: Mirrored, queue: Queue) -> None:
+def wait_until_made(variable: VariableState, queue: Queue) -> None:
     """Wait until this queued Variable is made or refused. Outside of its block, refusals are left to be told there.
 
     Raises:

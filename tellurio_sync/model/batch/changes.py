@@ -1,7 +1,7 @@
 """Changes of Variables: what the server is told, and what becomes of it here (PROTOCOL.md §F.5).
 
 A change is first accepted by the server and then applied here (§M 25).  In an open batch it is applied here at once,
-told later, and taken back if the server refuses it (``queued``).
+told later, and taken back if the server refuses it (``items``).
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ..errors import RemoteProtocolError, TellurioError
-from .replies import check_echo
+from ...errors import RemoteProtocolError, TellurioError
+from ..reply_checks import check_echo
 
 if TYPE_CHECKING:
-    from .variable import Variable
+    from ..variable import Variable
 
 CREATE = "create_variable"
 UPDATE = "update_variable"
@@ -66,7 +66,7 @@ class Change:
         return [self.variable, *self.value] if self.field == "_grad" else [self.variable]
 
     def wait_until_made(self) -> None:
-        """Wait for these; raises as ``batching.wait_until_made``."""
+        """Wait for these; raises as ``batch.block.wait_until_made``."""
         for variable in self.involves():
             variable._wait_until_made()
 

@@ -23,7 +23,7 @@ from ..deadlines import MONOTONIC, Clock, Deadline
 from ..errors import ConnectionLost, NotConnected, WouldDeadlock
 from ..speedups import Semaphore, make_semaphore
 from ..transport.base import DialFailed, Transport, TransportEnded
-from . import lifetime
+from . import exit_and_fork
 from .backoff import backoff
 from .connection import Connection, Opening
 from .dispatch import Dispatcher, Method
@@ -51,7 +51,7 @@ class Dialer(Protocol):
     def abort(self) -> None: ...
 
 
-class Keeper:
+class Lifecycle:
     """Opens a connection, with its own receive thread, and keeps one open. Thread-safe.
 
     Args:
@@ -143,7 +143,7 @@ class Keeper:
         """
         thread = threading.Thread(target=self._run, args=(retries, delay), name="tellurio-sync receive", daemon=True)
         self._thread = thread
-        lifetime.register(self)
+        exit_and_fork.register(self)
         try:
             thread.start()
             self._wait_for_state(lambda: self._state != CONNECTING, self._opening_deadline(retries, delay))
@@ -301,7 +301,7 @@ class Keeper:
         finally:
             with self._lock:
                 self._set_state_locked(CLOSED)
-            lifetime.unregister(self)
+            exit_and_fork.unregister(self)
 
     def _serve_one_connection(self) -> bool:
         """One attempt to connect and, if it works, the receive loop to its end. Whether it was open."""

@@ -43,14 +43,14 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Union
 from weakref import WeakSet
 
-from ..errors import BatchFailed, CallCancelled, ConnectionLost, LocalProtocolError, TellurioError, UsageError
-from ..jsonrpc import encode
+from ...errors import BatchFailed, CallCancelled, ConnectionLost, LocalProtocolError, TellurioError, UsageError
+from ...jsonrpc import encode
+from ..session_link import Admission, SessionLink
 from .changes import Change
-from .link import Admission, Link
-from .queued import Creation, QueuedChange, is_refusal
+from .items import Creation, QueuedChange, is_refusal
 
 if TYPE_CHECKING:
-    from .variable import Variable
+    from ..variable import Variable
 
 _MOST_ITEMS = 4096
 _MOST_CHARS = 2**20
@@ -71,7 +71,7 @@ class Queue:
         is_open: whether the block goes on.
     """
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: SessionLink) -> None:
         self.link = link
         self.is_open = True
         self._variables: list[Variable] = []

@@ -13,10 +13,11 @@ import pytest
 
 import tellurio_sync as te
 from tellurio_sync.errors import BatchFailed, UsageError, WouldDeadlock
-from tellurio_sync.model import Variable, queue
-from tellurio_sync.model.changes import Change
-from tellurio_sync.model.link import use_link
-from tellurio_sync.model.mirrored import Mirrored
+from tellurio_sync.model import Variable
+from tellurio_sync.model.batch import queue
+from tellurio_sync.model.batch.changes import Change
+from tellurio_sync.model.session_link import use_link
+from tellurio_sync.model.variable_state import VariableState
 from tellurio_sync.optim import TGD
 from tellurio_sync.optim.functional import tgd
 from tests.model.fake_link import CREATE, FAILSAFE_S, UPDATE, in_thread, refusal
@@ -144,7 +145,7 @@ def test_two_batches_that_share_gradient_lists_do_not_wait_for_each_other(link, 
 
 
 def test_a_change_of_what_another_thread_makes_in_this_moment_is_told(link, monkeypatch):
-    plain = Mirrored._known_id.fget
+    plain = VariableState._known_id.fget
     asked, made = threading.Event(), threading.Event()
 
     def known_id(self):
@@ -162,7 +163,7 @@ def test_a_change_of_what_another_thread_makes_in_this_moment_is_told(link, monk
     thread = threading.Thread(target=change)
     with te.batch():
         variable = Variable("a", "old")
-        monkeypatch.setattr(Mirrored, "_known_id", property(known_id))
+        monkeypatch.setattr(VariableState, "_known_id", property(known_id))
         thread.start()
         assert asked.wait(FAILSAFE_S)
         assert variable.variable_id

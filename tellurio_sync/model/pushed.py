@@ -2,7 +2,7 @@
 
 The server announces objects before the reply that refers to them (PROTOCOL.md §C.1).  The
 registries refer to objects weakly, so between the push and the moment the caller decodes the reply
-nothing else would hold a momentum copy or a graph node.  :class:`HoldingArea` does.
+nothing else would hold a momentum copy or a graph node.  :class:`PushedObjects` does.
 
 An object that was pushed while calls were running may belong to any of them, and to no later one.
 So each call draws a *ticket* (a growing number), each held object is stamped with the last ticket
@@ -18,7 +18,7 @@ _MAX_IDLE = 10_000
 """Objects held while no call runs: they wait for the next call to end, and the oldest give way."""
 
 
-class HoldingArea:
+class PushedObjects:
     """Strong references with an end. Not thread-safe: the owner calls it under its lock."""
 
     __slots__ = ("_held", "_last_ticket", "_running")

@@ -13,14 +13,22 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import Any
 
-from .errors import LocalProtocolError, UnknownCallable, UnknownModel, UnknownNode, UnknownVariable, UsageError, shorten
-from .jsonrpc import INTERNAL_ERROR, MissingParam, RpcError, encode
-from .model.data import normalise
-from .model.graph import GradientEdge, Node
-from .model.link import use_link
-from .model.registries import Registries
-from .model.variable import CLASS_BY_TAG, Variable, check_output_nr
-from .model.wire import deserialise
+from ..errors import (
+    LocalProtocolError,
+    UnknownCallable,
+    UnknownModel,
+    UnknownNode,
+    UnknownVariable,
+    UsageError,
+    shorten,
+)
+from ..jsonrpc import INTERNAL_ERROR, MissingParam, RpcError, encode
+from ..model.data import normalise
+from ..model.graph import GradientEdge, Node
+from ..model.registries import Registries
+from ..model.session_link import use_link
+from ..model.variable import CLASS_BY_TAG, Variable, check_output_nr
+from ..model.wire import deserialise
 
 _OK = {"message": "Ok"}
 _VARIABLE_KEYS = (

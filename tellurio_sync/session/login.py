@@ -6,14 +6,14 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
-from .client import TellurioWebSocketClient
-from .errors import NotConnected
-from .secret import Secret, hidden
+from ..client import TellurioWebSocketClient
+from ..errors import NotConnected
+from ..secret import Secret, hidden
 
 if TYPE_CHECKING:
-    from .local import LocalBackend
-    from .studio.auth import Account
-    from .studio.rest import StudioRest
+    from ..local import LocalBackend
+    from ..studio.auth import Account
+    from ..studio.rest import StudioRest
 
 MODE_VARIABLE = "TELLURIO_MODE"
 _MODES = ("online", "local")
@@ -22,7 +22,7 @@ Address = tuple["str | None", "int | str | None"]
 """Base URL and port; None: the environment's (PROTOCOL.md §A.1)."""
 
 
-class Access:
+class Login:
     """What a session has of the backend. Thread-safe: logging in and closing take ``_login_lock``.
 
     Args:
@@ -98,7 +98,7 @@ class Access:
             return self._login_online(api_key, relogin)
 
     def _login_online(self, api_key: str | None, relogin: bool) -> dict[str, str]:
-        from .studio.auth import find_api_key, remember
+        from ..studio.auth import find_api_key, remember
 
         found, source = find_api_key(api_key, relogin)
         key = Secret(found)
@@ -108,7 +108,7 @@ class Access:
         return answer
 
     def _login_local(self, data_dir: str | os.PathLike[str] | None) -> dict[str, str]:
-        from .local import default_local_backend
+        from ..local import default_local_backend
 
         self._backend = backend = default_local_backend(data_dir=data_dir, namespaces=["local", "*"])
         http = (backend.http_base_url, backend.http_port)
@@ -116,8 +116,8 @@ class Access:
         return self._connect(Secret(backend.api_key), http, ws, relogin=False)
 
     def _connect(self, key: Secret, http: Address, ws: Address, relogin: bool) -> dict[str, str]:
-        from .studio.auth import verify
-        from .studio.rest import StudioRest
+        from ..studio.auth import verify
+        from ..studio.rest import StudioRest
 
         rest = StudioRest(*http, api_key=key, allow_insecure=self._allow_insecure)
         client = self._make_client(ws)

@@ -1,14 +1,12 @@
-"""A session: a login, its connection, its objects and its runs; and the default one behind the module's functions.
+"""A session: a login, its connection, its objects and its runs.
 
-Two sessions in one process do not see each other.  The functions ``login``, ``init``, ``log``, ``finish`` and every
-Variable made without a session use the current one: the one whose ``with`` block the thread is in, else the default.
+Two sessions in one process do not see each other.
 
 | State | Written by | Guarded by |
 |---|---|---|
 | client, rest, account, backend of a session | ``login``, ``close`` | ``_login_lock``, held while logging in |
 | run | ``init``, end of the run | one assignment |
 | ids of the objects | a restore: at a login, after a reconnect, in a forked child | ``_gate`` |
-| the default session | first use | ``_default_lock``, held for the constructor only |
 """
 
 from __future__ import annotations
@@ -20,26 +18,26 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-from . import run_context
-from .access import MODE_VARIABLE, Access, Address
-from .addresses import ws_address
-from .client import TellurioWebSocketClient
-from .client_calls import DEFAULT_TIMEOUT
-from .deadlines import MONOTONIC, Deadline, check_timeout
-from .errors import ConnectionLost, UsageError
-from .gate import Admission, Gate
-from .model.batching import open_queue, settle_open_queue
-from .model.calling import Call
-from .model.link import current_link, set_default_link, use_link
-from .model.registries import Registries
+from .. import active_run
+from ..addresses import ws_address
+from ..client import TellurioWebSocketClient
+from ..client.calls import DEFAULT_TIMEOUT
+from ..deadlines import MONOTONIC, Deadline, check_timeout
+from ..errors import ConnectionLost, UsageError
+from ..model.batch.block import open_queue, settle_open_queue
+from ..model.call import Call
+from ..model.registries import Registries
+from ..model.session_link import use_link
+from .login import MODE_VARIABLE, Address, Login
 from .restore import Restored
+from .restore_gate import Admission, RestoreGate
 
 if TYPE_CHECKING:
-    from .run_context import HasUuid
-    from .studio.runs import Run, RunGuard
+    from ..active_run import HasUuid
+    from ..studio.runs import Run, RunGuard
 
 
-class Session(Access):
+class Session(Login):
     """A login to a Tellurio backend and everything that belongs to it. Thread-safe.
 
     As a context manager it is the current session inside the block, and closed at its end.
@@ -58,6 +56,9 @@ class Session(Access):
             (see ``restore`` for what that means); also after a login that found such objects. On any thread but the
             receive thread; what it raises is logged.
         client_options: further keyword arguments of ``TellurioWebSocketClient``.
+
+    Attributes:
+        sets_active_run: whether the runs that it starts become the active run of the process; the default session's do.
 
     Raises:
         ValueError: a timeout that is not a positive finite number.
@@ -87,6 +88,7 @@ class Session(Access):
         self._on_restored = on_restored
         self._client_options = client_options
         self._registries = Registries(self)
+        self.sets_active_run = False
         self._renew_locks()
         _sessions.add(self)
         self._guard: RunGuard | None = None
@@ -95,7 +97,7 @@ class Session(Access):
         self._uses = threading.local()  # per thread, a stack: the same session may be entered in many threads
 
     def _renew_locks(self) -> None:
-        self._gate = Gate(self, lambda: self._last_run_uuid, self._on_restored)
+        self._gate = RestoreGate(self, lambda: self._last_run_uuid, self._on_restored)
         self._login_lock = threading.RLock()
 
     def _renew_after_fork(self) -> None:
@@ -179,7 +181,7 @@ class Session(Access):
             HttpUnreachable: the server was not reached.
             As ``login``, where it logs in; and as the end of a batch, in one.
         """
-        from .studio.runs import RunGuard, start_run
+        from ..studio.runs import RunGuard, start_run
 
         if self._run is not None:
             settle_open_queue(self)
@@ -194,8 +196,8 @@ class Session(Access):
             self._guard = RunGuard()
         self._guard.watch(run)
         self._run = run
-        if self is _default:
-            run_context.set_active_run(run)
+        if self.sets_active_run:
+            active_run.set_active_run(run)
         return run
 
     def log(self, name: str, value: Any, step: int | None = None) -> None:
@@ -234,7 +236,7 @@ class Session(Access):
     def _active_run(self) -> HasUuid:
         run = self._run
         if run is None:
-            run = run_context.get_active_run()
+            run = active_run.get_active_run()
         self._last_run_uuid = run.uuid
         return run
 
@@ -244,13 +246,13 @@ class Session(Access):
             queue.send()  # it belongs to this run; what is refused, the block tells
 
     def _run_finished(self, run: Run) -> None:
-        from .studio.runs import clear_active_run
+        from ..studio.runs import clear_active_run
 
         if self._run is run:
             self._run = None
         clear_active_run(run)
 
-    # --- what the object model needs (model.link.Link) --------------------------------------------------
+    # --- what the object model needs (model.session_link.SessionLink) ------------------------------------
 
     @property
     def registries(self) -> Registries:
@@ -336,74 +338,9 @@ _sessions: WeakSet[Session] = WeakSet()
 
 
 def _after_fork_in_child() -> None:
-    global _default_lock
-    _default_lock = threading.Lock()
     for session in list(_sessions):
         session._renew_after_fork()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
-# --- the default session ------------------------------------------------------------------------------
-
-_default: Session | None = None
-_default_lock = threading.Lock()
-
-
-def default_session() -> Session:
-    """The session of this process that nobody had to make. Thread-safe; starts nothing."""
-    global _default
-    if _default is None:
-        with _default_lock:
-            if _default is None:
-                _default = Session()
-    return _default
-
-
-def current_session() -> Session:
-    """The session whose ``with`` block this thread is in, else the default one."""
-    link = current_link()
-    assert isinstance(link, Session)
-    return link
-
-
-def login(
-    api_key: str | None = None,
-    relogin: bool = False,
-    *,
-    mode: str | None = None,
-    data_dir: str | os.PathLike[str] | None = None,
-) -> dict[str, str]:
-    """Log in and connect: see :meth:`Session.login`."""
-    return current_session().login(api_key, relogin, mode=mode, data_dir=data_dir)
-
-
-def init(
-    namespace_slug: str | None = None,
-    project_display_name: str = "Default",
-    name: str | None = None,
-    description: str | None = None,
-    status: str = "RUNNING",
-) -> Run:
-    """Start a run: see :meth:`Session.init`."""
-    return current_session().init(namespace_slug, project_display_name, name, description, status)
-
-
-def log(name: str, value: Any, step: int | None = None) -> None:
-    """Add one value to a metric of the active run: see :meth:`Session.log`."""
-    current_session().log(name, value, step)
-
-
-def finish(status: str = "COMPLETED") -> None:
-    """End the active run: see :meth:`Session.finish`."""
-    current_session().finish(status)
-
-
-def close() -> None:
-    """Disconnect: see :meth:`Session.close`."""
-    current_session().close()
-
-
-set_default_link(default_session)

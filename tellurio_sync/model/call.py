@@ -7,8 +7,8 @@
 
 Inside the block, from reading the first id to taking over the result:
   * ids do not change: when a connection was lost and objects had to be made anew on the server, their new ids are
-    given to them while no call is under way (``restore``);
-  * what the server pushes stays alive until it is taken over (``holding``);
+    given to them while no call is under way (``session.restore``);
+  * what the server pushes stays alive until it is taken over (``pushed``);
   * what the server pushes to one of ``changes`` can be taken back until the reply has come.
 
 So a call that ends with ``ConnectionLost`` has not happened, as far as this side can see: there are no half-applied
@@ -22,10 +22,10 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RemoteError
-from .batching import settle_open_queue
-from .changes import UPDATE, Change, error_in
-from .link import Admission, Link
-from .replies import check_echo
+from .batch.block import settle_open_queue
+from .batch.changes import UPDATE, Change, error_in
+from .reply_checks import check_echo
+from .session_link import Admission, SessionLink
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -43,13 +43,13 @@ class Call:
         is_begun: whether the request was made.
         is_answered: whether the reply has come: then nothing is taken back.
 
-    Entering sends what an open batch has queued (``batching``), and blocks while a lost connection is being restored;
-    it raises as ``Queue.settle`` and ``Link.admit``.
+    Entering sends what an open batch has queued (``batch.block``), and blocks while a lost connection is being
+    restored; it raises as ``Queue.settle`` and ``SessionLink.admit``.
     """
 
     __slots__ = ("_admission", "_link", "_ticket", "changes", "ids", "is_answered", "is_begun")
 
-    def __init__(self, link: Link, changes: Iterable[Any] = ()) -> None:
+    def __init__(self, link: SessionLink, changes: Iterable[Any] = ()) -> None:
         self._link = link
         self.changes = tuple(changes)
         self.ids = frozenset(map(id, self.changes))
@@ -82,7 +82,7 @@ class Call:
         self._link.registries.settle_call(self)
 
 
-def tell(link: Link, changes: Sequence[Change]) -> None:
+def tell(link: SessionLink, changes: Sequence[Change]) -> None:
     """Tell the server of these changes, in one round trip, and apply those here that it accepts.
 
     Where the connection is lost on the way, none is applied.

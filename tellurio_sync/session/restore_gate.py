@@ -19,12 +19,12 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakSet
 
-from .client import TellurioWebSocketClient
-from .client_calls import LONG_RUNNING_METHODS
-from .deadlines import MONOTONIC, Deadline
-from .errors import CallTimeout, ConnectionLost, RemoteError, TellurioError
-from .model.link import Link
-from .peer.connection import Connection
+from ..client import TellurioWebSocketClient
+from ..client.calls import LONG_RUNNING_METHODS
+from ..deadlines import MONOTONIC, Deadline
+from ..errors import CallTimeout, ConnectionLost, RemoteError, TellurioError
+from ..model.session_link import SessionLink
+from ..peer.connection import Connection
 from .restore import Requests, Restored, restore
 
 _log = logging.getLogger("tellurio_sync.session")
@@ -37,12 +37,12 @@ _EACH_IN_A_BURST = 0.01
 
 
 class Admission:
-    """Leave to make a call on one connection (``model.link.Admission``)."""
+    """Leave to make a call on one connection (``model.session_link.Admission``)."""
 
     __slots__ = ("__weakref__", "_client", "_connection", "_deadline", "_gate", "thread")
 
     def __init__(
-        self, gate: Gate, client: TellurioWebSocketClient, connection: Connection, deadline: Deadline | None
+        self, gate: RestoreGate, client: TellurioWebSocketClient, connection: Connection, deadline: Deadline | None
     ) -> None:
         self._gate = gate
         self._client = client
@@ -51,21 +51,21 @@ class Admission:
         self.thread = threading.get_ident()
 
     def request(self, method: str, params: dict[str, Any], on_reply: Callable[[], None]) -> Any:
-        """See ``model.link.Admission``."""
+        """See ``model.session_link.Admission``."""
         reply = self._client.call_on(self._connection, method, params, self._timeout(method), on_reply)
         if "error" in reply:
             raise _error_in(method, reply)
         return reply["result"]
 
     def request_many(self, requests: Requests, on_reply: Callable[[], None] | None = None) -> list[Any]:
-        """See ``model.link.Admission``."""
+        """See ``model.session_link.Admission``."""
         timeout = self._timeout(*(method for method, _ in requests))
         timeout = _burst_timeout(self._client, requests, timeout)
         replies = self._client.call_many_on(self._connection, requests, timeout, on_reply)
         return [_outcome(method, reply) for (method, _), reply in zip(requests, replies)]
 
     def leave(self) -> None:
-        """See ``model.link.Admission``."""
+        """See ``model.session_link.Admission``."""
         self._gate.leave(self)
 
     def _timeout(self, *methods: str) -> float | None:
@@ -90,7 +90,7 @@ def _error_in(method: str, reply: dict[str, Any]) -> RemoteError:
     return RemoteError.from_reply(reply["error"], method=method, request_id=reply.get("id"))
 
 
-class Gate:
+class RestoreGate:
     """One per session. Thread-safe.
 
     Args:
@@ -99,7 +99,9 @@ class Gate:
         on_restored: called after each restore that found anything; what it raises is logged.
     """
 
-    def __init__(self, link: Link, run_uuid: Callable[[], str], on_restored: Callable[[Restored], None] | None) -> None:
+    def __init__(
+        self, link: SessionLink, run_uuid: Callable[[], str], on_restored: Callable[[Restored], None] | None
+    ) -> None:
         self._link = link
         self._run_uuid = run_uuid
         self._on_restored = on_restored

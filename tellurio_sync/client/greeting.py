@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import ConnectFailed, InvalidAPIKeyError, shorten
-from .transport.base import DialFailed
+from ..errors import ConnectFailed, InvalidAPIKeyError, shorten
+from ..transport.base import DialFailed
 
 
 def checked_key(api_key: str) -> str:

@@ -13,18 +13,18 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import ConnectionLost, UsageError
-from .batching import open_queue, wait_until_made
-from .calling import tell
-from .changes import MADE_WITH, Change
+from .batch.block import open_queue, wait_until_made
+from .batch.changes import MADE_WITH, Change
+from .call import tell
 from .data import Data, normalise
 from .graph import Node
-from .link import Link, current_link
+from .session_link import SessionLink, current_link
 from .suppression import is_suppressed
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from .queue import Queue
+    from .batch.queue import Queue
     from .variable import Variable
 
 VARIABLE_TAG = "__variable__"
@@ -38,7 +38,7 @@ _SENT_FIELDS = _FLAG_FIELDS | {"role"}
 _put = object.__setattr__
 
 
-class Mirrored:
+class VariableState:
     """The state of a Variable. Reading it takes no lock; ``registries`` says who writes what."""
 
     # Slots, because a data set is many Variables; __dict__ (made at first use) takes the names that users add.
@@ -75,7 +75,7 @@ class Mirrored:
     _grad_fn: Node | None
     _output_nr: int
     _retain_grad: bool
-    _link: Link | None
+    _link: SessionLink | None
     # What will make it on the server, None if that has been done, or will not be.
     _queue: Queue | None
     # Why it cannot be used with the server any more, None if it can.
@@ -111,7 +111,7 @@ class Mirrored:
 
     @classmethod
     def _received(
-        cls, link: Link | None, variable_id: str | None, data: Any, role: Any = "", requires_grad: Any = False
+        cls, link: SessionLink | None, variable_id: str | None, data: Any, role: Any = "", requires_grad: Any = False
     ) -> Self:
         """A Variable which the server has made. Not registered yet.
 
@@ -178,7 +178,7 @@ class Mirrored:
             elif not queue.add_change(change):
                 tell(link, [change])
 
-    def _session_link(self) -> Link:
+    def _session_link(self) -> SessionLink:
         return self._link if self._link is not None else current_link()
 
     def _wait(self, flag: str) -> None:
@@ -227,7 +227,7 @@ class Mirrored:
         return None if self._queue is not None else self.variable_id
 
     def _wait_until_made(self) -> None:
-        """Return when it is no longer queued; raises as ``batching.wait_until_made``."""
+        """Return when it is no longer queued; raises as ``batch.block.wait_until_made``."""
         queue = self._queue
         if queue is not None:
             wait_until_made(self, queue)
@@ -271,7 +271,7 @@ class Mirrored:
         _put(self, "_lost", reason)
         _put(self, "_pending_grad_fn_id", None)
 
-    def _renewed(self, link: Link, variable_id: str) -> None:
+    def _renewed(self, link: SessionLink, variable_id: str) -> None:
         """The server has a new one for this, under this id."""
         _put(self, "_link", link)
         _put(self, "_lost", None)

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from .batching import batch, open_queue
-from .data import Data, normalise
-from .link import current_link
-from .suppression import is_suppressed
-from .variable import Variable
+from ..data import Data, normalise
+from ..session_link import current_link
+from ..suppression import is_suppressed
+from ..variable import Variable
+from .block import batch, open_queue
 
 
 def variables(

@@ -9,12 +9,12 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-from ..errors import LocalProtocolError, RemoteError, RemoteProtocolError, TellurioError, UsageError, describe
+from ...errors import LocalProtocolError, RemoteError, RemoteProtocolError, TellurioError, UsageError, describe
+from ..reply_checks import id_member
 from .changes import CREATE, MADE_WITH, UPDATE, Change, error_in
-from .replies import id_member
 
 if TYPE_CHECKING:
-    from .variable import Variable
+    from ..variable import Variable
 
 _ABSENT = object()
 

@@ -3,7 +3,7 @@
 What is guaranteed, for calls of the object model of one session (Variables, functions, ``backward``, optimizers):
 
 1. *A call that has returned has happened; a call that has raised* ``ConnectionLost`` *has not.*  That holds for this
-   side at once (``model.calling``: what the server had pushed for a cut-off call is taken back), and for the server
+   side at once (``model.call``: what the server had pushed for a cut-off call is taken back), and for the server
    before the next call is sent: every object whose state there is uncertain or different is made anew, as it is here.
    So a batch that is tried again never sees half of the first try, wherever the connection was cut.
 2. ``Optimizer.clear_grad`` does not fail by the loss of a connection: it happens here, and the restore sees to the
@@ -38,14 +38,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .autodiff.backward_model import BackwardModel
-from .errors import LocalProtocolError, RemoteError, TellurioError
-from .model.language import ChatCompletionModel
-from .model.link import Link
-from .model.registries import Registries
-from .model.replies import check_echo, id_member, json_form
-from .model.variable import Variable, sources_of
-from .optim.optimizer import Optimizer
+from ..autodiff.backward_model import BackwardModel
+from ..errors import LocalProtocolError, RemoteError, TellurioError
+from ..model.language import ChatCompletionModel
+from ..model.registries import Registries
+from ..model.reply_checks import check_echo, id_member, json_form
+from ..model.session_link import SessionLink
+from ..model.variable import Variable, sources_of
+from ..optim.optimizer import Optimizer
 
 Requests = Sequence[tuple[str, dict[str, Any]]]
 CallMany = Callable[[Requests], list[Any]]
@@ -83,7 +83,7 @@ def _counted(objects: tuple[Any, ...]) -> str:
     return f"{len(objects)} ({names})" if names else "0"
 
 
-def restore(link: Link, call_many: CallMany, session_id: str) -> Restored:
+def restore(link: SessionLink, call_many: CallMany, session_id: str) -> Restored:
     """Bring the server to what this side holds. Blocks: two round trips, four where anything is made anew.
 
     No call may be under way, and none may begin, until this returns.  If it raises, it can be begun again.
@@ -98,7 +98,7 @@ def restore(link: Link, call_many: CallMany, session_id: str) -> Restored:
 class _Restore:
     """One attempt. What is to be made anew stays noted as unsure until all of it is done."""
 
-    def __init__(self, link: Link, call_many: CallMany) -> None:
+    def __init__(self, link: SessionLink, call_many: CallMany) -> None:
         self._link = link
         self._call_many = call_many
         self._registries: Registries = link.registries

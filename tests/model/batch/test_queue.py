@@ -11,8 +11,9 @@ import pytest
 
 import tellurio_sync as te
 from tellurio_sync.errors import BatchFailed, ConnectionLost, LocalProtocolError
-from tellurio_sync.model import Parameter, Variable, queue, suppress_variable_notifications
-from tellurio_sync.model.link import use_link
+from tellurio_sync.model import Parameter, Variable, suppress_variable_notifications
+from tellurio_sync.model.batch import queue
+from tellurio_sync.model.session_link import use_link
 from tellurio_sync.optim import TGD
 from tests.model.fake_link import CREATE, UPDATE, fail_for, in_thread, lose, refusal, tag
 

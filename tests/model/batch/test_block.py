@@ -15,7 +15,7 @@ import pytest
 import tellurio_sync as te
 from tellurio_sync.errors import CallTimeout, NotConnected
 from tellurio_sync.model import CallableModel, Parameter, Variable, suppress_variable_notifications
-from tellurio_sync.model.link import use_link
+from tellurio_sync.model.session_link import use_link
 from tellurio_sync.optim import TGD
 from tests.model.fake_link import CREATE, UPDATE, FakeLink, fail_for, in_thread, lose, refusal
 

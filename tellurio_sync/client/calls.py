@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any
 
-from .deadlines import check_timeout
-from .peer.connection import Connection
-from .peer.keeper import OPEN
-from .peer.peer import Peer
-from .run_context import HasUuid
+from ..active_run import HasUuid
+from ..deadlines import check_timeout
+from ..peer.connection import Connection
+from ..peer.lifecycle import OPEN
+from ..peer.peer import Peer
 
 LONG_RUNNING_METHODS = frozenset({"run_function", "run_backward", "run_step", "run_optimizer_tgd"})
 """The methods whose deadline the server extends by heartbeats (PROTOCOL.md §C)."""

@@ -12,22 +12,22 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakSet
 
-from .addresses import check_may_send_key, ws_address
-from .client_calls import DEFAULT_TIMEOUT, ClientCalls
-from .deadlines import check_timeout
-from .errors import ConnectFailed, ConnectionLost, NotConnected
-from .model.registries import Registries
-from .opening import Greeting, checked_key, connect_failed, read_greeting
-from .peer.connection import Connection
-from .peer.keeper import CLOSED
-from .peer.peer import Peer
-from .run_context import HasUuid, get_active_run
-from .secret import Secret, hidden
+from ..active_run import HasUuid, get_active_run
+from ..addresses import check_may_send_key, ws_address
+from ..deadlines import check_timeout
+from ..errors import ConnectFailed, ConnectionLost, NotConnected
+from ..model.registries import Registries
+from ..peer.connection import Connection
+from ..peer.lifecycle import CLOSED
+from ..peer.peer import Peer
+from ..secret import Secret, hidden
+from ..transport.base import DialFailed
+from ..transport.handshake import Dialer
+from ..transport.tls import check_context
+from ..transport.websocket import DEFAULT_MAX_MESSAGE_SIZE
+from .calls import DEFAULT_TIMEOUT, ClientCalls
+from .greeting import Greeting, checked_key, connect_failed, read_greeting
 from .server_calls import ServerCalls, methods_of
-from .transport.base import DialFailed
-from .transport.handshake import Dialer
-from .transport.tls import check_context
-from .transport.websocket import DEFAULT_MAX_MESSAGE_SIZE
 
 WS_PATH = "/ws/v0/rpc/"
 
@@ -72,7 +72,7 @@ class TellurioWebSocketClient(ClientCalls, ServerCalls):
         allow_insecure: permit a key to cross a network unencrypted (``ws://`` to another host).
         ssl_context: for ``wss://``; None: the system's certificates, host name checked. Its ``wrap_bio`` is used.
         registries: what the server's pushes change; None: its own.
-        active_run: gives the run that calls are made for; None: ``run_context.get_active_run``.
+        active_run: gives the run that calls are made for; None: ``active_run.get_active_run``.
 
     Raises:
         ValueError: an address, timeout or size that cannot be right, or an ``ssl_context`` with a ``wrap_socket`` or

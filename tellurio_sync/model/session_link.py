@@ -59,7 +59,7 @@ class Admission(Protocol):
         ...
 
 
-class Link(Protocol):
+class SessionLink(Protocol):
     """What an object of the model needs of its session."""
 
     @property
@@ -78,7 +78,7 @@ class Link(Protocol):
         ...
 
     def admit(self) -> Admission:
-        """Leave to make one call: use ``calling.Call``. Blocks while a lost connection is being restored.
+        """Leave to make one call: use ``call.Call``. Blocks while a lost connection is being restored.
 
         Raises:
             CallTimeout, NotConnected, WouldDeadlock: as ``TellurioWebSocketClient.call``; and as a login, where that
@@ -95,11 +95,11 @@ class Link(Protocol):
         ...
 
 
-_current: ContextVar[Link | None] = ContextVar("tellurio_sync_link", default=None)
-_default: Callable[[], Link] | None = None
+_current: ContextVar[SessionLink | None] = ContextVar("tellurio_sync_link", default=None)
+_default: Callable[[], SessionLink] | None = None
 
 
-def current_link() -> Link:
+def current_link() -> SessionLink:
     """The link of this thread or context, else the default session's."""
     link = _current.get()
     if link is not None:
@@ -109,7 +109,7 @@ def current_link() -> Link:
     return _default()
 
 
-def set_default_link(provider: Callable[[], Link]) -> None:
+def set_default_link(provider: Callable[[], SessionLink]) -> None:
     """Name the function that gives the default session. Called once, by ``session``."""
     global _default
     _default = provider
@@ -118,10 +118,10 @@ def set_default_link(provider: Callable[[], Link]) -> None:
 class use_link:
     """Context manager: ``link`` is current in this thread or context inside it."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: SessionLink) -> None:
         self._link = link
 
-    def __enter__(self) -> Link:
+    def __enter__(self) -> SessionLink:
         self._token = _current.set(self._link)
         return self._link
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from . import handlers
-from .model.registries import Registries
-from .peer.dispatch import Method
+from ..model.registries import Registries
+from ..peer.dispatch import Method
+from . import server_methods
 
 _ON_WORKER = frozenset({"rpc_run_callable"})
 _RPC = "rpc_"
@@ -33,39 +33,39 @@ class ServerCalls:
 
     def rpc_create_variable(self, params: dict[str, Any]) -> Any:
         """Register a Variable or Parameter that the server made."""
-        return handlers.create_variable(self.registries, params)
+        return server_methods.create_variable(self.registries, params)
 
     def rpc_update_variable(self, params: dict[str, Any]) -> Any:
         """Change one documented field of a Variable (PROTOCOL.md §D.1)."""
-        return handlers.update_variable(self.registries, params)
+        return server_methods.update_variable(self.registries, params)
 
     def rpc_append_grad(self, params: dict[str, Any]) -> Any:
         """Append a gradient to a Variable."""
-        return handlers.append_grad(self.registries, params)
+        return server_methods.append_grad(self.registries, params)
 
     def rpc_create_node(self, params: dict[str, Any]) -> Any:
         """Register a node of the graph."""
-        return handlers.create_node(self.registries, params)
+        return server_methods.create_node(self.registries, params)
 
     def rpc_create_edge(self, params: dict[str, Any]) -> Any:
         """Append an edge to a node."""
-        return handlers.create_edge(self.registries, params)
+        return server_methods.create_edge(self.registries, params)
 
     def rpc_update_model(self, params: dict[str, Any]) -> Any:
         """Change one documented field of a language model, such as its usage."""
-        return handlers.update_model(self.registries, params)
+        return server_methods.update_model(self.registries, params)
 
     def rpc_run_callable(self, params: dict[str, Any]) -> Any:
         """Run a function of the user's. On a worker thread."""
-        return handlers.run_callable(self.registries, params)
+        return server_methods.run_callable(self.registries, params)
 
     def rpc_clear_backward(self, params: dict[str, Any]) -> Any:
         """The gradients of these Variables are complete."""
-        return handlers.clear_backward(self.registries, params)
+        return server_methods.clear_backward(self.registries, params)
 
     def rpc_clear_step(self, params: dict[str, Any]) -> Any:
         """The data of these Parameters is up to date."""
-        return handlers.clear_step(self.registries, params)
+        return server_methods.clear_step(self.registries, params)
 
 
 def methods_of(calls: ServerCalls) -> dict[str, Method]:

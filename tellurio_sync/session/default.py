@@ -1,0 +1,92 @@
+"""The default session, and the functions of the package that use the current one.
+
+The functions ``login``, ``init``, ``log``, ``finish`` and every Variable made without a session use the current one:
+the one whose ``with`` block the thread is in, else the default.
+
+| State | Written by | Guarded by |
+|---|---|---|
+| the default session | first use | ``_default_lock``, held for the constructor only |
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+from ..model.session_link import current_link, set_default_link
+from .session import Session
+
+if TYPE_CHECKING:
+    from ..studio.runs import Run
+
+_default: Session | None = None
+_default_lock = threading.Lock()
+
+
+def default_session() -> Session:
+    """The session of this process that nobody had to make. Thread-safe; starts nothing."""
+    global _default
+    if _default is None:
+        with _default_lock:
+            if _default is None:
+                session = Session()
+                session.sets_active_run = True
+                _default = session
+    return _default
+
+
+def current_session() -> Session:
+    """The session whose ``with`` block this thread is in, else the default one."""
+    link = current_link()
+    assert isinstance(link, Session)
+    return link
+
+
+def login(
+    api_key: str | None = None,
+    relogin: bool = False,
+    *,
+    mode: str | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+) -> dict[str, str]:
+    """Log in and connect: see :meth:`Session.login`."""
+    return current_session().login(api_key, relogin, mode=mode, data_dir=data_dir)
+
+
+def init(
+    namespace_slug: str | None = None,
+    project_display_name: str = "Default",
+    name: str | None = None,
+    description: str | None = None,
+    status: str = "RUNNING",
+) -> Run:
+    """Start a run: see :meth:`Session.init`."""
+    return current_session().init(namespace_slug, project_display_name, name, description, status)
+
+
+def log(name: str, value: Any, step: int | None = None) -> None:
+    """Add one value to a metric of the active run: see :meth:`Session.log`."""
+    current_session().log(name, value, step)
+
+
+def finish(status: str = "COMPLETED") -> None:
+    """End the active run: see :meth:`Session.finish`."""
+    current_session().finish(status)
+
+
+def close() -> None:
+    """Disconnect: see :meth:`Session.close`."""
+    current_session().close()
+
+
+set_default_link(default_session)
+
+
+def _after_fork_in_child() -> None:
+    global _default_lock
+    _default_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
