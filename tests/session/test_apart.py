@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import tellurio_sync as te
-from tellurio_sync.restore import Restored
+from tellurio_sync.session.restore import Restored
 
 from ..backend.conftest import RunningBackend
 from ..backend_process import KEY as PROCESS_KEY
