@@ -23,6 +23,7 @@ The tree::
     │   └─ NotConnected
     ├─ HttpError
     │   ├─ HttpStatusError                               status, url
+    │   ├─ HttpTooLarge                                  limit, url
     │   └─ HttpUnreachable(ConnectionError, ValueError)  url
     ├─ ModelError
     │   ├─ UnknownNode(ValueError)                       node_id
@@ -340,8 +341,20 @@ class HttpStatusError(HttpError):
         self.status = status
 
 
+class HttpTooLarge(HttpError):
+    """The answer to a REST request has more bytes than is allowed here. What was asked for may have been done.
+
+    Attributes:
+        limit: bytes.
+    """
+
+    def __init__(self, text: str, *, limit: int = 0, url: str = "") -> None:
+        super().__init__(text, url=url)
+        self.limit = limit
+
+
 class HttpUnreachable(HttpError, ConnectionError, ValueError):
-    """The server could not be reached, or did not answer in time."""
+    """The server could not be reached, or its answer was not complete in time."""
 
 
 # --- model --------------------------------------------------------------------------------------

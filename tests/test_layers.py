@@ -43,7 +43,7 @@ ALLOWED = {
 # The only modules that import these packages.
 ONLY_IN = {
     "websocket": {"transport/handshake.py"},
-    "requests": {"studio/rest.py"},
+    "requests": {"studio/rest.py", "studio/http_session.py"},
     "asyncio": {"backend"},
     "aiohttp": {"backend"},
     "keyring": {"studio/keystore.py"},

@@ -24,7 +24,7 @@ from urllib.parse import quote
 from .._version import __version__
 from ..addresses import check_may_send_key, http_address
 from ..deadlines import check_timeout
-from ..errors import HttpError, HttpStatusError, HttpUnreachable, LocalProtocolError, shorten
+from ..errors import HttpError, HttpStatusError, HttpTooLarge, HttpUnreachable, LocalProtocolError, shorten
 from ..jsonrpc import MalformedText, decode, encode
 from .keys import KeyHeader, clean_key
 
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     import requests
 
 _log = logging.getLogger(__name__)
+
+DEFAULT_MAX_ANSWER_SIZE = 64 * 2**20
+_CONFIGURATION = ("address", "timeout", "allow_insecure", "max_answer_size")
+_PIECE = 64 * 1024
 
 _START_LOCAL = (
     "No backend seems to run there; `tellurio-sync backend` starts one, login(mode='local') does it by itself."
@@ -49,12 +53,13 @@ class StudioRest:
         base_url: scheme and host; None: from the environment, see :func:`addresses.http_address`.
         port: None: from the environment.
         api_key: sent in the ``Authorization`` header only; None or empty: none is sent.
-        timeout: seconds, > 0: for connecting and waiting for the answer together. Not covered: name resolution, and
-            an answer that keeps coming in small pieces.
+        timeout: seconds, > 0: for one request, from connecting to the last byte of the answer. Not covered: name
+            resolution. Each address of a host is tried for so long, and a TLS handshake may take so long once more.
         allow_insecure: send the key in clear text to a host that is not this machine.
+        max_answer_size: bytes, > 0, of the body of an answer; a longer one is not read to its end.
 
     Raises:
-        ValueError: not an address, or not a timeout.
+        ValueError: not an address, not a timeout, or not a size.
         InvalidAPIKeyError: the key holds characters that no key has.
         ConnectFailed: the key would travel unencrypted.
     """
@@ -67,10 +72,14 @@ class StudioRest:
         timeout: float = 5.0,
         *,
         allow_insecure: bool = False,
+        max_answer_size: int = DEFAULT_MAX_ANSWER_SIZE,
     ) -> None:
         self.address = http_address(base_url, port)
         self.timeout = check_timeout(timeout)
         self.allow_insecure = allow_insecure
+        if not isinstance(max_answer_size, int) or max_answer_size < 1:
+            raise ValueError(f"max_answer_size must be a positive number of bytes, not {max_answer_size!r}")
+        self.max_answer_size = max_answer_size
         self._key = KeyHeader(None)
         self._start_afresh()
         self.set_api_key(api_key)
@@ -79,7 +88,7 @@ class StudioRest:
         return f"StudioRest({self.url!r}, {'with' if self.has_api_key else 'without'} an API key)"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"address": self.address, "timeout": self.timeout, "allow_insecure": self.allow_insecure}
+        return {name: getattr(self, name) for name in _CONFIGURATION}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -117,7 +126,8 @@ class StudioRest:
 
     # --- endpoints ------------------------------------------------------------------------------
     # All of them raise, besides what they say themselves:
-    #   HttpUnreachable  no answer in time, or none at all
+    #   HttpUnreachable  no whole answer in time, or none at all
+    #   HttpTooLarge     an answer of more bytes than max_answer_size
     #   HttpStatusError  a status other than the one of PROTOCOL.md §J, other 2xx included (§M 43)
     #   HttpError        an answer in another form than §J says
 
@@ -264,26 +274,30 @@ class StudioRest:
         from urllib3.exceptions import HTTPError
         from urllib3.util import Timeout
 
+        from .http_session import is_time_over, time_limit
+
         _log.debug("> %s %s", verb, url)
         headers = {"Content-Type": "application/json"} if data is not None else {}
         # A proxy of the environment is for what is outside; it could not reach this machine's loopback.
         proxies = {"no_proxy": self.address.host} if self.address.is_loopback else {}
-        try:
-            response = self._session().request(
-                verb,
-                url,
-                data=data,
-                headers=headers,
-                auth=key,
-                timeout=Timeout(total=timeout),  # type: ignore[arg-type]  # accepted, but not in the stubs
-                allow_redirects=False,
-                proxies=proxies,
-            )
-            return response.status_code, response.content, response.reason or ""
-        except (requests.RequestException, HTTPError) as exc:
-            root = _root_of(exc)
-            why = f"no answer within {timeout:g} s" if isinstance(exc, requests.Timeout) else str(root)
-            cause = root if isinstance(root, OSError) and not isinstance(root, requests.RequestException) else None
+        with time_limit(timeout):
+            try:
+                with self._session().request(
+                    verb,
+                    url,
+                    data=data,
+                    headers=headers,
+                    auth=key,
+                    timeout=Timeout(total=timeout),  # type: ignore[arg-type]  # accepted, but not in the stubs
+                    allow_redirects=False,
+                    proxies=proxies,
+                    stream=True,
+                ) as response:
+                    return response.status_code, self._body_of(response, verb, url), response.reason or ""
+            except (requests.RequestException, HTTPError) as exc:
+                root = _root_of(exc)
+                why = f"no whole answer within {timeout:g} s" if is_time_over() else str(root)
+                cause = root if isinstance(root, OSError) and not isinstance(root, requests.RequestException) else None
         # Outside of the handler, else the library's exception would hang on as __context__, with the key in its
         # request and in the local variables of its traceback.
         hint = f" {_START_LOCAL}" if self.address.is_loopback else ""
@@ -292,6 +306,20 @@ class StudioRest:
             f"{self.url} could not be reached: {key.redact(why)}.{hint}",
             url=url,
         ) from cause
+
+    def _body_of(self, response: requests.Response, verb: str, url: str) -> bytes:
+        """The body, unpacked where it came packed."""
+        body = bytearray()
+        for piece in response.iter_content(_PIECE):
+            body += piece
+            if len(body) > self.max_answer_size:
+                raise HttpTooLarge(
+                    f"{verb} {url} was answered with more than {self.max_answer_size:,} bytes, which is the limit. "
+                    "StudioRest(max_answer_size=...) raises it.",
+                    url=url,
+                    limit=self.max_answer_size,
+                )
+        return bytes(body)
 
     def _status_error(self, verb: str, url: str, status: int, message: str) -> HttpStatusError:
         text = f"{verb} {url} failed with status {status}"
@@ -325,12 +353,9 @@ class StudioRest:
 
 
 def _new_session() -> requests.Session:
-    # Only here and in _send: importing it takes longer than importing the rest of this package.
-    import requests
+    from .http_session import new_session  # late, see there
 
-    session = requests.Session()
-    session.headers["User-Agent"] = f"tellurio_sync/{__version__}"
-    return session
+    return new_session(f"tellurio_sync/{__version__}")
 
 
 def _root_of(exc: BaseException) -> BaseException:

@@ -207,7 +207,7 @@ def test_an_answer_that_does_not_come_in_time(server):
     server.before_answer = lambda: may_answer.wait(30)
     client = client_of(server.port, timeout=0.05)
     try:
-        with pytest.raises(HttpUnreachable, match=r"no answer within 0\.05 s") as caught:
+        with pytest.raises(HttpUnreachable, match=r"no whole answer within 0\.05 s") as caught:
             client.verify_api_key()
     finally:
         may_answer.set()

@@ -1,0 +1,122 @@
+"""HTTP sessions whose requests have one deadline, from the first address that is tried to the last byte of the answer.
+
+The HTTP library bounds connecting, and sending as a whole, but of the answer each read: a server that sends a byte a
+second can hold a request for ever.  Here each read gets what is left of the time.
+
+| State | Written by | Read by | Guarded by |
+|---|---|---|---|
+| ``_request.due`` | the thread that sends the request | the same | ``threading.local`` |
+
+Import this module late: it imports the HTTP library, which takes longer than importing the rest of the package.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import http.client
+import io
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import PoolManager
+
+_request = threading.local()
+
+
+@contextlib.contextmanager
+def time_limit(timeout: float) -> Iterator[None]:
+    """Let every wait of this thread's request, inside the block, end after these seconds (> 0) together."""
+    _request.due = time.monotonic() + timeout
+    try:
+        yield
+    finally:
+        del _request.due
+
+
+def is_time_over() -> bool:
+    """Whether the time of this thread's request is over. Inside of ``time_limit`` only."""
+    due: float = _request.due
+    return time.monotonic() >= due
+
+
+def new_session(user_agent: str) -> requests.Session:
+    """A session for one thread, to be used inside of ``time_limit`` only."""
+    session = requests.Session()
+    session.headers["User-Agent"] = user_agent
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, _BoundedAdapter())
+    return session
+
+
+def _time_left() -> float:
+    """Seconds, > 0; TimeoutError if there is none left."""
+    left: float = _request.due - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("timed out")
+    return left
+
+
+class _BoundedReader(io.RawIOBase):
+    """Reads a socket; waits no longer than the request may."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        # Keeps the socket open until this is closed, even when the connection has given it up ("Connection: close").
+        self._raw = sock.makefile("rb", buffering=0)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self._sock.settimeout(_time_left())
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _BoundedSocket:
+    """All that ``http.client.HTTPResponse`` wants of a socket."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        return io.BufferedReader(_BoundedReader(self._sock))
+
+
+class _BoundedResponse(http.client.HTTPResponse):
+    def __init__(self, sock: Any, *args: Any, **options: Any) -> None:
+        super().__init__(_BoundedSocket(sock), *args, **options)  # type: ignore[arg-type]
+
+
+@functools.cache
+def _bounded(pool_class: type[Any]) -> type[Any]:
+    """The same kind of pool (plain, TLS, through a proxy) with bounded connections."""
+    connection_class = type("BoundedConnection", (pool_class.ConnectionCls,), {"response_class": _BoundedResponse})
+    return type("BoundedPool", (pool_class,), {"ConnectionCls": connection_class})
+
+
+def _bound(manager: PoolManager) -> None:
+    classes = manager.pool_classes_by_scheme
+    manager.pool_classes_by_scheme = {scheme: _bounded(classes[scheme]) for scheme in classes}
+
+
+class _BoundedAdapter(HTTPAdapter):
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        super().init_poolmanager(*args, **options)
+        _bound(self.poolmanager)
+
+    def proxy_manager_for(self, proxy: Any, **options: Any) -> Any:
+        is_new = proxy not in self.proxy_manager
+        manager = super().proxy_manager_for(proxy, **options)
+        if is_new:
+            _bound(manager)
+        return manager
