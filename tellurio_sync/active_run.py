@@ -1,4 +1,4 @@
-"""The run that calls are made for (PROTOCOL.md §A.4): every request carries its uuid."""
+"""The run that calls are made for (protocol §A.4): every request carries its uuid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the backend is, and whether a key may travel there (PROTOCOL.md §A.1).
+"""Where the backend is, and whether a key may travel there (protocol §A.1).
 
 Pure functions over texts and the environment; thread-safe, nothing blocks.
 """
@@ -78,7 +78,7 @@ def ws_address(base_url: str | None = None, port: int | str | None = None) -> Ad
 
 def _address(channel: str, schemes: tuple[str, str], base_url: str | None, port: int | str | None) -> Address:
     env = f"TELLURIO_BACKEND_{channel}_"
-    # PROTOCOL.md §A.1: an argument wins when truthy. An empty variable counts as unset, for the same reason.
+    # Protocol §A.1: an argument wins when truthy. An empty variable counts as unset, for the same reason.
     base = base_url or os.environ.get(f"{env}BASE_URL") or f"{schemes[1]}://platform.tellurio.ai"
     parts = _split(base, schemes)
     own_port = _port_of(parts, base)

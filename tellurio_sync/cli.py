@@ -112,7 +112,7 @@ def _demo(arguments: list[str]) -> int:
 
 
 def _login(api_key: str | None, relogin: bool) -> int:
-    # PROTOCOL.md §J.3; a failure is also one for the shell: its exit code is 1.
+    # Protocol §J.3; a failure is also one for the shell: its exit code is 1.
     try:
         return _log_in(api_key, relogin)
     except InvalidAPIKeyError as exc:

@@ -217,7 +217,7 @@ class RemoteError(CallError, RuntimeError):
     """The server answered with an error object (JSON-RPC 2.0 §5.1).
 
     ``str()`` is the server's exception text where it sent one (``error.data.exception``,
-    PROTOCOL.md §B.2), else the whole error.
+    protocol §B.2), else the whole error.
 
     Attributes:
         code: the error code.

@@ -60,6 +60,45 @@ def test_a_link_to_nothing_is_found(link: str) -> None:
     assert broken_links(page, f"# Heading\n[text]({link}) [fine](#a-connection)") == [link]
 
 
+# --- references to sections -----------------------------------------------------------------------------
+
+SECTIONS = set(re.findall(r"^#{2,3} ([A-Z](?:\.\d+)?)\.? ", PROTOCOL, re.MULTILINE))
+TEXTS = [
+    *sorted(path for path in DOCS.parent.rglob("*") if path.suffix in (".py", ".c", ".md")),
+    *sorted(path for path in (ROOT / "tests").rglob("*") if path.suffix in (".py", ".c")),
+    ROOT / "README.md",
+]
+REFERENCE = re.compile(r"§ ?(\w+(?:\.\d+)*)")
+STANDARD = re.compile(r"(RFC \d+|JSON-RPC 2\.0)[\s#*]+(§[\d.]+(,| and| to)? ?)*$")
+
+
+def unresolved(text: str) -> list[str]:
+    """The references of a text that name no section: neither of the protocol nor of a standard named before it."""
+    return [
+        found[0]
+        for found in REFERENCE.finditer(text)
+        if found[1] not in SECTIONS and not (found[1][0].isdigit() and STANDARD.search(text[: found.start()]))
+    ]
+
+
+def test_every_reference_to_a_section_resolves() -> None:
+    found = {str(path.relative_to(ROOT)): unresolved(path.read_text(encoding="utf-8")) for path in TEXTS}
+    found.pop("tests/test_docs.py")
+    assert {path: references for path, references in found.items() if references} == {}
+
+
+@pytest.mark.parametrize("reference", ["§Z", "§A.99", "§ A.99", "§5.1", "§M", "§x"])
+def test_a_reference_to_nothing_is_found(reference: str) -> None:
+    fine = "protocol §C.1, §J and RFC 6455 §5.5.1, §7.1; JSON-RPC 2.0 §4\n"
+    assert unresolved(f"{fine} ({reference})") == [reference]
+
+
+def test_no_text_refers_to_a_description_that_is_not_here() -> None:
+    foreign = re.compile(r"PROTOCOL\.md|\b[Ff]act \d")
+    texts = [path for path in TEXTS if path != Path(__file__)]
+    assert [str(path) for path in texts if foreign.search(path.read_text(encoding="utf-8"))] == []
+
+
 # --- the tables of the protocol -------------------------------------------------------------------------
 
 

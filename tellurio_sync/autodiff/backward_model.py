@@ -1,4 +1,4 @@
-"""The language model of the backward pass: one per session (PROTOCOL.md §H.4)."""
+"""The language model of the backward pass: one per session (protocol §H.4)."""
 
 from __future__ import annotations
 

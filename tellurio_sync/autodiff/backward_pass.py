@@ -1,7 +1,7 @@
-"""The backward pass (PROTOCOL.md §C.1, §C.2, §G.3).
+"""The backward pass (protocol §C.1, §C.2, §G.3).
 
 Two requests, ``get_backprop_ids`` and ``run_backward``, are sent together: one round trip.  So this side must set the
-pending flags before the server names the Variables that will get a gradient (§M 35).  It finds them itself, by going
+pending flags before the server names the Variables that will get a gradient (§C.1).  It finds them itself, by going
 back from the starts to the Variables that they were computed from (``_receivers``).  The answer of the server is used
 afterwards, to clear the flags that the server will not clear.  The server handles requests in order.  If it did not,
 and refused the first request because the pass had already freed the graph, the pass would still count.

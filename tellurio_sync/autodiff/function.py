@@ -1,4 +1,4 @@
-"""Running functions on the server (PROTOCOL.md §C, §G)."""
+"""Running functions on the server (protocol §C, §G)."""
 
 from __future__ import annotations
 

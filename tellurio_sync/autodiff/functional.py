@@ -1,4 +1,4 @@
-"""The functions of the package. Each is one long call to the server: one round trip (PROTOCOL.md §G).
+"""The functions of the package. Each is one long call to the server: one round trip (protocol §G).
 
 All raise ``TypeError`` for an argument of the wrong type and what ``Function.apply`` raises.
 """

@@ -1,4 +1,4 @@
-"""Whether functions record what they compute (PROTOCOL.md §F.8), per thread and context."""
+"""Whether functions record what they compute (protocol §F.8), per thread and context."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of chats before they are sent. Functions and optimizers take the same form (PROTOCOL.md §G)."""
+"""Checks of chats before they are sent. Functions and optimizers take the same form (protocol §G)."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def read_feedback(names: Sequence[str]) -> Callable[[str], dict[str, str]]:
 
 
 def read_judgement(answer: str) -> tuple[float, str]:
-    """The score and the explanation of a judge (PROTOCOL.md §G.2)."""
+    """The score and the explanation of a judge (protocol §G.2)."""
     found = _read_object(answer)
     for key in ("score", "explanation"):
         if key not in found:

@@ -4,7 +4,7 @@ Order.  Messages are looked at one after another.  A short method takes effect, 
 before the next message; of a long one the arguments are decoded before it, and the rest runs as a task.
 Everything that goes out passes one queue, so pushes stay before the reply of the request that made them.
 
-Pushes are not waited for: the client handles frames in order, which is all that is needed (PROTOCOL.md
+Pushes are not waited for: the client handles frames in order, which is all that is needed (protocol
 §C.1), and each wait would cost a round trip.  An error reply to one is logged.
 
 One event loop thread; no locks.  What must be seen as one change happens between two awaits.
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 MAX_INCOMING_BYTES = 64 * 2**20
 
-# Fact 9: what a client takes that announced nothing else, in bytes.
+# Protocol §A.7: what a client takes that announced nothing else, in bytes.
 DEFAULT_MAX_OUTGOING_BYTES = 2**20
 MAX_SIZE_HEADER = "X-Tellurio-Max-Message-Size"
 
@@ -105,7 +105,7 @@ class Connection:
             None,
             {"session_id": session_id, "extensions": list(EXTENSIONS), "max_message_size": MAX_INCOMING_BYTES},
         )
-        # Fact 1: a greeting in a later segment than the handshake's kills the listener of afnio's client.
+        # Protocol §A.2: there are clients that miss a greeting in a later segment than the handshake's.
         self._transport = request.transport
         with corked(self._transport):
             await self._ws.prepare(request)
@@ -170,7 +170,7 @@ class Connection:
 
     def _on_reply(self, reply: jsonrpc.Reply) -> None:
         if not isinstance(reply.id, int):
-            # Fact: answering what answers nothing would start an endless exchange (PROTOCOL.md §B.1).
+            # To answer a reply that answers nothing would start an endless exchange (protocol §B.1).
             logger.debug("< reply to nothing: %s", reply.problem or reply.envelope.get("error"))
             return
         method = self._pushes.pop(reply.id, None)
@@ -258,7 +258,7 @@ class Connection:
             logger.info("The notification %s failed: %s", method, error)
 
     def _reply_error(self, request_id: Id, error: RpcError) -> None:
-        # Fact 2: afnio's client needs `data`, always an object.
+        # Protocol §B: `data` is always there, and always an object.
         data = error.data if isinstance(error.data, dict) else {}
         try:
             self._post(jsonrpc.error_reply(request_id, RpcError(error.code, error.message, data)))

@@ -1,4 +1,4 @@
-"""The data of Variables: what is allowed, its normal form (PROTOCOL.md §F.2), its text."""
+"""The data of Variables: what is allowed, its normal form (protocol §F.2), its text."""
 
 from __future__ import annotations
 

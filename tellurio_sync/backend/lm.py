@@ -29,7 +29,7 @@ OnQuestion = Callable[[Asked], None]
 # Requests to one model at a time; more wait here rather than in the endpoint's rate limit.
 AT_ONCE = 16
 
-# What PROTOCOL.md §H.2 lets a client configure, as the openai client takes it.
+# What protocol §H.2 lets a client configure, as the openai client takes it.
 _SETTINGS = ("max_retries", "organization", "project", "default_headers", "default_query", "timeout")
 
 # Arguments under which an answer would not be one text, unless they have one of these values.

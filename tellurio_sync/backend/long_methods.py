@@ -1,4 +1,4 @@
-"""The four methods that may run long (PROTOCOL.md §C).
+"""The four methods that may run long (protocol §C).
 
 Calling one decodes its arguments at once, so that it sees the state at its place in the wire order; what
 it returns does the work.  Its own changes are made together, at its end, just before the reply: a client
@@ -30,7 +30,7 @@ Work = Coroutine[Any, Any, Result]
 
 _NULL = type(None)
 
-# Fact 5: the client must be able to see its flags still set after the reply. Seconds.
+# Protocol §C.1: the client must be able to see its flags still set after the reply. Seconds.
 CLEAR_STEP_DELAY = 0.025
 
 
@@ -38,7 +38,7 @@ CLEAR_STEP_DELAY = 0.025
 
 
 def run_function(scope: Scope, params: Params) -> Work:
-    """Apply a function; new nodes and edges are pushed before the reply (PROTOCOL.md §G)."""
+    """Apply a function; new nodes and edges are pushed before the reply (protocol §G)."""
     op = bind(
         scope.objects, param(params, "function_name", str), param(params, "args", list), param(params, "kwargs", dict)
     )
@@ -73,7 +73,7 @@ def _push_graph(scope: Scope, recorded: Step) -> None:
 
 
 def run_backward(scope: Scope, params: Params) -> Work:
-    """Go back from Variables; each gradient is pushed before the reply (PROTOCOL.md §G.3)."""
+    """Go back from Variables; each gradient is pushed before the reply (protocol §G.3)."""
     objects = scope.objects
     roots = wire.variables(objects, param(params, "variables", dict, list), "variables")
     create_graph = params.get("create_graph") or False
@@ -138,7 +138,7 @@ def _append_gradient(scope: Scope, arrived: Arrived, *, requires_grad: bool) -> 
 
 
 def run_step(scope: Scope, params: Params) -> Work:
-    """Rewrite the parameters of an optimizer that have feedback (PROTOCOL.md §I.3)."""
+    """Rewrite the parameters of an optimizer that have feedback (protocol §I.3)."""
     objects = scope.objects
     optimizer = objects.optimizer(param(params, "optimizer_id"))
     tasks, all_ids = [], []
@@ -211,7 +211,7 @@ async def _rewrite(scope: Scope, tasks: list[Task], all_ids: list[str]) -> list[
         scope.push("update_variable", variable_id=variable.variable_id, field="data", value=variable.data)
     # All of them: a run may go on with the parameters of an earlier one.
     scope.watch(*(task.parameter.variable for task in tasks))
-    # Fact 6: every parameter of every group, also those without gradients.
+    # Protocol §C.1: every parameter of every group, also those without gradients.
     scope.push_ids_later("clear_step", all_ids, CLEAR_STEP_DELAY)
     return done
 

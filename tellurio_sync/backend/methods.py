@@ -1,4 +1,4 @@
-"""What a client may call, except for the four methods that may run long (PROTOCOL.md §C).
+"""What a client may call, except for the four methods that may run long (protocol §C).
 
 Each takes effect at once, before the next message is looked at.  An update of the client's own is not
 pushed back to it.
@@ -55,7 +55,7 @@ def update_variable(scope: Scope, params: Params) -> Result:
     _set_field(scope.objects, variable, field, value)
     if field in ("data", "role"):
         scope.watch(variable)
-    # Fact 10: the value goes back as it came, whatever its normal form is.
+    # Protocol §C.2: the value goes back as it came, whatever its normal form is.
     return {
         "message": "Variable updated successfully.",
         "variable_id": variable.variable_id,
@@ -145,13 +145,13 @@ def clear_model_usage(scope: Scope, params: Params) -> Result:
     """Set all counts of a model to zero."""
     model = scope.objects.model(param(params, "model_id"))
     model.usage = cleared(model.usage)
-    # PROTOCOL.md §C.1: the client does not clear its own copy.
+    # Protocol §C.1: the client does not clear its own copy.
     scope.push("update_model", model_id=model.model_id, field="_usage", value=model.usage)
     return {"message": "Model usage cleared successfully.", "model_id": model.model_id}
 
 
 def set_model_singleton(scope: Scope, params: Params) -> Result:
-    """Name the model of all backward passes (PROTOCOL.md §H.4)."""
+    """Name the model of all backward passes (protocol §H.4)."""
     model = scope.objects.model(param(params, "model_id"))
     name, completion_args = param(params, "model_name", str), param(params, "completion_args", dict)
     # A function of the client's has no names to choose from.
@@ -168,7 +168,7 @@ def set_model_singleton(scope: Scope, params: Params) -> Result:
 
 
 def create_optimizer(scope: Scope, params: Params) -> Result:
-    """A new optimizer over parameters or groups of them (PROTOCOL.md §I.1)."""
+    """A new optimizer over parameters or groups of them (protocol §I.1)."""
     name = param(params, "optimizer_name", str)
     if name != "TGD":
         raise Refused(f"No optimizer named {name!r} is known; there is TGD.")

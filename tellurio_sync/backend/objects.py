@@ -1,7 +1,7 @@
 """The objects of one session: variables, graph nodes, language models, optimizers.
 
 They belong to a session (see ``sessions``), not to a connection, so that ids stay valid when a client connects again
-(PROTOCOL.md §C.3).  All of them are touched in the event loop's thread only; whatever has to be seen as
+(protocol §C.3).  All of them are touched in the event loop's thread only; whatever has to be seen as
 one change happens between two awaits.
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 VARIABLE = "__variable__"
 PARAMETER = "__parameter__"
 
-# The name of the nodes at which gradients of leaves arrive (PROTOCOL.md §F.7).
+# The name of the nodes at which gradients of leaves arrive (protocol §F.7).
 ACCUMULATOR = "AccumulateGrad"
 
 
@@ -54,12 +54,12 @@ class Variable:
 
     @property
     def tag(self) -> dict[str, Any]:
-        """The reference to it in messages (PROTOCOL.md §E.1)."""
+        """The reference to it in messages (protocol §E.1)."""
         return {self.obj_type: True, "variable_id": self.variable_id}
 
     @property
     def accepts_grad(self) -> bool:
-        """Whether a gradient that arrives here is kept (PROTOCOL.md §F.3)."""
+        """Whether a gradient that arrives here is kept (protocol §F.3)."""
         return self.requires_grad and (self.is_leaf or self.retain_grad)
 
 
@@ -100,7 +100,7 @@ class Node:
 
 @dataclass(eq=False, slots=True)
 class Model:
-    """A language model as the client described it (PROTOCOL.md §H)."""
+    """A language model as the client described it (protocol §H)."""
 
     model_id: str
     provider: str
@@ -110,7 +110,7 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class BackwardModel:
-    """The model of all backward passes (PROTOCOL.md §H.4)."""
+    """The model of all backward passes (protocol §H.4)."""
 
     model: Model
     completion_args: dict[str, Any]

@@ -1,4 +1,4 @@
-"""Textual gradient descent (PROTOCOL.md §I): better data for parameters, by a language model, from feedback."""
+"""Textual gradient descent (protocol §I): better data for parameters, by a language model, from feedback."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Task:
 
     @property
     def has_feedback(self) -> bool:
-        """Whether any gradient says anything; a success leaves empty ones (PROTOCOL.md §G.3)."""
+        """Whether any gradient says anything; a success leaves empty ones (protocol §G.3)."""
         return any(_texts(gradient.data for gradient in self.gradients))
 
 
@@ -101,7 +101,7 @@ class Rewritten:
 async def step(objects: Objects, host: Host, tasks: Sequence[Task]) -> list[Rewritten]:
     """Rewrite the parameters of ``tasks``; the models are asked at once, then all changes are made together.
 
-    Where a question fails nothing was changed.  Gradients stay (PROTOCOL.md §I.3).
+    Where a question fails nothing was changed.  Gradients stay (protocol §I.3).
     """
     new = await map_at_once(lambda t: t.settings.improved(host, t.parameter, t.gradients, t.history), tasks)
     rewritten = []
@@ -115,7 +115,7 @@ async def step(objects: Objects, host: Host, tasks: Sequence[Task]) -> list[Rewr
 
 
 def version_tags(versions: Sequence[Version]) -> list[Any]:
-    """A momentum buffer on the wire (PROTOCOL.md §E.5)."""
+    """A momentum buffer on the wire (protocol §E.5)."""
     return [[version.copy.tag, [gradient.tag for gradient in version.gradients]] for version in versions]
 
 

@@ -114,7 +114,7 @@ stands, so write nothing between the tags that does not belong to it."""
 
 OPTIMIZER_ANSWER_FORM = f"Answer with the complete new data between <{IMPROVED}> and </{IMPROVED}>."
 
-# PROTOCOL.md §I.1: the client's stand-ins for our own optimizer prompts, told by their data.
+# Protocol §I.1: the client's stand-ins for our own optimizer prompts, told by their data.
 TGD_PLACEHOLDERS = (
     "Placeholder for Textual Gradient Descent optimizer system prompt",
     "Placeholder for Textual Gradient Descent optimizer user prompt",

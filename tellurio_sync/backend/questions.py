@@ -48,7 +48,7 @@ class Question:
     Attributes:
         purpose: what it is asked for.
         messages: the whole conversation.
-        model: which model; None: the one for backward passes (PROTOCOL.md §H.4).
+        model: which model; None: the one for backward passes (protocol §H.4).
         completion_args: more arguments, as the user gave them; those of the backward model come with it.
         sample: of a batch: the index of the sample that it is about.
         schema: the JSON schema of the answer, where that is to be one JSON object.

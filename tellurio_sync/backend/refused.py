@@ -8,7 +8,7 @@ from ..jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, MissingParam, RpcError
 
 
 class Refused(RpcError):
-    """A request that cannot be done; its text becomes the user's exception text (PROTOCOL.md §B.2).
+    """A request that cannot be done; its text becomes the user's exception text (protocol §B.2).
 
     Any other exception that ends a request is a defect of the backend, and is logged with its traceback.
     """
@@ -28,7 +28,7 @@ def param(params: dict[str, Any], key: str, *kinds: type) -> Any:
     """The required parameter ``key``.
 
     Raises:
-        MissingParam: it is absent (PROTOCOL.md §B.2).
+        MissingParam: it is absent (protocol §B.2).
         Refused: it is of none of ``kinds`` (any kind is fine where none is named; a bool is no integer).
     """
     if key not in params:

@@ -1,4 +1,4 @@
-"""REST: who I am, projects, runs, metrics (PROTOCOL.md §J)."""
+"""REST: who I am, projects, runs, metrics (protocol §J)."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ class Scope:
             if variable.obj_type == PARAMETER:
                 self.objects.watch(self._run_uuid, variable)
 
-    # --- pushing (PROTOCOL.md §D) -----------------------------------------------------------------
+    # --- pushing (protocol §D) -----------------------------------------------------------------
 
     def push(self, method: str, **params: Any) -> None:
         """Send a state change, before the reply."""

@@ -4,7 +4,7 @@ A client that sends ``X-Tellurio-Session`` in its handshake has a session of its
 is in the greeting; with that id, at a reconnect, the same again.  What it makes (variables, models, optimizers, the
 model of backward passes) is seen in that session only, so two programs at one backend never use each other's models.
 
-Clients without that header share one session, whatever they connect and leave, as PROTOCOL.md §C.3 says.
+Clients without that header share one session, whatever they connect and leave, as protocol §C.3 says.
 
 When the last connection of a session has ended, it is kept for a grace time, in which a reconnect finds everything
 again; then it is forgotten, with all it holds.

@@ -144,7 +144,7 @@ class Store:
         return self._count("runs WHERE project_uuid = ?", project_uuid)
 
     def create_run(self, project_uuid: str, name: str | None, description: str | None, status: str) -> Row:
-        """The new run; a name that is taken gets ``_1``, ``_2``, ... (PROTOCOL.md §J)."""
+        """The new run; a name that is taken gets ``_1``, ``_2``, ... (protocol §J)."""
         run_uuid, now = str(uuid4()), _now()
         self._db.execute(
             "INSERT INTO runs (uuid, project_uuid, name, description, status, date_created, date_updated)"

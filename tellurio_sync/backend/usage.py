@@ -1,4 +1,4 @@
-"""Counting tokens and money (PROTOCOL.md §H.3)."""
+"""Counting tokens and money (protocol §H.3)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Price(NamedTuple):
     completion: float
 
 
-# PROTOCOL.md §H.3. A model that is not listed costs nothing here.
+# Protocol §H.3. A model that is not listed costs nothing here.
 PRICES = {
     "gpt-4o": Price(2.50, 1.25, 10.00),
     "gpt-4o-mini": Price(0.15, 0.075, 0.60),

@@ -1,4 +1,4 @@
-"""References in messages (PROTOCOL.md §E), decoded on arrival.
+"""References in messages (protocol §E), decoded on arrival.
 
 A Variable among the arguments becomes an :class:`Operand`: a copy of what it was when the request
 arrived.  So a request sees the state at its place in the wire order, however long it runs and whatever
@@ -84,7 +84,7 @@ def plain(value: Any) -> Any:
 
 
 def output(variable: Variable) -> dict[str, Any]:
-    """A variable as the result of a function (PROTOCOL.md §E.4)."""
+    """A variable as the result of a function (protocol §E.4)."""
     return {
         "variable_id": variable.variable_id,
         "data": variable.data,

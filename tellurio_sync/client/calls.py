@@ -14,7 +14,7 @@ from ..peer.lifecycle import OPEN
 from ..peer.peer import Peer
 
 LONG_RUNNING_METHODS = frozenset({"run_function", "run_backward", "run_step", "run_optimizer_tgd"})
-"""The methods whose deadline the server extends by heartbeats (PROTOCOL.md §C)."""
+"""The methods whose deadline the server extends by heartbeats (protocol §C)."""
 
 DEFAULT_TIMEOUT = 30.0
 """Seconds."""
@@ -40,7 +40,7 @@ class ClientCalls(ABC):
     def call(
         self, method: str, params: Mapping[str, Any] | None = None, timeout: float | None = None
     ) -> dict[str, Any]:
-        """Call a method of the server and wait for its reply (PROTOCOL.md §A.4).
+        """Call a method of the server and wait for its reply (protocol §A.4).
 
         Args:
             method: its name.

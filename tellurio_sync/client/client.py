@@ -151,7 +151,7 @@ class TellurioWebSocketClient(ClientCalls, ServerCalls):
 
     @property
     def ws_url(self) -> str:
-        """Where it connects to (PROTOCOL.md §A.1)."""
+        """Where it connects to (protocol §A.1)."""
         return f"{self._address.url}{WS_PATH}"
 
     @property
@@ -189,7 +189,7 @@ class TellurioWebSocketClient(ClientCalls, ServerCalls):
             self._session_id = former._session_id
 
     def connect(self, api_key: str | None = None, retries: int = 3, delay: float = 5) -> dict[str, str]:
-        """Connect, and wait for the server's greeting (PROTOCOL.md §A.3). Blocks.
+        """Connect, and wait for the server's greeting (protocol §A.3). Blocks.
 
         An open connection is closed first: there is one at a time.
 
@@ -240,7 +240,7 @@ class TellurioWebSocketClient(ClientCalls, ServerCalls):
         return {"session_id": greeting.session_id}
 
     def close(self) -> None:
-        """Close the connection in good order. Blocks, at most about 1 s (PROTOCOL.md §A.5).
+        """Close the connection in good order. Blocks, at most about 1 s (protocol §A.5).
 
         Idempotent; from any thread, also from a callable. Waiting calls fail at once with ``ClosedByUser``;
         requests of the server that are still open are answered with an error. ``connect`` works again afterwards.
@@ -326,7 +326,7 @@ class TellurioWebSocketClient(ClientCalls, ServerCalls):
         )
 
     def _headers(self) -> list[str]:
-        # The last two are ours: a server that does not know them does as it always does (PROTOCOL.md, facts 9 and C.3).
+        # The last two are ours: a server that does not know them does as it always does (protocol §A.7, §K.6).
         return [
             Secret(f"Authorization: Api-Key {self._api_key}"),
             f"X-Tellurio-Max-Message-Size: {self._max_message_size}",

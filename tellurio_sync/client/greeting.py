@@ -23,7 +23,7 @@ class Greeting:
 
     Attributes:
         session_id: of the session on the server.
-        extensions: names of what it understands beyond PROTOCOL.md; none of another server than our backend.
+        extensions: names of what it understands beyond the protocol; none of another server than our backend.
         max_message_size: bytes of a message beyond which it ends the connection; None: it does not say.
     """
 
@@ -33,7 +33,7 @@ class Greeting:
 
 
 def read_greeting(envelope: Any) -> Greeting:
-    """The server's first message (PROTOCOL.md §A.2). Only the session id must be there."""
+    """The server's first message (protocol §A.2). Only the session id must be there."""
     if "error" in envelope:
         raise ValueError(f"the server greeted with an error: {shorten(repr(envelope['error']))}")
     result = envelope.get("result")

@@ -1,4 +1,4 @@
-"""What the server may call (PROTOCOL.md §D), as methods that a subclass of the client overrides."""
+"""What the server may call (protocol §D), as methods that a subclass of the client overrides."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ServerCalls:
         return server_methods.create_variable(self.registries, params)
 
     def rpc_update_variable(self, params: dict[str, Any]) -> Any:
-        """Change one documented field of a Variable (PROTOCOL.md §D.1)."""
+        """Change one documented field of a Variable (protocol §D.1)."""
         return server_methods.update_variable(self.registries, params)
 
     def rpc_append_grad(self, params: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""What the server may call here (PROTOCOL.md §D), as functions on the registries of a session.
+"""What the server may call here (protocol §D), as functions on the registries of a session.
 
 Every function takes the ``params`` of the request and returns the ``result`` of its reply.  A failure raises: an
 ``RpcError`` is answered as it is, any other exception as -32603 with its text.  The texts that other clients'
@@ -53,7 +53,7 @@ def create_variable(registries: Registries, params: dict[str, Any]) -> Any:
     """Make a Variable or Parameter which exists on the server: a copy that an optimizer keeps.
 
     Raises:
-        MissingParam: a key of PROTOCOL.md §D is absent.
+        MissingParam: a key of protocol §D is absent.
         ValueError: an ``obj_type`` that is neither.
         TypeError, ValueError: data that no Variable may hold.
         UnknownVariable: a gradient that is not registered.
@@ -78,7 +78,7 @@ def create_variable(registries: Registries, params: dict[str, Any]) -> Any:
 
 
 def update_variable(registries: Registries, params: dict[str, Any]) -> Any:
-    """Set one field (PROTOCOL.md §D.1). Fields that are neither documented nor a user's own are refused.
+    """Set one field (protocol §D.1). Fields that are neither documented nor a user's own are refused.
 
     Raises:
         MissingParam: a key is absent.
@@ -89,7 +89,7 @@ def update_variable(registries: Registries, params: dict[str, Any]) -> Any:
     variable_id, field, value = (_required(params, key) for key in ("variable_id", "field", "value"))
     variable = registries.variables.lookup(variable_id)
     if variable is None:
-        # PROTOCOL.md §B.1: this very text is compared.
+        # Protocol §B.1: this very text is compared.
         raise UnknownVariable(f"'NoneType' object has no attribute '{field}'", variable_id=variable_id)
     if field == "data":
         _set(registries, variable, "_data", normalise(value))
@@ -159,7 +159,7 @@ def _remove(gradients: list[Variable], gradient: Variable) -> None:
 def _gradient(registries: Registries, item: Any) -> Variable:
     """A gradient: a reference to a registered Variable, or the description of a new one.
 
-    With an id it is registered (PROTOCOL.md §M 32), so that it can be sent back; without, it is not.
+    With an id it is registered (protocol §D.1), so that it can be sent back; without, it is not.
     """
     fields = _object("a gradient", item)
     if any(fields.get(tag) for tag in CLASS_BY_TAG):
@@ -196,7 +196,7 @@ def clear_backward(registries: Registries, params: dict[str, Any]) -> Any:
 
     Raises:
         MissingParam: ``variable_ids`` is absent.
-        UnknownVariable: some of them are not registered; the others are cleared all the same (PROTOCOL.md §M 33).
+        UnknownVariable: some of them are not registered; the others are cleared all the same (protocol §D).
     """
     return _clear(registries, params, "_pending_grad", "backward pass")
 
@@ -222,7 +222,7 @@ def _clear(registries: Registries, params: dict[str, Any], flag: str, what: str)
 
 
 def create_node(registries: Registries, params: dict[str, Any]) -> Any:
-    """Register a node of the graph, and bind the Variables that wait for it (PROTOCOL.md §E.4).
+    """Register a node of the graph, and bind the Variables that wait for it (protocol §E.4).
 
     Raises:
         MissingParam: a key is absent.
@@ -284,9 +284,9 @@ def update_model(registries: Registries, params: dict[str, Any]) -> Any:
 
 
 def run_callable(registries: Registries, params: dict[str, Any]) -> Any:
-    """Run a function of the user's on plain values and return what it returns (PROTOCOL.md §D.2).
+    """Run a function of the user's on plain values and return what it returns (protocol §D.2).
 
-    Whatever goes wrong in it, ``SystemExit`` and ``KeyError`` included (§M 14), is answered as -32603.
+    Whatever goes wrong in it, ``SystemExit`` and ``KeyError`` included (§D.2), is answered as -32603.
 
     Raises:
         MissingParam: ``callable_id`` is absent.

@@ -28,7 +28,7 @@ class RpcError(Exception):
 
 
 class MissingParam(RpcError):
-    """A required parameter is absent: -32602 in the form of PROTOCOL.md §B.1, with the plain key name (§M 13)."""
+    """A required parameter is absent: -32602 in the form of protocol §B.1, with the plain key name."""
 
     def __init__(self, key: str) -> None:
         super().__init__(INVALID_PARAMS, f"Missing key: {key}", {"missing_key": key})
@@ -36,7 +36,7 @@ class MissingParam(RpcError):
 
 
 def error_for(exc: BaseException) -> RpcError:
-    """The error reply for an exception that a handler raised (PROTOCOL.md §B.1).
+    """The error reply for an exception that a handler raised (protocol §B.1).
 
     A ``KeyError`` becomes a missing parameter; any other exception becomes an internal error with its text.
     """

@@ -112,7 +112,7 @@ def _classify_object(value: dict[str, Any]) -> Message:
         if "result" in value or "error" in value:
             return Reply(known_id, value, _problem_of_reply(value))
         if id_ is not None and _is_id(id_):
-            # PROTOCOL.md §B.1: the call with this id fails. If there is no such call, nothing is answered.
+            # Protocol §B.1: the call with this id fails. If there is no such call, nothing is answered.
             return Reply(known_id, value, f"Unexpected response format: {shorten_repr(value)}")
         return Invalid(known_id, RpcError(INVALID_REQUEST, "Missing required field: method", {}), value)
     if value.get("jsonrpc") != VERSION:
@@ -125,12 +125,12 @@ def _classify_object(value: dict[str, Any]) -> Message:
         return Invalid(None, RpcError(INVALID_REQUEST, text, {}), value)
     params = value.get("params", {})
     if not isinstance(params, dict):
-        # Methods take parameters by name only (PROTOCOL.md §B), so an array cannot be bound.
+        # Methods take parameters by name only (protocol §B), so an array cannot be bound.
         kind = "an array" if isinstance(params, list) else type(params).__name__
         error = RpcError(INVALID_PARAMS, f"Invalid params: expected an object, got {kind}.", {})
         return Invalid(id_, error, value, is_answered=id_ is not None)
     if id_ is None:
-        # PROTOCOL.md §B: `id: null` is a notification too.
+        # Protocol §B: `id: null` is a notification too.
         return Notification(method, params)
     return Request(id_, method, params)
 
@@ -193,7 +193,7 @@ def result_reply(id_: Id, result: Any) -> dict[str, Any]:
 
 
 def error_reply(id_: Id, error: RpcError) -> dict[str, Any]:
-    """The envelope of an error reply. ``data`` is always an object or absent (PROTOCOL.md, fact 2)."""
+    """The envelope of an error reply. ``data`` is always an object or absent (protocol §B)."""
     member: dict[str, Any] = {"code": error.code, "message": error.message}
     if error.data is not None:
         member["data"] = error.data

@@ -1,4 +1,4 @@
-"""The data of a Variable: what is allowed, in which form it is kept, and its shape (PROTOCOL.md §F.2). Pure."""
+"""The data of a Variable: what is allowed, in which form it is kept, and its shape (protocol §F.2). Pure."""
 
 from __future__ import annotations
 

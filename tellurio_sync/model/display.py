@@ -1,4 +1,4 @@
-"""How the data of a Variable is shown (PROTOCOL.md §F.1)."""
+"""How the data of a Variable is shown (protocol §F.1)."""
 
 from __future__ import annotations
 

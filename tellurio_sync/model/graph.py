@@ -1,4 +1,4 @@
-"""The mirrored graph: what the server has computed from what (PROTOCOL.md §F.7)."""
+"""The mirrored graph: what the server has computed from what (protocol §F.7)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Language models: descriptions of what the server is to call (PROTOCOL.md §H).
+"""Language models: descriptions of what the server is to call (protocol §H).
 
 The forward and the backward pass run on the server, so a model here holds no connection to a provider: it says
 which one, with which key, and mirrors what it has used.  The key is sent to the server once, when the model is
@@ -25,7 +25,7 @@ MODEL_TAG = "__model_client__"
 
 
 def initial_usage() -> dict[str, Any]:
-    """Usage of a model that has not been called (PROTOCOL.md §H.3)."""
+    """Usage of a model that has not been called (protocol §H.3)."""
     return {
         "completion_tokens": 0,
         "prompt_tokens": 0,
@@ -75,7 +75,7 @@ class ChatCompletionModel:
             id_member("clear_model_usage", result, "model_id")
 
     def describe(self) -> dict[str, Any]:
-        """What checkpoints hold of a model: class, provider and usage (PROTOCOL.md §H.1)."""
+        """What checkpoints hold of a model: class, provider and usage (protocol §H.1)."""
         return {"class_type": self.class_type, "provider": self.provider, "usage": self.get_usage()}
 
     def _reference(self) -> dict[str, Any]:
@@ -132,7 +132,7 @@ class OpenAI(ChatCompletionModel):
         max_retries: >= 0, by the server, for one request to the provider.
         default_headers, default_query: added to every request to the provider.
 
-    Sends the key to the server, which needs the user's consent (``PROTOCOL.md §H.5``), unless the server runs on this
+    Sends the key to the server, which needs the user's consent (protocol §H.5), unless the server runs on this
     machine. Blocks for one round trip.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What the server is told about a language model's provider (PROTOCOL.md §H.2): checked, and shown without secrets."""
+"""What the server is told about a language model's provider (protocol §H.2): checked, and shown without secrets."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Keeping what the server has pushed alive until the call that caused the push has taken it.
 
-The server announces objects before the reply that refers to them (PROTOCOL.md §C.1).  The
+The server announces objects before the reply that refers to them (protocol §C.1).  The
 registries refer to objects weakly, so between the push and the moment the caller decodes the reply
 nothing else would hold a momentum copy or a graph node.  :class:`PushedObjects` does.
 

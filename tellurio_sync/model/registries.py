@@ -225,10 +225,10 @@ class Registries:
         del released
 
     def bind_grad_fn(self, variable: Variable, node_id: str) -> None:
-        """Give ``variable`` its node now, or when the server pushes it (PROTOCOL.md §E.4).
+        """Give ``variable`` its node now, or when the server pushes it (protocol §E.4).
 
         Looking for the node and noting that it is waited for is one step under the lock, so a
-        ``create_node`` on the receive thread cannot slip in between (§M 30).
+        ``create_node`` on the receive thread cannot slip in between (§E.4).
         """
         with self.lock:
             node = self.nodes.lookup(node_id)
@@ -269,7 +269,7 @@ class Registries:
         """The connection is gone: every thread that waits for a push raises its own ``make_error()`` at once.
 
         The flags are cleared, since nobody will clear them any more.  Who waits for changes whose call has been
-        answered goes on: they came before that reply (PROTOCOL.md §C.1).
+        answered goes on: they came before that reply (protocol §C.1).
         """
         with self._changed:
             self._losses += 1
@@ -284,7 +284,7 @@ class Registries:
             self._changed.notify_all()
 
     def wait_while_pending(self, variable: VariableState, flag: str, timeout: float) -> None:
-        """Block until ``flag`` of ``variable`` is clear (PROTOCOL.md §F.4), at most ``timeout`` seconds.
+        """Block until ``flag`` of ``variable`` is clear (protocol §F.4), at most ``timeout`` seconds.
 
         Raises:
             PendingTimeout: the flag is still set.
@@ -327,7 +327,7 @@ class Registries:
     # --- callables -------------------------------------------------------------------------------
 
     def register_callable(self, function: Callable[..., Any]) -> RegisteredCallable:
-        """The registration of ``function``: the same one as long as somebody keeps it (PROTOCOL.md §M 16)."""
+        """The registration of ``function``: the same one as long as somebody keeps it (protocol §E.1)."""
         identity = _identity(function)
         with self.lock:
             registered = self._callables_by_identity.get(identity)

@@ -1,4 +1,4 @@
-"""Checkpoint files: a zip archive that holds one pickle (PROTOCOL.md §F.6)."""
+"""Checkpoint files: a zip archive that holds one pickle (protocol §F.6)."""
 
 from __future__ import annotations
 

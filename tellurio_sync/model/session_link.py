@@ -69,7 +69,7 @@ class SessionLink(Protocol):
 
     @property
     def pending_timeout(self) -> float:
-        """Seconds, > 0: how long reading a Variable waits for a change that the server announced (PROTOCOL.md §F.4)."""
+        """Seconds, > 0: how long reading a Variable waits for a change that the server announced (protocol §F.4)."""
         ...
 
     @property

@@ -1,4 +1,4 @@
-"""Changing Variables without telling the server (PROTOCOL.md §F.5), per thread and context (§M 6)."""
+"""Changing Variables without telling the server (protocol §F.5), per thread and context."""
 
 from __future__ import annotations
 

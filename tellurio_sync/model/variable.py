@@ -1,8 +1,8 @@
-"""Variable and Parameter: the data that is computed with and optimised (PROTOCOL.md §F).
+"""Variable and Parameter: the data that is computed with and optimised (protocol §F).
 
 Three rules:
   * A Variable mirrors one on the server.  Making one and setting an attribute are calls, and block for a round trip;
-    the local value changes only once the server has accepted it (PROTOCOL.md §M 25), so a refusal is seen where it
+    the local value changes only once the server has accepted it (protocol §F.5), so a refusal is seen where it
     happens.  Inside ``with batch():`` neither blocks (``batch.block``).  Under ``suppress_variable_notifications`` both
     are local.
   * While the server works on a Variable a *pending flag* is set, and reading ``data``, ``grad`` or ``grad_fn``
@@ -50,7 +50,7 @@ class Variable(VariableState):
 
     Raises:
         TypeError: data of another type, or strings and numbers mixed; ``requires_grad`` is no bool.
-        ValueError: NaN or infinity in the data (``PROTOCOL.md §F.2``).
+        ValueError: NaN or infinity in the data (protocol §F.2).
         TellurioError: as ``TellurioWebSocketClient.call``.
     """
 
@@ -105,7 +105,7 @@ class Variable(VariableState):
         Reading waits while a backward pass works on it; setting is one round trip, in a batch none.
 
         Raises:
-            UsageError: not a leaf, and its gradient is not retained (``PROTOCOL.md §F.3``).
+            UsageError: not a leaf, and its gradient is not retained (protocol §F.3).
             PendingTimeout: the announced change did not come in time.
             TypeError: set to anything but a list of Variables.
         """
@@ -226,7 +226,7 @@ class Variable(VariableState):
 
         is_recorded = is_grad_enabled()
         if is_recorded and self.is_leaf and self.requires_grad:
-            # PROTOCOL.md §M 28: its gradient would be collected for a value that is gone.
+            # Protocol §F.6: its gradient would be collected for a value that is gone.
             text = "A leaf Variable that requires grad cannot be changed by `+=`: write `y = x + other`"
             raise UsageError(f"{text}, or do it under no_grad().")
         result = add(self, other)
@@ -296,7 +296,7 @@ class Variable(VariableState):
         return self.__deepcopy__({})
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """A new leaf of its own id (PROTOCOL.md §M 29) with the same data, role and added attributes; no gradients.
+        """A new leaf of its own id (protocol §F.6) with the same data, role and added attributes; no gradients.
 
         One round trip, in a batch none.
         """

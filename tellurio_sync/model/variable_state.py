@@ -2,7 +2,7 @@
 
 Three ways to change an attribute, and each has its place:
   * ``variable.role = x``: the user's.  The server is asked first, and the local value changes once it has accepted
-    it (PROTOCOL.md §F.5, §M 25); inside ``with batch():`` it changes at once, and the server is told later.
+    it (protocol §F.5); inside ``with batch():`` it changes at once, and the server is told later.
   * ``variable._set_local("role", x)``: the server's, and ours where the server knows already.
   * ``_put``: inside this class hierarchy, the same without a method call.
 """
@@ -192,7 +192,7 @@ class VariableState:
             raise UsageError(text)
 
     def _reference(self) -> dict[str, Any]:
-        """How the server is told of this Variable (PROTOCOL.md §E.1).
+        """How the server is told of this Variable (protocol §E.1).
 
         Raises:
             UsageError: the server does not know it.

@@ -1,4 +1,4 @@
-"""Between Python objects and their JSON form (PROTOCOL.md §E)."""
+"""Between Python objects and their JSON form (protocol §E)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LookUp = Callable[[str], "Variable | None"]
 
 
 def serialise(value: Any, registries: Registries, keep: list[object]) -> Any:
-    """``value`` with Variables, models and callables replaced by references (PROTOCOL.md §E.1).
+    """``value`` with Variables, models and callables replaced by references (protocol §E.1).
 
     Args:
         value: an argument of a call.
@@ -105,7 +105,7 @@ def leaves_without_node(arguments: Any) -> list[Variable]:
 
 
 def deserialise(value: Any, registries: Registries, look_up: LookUp | None = None) -> Any:
-    """``value`` with references replaced by the registered objects themselves (PROTOCOL.md §E.3).
+    """``value`` with references replaced by the registered objects themselves (protocol §E.3).
 
     Args:
         value: what came.
@@ -149,7 +149,7 @@ def _find_model(model_id: Any, registries: Registries) -> ChatCompletionModel:
 
 
 def decode_outputs(data: Any, link: SessionLink, arguments: tuple[object, ...]) -> Variable | tuple[Variable, ...]:
-    """The outputs of a function: new, registered Variables, bound to their node (PROTOCOL.md §E.4).
+    """The outputs of a function: new, registered Variables, bound to their node (protocol §E.4).
 
     Args:
         data: one variable object, or a list of them (which gives a tuple).

@@ -1,4 +1,4 @@
-"""The state of an optimizer as plain data: made and read (PROTOCOL.md §I.2)."""
+"""The state of an optimizer as plain data: made and read (protocol §I.2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One optimizer step as a function: everything it needs is passed in (PROTOCOL.md §I.2)."""
+"""One optimizer step as a function: everything it needs is passed in (protocol §I.2)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What every optimizer does: parameter groups, steps, checkpoints (PROTOCOL.md §I).
+"""What every optimizer does: parameter groups, steps, checkpoints (protocol §I).
 
 An optimizer lives on the server.  If the user changes a group here, or loads a checkpoint, the server's optimizer
-does not know, and no method can tell it (PROTOCOL.md §M 37, 38).  From then on each step sends everything that it
+does not know, and no method can tell it (protocol §I.2).  From then on each step sends everything that it
 needs, and the state is kept here.  The user sees no difference.
 
 Not thread-safe: only one thread at a time may step one optimizer.
@@ -187,7 +187,7 @@ class Optimizer:
     # --- checkpoints -----------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Groups and state, with parameters as running numbers and models described (PROTOCOL.md §I.2). Local."""
+        """Groups and state, with parameters as running numbers and models described (protocol §I.2). Local."""
         return checkpoint.pack(self.param_groups, self.state)
 
     def load_state_dict(

@@ -1,4 +1,4 @@
-"""The state of an optimizer on the wire (PROTOCOL.md §E.5)."""
+"""The state of an optimizer on the wire (protocol §E.5)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Textual gradient descent (PROTOCOL.md §I)."""
+"""Textual gradient descent (protocol §I)."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class TGD(Optimizer):
 
 
 def _placeholder_messages() -> Messages:
-    # The server puts its own prompts in their place, and leaves the data here alone (PROTOCOL.md §I.1).
+    # The server puts its own prompts in their place, and leaves the data here alone (protocol §I.1).
     roles = (_SYSTEM_ROLE, _USER_ROLE)
     system, user = variables([f"Placeholder for {role}" for role in roles], roles)
     return [{"role": "system", "content": [system]}, {"role": "user", "content": [user]}]

@@ -276,12 +276,12 @@ class Connection:
         if self._opening is not None:
             self._fail_opening(f"the first message is not JSON: {shorten_repr(message[:200])}")
         error = jsonrpc.RpcError(jsonrpc.PARSE_ERROR, "Parse error", {"error": str(exc)})
-        # JSON-RPC 2.0 §5: the id could not be read, so it is null (PROTOCOL.md §M 9).
+        # JSON-RPC 2.0 §5: the id could not be read, so it is null (protocol §B.1).
         self._dispatcher.handle(Invalid(None, error, message[:200]))
 
     def _on_reply(self, reply: Reply) -> None:
         if self._opening is not None:
-            # No call can be pending yet, so it is the greeting, whatever its id (PROTOCOL.md §A.2: it is not checked).
+            # No call can be pending yet, so it is the greeting, whatever its id (protocol §A.2: it is not checked).
             self._on_greeting(self._opening, reply)
             return
         call = self.pending.take(reply.id)

@@ -19,7 +19,7 @@ MODE_VARIABLE = "TELLURIO_MODE"
 _MODES = ("online", "local")
 
 Address = tuple["str | None", "int | str | None"]
-"""Base URL and port; None: the environment's (PROTOCOL.md §A.1)."""
+"""Base URL and port; None: the environment's (protocol §A.1)."""
 
 
 class Login:
@@ -66,7 +66,7 @@ class Login:
         mode: str | None = None,
         data_dir: str | os.PathLike[str] | None = None,
     ) -> dict[str, str]:
-        """Log in and connect (PROTOCOL.md §A.6, §J.2). Blocks. Objects made before stay valid.
+        """Log in and connect (protocol §A.6, §J.2). Blocks. Objects made before stay valid.
 
         Args:
             api_key: None: ``TELLURIO_API_KEY``, else the key stored by an earlier login (extra ``keyring``).

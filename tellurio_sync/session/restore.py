@@ -21,7 +21,7 @@ runs and metrics, which are REST.
 How.  ``get_variable`` is asked about every leaf, many questions in one go.  A leaf stays as it is if the server's
 answer is what is here, and no call on it was cut off.  All others are made anew (``create_variable``, and their
 gradients, by reference); so are the optimizers and the backward model that refer to these.  There is no question about
-models and optimizers (PROTOCOL.md §C), so the leaves speak for them: where the server has forgotten one leaf, or there
+models and optimizers (protocol §C), so the leaves speak for them: where the server has forgotten one leaf, or there
 was none to ask about, it is taken to have forgotten all.  Where it knows everything, nothing is sent but the question.
 
 What an optimizer remembers (momentum) cannot be told to the server; an optimizer that remembers something and is made
@@ -253,7 +253,7 @@ def _with_gradients(variables: Iterable[Variable]) -> Iterator[Variable]:
 
 
 def _is_same(leaf: Variable, answer: Any) -> bool:
-    """Whether an answer to ``get_variable`` describes the leaf as it is here (PROTOCOL.md §C)."""
+    """Whether an answer to ``get_variable`` describes the leaf as it is here (protocol §C)."""
     if not isinstance(answer, dict):
         return False
     grad = answer.get("grad")

@@ -47,10 +47,10 @@ class Session(Login):
     logs in at its first use, as a new session does.
 
     Args:
-        http_base_url, http_port, ws_base_url, ws_port: None: the ``TELLURIO_BACKEND_...`` variables (PROTOCOL.md §A.1).
+        http_base_url, http_port, ws_base_url, ws_port: None: the ``TELLURIO_BACKEND_...`` variables (protocol §A.1).
         default_timeout: seconds, > 0, of calls to the server; for long-running ones since their last heartbeat.
         pending_timeout: seconds, > 0: how long reading a Variable waits for a change that the server announced
-            (PROTOCOL.md §F.4); None: ``default_timeout``.
+            (protocol §F.4); None: ``default_timeout``.
         on_lost: called with the ``ConnectionLost`` when an open connection has ended. On the receive thread: be quick.
         on_restored: called with a ``Restored`` when it is open again and the server knows again what is held here
             (see ``restore`` for what that means); also after a login that found such objects. On any thread but the
@@ -161,7 +161,7 @@ class Session(Login):
         description: str | None = None,
         status: str = "RUNNING",
     ) -> Run:
-        """Start a run, in a project that is created where there is none, and make calls for it (PROTOCOL.md §J.1).
+        """Start a run, in a project that is created where there is none, and make calls for it (protocol §J.1).
 
         Logs in first, if that has not been done. Blocks. An earlier run of this session that is unfinished is marked
         FAILED; what an open batch has queued is sent before, for that run.

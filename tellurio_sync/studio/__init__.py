@@ -1,4 +1,4 @@
-"""The studio side of Tellurio over REST: login, projects, runs and metrics (PROTOCOL.md §J).
+"""The studio side of Tellurio over REST: login, projects, runs and metrics (protocol §J).
 
 Importing it is cheap: the HTTP library and the keyring are imported when they are first needed.
 """

@@ -1,4 +1,4 @@
-"""Logging in: where the key comes from, whether it is valid, and whether it is kept (PROTOCOL.md §A.6, §J.2)."""
+"""Logging in: where the key comes from, whether it is valid, and whether it is kept (protocol §A.6, §J.2)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The file ``~/.tellurio_config.json``: who logged in last, and what was allowed (PROTOCOL.md §J.2).
+"""The file ``~/.tellurio_config.json``: who logged in last, and what was allowed (protocol §J.2).
 
 No secret is in it, yet it is for its owner's eyes only.  Reading never fails: an unreadable file
-counts as empty (§M 42).  Writing replaces the file as a whole, so a reader never sees half of it; of two
+counts as empty (§J.2).  Writing replaces the file as a whole, so a reader never sees half of it; of two
 processes that write at once, the later one wins.
 """
 

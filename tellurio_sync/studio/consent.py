@@ -1,4 +1,4 @@
-"""Consent to give the user's language-model key to the server, which calls the model with it (PROTOCOL.md §H.5)."""
+"""Consent to give the user's language-model key to the server, which calls the model with it (protocol §H.5)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _QUESTION = (
 def check_consent() -> None:
     """Return if the user allows it: by ``ALLOW_API_KEY_SHARING``, by the config file, or when asked.
 
-    An explicit ``false`` in either place is the last word (§M 41), the environment's before the file's. Blocks
+    An explicit ``false`` in either place is the last word (§H.5), the environment's before the file's. Blocks
     while it asks, which it does only at a terminal or in a notebook.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Dates as the REST API writes them: ISO 8601 with ``Z`` or an offset (PROTOCOL.md §J)."""
+"""Dates as the REST API writes them: ISO 8601 with ``Z`` or an offset (protocol §J)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The keyring of the operating system, through the optional package ``keyring`` (PROTOCOL.md §J.2).
+"""The keyring of the operating system, through the optional package ``keyring`` (protocol §J.2).
 
 Nothing here fails because there is no keyring: whoever asks is told why not.
 """

@@ -1,4 +1,4 @@
-"""Projects: what runs belong to (PROTOCOL.md §J)."""
+"""Projects: what runs belong to (protocol §J)."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def optional_date(answer: dict[str, Any], name: str) -> datetime | None:
 
 
 def slug_of(display_name: str) -> str:
-    """The slug that the server makes of a display name (PROTOCOL.md §J).
+    """The slug that the server makes of a display name (protocol §J).
 
     Raises:
         ValueError: nothing is left of the name.

@@ -1,4 +1,4 @@
-"""The REST API (PROTOCOL.md §J): one method per endpoint, plain JSON objects in and out.
+"""The REST API (protocol §J): one method per endpoint, plain JSON objects in and out.
 
 State and threads:
 
@@ -128,13 +128,13 @@ class StudioRest:
     # All of them raise, besides what they say themselves:
     #   HttpUnreachable  no whole answer in time, or none at all
     #   HttpTooLarge     an answer of more bytes than max_answer_size
-    #   HttpStatusError  a status other than the one of PROTOCOL.md §J, other 2xx included (§M 43)
+    #   HttpStatusError  a status other than the one of protocol §J, other 2xx included
     #   HttpError        an answer in another form than §J says
 
     def verify_api_key(self) -> dict[str, Any] | None:
         """The account (``email``, ``username``) that the key belongs to; None: the key was refused."""
         account: dict[str, Any] | None = self._request("GET", "/api/v0/verify-api-key/", 200, dict, absent=(401, 403))
-        # PROTOCOL.md §J: an empty object means an invalid key, too.
+        # Protocol §J: an empty object means an invalid key, too.
         return account or None
 
     def get_project(self, namespace_slug: str, project_slug: str) -> dict[str, Any] | None:

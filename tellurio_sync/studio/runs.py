@@ -1,4 +1,4 @@
-"""Runs and their metrics (PROTOCOL.md §J, §J.1)."""
+"""Runs and their metrics (protocol §J, §J.1)."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ class Run:
         finally:
             self.rest.update_run(self.project.namespace_slug, self.project.slug, self.uuid, status, timeout=timeout)
             self.status = status
-            _log.info("Run %r: %s", self.name, status)  # PROTOCOL.md §M 45: the status itself
+            _log.info("Run %r: %s", self.name, status)  # Protocol §J.1: the status itself
             self.on_finish(self)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -245,11 +245,11 @@ def start_run(
 
 
 class RunGuard:
-    """Sees to it that no run of this process stays RUNNING for ever (PROTOCOL.md §J.1). One per session; thread-safe.
+    """Sees to it that no run of this process stays RUNNING for ever (protocol §J.1). One per session; thread-safe.
 
     * A new run ends an unfinished earlier one as FAILED.
     * An exit of the interpreter ends the unfinished one: as CRASHED if an unhandled exception (Ctrl-C included) is
-      the reason (§M 44), else as COMPLETED. The exception is seen in ``sys.last_value``, where the interpreter puts it
+      the reason (§J.1), else as COMPLETED. The exception is seen in ``sys.last_value``, where the interpreter puts it
       before it calls ``sys.excepthook``; so no hook is replaced. At an interactive prompt an exception does not end
       the program, so there it does not count. ``sys.exit(1)`` leaves no trace there and counts as COMPLETED.
 

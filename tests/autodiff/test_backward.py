@@ -159,7 +159,7 @@ def test_a_refused_question_does_not_hide_that_the_pass_was_cut_off(link, graph)
 
 
 def test_who_waits_for_a_gradient(link):
-    """PROTOCOL.md, fact 7: leaves that need one, and computed Variables that retain theirs; however far back."""
+    """Protocol §C: leaves that need one, and computed Variables that retain theirs; however far back."""
     needed, unneeded = Parameter("needed"), Variable("unneeded")
 
     def computed(*arguments, retains=False):

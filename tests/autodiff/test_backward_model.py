@@ -47,7 +47,7 @@ def test_the_default(link):
 
 
 def test_the_key_is_sent_once_and_the_callers_dict_stays(link):
-    """PROTOCOL.md §M 40."""
+    """Protocol §H.4."""
     client_args = {"api_key": "sk-mine", "timeout": 3}
     set_backward_model_client("openai/gpt-4o-mini", client_args, {"temperature": 0})
     assert client_args == {"api_key": "sk-mine", "timeout": 3}

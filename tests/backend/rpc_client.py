@@ -24,7 +24,7 @@ class RpcError(Exception):
 
 
 class RpcClient:
-    """Speaks PROTOCOL.md; `frames` holds what came, `functions` what the server may call."""
+    """Speaks the protocol; `frames` holds what came, `functions` what the server may call."""
 
     def __init__(self, url: str, key: str, headers: dict[str, str] | None = None) -> None:
         lines = [f"Authorization: Api-Key {key}"]
@@ -86,7 +86,7 @@ class RpcClient:
         params = frame["params"]
         try:
             value = self.functions[params["callable_id"]](*params["args"], **params["kwargs"])
-        except Exception as exc:  # noqa: BLE001 - what the peer's client answers (PROTOCOL.md §D.2)
+        except Exception as exc:  # noqa: BLE001 - what the peer's client answers (protocol §D.2)
             return {"error": {"code": -32603, "message": "Internal error", "data": {"exception": f"callable: {exc}"}}}
         return {"result": {"message": "Ok", "data": value}}
 

@@ -1,4 +1,4 @@
-"""Envelopes, order, heartbeats and sizes on the wire (PROTOCOL.md §A.2, §B, §C.1)."""
+"""Envelopes, order, heartbeats and sizes on the wire (protocol §A.2, §B, §C.1)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_the_greeting_says_what_else_the_backend_understands(rpc: RpcClient) -> 
 
 
 def test_the_greeting_leaves_with_the_handshake(backend: RunningBackend) -> None:
-    """Fact 1: one read gives both, each time."""
+    """Protocol §A.2: one read gives both, each time."""
     for _ in range(50):
         with socket.create_connection(("127.0.0.1", backend.port), timeout=FAILSAFE) as sock:
             key = base64.b64encode(os.urandom(16)).decode()

@@ -12,7 +12,7 @@ from tellurio_sync.backend.refused import Refused
 
 from .scripted import ScriptedHost, answer_like_a_model, grads
 
-# PROTOCOL.md §G.2
+# Protocol §G.2
 TEXT_1 = (
     "The evaluation function, designed for 'exact match', compared the <DATA> field of the predicted variable ('green')"
     " with the <DATA> field of the target variable ('red'), resulting in a score: 0."

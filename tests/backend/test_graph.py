@@ -1,4 +1,4 @@
-"""Recording and going back, PROTOCOL.md §G.1 and §G.3."""
+"""Recording and going back, protocol §G.1 and §G.3."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_an_edge_names_the_output_it_comes_from() -> None:
 
 
 def test_a_leaf_gets_one_gradient_per_path() -> None:
-    """The graph of PROTOCOL.md §F.4: a -> b -> c -> d -> e, and a -> e."""
+    """The graph of protocol §F.4: a -> b -> c -> d -> e, and a -> e."""
     host = ScriptedHost()
     a, other = host.variable("a", "a", True), host.variable("x", "x")
     b = add(host, a, other)
@@ -146,7 +146,7 @@ def test_lists_need_a_gradient() -> None:
 
 
 def test_a_leaf_that_is_no_leaf_any_more_is_left_out() -> None:
-    """`v += w` makes a leaf computed (PROTOCOL.md §M 28)."""
+    """`v += w` makes a leaf computed (protocol §F.6)."""
     host = ScriptedHost()
     v, w = host.variable("v", "v", True), host.variable("w", "w", True)
     result = add(host, v, w)

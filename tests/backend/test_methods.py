@@ -1,4 +1,4 @@
-"""The methods of Variables, functions and models: results, compared texts, pushes and their order (PROTOCOL.md §C)."""
+"""The methods of Variables, functions and models: results, compared texts, pushes and their order (protocol §C)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The methods of optimizers: results, compared texts, pushes and their order (PROTOCOL.md §C); and a training loop."""
+"""The methods of optimizers: results, compared texts, pushes and their order (protocol §C); and a training loop."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_step(rpc: RpcClient, model: dict[str, Any]) -> None:
 def test_clear_step_comes_a_while_after_the_reply(
     rpc: RpcClient, model: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fact 5: 20 ms at least; here so long that it does not come at all."""
+    """Protocol §C.1: 20 ms at least; here so long that it does not come at all."""
     assert long_methods.CLEAR_STEP_DELAY >= 0.02
     monkeypatch.setattr(long_methods, "CLEAR_STEP_DELAY", 3600.0)
     training = Training(rpc, model)

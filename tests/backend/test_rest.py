@@ -1,4 +1,4 @@
-"""PROTOCOL.md §J from the server's side."""
+"""Protocol §J from the server's side."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ PUSHED = {
     "_grad_fn": None,
     "is_leaf": True,
 }
-"""A Variable as the server pushes it (PROTOCOL.md §D), without its id."""
+"""A Variable as the server pushes it (protocol §D), without its id."""
 HOLD = "bench_hold"
 BIG = "bench_big"
 LONG_TIMEOUT = 60.0
@@ -155,7 +155,7 @@ class TellurioSyncSpeed(TellurioSync):
 
 
 class Afnio:
-    """afnio 0.3.7 as a black box, used as its own synchronous code uses it (PROTOCOL.md §A.4, §L.1)."""
+    """afnio 0.3.7 as a black box, used as its own synchronous code uses it (protocol §A.4)."""
 
     def __init__(self) -> None:
         import asyncio

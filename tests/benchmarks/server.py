@@ -87,7 +87,7 @@ class Connection:
             data = data + more if data else more
 
     def _upgrade(self) -> bytes:
-        """Do the handshake; the greeting leaves in the same segment (PROTOCOL.md, fact 1). What came behind it."""
+        """Do the handshake; the greeting leaves in the same segment (protocol §A.2). What came behind it."""
         head = b""
         while b"\r\n\r\n" not in head:
             more = self._sock.recv(65536)

@@ -1,4 +1,4 @@
-"""What the server says of itself when a connection opens (PROTOCOL.md §A.2), and the extensions in it."""
+"""What the server says of itself when a connection opens (protocol §A.2), and the extensions in it."""
 
 from __future__ import annotations
 

@@ -219,7 +219,7 @@ def test_append_grad_fails(link):
 
 @pytest.mark.parametrize(("method", "flag"), [("clear_backward", "_pending_grad"), ("clear_step", "_pending_data")])
 def test_clearing_clears_the_known_and_reports_all_unknown(link, method, flag):
-    """PROTOCOL.md §M 33, 34."""
+    """Protocol §D."""
     one, other = Variable("a"), Variable("b")
     link.registries.mark_pending([one, other], flag)
     with pytest.raises(ValueError) as caught:

@@ -35,7 +35,7 @@ class Asking:
 
 
 class TestServerRequests:
-    """What the client answers (PROTOCOL.md §B.1, and JSON-RPC 2.0 where the peer strays from it)."""
+    """What the client answers (protocol §B.1, JSON-RPC 2.0)."""
 
     @pytest.mark.parametrize(
         ("message", "reply"),

@@ -1,4 +1,4 @@
-"""Going on with one's session on the server at the next connection (PROTOCOL.md §C.3; the extension ``session``)."""
+"""Going on with one's session on the server at the next connection (protocol §C.3; the extension ``session``)."""
 
 from __future__ import annotations
 

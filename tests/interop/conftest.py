@@ -1,7 +1,7 @@
 """afnio 0.3.7, unchanged, as a client of the local backend: a black box in an environment of its own.
 
 The clean room: afnio's licence differs from ours, so nothing of it is read here.  Drivers (``drivers/``) are ours; they
-use what PROTOCOL.md names, run in afnio's environment, and print what they observed as JSON.  What afnio itself writes
+use what the protocol names, run in afnio's environment, and print what they observed as JSON.  What afnio itself writes
 is thrown away.
 """
 

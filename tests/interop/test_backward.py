@@ -17,7 +17,7 @@ def seen(drive: Drive, backend: ScriptedBackend) -> Any:
 
 
 def combined(role: str, feedback: str) -> str:
-    # PROTOCOL.md §G.3.
+    # Protocol §G.3.
     return f"Here is the combined feedback we got for this specific {role} and other variables: {feedback}"
 
 

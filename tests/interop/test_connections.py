@@ -16,7 +16,7 @@ COUNT = 200
 
 
 def test_no_connection_has_a_dead_listener(drive: Drive, backend: ScriptedBackend) -> None:
-    """Fact 1: the greeting must come in one segment with the handshake's answer."""
+    """Protocol §A.2: the greeting must come in one segment with the handshake's answer."""
     seen = drive("connections", key=backend.api_key, namespace=backend.namespace, count=COUNT)
     assert seen == {"connected": COUNT, "sessions": COUNT, "lost": []}
 
@@ -33,7 +33,7 @@ def test_logging_in(drive: Drive, backend: ScriptedBackend) -> None:
     sessions = {answer.pop("session_id") for answer in seen["logins"]}
     assert seen["logins"] == [{"email": "alice@example.org", "username": "alice"}] * 3
     assert len(sessions) == 3
-    # PROTOCOL.md §A.6.
+    # Protocol §A.6.
     error = {name: (outcome["error"]["type"], outcome["error"]["text"]) for name, outcome in seen["refused"].items()}
     assert error == {
         "no key, relogin": ("ValueError", "API key is required for re-login."),
@@ -57,7 +57,7 @@ def test_every_long_running_request_shows_that_it_lives(drive: Drive, backend: S
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are how test and driver take turns")
 def test_objects_outlive_a_lost_connection(drive: Drive, backend: ScriptedBackend, tmp_path: Path) -> None:
-    """PROTOCOL.md §C.3. afnio itself does not come back by itself (§A.5): a login brings it back."""
+    """Protocol §C.3. afnio itself does not come back by itself (§A.5): a login brings it back."""
     pipe = str(tmp_path / "turn")
     for end in (".asked", ".done"):
         os.mkfifo(pipe + end)

@@ -36,7 +36,7 @@ def leaf(data: Any, role: str) -> dict[str, Any]:
     return {"data": data, "role": role, "requires_grad": False, "is_leaf": True, "output_nr": 0, "grad_fn": None}
 
 
-# PROTOCOL.md §G.1, §F.7, §F.8.
+# Protocol §G.1, §F.7, §F.8.
 GRAPH = {
     "add": output("abcdef", "first input and second input", "Add", LEAF, NOTHING),
     "registered": True,
@@ -61,7 +61,7 @@ def parts(*data: Any, edges: tuple[list[Any], ...] = (LEAF,)) -> list[Any]:
     return [output(part, f"split part {i} of sentence", "Split", *edges, output_nr=i) for i, part in enumerate(data)]
 
 
-# PROTOCOL.md §G.2.
+# Protocol §G.2.
 TEXT_OPS = {
     "add numbers": output(3, "x and y", "Add", LEAF, LEAF),
     "add lists": output(["ac", "bd"], "x and y", "Add", LEAF, LEAF),

@@ -35,7 +35,7 @@ def usage(prompt: int, completion: int, dollars: float) -> dict[str, Any]:
     }
 
 
-# Each chat has 5 words in and 2 out, at 2.50 and 10.00 dollars per million (PROTOCOL.md §H.3).
+# Each chat has 5 words in and 2 out, at 2.50 and 10.00 dollars per million (protocol §H.3).
 COST = 5 * 2.5e-6 + 2 * 10e-6
 # After one chat; after a batch of two more, under the model's dated name; after one with a model of unknown price;
 # after clearing.
@@ -119,7 +119,7 @@ def test_a_language_model_as_judge(seen: Any) -> None:
 
 
 def test_setting_the_backward_model(seen: Any) -> None:
-    # PROTOCOL.md §H.4.
+    # Protocol §H.4.
     assert {case: (found["error"]["type"], found["error"]["text"]) for case, found in seen["before"].items()} == {
         "getter": (
             "RuntimeError",

@@ -20,7 +20,7 @@ def seen(drive: Drive, backend: ScriptedBackend) -> Any:
 
 
 def test_created(seen: Any) -> None:
-    # PROTOCOL.md §I.1.
+    # Protocol §I.1.
     placeholder = "Placeholder for Textual Gradient Descent optimizer {} prompt"
     assert seen["created"] == {
         "state is empty": True,
@@ -33,7 +33,7 @@ def test_created(seen: Any) -> None:
     }
 
 
-# PROTOCOL.md §I.3, §F.4.
+# Protocol §I.3, §F.4.
 STEPS = {
     "flag": True,
     "data": "A, first feedback (0)",

@@ -35,7 +35,7 @@ def project(name: str, slug: str, visibility: str, **more: Any) -> dict[str, Any
 
 
 def test_projects(seen: Any) -> None:
-    # PROTOCOL.md §J.
+    # Protocol §J.
     mine = {"role": "OWNER", "org_slug": "alice"}
     assert seen["created"] == project("Test Project", "test-project", "PUBLIC", **mine)
     assert seen["got"] == project("Test Project", "test-project", "PUBLIC")
@@ -92,7 +92,7 @@ def test_metrics(seen: Any, rest: StudioRest, backend: ScriptedBackend) -> None:
     ]
 
 
-# --- the command line (PROTOCOL.md §J.3) -----------------------------------------------------------
+# --- the command line (protocol §J.3) -----------------------------------------------------------
 
 
 @pytest.fixture

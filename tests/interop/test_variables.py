@@ -57,11 +57,11 @@ def test_both_sides_have_the_same_data(seen: Any) -> None:
 
 
 def test_messages_over_a_mebibyte_are_taken(seen: Any) -> None:
-    """Fact 9."""
+    """Protocol §A.7."""
     assert seen["big"] > 0
 
 
-# PROTOCOL.md §B.2.
+# Protocol §B.2.
 ERRORS = {
     "unknown method": (-32601, "Method 'invalid_method' not found.", {"method": "invalid_method"}),
     "missing parameter": (-32602, "Missing key: data", {"missing_key": "data"}),

@@ -197,7 +197,7 @@ def test_specification_example_named_parameters() -> None:
 
 
 def test_specification_example_positional_parameters_are_refused_here() -> None:
-    """Every method of this protocol takes its parameters by name (PROTOCOL.md §B)."""
+    """Every method of this protocol takes its parameters by name (protocol §B)."""
     message = read('{"jsonrpc": "2.0", "method": "subtract", "params": [42, 23], "id": 1}')
     assert (message.id, message.error.code) == (1, -32602)
 

@@ -22,7 +22,7 @@ Answer = Callable[[dict[str, Any]], Any]
 
 
 class FakeLink:
-    """Answers every method in the form of PROTOCOL.md §C; ``answers[method]`` replaces one of them."""
+    """Answers every method in the form of protocol §C; ``answers[method]`` replaces one of them."""
 
     def __init__(self) -> None:
         self.registries = Registries(self)
@@ -109,7 +109,7 @@ class FakeLink:
         return f"{kind}-{next(self._ids)}"
 
     def output(self, data: Any = "out", **fields: Any) -> dict[str, Any]:
-        """A variable object of a function's reply (PROTOCOL.md §E.4)."""
+        """A variable object of a function's reply (protocol §E.4)."""
         return {
             "variable_id": self.new_id("variable"),
             "data": data,

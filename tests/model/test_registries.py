@@ -228,7 +228,7 @@ def test_a_node_that_never_comes_is_a_timeout_and_keeps_nothing_alive(link):
 
 
 def test_binding_and_the_push_of_the_node_never_miss_each_other(link):
-    """PROTOCOL.md §M 30: whichever comes first, the Variable is bound."""
+    """Protocol §E.4: whichever comes first, the Variable is bound."""
     for number in range(200):
         variable = Variable._received(link, f"v{number}", "a", requires_grad=True)
         start = threading.Barrier(2)

@@ -88,7 +88,7 @@ def test_suppression_ends_as_it_began_and_may_be_nested(link):
 
 
 def test_suppression_in_one_thread_is_none_in_another(link):
-    """PROTOCOL.md §M 6."""
+    """Protocol §F.5."""
     entered, done = threading.Event(), threading.Event()
 
     def suppress():
@@ -131,7 +131,7 @@ def set_grad(variable):
     ],
 )
 def test_what_a_set_sends(link, change, sent):
-    """PROTOCOL.md §F.5, with one call for data (§M 24)."""
+    """Protocol §F.5: one call for data."""
     variable = Variable("a")
     change(variable)
     assert updates(link) == sent
@@ -149,7 +149,7 @@ def test_retain_grad_is_for_computed_variables(link):
     ("attribute", "value"), [("data", "new"), ("role", "new"), ("output_nr", 1), ("is_leaf", False), ("foo", 1)]
 )
 def test_a_refused_set_changes_nothing_here(link, attribute, value):
-    """PROTOCOL.md §M 25."""
+    """Protocol §F.5."""
     variable = Variable("old", "old")
     before = getattr(variable, attribute, "absent")
 
@@ -304,7 +304,7 @@ def test_adding_in_place_twice_keeps_the_arguments_of_both(link):
 
 @pytest.mark.parametrize("cls", [Variable, Parameter])
 def test_a_leaf_that_needs_grad_is_not_added_to_in_place(link, cls):
-    """PROTOCOL.md §M 28."""
+    """Protocol §F.6."""
     leaf = cls("a", "r", requires_grad=True)
     before = len(link.calls())
     with pytest.raises(UsageError, match=r"write `y = x \+ other`"):
@@ -314,7 +314,7 @@ def test_a_leaf_that_needs_grad_is_not_added_to_in_place(link, cls):
 
 @pytest.mark.parametrize("cls", [Variable, Parameter])
 def test_under_no_grad_a_leaf_is_added_to_and_stays_a_leaf(link, cls):
-    """PROTOCOL.md §M 27: a Parameter too."""
+    """Protocol §F.6: a Parameter too."""
     leaf = cls("a", "r", requires_grad=True)
     answer_add(link)
     with no_grad():
@@ -373,7 +373,7 @@ def test_copy_copies_lists_and_checks_shapes(link):
 @pytest.mark.parametrize("cls", [Variable, Parameter])
 @pytest.mark.parametrize("how", [copy.copy, copy.deepcopy])
 def test_a_copy_has_its_own_id(link, cls, how):
-    """PROTOCOL.md §M 29."""
+    """Protocol §F.6."""
     original = cls(["a"], "r", True)
     original.foo = ["x"]
     original.append_grad(Variable("g"))

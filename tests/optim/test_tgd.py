@@ -290,7 +290,7 @@ def test_add_param_group(link, model, parameter):
 
 
 def test_a_changed_setting_counts_from_the_next_step(link, model, parameter):
-    """PROTOCOL.md §M 38."""
+    """Protocol §I.2."""
     answer_functional(link, parameter)
     optimizer = TGD([parameter], model, prompts(), temperature=0)
     optimizer.param_groups[0]["momentum"] = 5
@@ -341,7 +341,7 @@ def test_a_checkpoint_is_plain_and_pickles(link, model, parameter):
 
 
 def test_a_loaded_checkpoint_is_what_the_next_step_uses(link, model, parameter):
-    """PROTOCOL.md §M 37."""
+    """Protocol §I.2."""
     answer_steps(link, parameter)
     optimizer = TGD([parameter], model, prompts(), momentum=1)
     optimizer.step()

@@ -1,4 +1,4 @@
-"""What the client answers to what the server sends (PROTOCOL.md §B.1, as §M makes it better)."""
+"""What the client answers to what the server sends (protocol §B.1)."""
 
 from __future__ import annotations
 

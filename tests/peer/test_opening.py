@@ -50,7 +50,7 @@ def test_a_late_greeting_is_waited_for(before: float) -> None:
     ],
 )
 def test_only_the_session_id_of_the_greeting_is_looked_at(greeting: str) -> None:
-    """PROTOCOL.md §A.2: no other field is checked."""
+    """Protocol §A.2: no other field is checked."""
     with Rig("silent") as rig:
         opening = Background(rig.peer.open, 1, 0)
         rig.dialers.wait_for_transport(0).server_send(greeting)

@@ -170,7 +170,7 @@ class TestACutOffCallHasNotHappened:
         assert parameter in link.registries.unsure
 
     def test_who_waits_for_the_end_of_an_answered_step_gets_the_data(self, link: FakeLink) -> None:
-        """PROTOCOL.md §C.1: the data came before the reply; only the flag's end is missing."""
+        """Protocol §C.1: the data came before the reply; only the flag's end is missing."""
         parameter = Parameter("old")
         optimizer = TGD([parameter], CallableModel(lambda messages: ""))
 

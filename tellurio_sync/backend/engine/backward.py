@@ -1,4 +1,4 @@
-"""Going back through the graph (PROTOCOL.md §G.3).
+"""Going back through the graph (protocol §G.3).
 
 A node is reached once all nodes behind it are done, so it knows every piece of feedback on its outputs.
 Feedback is never merged on the way: a leaf gets one gradient per path, and a function goes backward once

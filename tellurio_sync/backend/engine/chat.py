@@ -1,4 +1,4 @@
-"""A chat completion (PROTOCOL.md §G)."""
+"""A chat completion (protocol §G)."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class Conversation:
     """
 
     def __init__(self, messages: Any, inputs: Any, beside: Sequence[Data] = ()) -> None:
-        """Check ``messages`` and ``inputs``, decoded, of PROTOCOL.md §G; ``beside`` is data that goes with them.
+        """Check ``messages`` and ``inputs``, decoded, of protocol §G; ``beside`` is data that goes with them.
 
         Raises:
             Refused: another form, or lists of different lengths.

@@ -1,4 +1,4 @@
-"""Evaluators: they score predictions, and turn scores into feedback (PROTOCOL.md §G.2, §G.3)."""
+"""Evaluators: they score predictions, and turn scores into feedback (protocol §G.2, §G.3)."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ class ExactMatchEvaluator(Evaluator):
         return reduced_explanation(self.purpose, self._reduction_purpose, score)
 
 
-# PROTOCOL.md §G.2, texts 1 and 2: programs compare them.
+# Protocol §G.2, texts 1 and 2: programs compare them.
 
 
 def explanation(purpose: str, prediction: Data, target: Data, score: Data) -> str:

@@ -22,7 +22,7 @@ _SIGNATURES = {name: inspect.signature(op) for name, op in FUNCTIONS.items()}
 
 
 def bind(objects: Objects, name: str, args: list[Any], kwargs: dict[str, Any]) -> Op:
-    """The function ``name`` with its arguments, decoded as they are now (PROTOCOL.md §G).
+    """The function ``name`` with its arguments, decoded as they are now (protocol §G).
 
     Raises:
         Refused: no such function, or arguments it does not take.

@@ -1,4 +1,4 @@
-"""Recording what a function computed as a step of the graph (PROTOCOL.md §G.1)."""
+"""Recording what a function computed as a step of the graph (protocol §G.1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A language model as judge (PROTOCOL.md §G.2)."""
+"""A language model as judge (protocol §G.2)."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class LMJudgeEvaluator(Evaluator):
         return values
 
     def reduced_explanation(self, score: Data) -> str:
-        # PROTOCOL.md §G.2, text 3.
+        # Protocol §G.2, text 3.
         return (
             "The evaluation function, designed using an LM as the judge, compared the <DATA> fields of the predicted "
             "variable and the target variable across all samples in the batch. These scores were then aggregated using "

@@ -37,7 +37,7 @@ class Op(ABC):
 
     Attributes:
         returns_list: whether the client expects a list of outputs, even of one.
-        operands: the Variables among the arguments, in order, nested ones flattened (PROTOCOL.md §G.1).
+        operands: the Variables among the arguments, in order, nested ones flattened (protocol §G.1).
     """
 
     returns_list: ClassVar[bool] = False

@@ -1,4 +1,4 @@
-"""Functions that need no language model (PROTOCOL.md §G.2, §G.3)."""
+"""Functions that need no language model (protocol §G.2, §G.3)."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def _check_parts(width: int, rows: int) -> None:
 
 
 def _sentence(role: str, feedback: str) -> str:
-    # PROTOCOL.md §G.3: programs compare this text.
+    # Protocol §G.3: programs compare this text.
     return f"Here is the combined feedback we got for this specific {role} and other variables: {feedback}"
 
 

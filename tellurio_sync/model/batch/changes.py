@@ -1,6 +1,6 @@
-"""Changes of Variables: what the server is told, and what becomes of it here (PROTOCOL.md §F.5).
+"""Changes of Variables: what the server is told, and what becomes of it here (protocol §F.5).
 
-A change is first accepted by the server and then applied here (§M 25).  In an open batch it is applied here at once,
+A change is first accepted by the server and then applied here (§F.5).  In an open batch it is applied here at once,
 told later, and taken back if the server refuses it (``items``).
 """
 

@@ -37,7 +37,7 @@ def flags_set(action):
 
 
 def paths():
-    """The graph a -> b -> c -> d -> e, with a second path a -> e (PROTOCOL.md §F.4)."""
+    """The graph a -> b -> c -> d -> e, with a second path a -> e (protocol §F.4)."""
     a, other = v("a", "a"), v("-", "other", False)
     b = Add.apply(a, other)
     c = Add.apply(b, other)

@@ -1,4 +1,4 @@
-"""Many connections in a row, each with one call: a dead listener (fact 1) shows as a call that times out."""
+"""Many connections in a row, each with one call: a dead listener (protocol §A.2) shows as a call that times out."""
 
 import asyncio
 

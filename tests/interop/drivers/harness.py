@@ -1,7 +1,7 @@
 """What every driver does: run a function and print what it observed, as one JSON object and nothing else.
 
 A driver runs in the peer's own environment, as a process of its own.  It knows the peer by the names and the behaviour
-that PROTOCOL.md gives; whatever the peer prints or logs by itself is discarded, so that none of its lines, which a
+that the protocol gives; whatever the peer prints or logs by itself is discarded, so that none of its lines, which a
 traceback would show, ever reaches a reader.
 """
 

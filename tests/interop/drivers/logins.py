@@ -29,7 +29,7 @@ def observe(key, namespace):
     seen["wrong key at the WebSocket"] = asyncio.run(refused())
 
     seen["logins"] = [login(api_key=key, relogin=number > 0) for number in range(3)]
-    # Objects of an earlier login stay valid (PROTOCOL.md §C.3).
+    # Objects of an earlier login stay valid (protocol §C.3).
     run = init(namespace, "Logins")
     variable = Variable("before", role="x")
     login(api_key=key, relogin=True)

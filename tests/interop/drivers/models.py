@@ -38,7 +38,7 @@ def chats(base_url):
     user = Variable("Greet {name}", role="user query")
     zero = model.get_usage()
     one = ChatCompletion.apply(model, chat(system, user), inputs={"name": "Ann"}, model="gpt-4o", temperature=0.25)
-    # PROTOCOL.md §C.1: before the reply.
+    # Protocol §C.1: before the reply.
     after_one = model.get_usage()
     batch = functional.chat_completion(
         model, chat(system, user), inputs={"name": Variable(["Bea", "Cem"], role="names")}, model="gpt-4o-2024-08-06"

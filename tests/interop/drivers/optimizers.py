@@ -43,7 +43,7 @@ def steps(model):
     seen = {}
     known = set(VARIABLE_REGISTRY)
     optimizer.step()
-    # PROTOCOL.md §F.4: the flag is still set right after, then the data comes.
+    # Protocol §F.4: the flag is still set right after, then the data comes.
     seen["flag"] = p._pending_data
     seen["data"] = p.data
     seen["flag after reading"] = p._pending_data
