@@ -53,3 +53,18 @@ def _is_list_of_one_kind(value: object) -> bool:
         return False
     parts: Sequence[object] = value
     return all(isinstance(part, str) for part in parts) or all(isinstance(part, Variable) for part in parts)
+
+
+MultiTurnMessages = Messages
+"""The same, under the name that the published API has for it."""
+
+
+def is_multi_turn_messages(value: object) -> bool:
+    """Whether ``value`` has the form of ``Messages`` and is a list; an empty list has."""
+    if not isinstance(value, list):
+        return False
+    try:
+        check_messages(value)
+    except TypeError:
+        return False
+    return True
