@@ -205,7 +205,7 @@ class Module:
         """The buffers with dotted names; see ``named_parameters``."""
         pairs = (
             (_joined(where, name), getattr(module, name))
-            for where, module in self._places(prefix, recurse)
+            for where, module in self._places(prefix, recurse, remove_duplicate)
             for name in module._buffer_names
             if getattr(module, name, None) is not None
         )
@@ -256,15 +256,17 @@ class Module:
             if not name.startswith("_") and is_kind(value):
                 yield name, value
 
-    def _places(self, prefix: str, recurse: bool) -> Iterator[tuple[str, Module]]:
-        return self.named_modules(prefix=prefix) if recurse else iter([(prefix, self)])
+    def _places(self, prefix: str, recurse: bool, remove_duplicate: bool) -> Iterator[tuple[str, Module]]:
+        if recurse:
+            return self.named_modules(prefix=prefix, remove_duplicate=remove_duplicate)
+        return iter([(prefix, self)])
 
     def _named(
         self, is_kind: Callable[[Any], bool], prefix: str, recurse: bool, remove_duplicate: bool
     ) -> Iterator[tuple[str, Any]]:
         pairs = (
             (_joined(where, name), value)
-            for where, module in self._places(prefix, recurse)
+            for where, module in self._places(prefix, recurse, remove_duplicate)
             for name, value in module._own(is_kind)
         )
         return _each_once(pairs, remove_duplicate)
@@ -390,6 +392,8 @@ class Module:
             if name != _EXTRA_STATE:
                 _check_fits(key, getattr(module, name), state_dict[key], assign)
         models = [(*_place_of(places, key), model) for key, model in (model_clients or {}).items()]
+        # A Parameter that stands in a chat as well has a key of its own, and that counts.
+        own = {id(getattr(module, name, None)) for module, name in used.values()}
         with batch():
             for key, (module, name) in used.items():
                 if name == _EXTRA_STATE:
@@ -397,7 +401,8 @@ class Module:
                 elif assign:
                     setattr(module, name, _shared(state_dict[key]))
                 else:
-                    setattr(module, name, _taken_over(getattr(module, name), state_dict[key]))
+                    present = getattr(module, name)
+                    setattr(module, name, _taken_over(present, state_dict[key], own - {id(present)}))
         for module, name, model in models:
             setattr(module, name, model)
         return LoadedKeys(missing, unexpected)
@@ -529,8 +534,13 @@ def _shared(value: Any) -> Any:
     return value
 
 
-def _taken_over(present: Any, saved: Any) -> Any:
-    """``present`` with the data of ``saved``; where the forms differ, what ``saved`` says, with new Variables."""
+def _taken_over(present: Any, saved: Any, left_out: set[int]) -> Any:
+    """``present`` with the data of ``saved``; where the forms differ, what ``saved`` says, with new Variables.
+
+    ``left_out``: the ids of objects that stay as they are.
+    """
+    if id(present) in left_out:
+        return present
     if isinstance(present, Variable) and isinstance(saved, Variable):
         if present.shape != saved.shape:
             present.data = copy_data(saved.data)
@@ -539,9 +549,9 @@ def _taken_over(present: Any, saved: Any) -> Any:
             return present
         return present.copy_(saved)
     if isinstance(present, list) and isinstance(saved, (list, tuple)) and len(present) == len(saved):
-        return [_taken_over(*pair) for pair in zip(present, saved)]
+        return [_taken_over(one, other, left_out) for one, other in zip(present, saved)]
     if isinstance(present, dict) and isinstance(saved, dict) and present.keys() == saved.keys():
-        return {key: _taken_over(present[key], saved[key]) for key in present}
+        return {key: _taken_over(present[key], saved[key], left_out) for key in present}
     return _shared(saved)
 
 

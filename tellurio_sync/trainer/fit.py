@@ -1,0 +1,398 @@
+"""The training loop: forward, backward, step, for each batch of each epoch.
+
+The loop written by hand is as good; this one adds what it then usually lacks: a batch that is begun again after a lost
+connection, means over an epoch, the best parameters kept, an end when nothing gets better, checkpoints.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, Union
+
+from ..autodiff.grad_mode import no_grad
+from ..errors import CallTimeout, ConnectionLost
+from ..model.batching import batch as one_round_trip
+from ..model.data import copy_data
+from ..model.language import ChatCompletionModel
+from ..model.suppression import suppress_variable_notifications
+from ..model.variable import Variable
+from ..optim.optimizer import Optimizer
+from . import checkpoint
+from .callbacks import Callback, EpochResult
+from .checkpoint import CheckpointError
+from .steps import Means, StepOutput
+
+log = logging.getLogger("tellurio_sync.trainer")
+
+Step = Callable[[Any, int], Any]
+"""``step(batch, batch_idx)`` gives ``(score, explanation)``, a dict with these under ``"loss"``, or None."""
+
+PathLike = Union[str, "os.PathLike[str]"]
+
+LAST = "last.json"
+BEST = "best.json"
+
+_LOST = (ConnectionLost, CallTimeout)
+"""After these the same batch may be tried again: ``clear_grad`` at its beginning makes both sides agree."""
+
+
+@dataclass
+class FitResult:
+    """What came of a training.
+
+    Attributes:
+        epochs: one result for each epoch that was trained.
+        best_epoch: the epoch whose parameters are kept; None: no metric was watched, the last ones are.
+        best_value: of the watched metric, in that epoch.
+        reason: in words, why the training ended.
+    """
+
+    epochs: list[EpochResult] = field(default_factory=list)
+    best_epoch: int | None = None
+    best_value: float | None = None
+    reason: str = ""
+
+
+def fit(
+    training_step: Step,
+    optimizers: Optimizer | Sequence[Optimizer],
+    train: Iterable[Any],
+    validation_step: Step | None = None,
+    validation: Iterable[Any] | None = None,
+    *,
+    max_epochs: int = 1,
+    monitor: str | None = None,
+    mode: Literal["max", "min"] = "max",
+    patience: int | None = None,
+    min_delta: float = 0.0,
+    retries: int = 3,
+    models: Sequence[ChatCompletionModel] = (),
+    checkpoint_dir: PathLike | None = None,
+    resume: PathLike | None = None,
+    agent: Any = None,
+    log_metric: Callable[[str, float, int], None] | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> FitResult:
+    """Train parameters: for each batch clear the gradients, run ``training_step``, its backward pass, and a step.
+
+    Blocks until the training is over.
+
+    Args:
+        training_step: computes a batch; see ``Step``.
+        optimizers: what changes the parameters; several step one after the other.
+        train: batches: a ``DataLoader``, a list, any object that can be iterated once for each epoch.
+        validation_step, validation: the same without backward and step, after each epoch.
+        max_epochs: passes over ``train`` in all, >= 1; a training that is resumed counts those before.
+        monitor: the metric that says how good an epoch was, such as ``"val_accuracy"``: the parameters of the best
+            epoch are put back at the end. None: the last ones stay.
+        mode: whether more of it (``"max"``) or less is better.
+        patience: epochs without anything better after which the training ends, >= 1; None: never. Needs ``monitor``.
+        min_delta: by how much better an epoch must be, >= 0.
+        retries: how often a batch is tried again after a lost connection or a time-out, >= 0.
+        models: whose cost is counted.
+        checkpoint_dir: where ``last.json`` is written after each epoch, and ``best.json``; None: nowhere.
+        resume: a checkpoint to go on from; its epochs are not trained again.
+        agent: an object with ``state_dict`` and ``load_state_dict``, such as a ``Module``: kept in checkpoints, too.
+        log_metric: called with name, value and epoch for each mean; None: nothing is logged.
+        callbacks: told what happens.
+
+    Returns:
+        The result; also of a training that had nothing left to do.
+
+    Raises:
+        TypeError, ValueError: an argument, or what a step returns, of the wrong form.
+        CheckpointError: the file is no checkpoint, or does not fit.
+        OSError: a checkpoint cannot be read or written.
+        Whatever a step, a loader or the server raises: the training ends there, and ``last.json`` has the last epoch.
+    """
+    training = _Training(
+        training_step,
+        [optimizers] if isinstance(optimizers, Optimizer) else list(optimizers),
+        train,
+        (validation_step, validation),
+        _Watch(monitor, mode, patience, min_delta),
+        retries=retries,
+        cost=_Cost(models),
+        directory=None if checkpoint_dir is None else Path(checkpoint_dir),
+        agent=agent,
+        log_metric=log_metric,
+        callbacks=callbacks,
+    )
+    if isinstance(max_epochs, bool) or not isinstance(max_epochs, int) or max_epochs < 1:
+        raise ValueError(f"max_epochs must be a whole number of at least 1, not {max_epochs!r}.")
+    first = 1 if resume is None else training.resume(Path(resume)) + 1
+    return training.run(first, max_epochs)
+
+
+def run_steps(
+    name: str, step: Step, batches: Iterable[Any], kind: str, callbacks: Sequence[Callback] = (), retries: int = 3
+) -> dict[str, float]:
+    """The means of a step without backward over all batches; ``name`` of the step is for error texts."""
+    means = Means()
+    count = _length(batches)
+    for index, batch in enumerate(batches):
+        output, _ = _tried(partial(_output_of, name, step, batch, index), retries)
+        means.add(output.metrics)
+        for callback in callbacks:
+            callback.on_batch_end(kind, index, count, means.now())
+    return means.now()
+
+
+class _Watch:
+    """The metric that says how good an epoch was."""
+
+    def __init__(self, monitor: str | None, mode: str, patience: int | None, min_delta: float) -> None:
+        if mode not in ("max", "min"):
+            raise ValueError(f"mode must be 'max' or 'min', not {mode!r}.")
+        if patience is not None and (monitor is None or patience < 1):
+            raise ValueError("patience must be at least 1, and needs monitor: the name of the metric to watch.")
+        if not min_delta >= 0:
+            raise ValueError(f"min_delta must be 0 or more, not {min_delta!r}.")
+        self.monitor = monitor
+        self._sign = 1 if mode == "max" else -1
+        self._patience = patience
+        self._min_delta = min_delta
+        self.best_epoch: int | None = None
+        self.best_value: float | None = None
+
+    def is_better(self, epoch: int, metrics: dict[str, float]) -> bool:
+        """Note this epoch; whether it is the best so far."""
+        if self.monitor is None:
+            return False
+        if self.monitor not in metrics:
+            known = ", ".join(sorted(metrics)) or "none"
+            raise ValueError(f"monitor={self.monitor!r}: the epoch has no such metric. It has: {known}.")
+        value = metrics[self.monitor]
+        if math.isnan(value):
+            return False
+        if self.best_value is not None and self._sign * (value - self.best_value) <= self._min_delta:
+            return False
+        self.best_epoch, self.best_value = epoch, value
+        return True
+
+    def is_out_of_patience(self, epoch: int) -> bool:
+        return self._patience is not None and epoch - (self.best_epoch or 0) >= self._patience
+
+
+class _Cost:
+    """What the models cost since the training began."""
+
+    def __init__(self, models: Sequence[ChatCompletionModel]) -> None:
+        self._models = list(models)
+        self._before = self._amounts()
+        self.resumed: float | None = 0.0
+
+    def now(self) -> float | None:
+        """USD; None: not known."""
+        now = self._amounts()
+        if not self._models or self.resumed is None or None in now or None in self._before:
+            return None
+        return self.resumed + math.fsum(now) - math.fsum(self._before)  # type: ignore[arg-type]
+
+    def _amounts(self) -> list[float | None]:
+        return [(model.get_usage().get("cost") or {}).get("amount") for model in self._models]
+
+
+class _Training:
+    """One call of ``fit``."""
+
+    def __init__(
+        self,
+        training_step: Step,
+        optimizers: list[Optimizer],
+        train: Iterable[Any],
+        validation: tuple[Step | None, Iterable[Any] | None],
+        watch: _Watch,
+        *,
+        retries: int,
+        cost: _Cost,
+        directory: Path | None,
+        agent: Any,
+        log_metric: Callable[[str, float, int], None] | None,
+        callbacks: Sequence[Callback],
+    ) -> None:
+        if not optimizers or not all(isinstance(optimizer, Optimizer) for optimizer in optimizers):
+            raise TypeError(f"optimizers must be an optimizer, or a list of them, not {optimizers!r}.")
+        if isinstance(train, (str, bytes)) or not isinstance(train, Iterable):
+            raise TypeError(f"train must be batches that can be iterated, not {type(train).__name__}.")
+        if retries < 0:
+            raise ValueError(f"retries must be 0 or more, not {retries!r}.")
+        if validation[1] is not None and validation[0] is None:
+            raise ValueError("validation needs a validation_step.")
+        self._training_step = training_step
+        self._optimizers = optimizers
+        self._train = train
+        self._validation_step, self._validation = validation
+        self._watch = watch
+        self._retries = retries
+        self._cost = cost
+        self._directory = directory
+        self._agent = agent
+        self._log_metric = log_metric
+        self._callbacks = callbacks
+        self._best: list[Variable] = []
+
+    def run(self, first: int, last: int) -> FitResult:
+        result = FitResult(best_epoch=self._watch.best_epoch, best_value=self._watch.best_value)
+        self._tell("on_fit_start", first, last)
+        result.reason = f"All {last} epochs are done."
+        for epoch in range(first, last + 1):
+            result.epochs.append(self._epoch(epoch))
+            if self._watch.is_out_of_patience(epoch):
+                result.reason = f"Nothing was better than epoch {self._watch.best_epoch or 0}: ended after {epoch}."
+                break
+        result.best_epoch, result.best_value = self._watch.best_epoch, self._watch.best_value
+        self._put_back_best()
+        self._tell("on_fit_end", result.reason)
+        return result
+
+    def _epoch(self, epoch: int) -> EpochResult:
+        means = Means()
+        count = _length(self._train)
+        repeated = batches = 0
+        for index, batch in enumerate(self._train):
+            output, tries = _tried(partial(self._batch, batch, index), self._retries)
+            repeated += tries - 1
+            batches += 1
+            means.add(output.metrics)
+            self._tell("on_batch_end", "train", index, count, means.now())
+        if not batches and epoch > 1:
+            text = "train gave no batch in this epoch: a generator can be iterated once only; pass a list or a loader."
+            raise ValueError(text)
+        metrics = means.now("train_")
+        if self._validation is not None:
+            assert self._validation_step is not None
+            validated = run_steps(
+                "validation_step", self._validation_step, self._validation, "val", self._callbacks, self._retries
+            )
+            metrics.update({f"val_{name}": value for name, value in validated.items()})
+        is_best = self._watch.is_better(epoch, metrics)
+        if is_best:
+            self._best = checkpoint_copies(self._parameters())
+        cost = self._cost.now()
+        self._log(metrics, cost, epoch)
+        result = EpochResult(epoch, metrics, batches, repeated, cost, is_best)
+        self._save(epoch, cost, is_best)
+        self._tell("on_epoch_end", result)
+        return result
+
+    def _batch(self, batch: Any, index: int) -> StepOutput:
+        for optimizer in self._optimizers:
+            optimizer.clear_grad()
+        output = StepOutput("training_step", self._training_step(batch, index))
+        if output.explanation is not None and output.explanation.requires_grad:
+            output.explanation.backward()
+            for optimizer in self._optimizers:
+                optimizer.step()
+        return output
+
+    def _log(self, metrics: dict[str, float], cost: float | None, epoch: int) -> None:
+        if self._log_metric is None:
+            return
+        for name, value in metrics.items():
+            self._log_metric(name, value, epoch)
+        if cost is not None:
+            self._log_metric("total_cost($)", cost, epoch)
+
+    def _tell(self, event: str, *arguments: Any) -> None:
+        for callback in self._callbacks:
+            getattr(callback, event)(*arguments)
+
+    # --- parameters and checkpoints ------------------------------------------------------------------------
+
+    def _parameters(self) -> list[Variable]:
+        groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]
+        return [parameter for group in groups for parameter in group["params"]]
+
+    def _put_back_best(self) -> None:
+        if self._best:
+            _take_over(self._parameters(), self._best)
+
+    def _save(self, epoch: int, cost: float | None, is_best: bool) -> None:
+        if self._directory is None:
+            return
+        best = None
+        if self._watch.best_epoch is not None:
+            best = {"epoch": self._watch.best_epoch, "value": self._watch.best_value, "parameters": self._best}
+        loader_state = getattr(self._train, "state_dict", None)
+        content = {
+            "epoch": epoch,
+            "best": best,
+            "parameters": list(self._parameters()),
+            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
+            "agent": None if self._agent is None else self._agent.state_dict(),
+            "loader": {} if loader_state is None else loader_state(),
+            "cost": cost,
+        }
+        if is_best:
+            checkpoint.write(self._directory / BEST, content)
+        checkpoint.write(self._directory / LAST, content)
+
+    def resume(self, path: Path) -> int:
+        """Take over a checkpoint; the number of its last epoch."""
+        saved = checkpoint.read(path)
+        present = self._parameters()
+        if len(saved["optimizers"]) != len(self._optimizers) or len(saved["parameters"]) != len(present):
+            there = f"{len(saved['optimizers'])} optimizers with {len(saved['parameters'])} parameters"
+            here = f"{len(self._optimizers)} with {len(present)}"
+            raise CheckpointError(f"{path} is of another training: it has {there}, this one {here}.")
+        with one_round_trip():
+            if self._agent is not None and saved["agent"] is not None:
+                self._agent.load_state_dict(saved["agent"])
+            _take_over(present, saved["parameters"])
+        for optimizer, state in zip(self._optimizers, saved["optimizers"]):
+            clients = [group.get("model_client") for group in optimizer.param_groups]
+            optimizer.load_state_dict(state, model_clients=clients)
+        load_loader = getattr(self._train, "load_state_dict", None)
+        if load_loader is not None and saved["loader"]:
+            load_loader(saved["loader"])
+        if saved["best"] is not None:
+            self._watch.best_epoch, self._watch.best_value = saved["best"]["epoch"], saved["best"]["value"]
+            self._best = saved["best"]["parameters"]
+        self._cost.resumed = saved["cost"]
+        return int(saved["epoch"])
+
+
+def checkpoint_copies(parameters: Sequence[Variable]) -> list[Variable]:
+    """Copies of these that the server does not know."""
+    values = [(type(each), copy_data(each.data), each.role, each.requires_grad) for each in parameters]
+    with suppress_variable_notifications():
+        return [kind(data, role, requires_grad) for kind, data, role, requires_grad in values]
+
+
+def _take_over(parameters: Sequence[Variable], saved: Sequence[Variable]) -> None:
+    with one_round_trip():
+        for parameter, copy in zip(parameters, saved):
+            if parameter.data != copy.data:
+                parameter.data = copy_data(copy.data)
+
+
+def _tried(attempt: Callable[[], StepOutput], retries: int) -> tuple[StepOutput, int]:
+    """The output, and how many tries it took."""
+    tries = 1
+    while True:
+        try:
+            return attempt(), tries
+        except _LOST as exc:
+            if tries > retries:
+                raise
+            log.warning("try %d of %d of a batch failed, once more: %s", tries, retries + 1, exc)
+            tries += 1
+
+
+def _output_of(name: str, step: Step, batch: Any, index: int) -> StepOutput:
+    with no_grad():
+        return StepOutput(name, step(batch, index))
+
+
+def _length(batches: Any) -> int | None:
+    try:
+        return len(batches)
+    except TypeError:
+        return None
