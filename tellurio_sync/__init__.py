@@ -12,15 +12,18 @@ Importing it starts nothing: no thread, no connection, no file, no logging confi
 
 from __future__ import annotations
 
-from . import errors, optim, run_context
+from . import data, errors, optim, run_context
 from ._version import __version__ as __version__
 from .active_run import get_active_run, set_active_run
 from .autodiff import functional
 from .autodiff.backward_model import get_backward_model_client, set_backward_model_client
 from .autodiff.backward_pass import backward
 from .autodiff.grad_mode import is_grad_enabled, no_grad, set_grad_enabled
+from .autodiff.messages import MultiTurnMessages
 from .client import TellurioWebSocketClient
 from .client.calls import LONG_RUNNING_METHODS
+from .cognitive import Module
+from .data import DataLoader, Dataset
 from .errors import (
     CallTimeout,
     ConnectFailed,
@@ -41,6 +44,7 @@ from .model.variable import Parameter, Variable, is_scalar_variable
 from .optim import TGD
 from .session import Session
 from .session.default import close, current_session, default_session, finish, init, log, login
+from .trainer import Trainer, fit
 
 __all__ = [
     "JAGGED",
@@ -51,8 +55,12 @@ __all__ = [
     "CallableModel",
     "ConnectFailed",
     "ConnectionLost",
+    "DataLoader",
+    "Dataset",
     "GradientEdge",
     "InvalidAPIKeyError",
+    "Module",
+    "MultiTurnMessages",
     "Node",
     "NotConnected",
     "OpenAI",
@@ -61,14 +69,17 @@ __all__ = [
     "Session",
     "TellurioError",
     "TellurioWebSocketClient",
+    "Trainer",
     "Variable",
     "backward",
     "batch",
     "close",
     "current_session",
+    "data",
     "default_session",
     "errors",
     "finish",
+    "fit",
     "functional",
     "get_active_run",
     "get_backward_model_client",

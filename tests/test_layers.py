@@ -27,6 +27,8 @@ ALLOWED = {
     "model": {"errors", "deadlines", "jsonrpc", "autodiff", "optim", "secret", "studio"},
     "autodiff": {"errors", "deadlines", "jsonrpc", "model"},
     "optim": {"errors", "deadlines", "jsonrpc", "model", "autodiff"},
+    "cognitive": {"errors", "model", "autodiff"},
+    "data": {"model"},
     "client": {
         *("errors", "deadlines", "addresses", "jsonrpc", "transport", "peer", "model", "autodiff", "active_run"),
         "secret",
@@ -38,6 +40,7 @@ ALLOWED = {
         *("errors", "deadlines", "addresses", "active_run", "client", "local", "model", "autodiff", "optim", "peer"),
         *("secret", "studio"),
     },
+    "trainer": {"errors", "model", "autodiff", "optim", "cognitive", "session"},
 }
 
 # The only modules that import these packages.

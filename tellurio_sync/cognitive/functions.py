@@ -100,6 +100,4 @@ class LMJudgeEvaluator(Module):
         **options: Any,
     ) -> tuple[Variable, Variable]:
         """See ``functional.lm_judge_evaluator``, which names the ``options``. One round trip."""
-        return functional.lm_judge_evaluator(
-            forward_model_client, messages, prediction, target, inputs, **options
-        )
+        return functional.lm_judge_evaluator(forward_model_client, messages, prediction, target, inputs, **options)

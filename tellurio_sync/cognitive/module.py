@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..autodiff.messages import Messages, is_multi_turn_messages
 from ..errors import UsageError
-from ..model.batching import batch
+from ..model.batch.block import batch
 from ..model.data import copy_data
 from ..model.language import ChatCompletionModel
 from ..model.suppression import suppress_variable_notifications

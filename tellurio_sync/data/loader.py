@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any
 
-from ..model.batching import batch
+from ..model.batch.block import batch
 from ..model.suppression import suppress_variable_notifications
 from .collate import collate
 from .dataset import Samples, as_samples

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .callbacks import Callback, EpochResult
-from .fit import FitResult, fit
+from .loop import FitResult, fit
 from .trainer import Trainer
 
 __all__ = ["Callback", "EpochResult", "FitResult", "Trainer", "fit"]

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +46,8 @@ def write(path: Path, content: dict[str, Any]) -> None:
         TypeError: something in ``content`` has no form in JSON; the text says what.
     """
     text = json.dumps({"format": FORMAT, "version": VERSION, **encoded(content)}, ensure_ascii=False, indent=1)
+    import tempfile  # only here: importing the package is to stay cheap
+
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
     try:

@@ -10,9 +10,9 @@ from typing import Any, Literal
 from ..autodiff.grad_mode import no_grad
 from ..cognitive.module import Module
 from ..model.language import ChatCompletionModel
-from ..session import current_session
+from ..session.default import current_session
 from .callbacks import Callback, Progress
-from .fit import FitResult, PathLike, fit, run_steps
+from .loop import FitResult, PathLike, fit, run_steps
 
 Models = Sequence[ChatCompletionModel]
 

@@ -311,7 +311,7 @@ def test_a_step_that_is_missing_is_named(step):
 def test_optimizers_are_missing_until_a_trainer_made_them():
     with pytest.raises(NotImplementedError, match="configure_optimizers"):
         Module().configure_optimizers()
-    with pytest.raises(UsageError, match="Trainer.fit"):
+    with pytest.raises(UsageError, match=r"Trainer\.fit"):
         Module().optimizers()
 
 

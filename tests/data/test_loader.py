@@ -16,7 +16,7 @@ from tellurio_sync.data import (
 )
 from tellurio_sync.errors import BatchFailed
 from tellurio_sync.model import Variable
-from tellurio_sync.model.link import current_link, use_link
+from tellurio_sync.model.session_link import current_link, use_link
 
 FAILSAFE = 30.0
 
@@ -186,7 +186,7 @@ def test_a_table_gives_its_rows():
 
 
 def test_an_own_order_and_an_own_batch():
-    loader = DataLoader("a b c".split(), 2, sampler=[2, 0, 1], collate_fn="-".join)
+    loader = DataLoader(["a", "b", "c"], 2, sampler=[2, 0, 1], collate_fn="-".join)
     assert list(loader) == ["c-a", "b"]
 
 

@@ -115,9 +115,7 @@ def test_a_module_is_trained_validated_and_tested(learner, loader, run, tmp_path
         ("epoch", 2),
         ("end", "All 2 epochs are done."),
     ]
-    metrics = run.rest.list_metrics(
-        run.project.namespace_slug, run.project.slug, run.uuid
-    )
+    metrics = run.rest.list_metrics(run.project.namespace_slug, run.project.slug, run.uuid)
     logged = {(metric["name"], metric["step"]): metric["value"] for metric in metrics}
     assert logged["train_loss", 1] == result.epochs[0].metrics["train_loss"]
     assert logged["val_accuracy", 2] == 1.0
@@ -156,9 +154,7 @@ def test_the_best_epoch_is_kept_and_patience_ends_the_training(learner, loader, 
             prompts.append(learner.prompt.data)
 
     learner.validation_step = lambda batch, index: {"quality": next(values)}
-    trainer = quiet(
-        max_epochs=6, default_root_dir=tmp_path, monitor="val_quality", patience=3, callbacks=[Noted()]
-    )
+    trainer = quiet(max_epochs=6, default_root_dir=tmp_path, monitor="val_quality", patience=3, callbacks=[Noted()])
     result = trainer.fit(learner, loader, [None])
     assert (result.best_epoch, result.best_value) == (2, 0.5)
     assert len(result.epochs) == 5
@@ -207,7 +203,9 @@ def test_a_resumed_training_ends_as_the_undisturbed_one(run, tmp_path):
     assert (result.best_epoch, result.best_value) == (whole_result.best_epoch, whole_result.best_value)
     (buffer,) = resumed.optimizers().state.values()
     (expected,) = whole.optimizers().state.values()
-    assert [copy.data for copy, _ in buffer["momentum_buffer"]] == [copy.data for copy, _ in expected["momentum_buffer"]]
+    assert [copy.data for copy, _ in buffer["momentum_buffer"]] == [
+        copy.data for copy, _ in expected["momentum_buffer"]
+    ]
     # Nothing is left to do: the best parameters are there all the same.
     again, seen, done = trained(tmp_path / "parts", 4, path)
     assert (seen, done.epochs, again.prompt.data) == ([], [], whole.prompt.data)

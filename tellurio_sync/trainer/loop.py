@@ -17,7 +17,7 @@ from typing import Any, Literal, Union
 
 from ..autodiff.grad_mode import no_grad
 from ..errors import CallTimeout, ConnectionLost
-from ..model.batching import batch as one_round_trip
+from ..model.batch.block import batch as one_round_trip
 from ..model.data import copy_data
 from ..model.language import ChatCompletionModel
 from ..model.suppression import suppress_variable_notifications
