@@ -3,17 +3,17 @@
     with Call(link, changes=[variable]) as call:
         params = {"variable_id": variable.variable_id, ...}
         result = call.request("update_variable", params)
-        ...                                              # whatever follows from the result, on this side
+        ...                                              # apply the result on this side
 
-Inside the block, from reading the first id to taking over the result:
-  * ids do not change: when a connection was lost and objects had to be made anew on the server, their new ids are
-    given to them while no call is under way (``session.restore``);
-  * what the server pushes stays alive until it is taken over (``pushed``);
-  * what the server pushes to one of ``changes`` can be taken back until the reply has come.
+Inside the block, from reading the first id to applying the result:
+  * ids do not change: when a connection was lost and objects have to be made again on the server, they get their new
+    ids only while no call is in progress (``session.restore``);
+  * objects that the server pushes stay alive until the caller has taken them (``pushed``);
+  * a push that changes one of ``changes`` can be taken back until the reply has come.
 
-So a call that ends with ``ConnectionLost`` has not happened, as far as this side can see: there are no half-applied
-pushes.  What became of it on the server is unknown, so ``changes`` are noted as *unsure*, and the next restore makes
-them anew there, as they are here.
+So a call that ends with ``ConnectionLost`` has not happened, as far as this side can see: no push is half applied.
+What the server did with it is unknown, so ``changes`` are noted as *unsure*, and the next restore makes them again on
+the server, as they are here.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class Call:
-    """Context manager for one request, or one burst of them. Not to be nested in another one of the same thread.
+    """Context manager for one request, or several sent together. One thread must not nest two of them.
 
     Args:
         link: the session.
@@ -41,7 +41,7 @@ class Call:
     Attributes:
         ids: the addresses of ``changes``.
         is_begun: whether the request was made.
-        is_answered: whether the reply has come: then nothing is taken back.
+        is_answered: whether the reply has come; after that nothing is taken back.
 
     Entering sends what an open batch has queued (``batch.block``), and blocks while a lost connection is being
     restored; it raises as ``Queue.settle`` and ``SessionLink.admit``.
@@ -83,9 +83,9 @@ class Call:
 
 
 def tell(link: SessionLink, changes: Sequence[Change]) -> None:
-    """Tell the server of these changes, in one round trip, and apply those here that it accepts.
+    """Send these changes to the server, in one round trip, and apply here the ones that it accepts.
 
-    Where the connection is lost on the way, none is applied.
+    If the connection is lost meanwhile, none is applied.
 
     Raises:
         RemoteError: the server refused one of them; the first such error.

@@ -1,4 +1,4 @@
-"""The data of a Variable: what is allowed, in which form it is kept, and its shape (protocol §F.2). Pure."""
+"""The data of a Variable: the allowed values, their normal form, and the shape (protocol §F.2). Pure functions."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ Shape = tuple[Union[int, _Jagged], ...]
 
 
 def normalise(data: Any) -> Data:
-    """``data`` in the form in which a Variable keeps it.
+    """``data`` in the normal form that a Variable keeps.
 
-    Scalars, and lists whose leaves are of one kind, are returned as they are: the same object, no copy.
+    Scalars, and lists whose leaves are of one kind, are returned unchanged: the same object, no copy.
     A list that mixes integers (or booleans) with floats becomes a new one with every number a float.
 
     Raises:

@@ -11,7 +11,7 @@ ACCUMULATE_GRAD = "AccumulateGrad"
 class Node:
     """One step of a computation on the server.
 
-    Made by the server's pushes, and read by users.  The edges grow while the push of a function is handled; a
+    Made by pushes of the server, and read by users.  Edges are added while the pushes of a function are handled; a
     user sees the node after that.
     """
 
@@ -47,7 +47,7 @@ class Node:
 
 
 class GradientEdge(NamedTuple):
-    """One way of a gradient: to output ``output_nr`` of ``node``, or nowhere where ``node`` is None."""
+    """One way that a gradient goes: to output ``output_nr`` of ``node``; nowhere if ``node`` is None."""
 
     node: Node | None
     output_nr: int

@@ -1,8 +1,8 @@
-"""Language models: descriptions of what the server is to call (protocol §H).
+"""Language models: descriptions of the models that the server calls (protocol §H).
 
-The forward and the backward pass run on the server, so a model here holds no connection to a provider: it says
-which one, with which key, and mirrors what it has used.  The key is sent to the server once, when the model is
-made, and appears in no ``repr``, pickle or log of this package.
+The forward and the backward pass run on the server, so a model here holds no connection to a provider: it names the
+provider and the key, and mirrors the usage.  The key is sent to the server once, when the model is made, and appears
+in no ``repr``, pickle or log of this package.
 """
 
 from __future__ import annotations
@@ -68,14 +68,14 @@ class ChatCompletionModel:
         return copy.deepcopy(self._usage)
 
     def clear_usage(self) -> None:
-        """Make the server count from zero again. One round trip; the server's update arrives before it returns."""
+        """Reset the usage that the server counts to zero. One round trip; ``get_usage`` shows it afterwards."""
         with Call(self._link, changes=[self]) as call:
             self._check_not_lost()
             result = call.request("clear_model_usage", {"model_id": self._model_id})
             id_member("clear_model_usage", result, "model_id")
 
     def describe(self) -> dict[str, Any]:
-        """What checkpoints hold of a model: class, provider and usage (protocol §H.1)."""
+        """The form of a model in a checkpoint: class, provider and usage (protocol §H.1)."""
         return {"class_type": self.class_type, "provider": self.provider, "usage": self.get_usage()}
 
     def _reference(self) -> dict[str, Any]:
@@ -104,11 +104,11 @@ class ChatCompletionModel:
         self._lost = reason
 
     def _renewed(self, link: SessionLink, model_id: str) -> None:
-        """The server has a new one for this, under this id."""
+        """The server has a new model for this one, under this id."""
         former, self._model_id, self._lost = self._model_id, model_id, None
         link.registries.models.rename(former, model_id, self)
 
-    # A model is a handle: copying what uses it must not make another on the server.
+    # A model is a handle: a copy of an object that uses it must not make another model on the server.
     def __copy__(self) -> Self:
         return self
 
@@ -180,7 +180,7 @@ class OpenAI(ChatCompletionModel):
         from ..studio.consent import check_consent
 
         check_consent()
-        # It is asked for once: making the model anew after a reconnect must not ask again.
+        # The user is asked once: a restore after a reconnect must not ask again.
         self._has_consent = True
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -189,13 +189,13 @@ class OpenAI(ChatCompletionModel):
 
 
 class AsyncOpenAI(OpenAI):
-    """The same under the name of the asynchronous client; the server makes no difference."""
+    """The same as ``OpenAI``, under the name of the asynchronous client; the server treats both in the same way."""
 
     class_type = "AsyncOpenAI"
 
 
 class CallableModel(ChatCompletionModel):
-    """A Python function in the place of a language model, for offline work and tests.
+    """A Python function in place of a language model, for offline work and tests.
 
     The local backend calls it back: ``fn(messages, **completion_args)`` with ``messages`` a list of
     ``{"role": str, "content": str}``.  It returns the answer, a str.  It runs on a worker thread, several
@@ -222,7 +222,7 @@ class CallableModel(ChatCompletionModel):
 
 
 def _text_answers(fn: Callable[..., Any]) -> Callable[..., str]:
-    # Not a method: the registration must not refer back to the model, so that both go as soon as the user lets go.
+    # Not a method: the registration must not refer to the model, so that both are freed as soon as the user drops it.
     def answer(messages: list[dict[str, str]], **completion_args: Any) -> str:
         text = fn(messages, **completion_args)
         if not isinstance(text, str):

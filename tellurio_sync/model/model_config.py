@@ -1,4 +1,6 @@
-"""What the server is told about a language model's provider (protocol §H.2): checked, and shown without secrets."""
+"""The configuration of a language model, as it is sent to the server (protocol §H.2): checked, and without secrets in
+its ``repr``.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +20,14 @@ _DEFAULT_MAX_RETRIES = 2
 
 
 def without_secrets(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything but the key, and what else may carry one."""
+    """The configuration without the key, and without headers and query, which may hold one."""
     return {name: value for name, value in config.items() if name not in _SECRETS}
 
 
 class ModelConfig(dict[str, Any]):
-    """What the server needs to call a provider. Neither its ``repr`` nor its pickle holds secrets.
+    """The settings with which the server calls a provider. Neither the ``repr`` nor a pickle holds secrets.
 
-    Nor does the ``repr`` of a secret in it, which error reporters may show of the frames that check it.
+    Each secret in it hides itself in its own ``repr`` as well, because error reporters show the variables of frames.
     """
 
     def __init__(self, given: Mapping[str, Any] | None = None, /, **more: Any) -> None:
@@ -42,14 +44,14 @@ class ModelConfig(dict[str, Any]):
 
 
 class _HiddenDict(dict[Any, Any]):
-    """Headers or a query, any of which may be a key."""
+    """Headers or a query; any value in it may be a key."""
 
     def __repr__(self) -> str:
         return "{...}"
 
 
 def openai_config(arguments: Mapping[str, Any]) -> ModelConfig:
-    """The configuration for the arguments of ``OpenAI``; None and an absent one are the same.
+    """The configuration for the arguments of ``OpenAI``; an argument that is None counts as absent.
 
     Raises:
         UsageError: there is no key, neither here nor in ``OPENAI_API_KEY``.

@@ -1,26 +1,26 @@
-"""What one session knows by id: variables, nodes, models, optimizers and callables.
+"""The objects of one session, by id: variables, nodes, models, optimizers and callables.
 
 | State | Written by | Read by |
 |---|---|---|
 | the tables | callers (own objects), receive thread (pushes) | any thread |
 | pending flags of Variables | callers (set), receive thread (clear) | any thread; a clear one without the lock |
-| ``_grad_fn`` and who waits for which node | callers (replies), receive thread (``create_node``) | any thread |
+| ``_grad_fn``, and Variables that wait for it | callers (replies), receive thread (``create_node``) | any thread |
 | edges of a node, gradient lists | callers, receive thread | any thread, without the lock |
 | calls under way, what they may take back, ``unsure`` | callers, receive thread | callers, a restore |
 | ids of objects | a restore, while no call is under way (``call``); once, who makes them | any thread |
 
 All of it is guarded by ``Registries.lock``, which only ``model/`` and ``client.server_methods`` take.
 ``Registries.lock`` is never held while sending, waiting for the server, or calling user code.  It is
-re-entrant, because the garbage collector may run a finaliser of the user's at any allocation.
+re-entrant, because the garbage collector may run a finaliser of the user at any allocation.
 
-Lifetime.  The tables refer to their objects weakly: an object lives as long as somebody who can still
-use it.  That is the user, and besides
+Lifetime.  The tables refer to their objects weakly: an object lives as long as something can still use it.  That is the
+user's own reference, and beside it
   * a computed Variable, which keeps the arguments of its function (the server may append gradients to
     them, or run their callables, in the backward pass),
   * a leaf, which keeps the ``AccumulateGrad`` node that the server made for it once and names again later,
   * a gradient list, the state of an optimizer,
   * the set of Variables with a pending flag (the server will clear it by id), and
-  * the holding area, between a push and the reply that refers to what was pushed.
+  * the pushed objects (``pushed``), between a push and the reply that refers to it.
 """
 
 from __future__ import annotations
@@ -59,19 +59,19 @@ class WeakTable(Generic[T]):
         self._objects: WeakValueDictionary[str, Any] = WeakValueDictionary()
 
     def register(self, id_: str, registered: T) -> None:
-        """Make ``registered`` the object with this id, in place of any other."""
+        """Make ``registered`` the object with this id; it replaces any other."""
         with self.lock:
             self._objects[id_] = registered
 
     def rename(self, former: str | None, id_: str, registered: T) -> None:
-        """Make ``registered`` the object with this id, and no longer the one with the former id."""
+        """Give ``registered`` this id, in place of the former one."""
         with self.lock:
             if former is not None and self._objects.get(former) is registered:
                 del self._objects[former]
             self._objects[id_] = registered
 
     def lookup(self, id_: object) -> T | None:
-        """The object with this id; None if there is none, or ``id_`` is no string."""
+        """The object with this id; None if there is none, or if ``id_`` is not a string."""
         if not isinstance(id_, str):
             return None
         with self.lock:
@@ -85,13 +85,13 @@ class WeakTable(Generic[T]):
             return len(self._objects)
 
     def snapshot(self) -> dict[str, T]:
-        """An own dict of what is registered now."""
+        """A new dict of the objects that are registered now."""
         with self.lock:
             return dict(self._objects)
 
 
 class RegisteredCallable:
-    """A function of the user's, and the id under which the server may call it. Who needs the id keeps this object."""
+    """A function of the user, and the id under which the server may call it. It is registered as long as it is held."""
 
     __slots__ = ("__weakref__", "callable_id", "function")
 
@@ -115,7 +115,7 @@ class Registries:
     """The objects of one session.
 
     Args:
-        link: the session's link; objects which the server pushes get it.  May be set later (``registries.link``).
+        link: the session, which pushed objects get.  May be set later (``registries.link``).
     """
 
     def __init__(self, link: SessionLink | None = None) -> None:
@@ -131,7 +131,7 @@ class Registries:
         self._callables_by_identity: WeakValueDictionary[object, RegisteredCallable] = WeakValueDictionary()
         self._unbound: WeakSet[Variable] = WeakSet()
         self._pending: dict[tuple[str, int], Variable] = {}
-        # Those of the flags whose call has been answered: what they announce is there.
+        # The flags whose call has been answered: the announced changes have come.
         self._complete: set[tuple[str, int]] = set()
         self._waiters: set[_Waiter] = set()
         self._losses = 0
@@ -142,10 +142,10 @@ class Registries:
         """Objects that the server may hold otherwise than they are here: a call that changes them was not answered."""
 
     def renew_after_fork(self) -> None:
-        """In a forked child: everything here is a copy, and becomes one on the server, too, at the first use.
+        """In a forked child: all objects here are copies, and at the first use they become copies on the server, too.
 
-        So parent and child do not change each other's objects.  The threads of the parent, which may have held the
-        lock or been in a call, do not exist here.  Idempotent.
+        So parent and child do not change each other's objects.  The threads of the parent, which may have held the lock
+        or been in a call, do not exist here.  Idempotent.
         """
         self.lock = threading.RLock()
         self._changed = threading.Condition(self.lock)
@@ -165,7 +165,7 @@ class Registries:
     # --- pushes and the calls that cause them ----------------------------------------------------
 
     def begin_call(self, call: Call) -> int:
-        """Note that a call starts; returns its ticket for ``end_call``. Until then, what is pushed stays alive."""
+        """Note the start of a call; returns its ticket for ``end_call``. Until then pushed objects stay alive."""
         with self.lock:
             ticket = self._holding.begin_call()
             if call.changes:
@@ -173,15 +173,15 @@ class Registries:
             return ticket
 
     def settle_call(self, call: Call) -> None:
-        """Note that the reply to a call has come: what was pushed before it stays. On the receive thread."""
+        """Note that the reply to a call has come: earlier pushes are not taken back any more. On the receive thread."""
         with self.lock:
             call.is_answered = True
-            # All of it, although another call under way may have caused a part: pushes do not say whose they are.
+            # All pushes, although another running call may have caused some of them: a push does not name its call.
             self._undo = [(variable, undo) for variable, undo in self._undo if id(variable) not in call.ids]
             self._complete.update(key for key in self._pending if key[1] in call.ids)
 
     def end_call(self, call: Call, ticket: int, exc: BaseException | None) -> None:
-        """Note that a call is over, and how; if by the loss of the connection, take back what was pushed for it."""
+        """Note the end of a call, and how it ended. If the connection was lost, take back the pushes to its objects."""
         with self.lock:
             self._changing.pop(ticket, None)
             if call.changes and not call.is_answered:
@@ -191,21 +191,21 @@ class Registries:
                             undo()
                 still = {address for other in self._changing.values() for address in other.ids}
                 self._undo = [(variable, undo) for variable, undo in self._undo if id(variable) in still]
-            # Without `was_sent` it is Ctrl-C, or an error of ours in reading the reply.
+            # An exception without `was_sent` is Ctrl-C, or an error in the handling of the reply.
             is_refusal = isinstance(exc, RemoteError)
             if exc is not None and not is_refusal and call.is_begun and getattr(exc, "was_sent", True):
                 self.unsure.update(call.changes)
             released = self._holding.end_call(ticket)
-        # Dropped here, without the lock: this may run finalisers of the user's.
+        # Dropped here, without the lock, because this may run finalisers of the user.
         del released
 
     def note_push(self, variable: Variable, undo: Callable[[], None]) -> None:
-        """Note how to take back a change which the server has pushed. The caller holds the lock."""
+        """Note how a pushed change can be taken back. The caller holds the lock."""
         if any(id(variable) in call.ids for call in self._changing.values()):
             self._undo.append((variable, undo))
 
     def register_pushed_variable(self, variable_id: str, variable: Variable) -> None:
-        """Register a Variable which the server has made, and hold it for the call that caused it."""
+        """Register a pushed Variable, and hold it for the call that caused the push."""
         with self._changed:
             self.variables.register(variable_id, variable)
             released = self._holding.hold(variable)
@@ -213,7 +213,7 @@ class Registries:
         del released
 
     def register_pushed_node(self, node: Node) -> None:
-        """Register a node which the server has made, hold it, and bind the Variables that wait for it."""
+        """Register a pushed node, hold it, and bind the Variables that wait for it."""
         with self._changed:
             self.nodes.register(node.node_id, node)
             released = self._holding.hold(node)
@@ -227,8 +227,8 @@ class Registries:
     def bind_grad_fn(self, variable: Variable, node_id: str) -> None:
         """Give ``variable`` its node now, or when the server pushes it (protocol §E.4).
 
-        Looking for the node and noting that it is waited for is one step under the lock, so a
-        ``create_node`` on the receive thread cannot slip in between (§E.4).
+        To look for the node and to note that the Variable waits for it is one step under the lock, so that a
+        ``create_node`` on the receive thread cannot come in between (§E.4).
         """
         with self.lock:
             node = self.nodes.lookup(node_id)
@@ -239,7 +239,7 @@ class Registries:
                 self._unbound.add(variable)
 
     def rebind_grad_fn(self, variable: Variable, node: Node | None) -> None:
-        """Give ``variable`` this node, whatever it had or waits for."""
+        """Give ``variable`` this node, in place of any that it has or waits for."""
         with self._changed:
             variable._bind_grad_fn(node)
             self._unbound.discard(variable)
@@ -248,7 +248,7 @@ class Registries:
     # --- pending flags ---------------------------------------------------------------------------
 
     def mark_pending(self, variables: Iterable[Variable], flag: str) -> None:
-        """Set ``flag`` on each: reading waits from now on. They stay alive until it is cleared."""
+        """Set ``flag`` on each Variable: reading waits from now on. They stay alive until it is cleared."""
         with self.lock:
             for variable in variables:
                 variable._set_local(flag, True)
@@ -256,7 +256,7 @@ class Registries:
                 self._complete.discard((flag, id(variable)))
 
     def clear_pending(self, variables: Iterable[Variable], flag: str) -> None:
-        """Clear ``flag`` on each and wake who waits for it. Clear flags stay clear."""
+        """Clear ``flag`` on each Variable, and wake the threads that wait for it. Clear flags stay clear."""
         released = []
         with self._changed:
             for variable in variables:
@@ -266,10 +266,10 @@ class Registries:
             self._changed.notify_all()
 
     def fail_pending(self, make_error: Callable[[], Exception]) -> None:
-        """The connection is gone: every thread that waits for a push raises its own ``make_error()`` at once.
+        """The connection is lost: every thread that waits for a push raises its own ``make_error()`` at once.
 
-        The flags are cleared, since nobody will clear them any more.  Who waits for changes whose call has been
-        answered goes on: they came before that reply (protocol §C.1).
+        The flags are cleared, because the server will not clear them any more.  A thread that waits for the changes of
+        an answered call goes on: they came before that reply (protocol §C.1).
         """
         with self._changed:
             self._losses += 1
@@ -288,7 +288,7 @@ class Registries:
 
         Raises:
             PendingTimeout: the flag is still set.
-            Exception: what ``fail_pending`` was given.
+            Exception: the error that ``fail_pending`` makes.
         """
         expires_at = time.monotonic() + timeout
         waiter = _Waiter(variable, flag)
@@ -309,7 +309,7 @@ class Registries:
         """The Variable with this id; blocks until the server has pushed it, at most ``timeout`` seconds.
 
         Raises:
-            UnknownVariable: it did not come, or can come no more because the connection was lost.
+            UnknownVariable: it did not come in time, or cannot come any more because the connection was lost.
         """
         expires_at = time.monotonic() + timeout
         with self._changed:
@@ -327,7 +327,7 @@ class Registries:
     # --- callables -------------------------------------------------------------------------------
 
     def register_callable(self, function: Callable[..., Any]) -> RegisteredCallable:
-        """The registration of ``function``: the same one as long as somebody keeps it (protocol §E.1)."""
+        """The registration of ``function``: the same one as long as it is held somewhere (protocol §E.1)."""
         identity = _identity(function)
         with self.lock:
             registered = self._callables_by_identity.get(identity)
@@ -339,8 +339,8 @@ class Registries:
 
 
 def _identity(function: Callable[..., Any]) -> object:
-    # Every access to a method makes a new object, so a method is known by its two parts. The registration holds
-    # the function, hence neither address can be given to another object while it is in the table.
+    # Every access to a method makes a new object, so a method is identified by its two parts. The registration holds
+    # the function, so neither address can belong to another object while the registration is in the table.
     if isinstance(function, MethodType):
         return id(function.__self__), id(function.__func__)
     return id(function)

@@ -1,4 +1,4 @@
-"""Reading the results of calls: what must be there, and what must come back as it was sent (protocol §C)."""
+"""Checks of results: which members must be there, and which must come back as they were sent (protocol §C)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def id_member(method: str, result: Any, key: str) -> str:
     """The member ``key`` of ``result``, an id.
 
     Raises:
-        RemoteProtocolError: it is not there, no string, or empty.
+        RemoteProtocolError: it is missing, empty, or not a string.
     """
     id_ = member(method, result, key)
     if not isinstance(id_, str) or not id_:
@@ -33,7 +33,7 @@ def id_member(method: str, result: Any, key: str) -> str:
 def check_echo(method: str, result: Any, sent: dict[str, Any]) -> None:
     """Check that ``result`` holds every member of ``sent`` unchanged.
 
-    Compared are the JSON forms (protocol §C.2): what went out as a tuple comes back as a list.
+    The JSON forms are compared (protocol §C.2): a tuple comes back as a list.
 
     Raises:
         RemoteProtocolError: one is absent or different.
@@ -46,7 +46,7 @@ def check_echo(method: str, result: Any, sent: dict[str, Any]) -> None:
 
 
 def check_message(method: str, result: Any, expected: str) -> None:
-    """Check that the server reports success in the compared words (protocol §C).
+    """Check that the server reports success with this text (protocol §C).
 
     Raises:
         RemoteProtocolError: it says something else.

@@ -20,14 +20,14 @@ _DEFAULT_PROTOCOL = 2
 
 StrPath = Union[str, "os.PathLike[str]"]
 
-# What a pickle may name. Everything else could run code of whoever wrote the file.
+# The names that a pickle may use. Any other name could run code of the author of the file.
 _HARMLESS: tuple[Any, ...] = (Variable, Parameter, _unpickled, OrderedDict, set, frozenset, complex, bytearray)
 
 
 def save(obj: Any, path: StrPath, pickle_protocol: int = _DEFAULT_PROTOCOL) -> None:
-    """Write ``obj`` (Variables, plain data, a ``state_dict``) to a file. By habit its name ends in ``.hf``.
+    """Write ``obj`` (Variables, plain data, a ``state_dict``) to a file, whose name usually ends in ``.hf``.
 
-    The file is complete or not there: it is written beside ``path`` and then moved.
+    The file is complete, or not there at all: it is written beside ``path`` and then moved.
 
     Raises:
         OSError: it cannot be written.
@@ -46,7 +46,7 @@ def save(obj: Any, path: StrPath, pickle_protocol: int = _DEFAULT_PROTOCOL) -> N
 
 
 def load(path: StrPath, allow: Iterable[type | Callable[..., Any]] = ()) -> Any:
-    """Read what ``save`` has written. Variables in it are not shared with the server: copy from them.
+    """Read a file that ``save`` has written. Variables in it are not shared with the server: copy from them.
 
     Args:
         path: of the file.
@@ -66,7 +66,7 @@ def load(path: StrPath, allow: Iterable[type | Callable[..., Any]] = ()) -> Any:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Finds only what is harmless or allowed."""
+    """Finds only names that are harmless, or allowed."""
 
     def __init__(self, file: Any, allow: Iterable[type | Callable[..., Any]]) -> None:
         super().__init__(file)
@@ -74,7 +74,7 @@ class _Unpickler(pickle.Unpickler):
         self._known[type(JAGGED).__module__, "JAGGED"] = JAGGED
 
     def find_class(self, module: str, name: str) -> Any:
-        # Protocols below 3 write the names that Python 2 had.
+        # Pickle protocols below 3 write the module names of Python 2.
         module = "builtins" if module == "__builtin__" else module
         try:
             return self._known[module, name]

@@ -1,7 +1,7 @@
-"""The seam between the object model and the session it lives in.
+"""The interface between the object model and its session.
 
-A Variable must call the server when it is created or changed, but ``model`` imports neither client
-nor session.  It sees this interface only; ``session`` implements it and says which one is current.
+A Variable calls the server when it is created or changed, but ``model`` imports neither the client nor the session.  It
+uses only this interface; ``session`` implements it, and sets the session that is current.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Admission(Protocol):
-    """Leave to call the server. While it is held, no id of an object changes."""
+    """The permission to call the server. While it is held, no id of an object changes."""
 
     def request(self, method: str, params: dict[str, Any], on_reply: Callable[[], None]) -> Any:
         """Call the server and return the ``result`` of its reply. Blocks.
@@ -25,8 +25,8 @@ class Admission(Protocol):
         Args:
             method: its name.
             params: its parameters.
-            on_reply: called when a reply has come, an error reply included, before anything the server sends after
-                it is looked at. On the receive thread: it must not block.
+            on_reply: called when a reply has come, also an error reply, before any later message is handled. Runs on
+                the receive thread: it must not block.
 
         Raises:
             RemoteError: the server answered with an error.
@@ -39,14 +39,14 @@ class Admission(Protocol):
     ) -> list[Any]:
         """Call the server many times in one round trip: all requests leave in one go. Blocks until all are over.
 
-        They have the timeout of one call together, and 10 ms more for each.
+        Together they have the timeout of one call, and 10 ms more for each.
 
         Args:
-            requests: pairs of method and parameters. A server deals with them in this order.
+            requests: pairs of method and parameters. A server handles them in this order.
             on_reply: as for ``request``, when the reply to the last one has come.
 
         Returns:
-            The ``result`` of each reply, or the error in its place: what ``request`` raises.
+            For each request the ``result`` of its reply, or the error that ``request`` would raise.
 
         Raises:
             LocalProtocolError: one of them cannot be sent as JSON; nothing was sent.
@@ -60,7 +60,7 @@ class Admission(Protocol):
 
 
 class SessionLink(Protocol):
-    """What an object of the model needs of its session."""
+    """A session, as an object of the model sees it."""
 
     @property
     def registries(self) -> Registries:

@@ -1,4 +1,4 @@
-"""Changing Variables without telling the server (protocol §F.5), per thread and context."""
+"""Changes of Variables that the server is not told of (protocol §F.5), per thread and context."""
 
 from __future__ import annotations
 

@@ -1,14 +1,13 @@
 """Variable and Parameter: the data that is computed with and optimised (protocol §F).
 
 Three rules:
-  * A Variable mirrors one on the server.  Making one and setting an attribute are calls, and block for a round trip;
-    the local value changes only once the server has accepted it (protocol §F.5), so a refusal is seen where it
+  * A Variable mirrors one on the server.  To make one, or to set an attribute, is a call that blocks for a round trip.
+    The local value changes only after the server has accepted it (protocol §F.5), so a refusal is raised where it
     happens.  Inside ``with batch():`` neither blocks (``batch.block``).  Under ``suppress_variable_notifications`` both
     are local.
   * While the server works on a Variable a *pending flag* is set, and reading ``data``, ``grad`` or ``grad_fn``
     waits for it.
-  * Everything may be used from any thread.  Two threads that set the same attribute race, and the server's
-    order wins there.
+  * Everything may be used from any thread.  If two threads set the same attribute, the server's order counts there.
 """
 
 from __future__ import annotations
@@ -45,8 +44,8 @@ class Variable(VariableState):
         role: what the data is for, in words; language models read it.
         requires_grad: whether feedback for it is wanted.
 
-    Blocks for one round trip; not inside ``with batch():`` (but for data of a million characters or more), nor under
-    ``suppress_variable_notifications``.
+    Blocks for one round trip. Does not block inside ``with batch():`` (unless the data has a million characters or
+    more), nor under ``suppress_variable_notifications``.
 
     Raises:
         TypeError: data of another type, or strings and numbers mixed; ``requires_grad`` is no bool.
@@ -137,7 +136,7 @@ class Variable(VariableState):
 
     @property
     def grad_fn(self) -> Node | None:
-        """The node that computed it; None for a leaf. Waits for a node which the server has announced.
+        """The node that computed it; None for a leaf. Waits for a node that the server has announced.
 
         Raises:
             PendingTimeout: the node did not come in time.
@@ -183,7 +182,7 @@ class Variable(VariableState):
         self._retain_grad = True
 
     def requires_grad_(self, mode: bool = True) -> Self:
-        """Say whether a gradient is wanted, which also decides anew whether this is a leaf.
+        """Set whether a gradient is wanted. This also decides again whether the Variable is a leaf.
 
         Two calls in one round trip; in a batch none.
         """
@@ -219,14 +218,14 @@ class Variable(VariableState):
         return add(self, other)
 
     def __iadd__(self, other: Variable) -> Self:
-        """Change this one in place, there and here. Two round trips: a function, and what it makes of this one."""
+        """Change this Variable in place, there and here. Two round trips: the function, and the change."""
         _check_addend(other)
         from ..autodiff.functional import add
         from ..autodiff.grad_mode import is_grad_enabled
 
         is_recorded = is_grad_enabled()
         if is_recorded and self.is_leaf and self.requires_grad:
-            # Protocol §F.6: its gradient would be collected for a value that is gone.
+            # Protocol §F.6: its gradient would be collected for a value that no longer exists.
             text = "A leaf Variable that requires grad cannot be changed by `+=`: write `y = x + other`"
             raise UsageError(f"{text}, or do it under no_grad().")
         result = add(self, other)
@@ -235,7 +234,7 @@ class Variable(VariableState):
         if is_recorded:
             changes.append(Change(self, "requires_grad", result.requires_grad))
         if is_recorded and node is not None:
-            # The former arguments stay: the new node leads to the node they belong to.
+            # The former arguments are kept, because the new node leads to their node.
             new_arguments = [argument for argument in result._arguments if argument is not self]
             arguments = (self._arguments, *new_arguments)
             take_graph = partial(self._take_graph, node, arguments)
@@ -272,7 +271,7 @@ class Variable(VariableState):
         return Variable(map_leaves(self.data, dtype), self.role, self.requires_grad)
 
     def copy_(self, src: Variable) -> Self:
-        """Take over data (lists are copied), role and ``requires_grad`` of ``src``.
+        """Copy data (lists are copied), role and ``requires_grad`` from ``src``.
 
         Three calls in one round trip; in a batch none.
 
@@ -296,7 +295,7 @@ class Variable(VariableState):
         return self.__deepcopy__({})
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """A new leaf of its own id (protocol §F.6) with the same data, role and added attributes; no gradients.
+        """A new leaf with its own id (protocol §F.6), the same data, role and added attributes, and no gradients.
 
         One round trip, in a batch none.
         """
@@ -308,7 +307,7 @@ class Variable(VariableState):
         return new
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickles hold data, role, ``requires_grad`` and added attributes; what is unpickled is not shared."""
+        """A pickle holds data, role, ``requires_grad`` and added attributes; an unpickled Variable is not shared."""
         return _unpickled, (type(self), self.data, self.role, self.requires_grad, dict(self.__dict__))
 
     # --- what it is ------------------------------------------------------------------------------
@@ -318,7 +317,7 @@ class Variable(VariableState):
         present = [leaf for leaf in leaves(self.data) if leaf is not None]
         return bool(present) and all(isinstance(leaf, float) for leaf in present)
 
-    # Neither waits: they serve logs and debuggers, on any thread.
+    # These two do not wait, because logs and debuggers use them on any thread.
     def __str__(self) -> str:
         return f"variable({brief(self._data)}, role={brief(self.role)}, {self._shown_grad()})"
 
@@ -331,7 +330,7 @@ class Variable(VariableState):
 
 
 class Parameter(Variable):
-    """A Variable that is to be optimised: it needs a gradient unless told otherwise."""
+    """A Variable that is to be optimised: it needs a gradient, unless ``requires_grad`` is False."""
 
     __slots__ = ()
     _TAG = PARAMETER_TAG
@@ -347,7 +346,7 @@ CLASS_BY_TAG: dict[str, type[Variable]] = {VARIABLE_TAG: Variable, PARAMETER_TAG
 
 
 def sources_of(variables: Iterable[Variable]) -> set[Variable]:
-    """Everything that these were computed from, however far back."""
+    """All Variables that these were computed from, directly or not."""
     found: set[Variable] = set()
     stack: list[Any] = [variable._arguments for variable in variables]
     while stack:

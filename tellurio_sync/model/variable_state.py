@@ -1,10 +1,10 @@
-"""One side of what exists here and on the server: the state of a Variable, and how changes of it are told.
+"""The state of a Variable on this side, and how the server is told of changes.
 
-Three ways to change an attribute, and each has its place:
-  * ``variable.role = x``: the user's.  The server is asked first, and the local value changes once it has accepted
-    it (protocol §F.5); inside ``with batch():`` it changes at once, and the server is told later.
-  * ``variable._set_local("role", x)``: the server's, and ours where the server knows already.
-  * ``_put``: inside this class hierarchy, the same without a method call.
+There are three ways to change an attribute:
+  * ``variable.role = x`` is for the user.  The server is asked first, and the local value changes after it has accepted
+    the change (protocol §F.5); inside ``with batch():`` it changes at once, and the server is told later.
+  * ``variable._set_local("role", x)`` is for pushes of the server, and for changes that the server already knows.
+  * ``_put`` is the same without a method call, for use inside this class hierarchy.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ VARIABLE_TAG = "__variable__"
 PARAMETER_TAG = "__parameter__"
 
 _FLAG_FIELDS = frozenset({"requires_grad", "is_leaf", "_retain_grad"})
-# Attributes that a plain set sends; the names of §F.5. Properties send what they set themselves.
+# Attributes that are sent when they are set; the names of §F.5. Properties send their changes themselves.
 _SENT_FIELDS = _FLAG_FIELDS | {"role"}
 
-# Sets an attribute of this side only. __setattr__ of the class is for the user's sets.
+# Sets an attribute on this side only. The __setattr__ of the class is for changes by the user.
 _put = object.__setattr__
 
 
 class VariableState:
-    """The state of a Variable. Reading it takes no lock; ``registries`` says who writes what."""
+    """The state of a Variable. Reading it takes no lock; the table in ``registries`` says which thread writes what."""
 
-    # Slots, because a data set is many Variables; __dict__ (made at first use) takes the names that users add.
+    # Slots, because a data set has many Variables; __dict__ (made at first use) takes the names that users add.
     __slots__ = (
         "__dict__",
         "__weakref__",
@@ -65,7 +65,7 @@ class VariableState:
     )
     _TAG: ClassVar[str] = VARIABLE_TAG
 
-    # Empty while it is queued in a batch: reading it then comes to ``__getattr__``, and costs nothing more otherwise.
+    # Unset while the Variable is queued in a batch: reading it then calls ``__getattr__``; otherwise it costs nothing.
     variable_id: str | None
     role: str | None
     requires_grad: bool
@@ -76,15 +76,15 @@ class VariableState:
     _output_nr: int
     _retain_grad: bool
     _link: SessionLink | None
-    # What will make it on the server, None if that has been done, or will not be.
+    # The queue that will make it on the server; None if it is made, or will not be made.
     _queue: Queue | None
-    # Why it cannot be used with the server any more, None if it can.
+    # The reason why it cannot be used with the server any more; None if it can.
     _lost: str | None
     _pending_data: bool
     _pending_grad: bool
     _pending_grad_fn_id: str | None
-    # What must live as long as this Variable (see ``registries``): the arguments it was computed from, and the
-    # nodes the server made for its gradient.
+    # Objects that must live as long as this Variable (see ``registries``): the arguments that it was computed from, and
+    # the nodes that the server made for its gradient.
     _arguments: tuple[object, ...]
     _accumulators: tuple[Node, ...]
 
@@ -113,7 +113,7 @@ class VariableState:
     def _received(
         cls, link: SessionLink | None, variable_id: str | None, data: Any, role: Any = "", requires_grad: Any = False
     ) -> Self:
-        """A Variable which the server has made. Not registered yet.
+        """A Variable that the server has made. Not registered yet.
 
         Raises:
             TypeError, ValueError: as the constructor.
@@ -132,7 +132,7 @@ class VariableState:
         _put(self, "_pending_grad_fn_id", node_id)
 
     def _bind_grad_fn(self, node: Node | None) -> None:
-        # In this order: who sees the flag clear reads the node without the lock.
+        # The order matters: a thread that sees the flag clear reads the node without the lock.
         _put(self, "_grad_fn", node)
         _put(self, "_pending_grad_fn_id", None)
 
@@ -144,7 +144,7 @@ class VariableState:
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _FLAG_FIELDS:
             check_flag(name, value)
-        # Slots, properties and methods are known to the class; other private names are nobody's business.
+        # The class knows its slots, properties and methods; other private names are never sent.
         is_sent = name in _SENT_FIELDS or not (name.startswith("_") or hasattr(type(self), name))
         if is_sent:
             self._tell(Change(self, name, value))
@@ -152,14 +152,14 @@ class VariableState:
             _put(self, name, value)
 
     def _tell(self, *changes: Change) -> None:
-        """Tell the server of changes of this Variable, in one round trip, and apply those here that it accepts.
+        """Send changes of this Variable to the server, in one round trip, and apply here the ones that it accepts.
 
-        In an open batch they are applied at once and queued.  If the server does not know this Variable, or is not to
-        be told, they are only applied here.
+        In an open batch they are applied at once and queued.  If the server does not know this Variable, or must not be
+        told, they are only applied here.
         """
         if is_suppressed():
             if any(change.field in MADE_WITH for change in changes):
-                self._wait_until_made()  # else it would be made there with what is to be kept from there
+                self._wait_until_made()  # otherwise it would be made there with the values that the server must not get
             _apply(changes)
             return
         link = self._session_link()
@@ -172,7 +172,7 @@ class VariableState:
             return
         self._check_not_lost()
         for change in changes:
-            # In this order: another thread may be making it in this moment.
+            # The order matters: another thread may be making it at this moment.
             if self._queue is None and self.variable_id is None:
                 change.apply()
             elif not queue.add_change(change):
@@ -192,7 +192,7 @@ class VariableState:
             raise UsageError(text)
 
     def _reference(self) -> dict[str, Any]:
-        """How the server is told of this Variable (protocol §E.1).
+        """The reference to this Variable in messages (protocol §E.1).
 
         Raises:
             UsageError: the server does not know it.
@@ -207,13 +207,14 @@ class VariableState:
         if self._lost is None:
             return
         if self._arguments:
-            # As if the call had been waiting when that happened: a loop that tries its batch again computes this anew.
+            # The same error as for a call that waits at the loss: a loop that tries its batch again computes this
+            # again.
             raise ConnectionLost(self._lost, who="server", was_sent=False)
         raise UsageError(self._lost)
 
     # --- for a queue -----------------------------------------------------------------------------
 
-    if not TYPE_CHECKING:  # it would have every name
+    if not TYPE_CHECKING:  # for a type checker, the class would have every name
 
         def __getattr__(self, name: str) -> Any:
             if name == "variable_id":
@@ -223,11 +224,11 @@ class VariableState:
 
     @property
     def _known_id(self) -> str | None:
-        """The id, None where there is none, or none yet. Does not wait."""
+        """The id; None if there is none, or none yet. Does not wait."""
         return None if self._queue is not None else self.variable_id
 
     def _wait_until_made(self) -> None:
-        """Return when it is no longer queued; raises as ``batch.block.wait_until_made``."""
+        """Wait until it is no longer queued; raises as ``batch.block.wait_until_made``."""
         queue = self._queue
         if queue is not None:
             wait_until_made(self, queue)
@@ -240,18 +241,18 @@ class VariableState:
     def _made(self, variable_id: str) -> None:
         """The server has made it."""
         assert self._link is not None
-        # In this order: who reads the id uses it, and who sees no batch reads the id.
+        # The order matters: a thread that reads the id uses it, and a thread that sees no queue reads the id.
         self._link.registries.variables.register(variable_id, self)  # type: ignore[arg-type]
         _put(self, "variable_id", variable_id)
         _put(self, "_queue", None)
 
     @property
     def _is_refused(self) -> bool:
-        """Whether the server did not make it."""
+        """Whether the server has refused to make it."""
         return self._lost is not None and self.variable_id is None
 
     def _refused(self, reason: str) -> None:
-        """The server will not have it."""
+        """The server has refused to make it."""
         _put(self, "_lost", reason)
         _put(self, "variable_id", None)
         _put(self, "_queue", None)
@@ -272,10 +273,10 @@ class VariableState:
         _put(self, "_pending_grad_fn_id", None)
 
     def _renewed(self, link: SessionLink, variable_id: str) -> None:
-        """The server has a new one for this, under this id."""
+        """The server has a new Variable for this one, under this id."""
         _put(self, "_link", link)
         _put(self, "_lost", None)
-        # The node that collects its gradients belonged to the former one.
+        # The node that collects gradients belonged to the former Variable.
         _put(self, "_accumulators", ())
         former = self._known_id
         _put(self, "variable_id", variable_id)

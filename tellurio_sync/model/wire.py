@@ -1,4 +1,4 @@
-"""Between Python objects and their JSON form (protocol §E)."""
+"""The conversion between Python objects and their JSON form (protocol §E)."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def serialise(value: Any, registries: Registries, keep: list[object]) -> Any:
 
     Args:
         value: an argument of a call.
-        registries: where callables get their ids.
-        keep: receives what the references mean. Somebody must hold it as long as the server may use them.
+        registries: gives callables their ids.
+        keep: receives the objects behind the references. The caller must hold it as long as the server may use them.
 
     Raises:
-        TypeError: an object which has no such form.
-        UsageError: a Variable which the server does not know.
+        TypeError: an object that has no such form.
+        UsageError: a Variable that the server does not know.
     """
     if type(value) in _AS_IS:
         return value
@@ -83,9 +83,10 @@ def link_of(arguments: Any) -> SessionLink:
 
 
 def wait_until_made(arguments: Any) -> None:
-    """Wait until all Variables in these arguments are made, in a batch of whatever thread.
+    """Wait until all Variables in these arguments are made, even if they are queued in a batch of another thread.
 
-    To be done before a call begins, because a call lets no restore in; raises as ``batch.block.wait_until_made``.
+    This must be done before a call begins, because no restore can run during a call; raises as
+    ``batch.block.wait_until_made``.
     """
     for mirrored in mirrored_in(arguments):
         if isinstance(mirrored, Variable):
@@ -93,7 +94,7 @@ def wait_until_made(arguments: Any) -> None:
 
 
 def leaves_without_node(arguments: Any) -> list[Variable]:
-    """The leaves in these arguments for whose gradient the server makes a node now, and announces it only once."""
+    """The leaves in these arguments whose gradient node the server makes now, and announces only once."""
     return [
         variable
         for variable in mirrored_in(arguments)
@@ -108,9 +109,9 @@ def deserialise(value: Any, registries: Registries, look_up: LookUp | None = Non
     """``value`` with references replaced by the registered objects themselves (protocol §E.3).
 
     Args:
-        value: what came.
+        value: the received value.
         registries: where the objects are registered.
-        look_up: how a Variable is found by its id; None: in the registries, now.
+        look_up: finds a Variable by its id; None: in the registries, without waiting.
 
     Raises:
         UnknownVariable, UnknownModel: a reference to an object that is not registered.
@@ -154,7 +155,7 @@ def decode_outputs(data: Any, link: SessionLink, arguments: tuple[object, ...]) 
     Args:
         data: one variable object, or a list of them (which gives a tuple).
         link: the session.
-        arguments: what the function was called with; kept by outputs that belong to a graph.
+        arguments: the arguments of the function; outputs that belong to a graph keep them.
 
     Raises:
         TypeError: something else in the place of a variable object.
@@ -197,9 +198,9 @@ def _decode_output(item: Any, link: SessionLink) -> Variable:
 
 
 def _keep_accumulators(output: Variable, arguments: tuple[object, ...]) -> None:
-    # The server makes one AccumulateGrad node per leaf, announces it once and names it in the edges of every later
-    # function on this leaf, so it must live as long as the leaf. Which leaf an edge belongs to is not told for
-    # nested arguments; a leaf that has none of them yet takes them all, for its own is among them.
+    # The server makes one AccumulateGrad node per leaf, announces it once, and names it in the edges of every later
+    # function on this leaf. So it must live as long as the leaf. For nested arguments the server does not say which
+    # leaf an edge belongs to; a leaf that has no such node yet keeps all of them, because its own is among them.
     if output._grad_fn is None:
         return
     nodes = [edge.node for edge in output._grad_fn.next_functions]

@@ -14,8 +14,8 @@ def backoff(
 ) -> Iterator[float]:
     """Seconds to pause before each further attempt, without end: doubling up to ``longest``, with jitter.
 
-    Each pause is drawn between half of its length and the whole, so that many clients of one restarted server
-    do not come back in step.
+    Each pause is drawn between half of its length and the whole, so that the clients of one restarted server
+    do not all come back at the same moment.
     """
     pause = first
     while True:

@@ -1,11 +1,12 @@
 """One connection from its first message to its end: the receive loop and the calls that wait on it.
 
 The loop (``run``), on the receive thread:
-    1. wake who has its reply, then wait for messages, at most until the next timer (``Transport.receive``);
+    1. wake the threads whose replies have come, then wait for messages, at most until the next timer
+       (``Transport.receive``);
     2. tell replies from requests (``PendingTable.take_answered``, ``jsonrpc.classify``);
-    3. resolve a call, or hand the message to the dispatcher.
-Whatever ends it (end of stream, broken frame, our own bug) passes through one ``finally``, which fails
-every waiting call.  So no caller waits for a thread that is gone.
+    3. resolve a call, or give the message to the dispatcher.
+However the loop ends (end of stream, broken frame, a bug of this package), it passes through one ``finally``, which
+fails every waiting call.  So no caller waits for a thread that has ended.
 
 | State | Written by | Guarded by |
 |---|---|---|
@@ -39,15 +40,15 @@ from .pending import OpenCall, PendingCall, PendingTable
 
 log = logging.getLogger("tellurio_sync.peer")
 
-_LONGEST_SLEEP = 3600.0  # a poll refuses to sleep for more than some weeks
-# Requests of a batch are framed and sent so many at a time: the server is at work on the first while the last are being
-# framed. A thousand calls over a link of 50 ms take 1.20 round trips instead of 1.25.
+_LONGEST_SLEEP = 3600.0  # poll() refuses to wait for more than some weeks
+# This many requests of a batch are framed and sent at a time, so that the server works on the first ones while the
+# last ones are being framed. A thousand calls over a link of 50 ms take 1.20 round trips instead of 1.25.
 _TOGETHER = 128
-_LARGEST_SHARE = 0.1  # of the receive thread's time that looking for expired calls may take
-_LATEST_EXPIRY = 0.03  # seconds that this may put a time-out off
+_LARGEST_SHARE = 0.1  # share of the receive thread's time that the search for expired calls may take
+_LATEST_EXPIRY = 0.03  # seconds by which that limit may delay a time-out
 
 Opening = Callable[[Any], Any]
-"""Reads the server's greeting: takes the decoded message, returns what ``open`` gives, or raises ValueError."""
+"""Reads the server's greeting: takes the decoded message, gives the result of ``open``, or raises ValueError."""
 
 
 class Connection:
@@ -56,10 +57,10 @@ class Connection:
     Args:
         transport: owned from now on.
         dispatcher: answers the server's requests.
-        opening: reads the greeting, None where the server sends none.
+        opening: reads the greeting; None: the server sends none.
         opening_timeout: seconds, > 0, for the greeting.
         keepalive: when to ping.
-        write_timeout: seconds, > 0, after which a server that takes nothing is given up.
+        write_timeout: seconds, > 0, after which the connection ends if the server takes nothing of what is written.
         clock: the clock of all deadlines.
         on_open: called on the receive thread with what ``opening`` returned.
     """
@@ -91,7 +92,7 @@ class Connection:
         self._bytes_seen = 0
         self._expiry_lock = threading.Lock()
         self._next_expiry = math.inf  # not later than the first deadline of a submitted call
-        self._planned_wake = clock.now()  # no caller needs to wake the thread before its first turn
+        self._planned_wake = clock.now()  # no caller has to wake the thread before its first turn
         self._is_closed_by_user = False
 
     # --- callers -----------------------------------------------------------------------------------
@@ -125,7 +126,7 @@ class Connection:
                 return
 
     def _fail_unsent(self, calls: Sequence[OpenCall], error: ConnectionLost | CallTimeout) -> None:
-        """Fail the rest of a batch that began to be sent: what was sent before may yet be answered."""
+        """Fail the calls of a batch that were not sent. The calls that were sent may still be answered."""
         for call in calls:
             if self.pending.give_up(call):
                 if isinstance(error, ConnectionLost):
@@ -137,13 +138,13 @@ class Connection:
         """The reply of a started call. Blocks until it comes or the call's deadline passes.
 
         Raises:
-            CallTimeout, ConnectionLost, RemoteProtocolError: what became of the call.
+            CallTimeout, ConnectionLost, RemoteProtocolError: how the call ended.
         """
         if not call.wait(self._clock):
             if self.pending.give_up(call):
-                # What is queued may still be written: nobody can take it back.
+                # A queued request may still be written: it cannot be taken back.
                 raise call.timeout_error(self._clock, was_sent=call.end_offset is not None)
-            # The receive thread took the call at the last moment, and its outcome is about to be set.
+            # The receive thread has taken the call at the last moment, and is about to set its outcome.
             call.wait_outcome(self._clock)
         if call.error is not None:
             raise call.error
@@ -151,7 +152,7 @@ class Connection:
         return call.reply
 
     def notify(self, call: OpenCall, text: str) -> None:
-        """Send one text that wants no reply. Waits for room as ``start`` does; ``call`` gives the deadline."""
+        """Send one text that needs no reply. Waits for room as ``start`` does; ``call`` has the deadline."""
         self._send([call], [text], receipts=None)
 
     def _send(self, calls: Sequence[OpenCall], texts: list[str], receipts: Sequence[OpenCall] | None) -> None:
@@ -168,32 +169,32 @@ class Connection:
             raise self.lost(ended.ending, was_sent=False) from ended
 
     def extend(self, request_id: object) -> None:
-        """Note a heartbeat of the call with this id; ids unknown here change nothing."""
+        """Note a heartbeat of the call with this id. Unknown ids have no effect."""
         call = self.pending.get(request_id)
         if call is not None and call.is_extendable:
             call.extend(self._clock.now())
 
     def lost(self, ending: Ending, was_sent: bool | None) -> ConnectionLost:
-        """A new error that says how the connection ended."""
+        """A new error object that says how the connection ended."""
         cls = ClosedByUser if self._is_closed_by_user else ConnectionLost
         return cls(ending.reason, who=ending.who, was_sent=was_sent, code=ending.code)
 
     def close(self) -> None:
-        """Begin the orderly end: refuse what is open, fail what waits, send a close frame. Does not wait."""
+        """Begin the orderly end: refuse open requests, fail waiting calls, send a close frame. Does not wait."""
         self._is_closed_by_user = True
         self._dispatcher.refuse_open_requests()
         self.transport.close(1000, "")
         self.transport.wake()
 
     def abort(self, reason: str) -> None:
-        """End at once, without waiting for the server. Any thread."""
+        """End the connection at once, without waiting for the server. Any thread."""
         self._is_closed_by_user = True
         self.transport.abort(Ending(reason, "local"))
 
     # --- the receive thread ------------------------------------------------------------------------
 
     def run(self) -> Ending:
-        """The receive loop. Returns how the connection ended; every waiting call has been failed then."""
+        """The receive loop. Returns how the connection ended; by then every waiting call has failed."""
         self.receive_thread = threading.get_ident()
         ending = Ending("the receive loop failed", "local")
         try:
@@ -208,17 +209,18 @@ class Connection:
                 )
                 for message in messages:
                     self._on_message(message)
-                    # A storm of messages must not hold up the time-outs of submitted calls.
+                    # Many messages in a row must not delay the time-outs of submitted calls.
                     if len(messages) > 1 and self._clock.now() >= self._next_expiry:
                         self._expire_futures()
-                del messages  # else they are kept for as long as none come
+                del messages  # otherwise they stay alive until the next ones come
                 now = self._clock.now()
                 if self.transport.bytes_received != self._bytes_seen:
                     self._bytes_seen = self.transport.bytes_received
                     self._keepalive.note_life(now)
                 if now >= wake_at:
                     self._run_timers(now)
-                # Not before the transport takes no more: who has registered a call may be just about to send it.
+                # Only after the transport accepts nothing more: before that, a thread that has registered a call may be
+                # about to send it.
                 if self._is_closed_by_user and self.transport.is_over:
                     self._fail_waiting_at_close()
         except TransportEnded as ended:
@@ -228,7 +230,7 @@ class Connection:
             ending = Ending(f"internal error: {type(exc).__name__}: {exc}", "local")
         finally:
             release_all(self.transport.wakeups)
-            # The order matters: after dispose() no message can be sent any more, so that was_sent is final.
+            # The order matters: after dispose() nothing can be sent any more, so was_sent is final.
             self.transport.dispose()
             self.ending = ending
             self.receive_thread = None
@@ -238,15 +240,15 @@ class Connection:
         return ending
 
     def _fail_waiting_at_close(self) -> None:
-        release_all(self.transport.wakeups)  # before callbacks of what fails
-        # Behind the close frame nothing is queued any more; what is queued before it may still be written.
+        release_all(self.transport.wakeups)  # before the callbacks of failing futures run
+        # Nothing is queued behind the close frame any more. What is queued before it may still be written.
         ending = Ending("close() was called", "local")
         for call in self.pending.take_all():
             call.fail(self.lost(ending, was_sent=call.end_offset is not None))
 
     @property
     def opening_failure(self) -> DialFailed | None:
-        """What was wrong with the greeting, None if it was right or the connection ended before it."""
+        """The fault of the greeting; None if it was right, or if the connection ended before it came."""
         return self._opening_failure
 
     def _on_message(self, message: str | bytes) -> None:
@@ -262,7 +264,8 @@ class Connection:
         if call is not None:
             call.resolve(value, self.transport.wakeups)
             return
-        # Who has a reply goes on before anything else is done or logged: that may take its time, or a lock of theirs.
+        # Wake the threads that have replies before anything else is done or logged, because that may take time, or
+        # may need a lock that one of them holds.
         release_all(self.transport.wakeups)
         envelope = jsonrpc.classify(value)
         if isinstance(envelope, Reply):
@@ -281,7 +284,7 @@ class Connection:
 
     def _on_reply(self, reply: Reply) -> None:
         if self._opening is not None:
-            # No call can be pending yet, so it is the greeting, whatever its id (protocol §A.2: it is not checked).
+            # No call can be pending yet, so this is the greeting; its id is not checked (protocol §A.2).
             self._on_greeting(self._opening, reply)
             return
         call = self.pending.take(reply.id)
@@ -310,7 +313,7 @@ class Connection:
     # --- timers: the receive thread ------------------------------------------------------------------
 
     def watch_expiry(self, expires_at: float) -> None:
-        """Let the receive thread expire submitted calls, for which nobody waits, at ``expires_at`` or before."""
+        """Let the receive thread look for expired submitted calls, for which no thread waits, by ``expires_at``."""
         if expires_at >= self._next_expiry:
             return
         with self._expiry_lock:
@@ -319,8 +322,8 @@ class Connection:
             self.transport.wake()
 
     def _plan_wake(self) -> float:
-        """When the receive thread must look at its timers, if nothing comes before."""
-        # Without min(): four calls of it in each turn were a hundredth of what a call costs.
+        """When the receive thread must check its timers, if no message comes before."""
+        # Not by min(): four calls of it in each turn took one hundredth of the time of a call.
         wake_at = self._keepalive.next_at
         if self._next_expiry < wake_at:
             wake_at = self._next_expiry
@@ -329,8 +332,8 @@ class Connection:
         stalled_since = self.transport.stalled_since
         if stalled_since is not None:
             wake_at = min(wake_at, stalled_since + self._write_timeout)
-        # A caller lowers the expiry and then looks at the plan; this thread plans and then looks at the expiry. So one
-        # of the two sees the other, without a lock in every turn.
+        # A caller lowers the expiry and then reads the plan; this thread stores the plan and then reads the expiry. So
+        # at least one of the two sees the other's store, without a lock in every turn.
         self._planned_wake = wake_at
         return self._next_expiry if self._next_expiry < wake_at else wake_at
 
@@ -349,21 +352,21 @@ class Connection:
             self._expire_futures()
 
     def _expire_futures(self) -> None:
-        release_all(self.transport.wakeups)  # before callbacks of what expires
+        release_all(self.transport.wakeups)  # before the callbacks of expired futures run
         now = self._clock.now()
-        # Reset first: a call submitted meanwhile lowers it again.
+        # Reset first: a call that is submitted meanwhile lowers it again.
         with self._expiry_lock:
             self._next_expiry = math.inf
         next_at = math.inf
         for call in self.pending.copy().values():
-            # One that is not queued yet has a caller who looks at its deadline, and then lets this thread watch it.
+            # If a call is not queued yet, its caller checks the deadline itself, and then calls watch_expiry.
             if isinstance(call, CallFuture) and call.end_offset is not None:
                 expires_at = call.expires_at
                 if expires_at > now:
                     next_at = min(next_at, expires_at)
                 elif self.pending.give_up(call):
                     call.fail(call.timeout_error(self._clock, was_sent=True))
-        # Looking at ten thousand calls takes milliseconds: if each expires at a time of its own, some wait a little.
+        # The scan of ten thousand calls takes milliseconds. If each expires at a different time, some are ended late.
         end = self._clock.now()
         pause = min((end - now) / _LARGEST_SHARE, _LATEST_EXPIRY)
         self.watch_expiry(max(next_at, end + pause))

@@ -1,4 +1,4 @@
-"""Answering what the server sends: requests, notifications, batches, and what is neither.
+"""Answers to messages of the server: requests, notifications, batches, and messages that are none of these.
 
 State handlers run on the receive thread, at once and in wire order, so that a reply never overtakes the
 pushes sent before it.  Methods marked ``on_worker`` run user code: they go to the worker pool, and the
@@ -30,15 +30,15 @@ BUSY = -32000
 CLOSING = -32001
 
 Answer = Callable[[Union[str, None]], None]
-"""Takes the text of a reply, None where none is wanted."""
+"""Takes the text of a reply; None: there is no reply."""
 
 
 class Method(NamedTuple):
-    """What runs for an incoming request or notification.
+    """The handler of a method that the server may call.
 
     Attributes:
-        handler: takes the params, returns the result; what it raises becomes the error reply.
-        on_worker: runs on the worker pool instead of the receive thread.
+        handler: takes the params, returns the result; an exception that it raises becomes the error reply.
+        on_worker: whether it runs on the worker pool instead of the receive thread.
     """
 
     handler: Callable[[dict[str, Any]], Any]
@@ -62,21 +62,21 @@ class Dispatcher:
         self._open: dict[int, _OneReply] = {}
 
     def handle(self, message: Request | Notification | Invalid | Batch) -> None:
-        """Run what the message asks for. On the receive thread; raises nothing, whatever handlers do."""
+        """Handle one message. Runs on the receive thread; raises nothing, whatever a handler does."""
         if isinstance(message, Batch):
             self._handle_batch(message)
         else:
             self._handle_one(message, self._send_reply)
 
     def refuse_open_requests(self) -> None:
-        """Answer every request that is still open: its result would come too late. Any thread."""
+        """Answer every open request with an error, because its result would come too late. Any thread."""
         with self._lock:
             replies = list(self._open.values())
         for reply in replies:
             reply.fail(RpcError(CLOSING, "The client is closing.", {}))
 
     def _handle_batch(self, batch: Batch) -> None:
-        # JSON-RPC 2.0 §6: one array with a reply for each request, in any order; nothing if there is none.
+        # JSON-RPC 2.0 §6: one array with a reply for each request, in any order; no array if there is no request.
         collector = _BatchCollector(len(batch.messages), self._send)
         for message in batch.messages:
             if isinstance(message, jsonrpc.Reply):
@@ -117,7 +117,7 @@ class Dispatcher:
         if not self._pool.submit(task):
             with self._lock:
                 self._open.pop(key, None)
-            # An error, not a wait: the receive thread must go on, or heartbeats stop for everybody.
+            # An error, not a wait: if the receive thread waited, the heartbeats of all calls would stop.
             reply.fail(RpcError(BUSY, "The client is busy: its queue of callables is full.", {}))
 
     def _send_reply(self, text: str | None) -> None:
@@ -128,7 +128,7 @@ class Dispatcher:
 def _run(method: Method, message: Request | Notification, reply: _OneReply) -> None:
     try:
         result = method.handler(message.params)
-    except BaseException as exc:  # SystemExit from a handler must end neither the thread nor the connection
+    except BaseException as exc:  # a SystemExit in a handler must not end the thread or the connection
         log.debug("! handler of %s failed", message.method, exc_info=True)
         reply.fail(error_for(exc))
     else:
@@ -136,7 +136,7 @@ def _run(method: Method, message: Request | Notification, reply: _OneReply) -> N
 
 
 class _OneReply:
-    """The reply to one request, given once: by its handler, or by closing. For a notification it is only logged."""
+    """The reply to one request. Given once: by the handler, or at closing. For a notification it is only logged."""
 
     def __init__(self, id_: jsonrpc.envelopes.Id, is_wanted: bool, answer: Answer) -> None:
         self._id = id_
@@ -175,12 +175,12 @@ class _OneReply:
 def _encode_error(id_: jsonrpc.envelopes.Id, error: RpcError) -> str:
     try:
         return jsonrpc.encode(jsonrpc.error_reply(id_, error))
-    except LocalProtocolError as exc:  # the handler's own error holds what is not JSON
+    except LocalProtocolError as exc:  # the handler's error holds a value that is not JSON
         return jsonrpc.encode(jsonrpc.error_reply(id_, error_for(exc)))
 
 
 class _BatchCollector:
-    """Gathers the replies of one batch, from any thread, and sends them with the last one."""
+    """Collects the replies of one batch, from any thread, and sends all of them when the last one has come."""
 
     def __init__(self, expected: int, send: Callable[[str], None]) -> None:
         self._missing = expected

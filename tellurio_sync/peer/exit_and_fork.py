@@ -1,8 +1,8 @@
-"""What becomes of open peers at interpreter exit and in forked children.
+"""What happens to open peers at the exit of the interpreter, and in forked children.
 
-At exit each open peer is closed in good order, all together within ``EXIT_TIMEOUT`` seconds; the threads are
-daemons, so nothing holds the process after that.  In a forked child the threads do not exist and the socket
-is the parent's: the child's copies are closed without a word.
+At exit all open peers are closed in good order, within ``EXIT_TIMEOUT`` seconds together.  Their threads are daemons,
+so nothing holds the process after that.  In a forked child the threads do not exist, and the connection belongs to
+the parent: the child closes its copies of the descriptors and sends nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ EXIT_TIMEOUT = 1.0
 
 
 class Closable(Protocol):
-    """What this module needs of a peer."""
+    """A peer, as this module sees it."""
 
     def close_at_exit(self, timeout: float) -> None: ...
 
@@ -44,7 +44,7 @@ def register(peer: Closable) -> None:
 
 
 def unregister(peer: Closable) -> None:
-    """``peer`` is closed."""
+    """``peer`` is closed: nothing has to be done for it any more."""
     with _lock:
         _open.discard(peer)
 

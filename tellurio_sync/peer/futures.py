@@ -1,21 +1,21 @@
-"""Submitted calls: a call that is a ``concurrent.futures.Future``, without what nobody may ever need of one.
+"""Submitted calls: each is a ``concurrent.futures.Future`` that makes its parts only when they are needed.
 
-A future of the standard library makes a condition variable, two lists and a dict when it is made: 2,000 bytes and a
-third of what submitting costs. A thousand calls in flight have one thread that waits for them in turn, and most are
-over when it asks. So here each part is made when somebody first needs it, and how a call ends is decided by who takes
-it out of the table (see ``pending``), not under the future's lock.
+A future of the standard library makes a condition variable, two lists and a dict at once: 2,000 bytes, and a third of
+the cost of submitting. Usually one thread waits for a thousand calls in turn, and most of them are over when it asks.
+So here each part is made at its first use. The thread that takes a call out of the table (see ``pending``) decides how
+it ends, and needs no lock of the future for that.
 
 The names with an underscore that are not of this module are those of ``Future`` on which ``concurrent.futures.wait``,
 ``as_completed`` and ``asyncio.wrap_future`` rely; the tests use all three.
 
 | State | Written by | Guarded by |
 |---|---|---|
-| result, exception, then ``_outcome`` | who took the call out of the table, once | the order of the stores |
-| ``_is_watched``, then looking at ``_outcome`` | who begins to wait | the same: one of the two sees the other |
-| ``_state``: the outcome, as the standard library sees it | who finishes, who makes the condition | see there |
-| waiters, callbacks of the standard library | who waits, who finishes | ``_condition``, made when first needed |
+| result, exception, then ``_outcome`` | the thread that took the call out, once | the order of the stores |
+| ``_is_watched``, before it reads ``_outcome`` | a thread that begins to wait | the same: one sees the other |
+| ``_state``: the outcome for the standard library | the thread that ends it, or makes the condition | see there |
+| waiters, callbacks of the standard library | threads that wait, the one that ends it | ``_condition`` |
 
-Who holds the condition must not see the state change: ``wait`` and ``as_completed`` look at it more than once.
+While a thread holds the condition, the state must not change: ``wait`` and ``as_completed`` read it more than once.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ RunCallback = Callable[[Callable[[], None]], None]
 
 
 class CallFuture(OpenCall, Future[dict[str, Any]]):
-    """One request whose reply goes to who holds this future. Thread-safe.
+    """One request; the holder of this future gets the reply. Thread-safe.
 
     Callbacks run on the worker pool, not on the receive thread: they may be slow, and may themselves call the server.
     """
@@ -70,23 +70,24 @@ class CallFuture(OpenCall, Future[dict[str, Any]]):
         self._run_callback = run_callback
 
     def __getattr__(self, name: str) -> Any:
-        # What is looked up in vain: a part that nobody has needed so far. From now on it is found in __dict__.
+        # Python calls this for a missing attribute: a part that was not needed so far. From now on it is in __dict__.
         make = _PARTS.get(name)
         if make is None:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         self._is_watched = True
         part = make()
         if name != "_condition":
-            # One step: of two threads that need it at once, both get the same.
+            # One step: if two threads need the part at once, both get the same object.
             return self.__dict__.setdefault(name, part)
         with part:
             kept = self.__dict__.setdefault(name, part)
             if kept is part and self._outcome != PENDING:
-                # Who finishes it may not have seen us, and be about to store the state: it must not change later on.
+                # The thread that ends the future may not have seen this one, and may be about to store the state, which
+                # must not change later on.
                 self._state = self._outcome
         return kept
 
-    # --- who took the call out of the table -----------------------------------------------------------
+    # --- for the thread that took the call out of the table -------------------------------------------
 
     def resolve(self, reply: dict[str, Any], wakeups: list[Semaphore]) -> None:
         self._result = reply
@@ -103,14 +104,14 @@ class CallFuture(OpenCall, Future[dict[str, Any]]):
 
     def _finish(self, state: str, wakeups: list[Semaphore]) -> None:
         self._outcome = state
-        # Who begins to wait from now on sees the outcome. Who began before is seen here.
+        # A thread that begins to wait after this store sees the outcome. One that began before is seen here.
         if not self._is_watched:
             self._state = state
             return
         wakeups += self._semaphores.copy()
         with self._condition:
-            # Stored already: the condition was made since, and who waits there has seen it; told again, it would count
-            # this future twice.
+            # If the state is stored already, the condition was made since then, and the threads that wait there have
+            # seen the state. If they were told again, they would count this future twice.
             if self._state == PENDING:
                 self._state = state
                 for waiter in self._waiters:
@@ -122,14 +123,14 @@ class CallFuture(OpenCall, Future[dict[str, Any]]):
                         waiter.add_exception(self)
                 self._condition.notify_all()
         if self._done_callbacks:
-            # Where no thread can be started any more they run here, and may wait for what somebody else does.
+            # If no thread can be started any more, callbacks run here, and may wait for other threads.
             release_all(wakeups)
             self._invoke_callbacks()
 
-    # --- who holds the future -------------------------------------------------------------------------
+    # --- for the holder of the future -----------------------------------------------------------------
 
     def is_in(self, pending: PendingTable) -> None:
-        """The table from which cancelling takes the call out."""
+        """Set the table from which ``cancel`` takes the call out."""
         self._pending = pending
 
     def cancel(self) -> bool:
@@ -139,12 +140,12 @@ class CallFuture(OpenCall, Future[dict[str, Any]]):
             try:
                 self._pending.give_up_into(taken, self)
             finally:
-                if taken:  # also after Ctrl-C: from now on nobody else ends this future
+                if taken:  # also after Ctrl-C: no other thread can end this future any more
                     self._outcome = CANCELLED
                     try:
                         self._finish_now(CANCELLED)
                     finally:
-                        if self._is_watched:  # after Ctrl-C in there: others wait for it
+                        if self._is_watched:  # also after Ctrl-C: other threads wait for it
                             release_all(self._semaphores.copy())
         return self._outcome == CANCELLED
 
@@ -152,7 +153,7 @@ class CallFuture(OpenCall, Future[dict[str, Any]]):
         return self._outcome == CANCELLED
 
     def running(self) -> bool:
-        """False: the server does not tell when it begins."""
+        """Always False: the server does not say when it begins."""
         return False
 
     def done(self) -> bool:
@@ -162,7 +163,7 @@ class CallFuture(OpenCall, Future[dict[str, Any]]):
         """The reply envelope. Blocks, at most ``timeout`` seconds; None: until the call is over.
 
         Raises:
-            concurrent.futures.TimeoutError: it is not over within ``timeout`` seconds; it goes on.
+            concurrent.futures.TimeoutError: the call is not over after ``timeout`` seconds; it goes on.
             concurrent.futures.CancelledError: it was cancelled.
             CallTimeout, ConnectionLost, RemoteProtocolError: how the call ended.
         """
@@ -184,7 +185,7 @@ class CallFuture(OpenCall, Future[dict[str, Any]]):
         return self._exception
 
     def set_result(self, result: Any) -> NoReturn:
-        """Not for who holds it.
+        """Not available: only a reply, or the end of the connection, ends a call.
 
         Raises:
             InvalidStateError: always.

@@ -1,4 +1,4 @@
-"""Finding a connection that died without a word: pure arithmetic over signs of life."""
+"""Detection of connections that died silently: pure arithmetic over signs of life."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ class Keepalive:
         self._last_life = now
         self._pinged_at: float | None = None
         self.next_at = now + self._interval
-        """When to ask again; infinity if never."""
+        """When to call ``is_ping_due`` and ``is_dead`` again; infinity if never."""
 
     def note_life(self, now: float) -> None:
-        """Something came from the server."""
+        """Note that something came from the server."""
         self._last_life = now
         self._pinged_at = None
         self.next_at = now + self._interval
 
     def note_ping(self, now: float) -> None:
-        """A ping was sent."""
+        """Note that a ping was sent."""
         self._pinged_at = now
         self.next_at = now + self._timeout
 

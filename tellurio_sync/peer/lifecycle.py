@@ -1,13 +1,13 @@
-"""Keeping one connection open: it dials, reads the greeting, and dials again when the connection is lost.
+"""The life of a connection: it is dialled, greeted, and dialled again when it is lost.
 
 States: ``connecting → open → (reconnecting → open)* → closed``.  ``closed`` is final: a new connection
-after that is a new keeper.
+after that has a new object.
 
 | State | Written by | Guarded by |
 |---|---|---|
 | state, connections, dialer | receive thread, ``close`` | ``_lock``, never held while dialling or waiting |
 | ``_failure``, ``_attempts`` | receive thread | ownership; read by ``open`` after the state changed |
-| who waits for a change of state | callers | ``_lock`` |
+| the threads that wait for a change of state | callers | ``_lock`` |
 """
 
 from __future__ import annotations
@@ -58,13 +58,13 @@ class Lifecycle:
         make_dialer: makes one attempt to connect.
         methods: what the other end may call.
         url: for error texts, without credentials.
-        opening: reads the greeting (see ``connection.Opening``), None where there is none.
-        dial_timeout: seconds, > 0, within which an attempt up to the greeting ends by itself; what hangs longer (a
-            name server) is left behind. None: no limit.
+        opening: reads the greeting (see ``connection.Opening``); None: there is none.
+        dial_timeout: seconds, > 0, within which an attempt, up to the greeting, ends by itself. A name look-up that
+            takes longer is abandoned. None: no limit.
         opening_timeout: seconds, > 0, for the greeting.
         ping_interval: seconds, > 0, without a sign of life before a ping; None: never.
-        ping_timeout: seconds, > 0, for the answer, and for the other end to take anything of what is written.
-        reconnect: whether to connect anew when the connection is lost.
+        ping_timeout: seconds, > 0, for the answer, and for the server to take any byte of what is written.
+        reconnect: whether to connect again when the connection is lost.
         on_lost: called on the receive thread with a ``ConnectionLost`` when an open connection has ended.
         on_restored: called on the receive thread with the new greeting when it is open again.
         clock: the clock of all deadlines.
@@ -97,7 +97,7 @@ class Lifecycle:
         self._on_lost = on_lost
         self._on_restored = on_restored
         self._clock = clock
-        self._token = secrets.token_hex(4)  # tells it from every other, also in other processes
+        self._token = secrets.token_hex(4)  # distinguishes this peer from every other, also in other processes
         self._pool = WorkerPool()
         self._methods = dict(methods)
 
@@ -105,7 +105,7 @@ class Lifecycle:
         self._state = CONNECTING
         self._waiting: set[Semaphore] = set()
         self._connection: Connection | None = None  # open
-        self._unopened: Connection | None = None  # still without a greeting, or open
+        self._unopened: Connection | None = None  # has no greeting yet, or is open
         self._was_open = False
         self.is_forked = False
         self._dialer: Dialer | None = None
@@ -123,7 +123,7 @@ class Lifecycle:
 
     @property
     def connection(self) -> Connection | None:
-        """The open connection, None while there is none."""
+        """The open connection; None while there is none."""
         return self._connection
 
     @property
@@ -152,7 +152,7 @@ class Lifecycle:
             raise
         failure: DialFailed | None = None
         if self._state == CONNECTING:
-            # The dialer ends everything by itself but the look-up of the name, which nothing can interrupt.
+            # The dialer ends by itself, except during a name look-up, which cannot be interrupted.
             self.close(0.0)
             failure = DialFailed("DNS", "no answer in time")
         elif not self._was_open:
@@ -195,17 +195,17 @@ class Lifecycle:
     def close_at_exit(self, timeout: float) -> None:
         """As ``close``, for the end of the interpreter: waiting calls go on waiting, and end with the process.
 
-        Only daemon threads can be in one by now: an error raised there would be printed, and be of no use.
+        By now only daemon threads can be in a call. An error that is raised there would be printed, and help nobody.
         """
         connection = self._connection
-        if connection is not None:  # else there is nobody to take leave of
+        if connection is not None:  # otherwise there is no server to say goodbye to
             connection.pending.take_all()
             self.close(timeout)
 
     # --- the connection, for calls ----------------------------------------------------------------------
 
     def check_is_usable(self) -> None:
-        """Raise ``NotConnected`` if this peer is closed, for good."""
+        """Raise ``NotConnected`` if this peer is closed."""
         if self._state == CLOSED:
             raise self._not_connected()
 
@@ -220,14 +220,14 @@ class Lifecycle:
         return connection
 
     def _wait_for_connection(self, call: OpenCall) -> Connection:
-        """The open connection, as soon as there is one, at most until the call's deadline."""
+        """The open connection. Waits for one, at most until the call's deadline."""
         while (connection := self._usable_connection()) is None:
             if self._state == CLOSED:
                 raise self._not_connected()
             if self.is_receive_thread():
                 raise WouldDeadlock(
-                    "There is no connection in this moment, and this is the thread that has to open it: a call here "
-                    "would wait for itself. Do it on another thread."
+                    "There is no connection at this moment, and this is the thread that has to open one: a call here "
+                    "would wait for itself. Make the call on another thread."
                 )
             if call.remaining(self._clock.now()) <= 0:
                 raise call.timeout_error(self._clock, was_sent=False)
@@ -235,10 +235,10 @@ class Lifecycle:
         return connection
 
     def _usable_connection(self) -> Connection | None:
-        """The open connection, but not one that takes no more if there will be another.
+        """The open connection; None if it accepts nothing more and another one will follow.
 
-        The receive thread may still be busy with what came before the end, and until it has dealt with it a caller
-        that tries again would fail again and again. It cannot itself wait for the next one.
+        The receive thread may still be busy with messages that came before the end. Until it is done, a caller that
+        tries again would fail again and again. (The receive thread itself cannot wait for the next connection.)
         """
         connection = self._connection
         if connection is not None and connection.transport.is_over and self._reconnect and not self.is_receive_thread():
@@ -281,7 +281,7 @@ class Lifecycle:
     # --- the receive thread ------------------------------------------------------------------------------
 
     def _run(self, retries: int, delay: float) -> None:
-        """Connect, receive until the connection is lost, connect again, until closed or given up."""
+        """Connect, receive until the connection is lost, and connect again, until ``close`` or the last attempt."""
         pauses: Iterator[float] = itertools.repeat(delay, retries - 1)
         try:
             while self._state != CLOSED:
@@ -304,7 +304,7 @@ class Lifecycle:
             exit_and_fork.unregister(self)
 
     def _serve_one_connection(self) -> bool:
-        """One attempt to connect and, if it works, the receive loop to its end. Whether it was open."""
+        """Make one attempt to connect and, if it works, run the receive loop. Returns whether it was open."""
         transport = self._dial()
         if transport is None:
             return False
@@ -381,7 +381,7 @@ class Lifecycle:
 
     def forget_after_fork(self) -> None:
         """In a forked child: this peer is closed; the parent's connection goes on untouched."""
-        # Another thread of the parent may have held the old lock, for ever as far as the child can see.
+        # A thread of the parent may have held the old lock; in the child it would never be released.
         self._lock = threading.Lock()
         self._state = CLOSED
         self.is_forked = True
@@ -394,7 +394,7 @@ class Lifecycle:
 
 
 def _call_hook(hook: Callable[[Any], None] | None, argument: Any) -> None:
-    """Run a user's hook; what it raises is logged, for it must not end the receive thread."""
+    """Run a hook of the user; an exception is logged, because it must not end the receive thread."""
     if hook is not None:
         try:
             hook(argument)

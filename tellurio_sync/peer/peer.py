@@ -1,4 +1,4 @@
-"""Our end of a conversation: requests, one or many, waited for or not, on the connection that is kept open.
+"""One end of a conversation: it sends requests, one or many, waits for replies or gives futures.
 
 | State | Written by | Guarded by |
 |---|---|---|
@@ -46,7 +46,7 @@ class Peer(Lifecycle):
             timeout: seconds, > 0, from the start and, if ``is_extendable``, from each heartbeat.
             is_extendable: whether heartbeats move the deadline.
             hard_timeout: seconds, > 0, beyond which heartbeats do not move it; None: no such limit.
-            connection: the only one to use; None: the open one, for which this waits.
+            connection: the only connection to use; None: the open one, for which this waits.
             on_reply: called on the receive thread when the reply has come, before the next message is looked at; it
                 must neither block nor raise.
 
@@ -81,16 +81,16 @@ class Peer(Lifecycle):
         connection: Connection | None = None,
         on_reply: Callable[[], None] | None = None,
     ) -> list[Any]:
-        """Call many methods in one go; one outcome each, in order: an envelope or an error. Blocks until all are known.
+        """Send many requests at once; returns the outcomes in order, each an envelope or an error. Blocks for all.
 
         ``requests`` are method, params and whether heartbeats extend the call; all are encoded before any is sent.
 
-        Uses only this ``connection``; None: the open one, for which it waits. ``on_reply`` is that of the last one.
+        Uses only this ``connection``; None: the open one, for which it waits. ``on_reply`` is called for the last one.
 
         Each call has its own deadline, as in ``request``. Errors are returned, not raised, except those that
         concern all: what ``start`` raises, ``NotConnected``, ``WouldDeadlock``, ``LocalProtocolError``.
         """
-        requests = list(requests)  # before the time counts: it may be the user's generator that makes them
+        requests = list(requests)  # before the time starts to count, because a generator of the user may make them
         now = self._clock.now()
         calls: list[PendingCall] = []
         texts: list[str] = []
@@ -107,7 +107,7 @@ class Peer(Lifecycle):
         outcomes: list[Any] = []
         try:
             connection.start(calls, texts)
-            del texts  # nobody needs them while a thousand replies are waited for
+            del texts  # not needed while this waits for a thousand replies
             for call in calls:
                 try:
                     outcomes.append(connection.wait(call))
@@ -156,7 +156,7 @@ class Peer(Lifecycle):
                 connection.pending.give_up(future)
             finally:
                 connection.pending.forget(future.id, None)
-                # It may have been interrupted between noting the deadline and waking who is to see to it.
+                # It may have been interrupted after it noted the deadline and before it woke the receive thread.
                 connection.transport.wake()
             raise
         return future
@@ -174,14 +174,14 @@ class Peer(Lifecycle):
             connection.extend(request_id)
 
     def _next_id(self) -> str:
-        # Unique over connections and processes, so that a late reply can never meet another call's id.
+        # Unique over connections and processes, so that a late reply can never be taken for the reply to another call.
         return f"{self._token}-{next(self._numbers)}"
 
     @cached_property
     def _run_callback(self) -> RunCallback:
-        # One object, which all futures hold: a bound method would be made for each of them.
+        # All futures share this one object; a bound method would be a new object for each of them.
         def run_callback(callback: Callable[[], None]) -> None:
             if not self._pool.submit(callback, must_run=True):
-                callback()  # no thread can be started any more; somebody may be waiting for what it does
+                callback()  # no thread can be started any more, and a thread may wait for this callback
 
         return run_callback

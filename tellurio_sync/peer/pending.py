@@ -1,13 +1,13 @@
 """Requests waiting for their replies.
 
-A call is resolved, failed or dropped by whoever takes it out of the table, and by nobody else: taking it
-out is the one atomic step, so a reply and a time-out at the same moment cannot both win.
+Only the thread that takes a call out of the table resolves, fails or drops it.  Taking it out is one atomic
+step, so a reply and a time-out at the same moment cannot both win.
 
 | State | Written by | Read by | Guarded by |
 |---|---|---|---|
 | ``PendingTable`` | caller (add, give up), receive thread (take) | any | each step is one C call on a dict |
 | ids given up | caller, receive thread | receive thread | its lock |
-| outcome of a call | whoever took it out of the table | the waiting caller | the order of the stores |
+| outcome of a call | the thread that took it out | the waiting caller | the order of the stores |
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ _REMEMBERED_IDS = 1000
 
 
 class OpenCall(Deadline):
-    """One request that wants a reply, and until when: one object for both, since there is one for every call.
+    """One request that waits for a reply, and its deadline: one object for both, to make each call cheaper.
 
     Args:
-        id_: of the request.
+        id_: the id of the request.
         method: for error texts.
         timeout: seconds, > 0.
         now: the time of the start.
         hard_timeout: as ``Deadline``.
-        is_extendable: do heartbeats move the deadline?
+        is_extendable: whether heartbeats move the deadline.
     """
 
     __slots__ = ("end_offset", "id", "is_extendable", "method")
@@ -50,7 +50,7 @@ class OpenCall(Deadline):
         hard_timeout: float | None = None,
         is_extendable: bool = False,
     ) -> None:
-        # What Deadline's does, without the call: 0.2 of the 26 us that a call takes.
+        # The same as Deadline.__init__, without calling it: that saves 0.2 of the 26 us of a call.
         self.timeout = timeout
         self.started = now
         self.last_sign_of_life = None
@@ -61,15 +61,15 @@ class OpenCall(Deadline):
         self.end_offset: int | None = None  # the transport's receipt
 
     def resolve(self, reply: dict[str, Any], wakeups: list[Semaphore]) -> None:
-        """Hand over the reply, and add to ``wakeups`` what is to be released for it. Only for who took the call out."""
+        """Store the reply, and add to ``wakeups`` the semaphores to release. Only for the thread that took it out."""
         raise NotImplementedError
 
     def fail(self, error: BaseException) -> None:
-        """Hand over an error, new and for this call only. Only for who took the call out."""
+        """Store an error, a new object for this call only. Only for the thread that took the call out."""
         raise NotImplementedError
 
     def timeout_error(self, clock: Clock, was_sent: bool) -> CallTimeout:
-        """The error for this call having expired now."""
+        """The error of this call, if it expires now."""
         now = clock.now()
         return CallTimeout(
             method=self.method,
@@ -98,10 +98,11 @@ class PendingCall(OpenCall):
         self.reply: dict[str, Any] | None = None
         self.error: BaseException | None = None
         self.on_reply: Callable[[], None] | None = None
-        self._semaphore: Semaphore | None = None  # made by who waits: most calls of a batch are over by then
+        # The waiting thread makes it: most calls of a batch are over before anything waits for them.
+        self._semaphore: Semaphore | None = None
 
-    # Who finishes the call stores the outcome and then looks for a semaphore; who waits stores one and then looks for
-    # the outcome. So one of the two sees the other.
+    # The thread that ends the call stores the outcome and then reads the semaphore. The thread that waits stores a
+    # semaphore and then reads the outcome. So at least one of the two sees the other's store.
 
     def resolve(self, reply: dict[str, Any], wakeups: list[Semaphore]) -> None:
         if self.on_reply is not None:
@@ -132,7 +133,7 @@ class PendingCall(OpenCall):
         return True
 
     def wait_outcome(self, clock: Clock) -> None:
-        """Wait for a call that somebody has already taken out of the table: its outcome is being set."""
+        """Wait for a call that another thread has taken out of the table and is about to end."""
         self._semaphore = semaphore = make_semaphore()
         while not self.is_done:
             clock.wait(semaphore, 1.0)
@@ -141,22 +142,23 @@ class PendingCall(OpenCall):
 class PendingTable:
     """The calls of one connection that wait for a reply, by id. Thread-safe, never blocks.
 
-    Without a lock around the dict: adding, taking out and copying are single steps of C code, and the keys are
-    plain strings, whose hash and comparison are C code, too.
+    The dict needs no lock: to add, to take out and to copy are single steps of C code, and the keys are plain
+    strings, whose hash and comparison are C code as well.
 
     Attributes:
-        is_forked: whether this is a forked child's copy, whose calls are the parent's and never end here.
+        is_forked: whether this is the copy in a forked child: its calls belong to the parent and never end here.
     """
 
     def __init__(self) -> None:
         self.is_forked = False
         self._calls: dict[str, OpenCall] = {}
         self._lock = threading.Lock()
-        # Ids given up by this side, so that a late reply is known as late. Bounded: the oldest go first.
+        # The ids of calls that were given up, so that a late reply is recognised. Bounded: the oldest ids go first.
         self._given_up: OrderedDict[str, None] = OrderedDict()
         # Take out the call whose reply this JSON value is, if it is one with a result for certain; else None.
         self.take_answered: Callable[[Any], OpenCall | None] = partial(_take_answered, self._calls)
-        # Take out without a trace, by id: C code, which Ctrl-C cannot interrupt. For who was interrupted giving up.
+        # Take out by id, and note nothing. It is C code, which Ctrl-C cannot interrupt: for a thread that was
+        # interrupted while it gave a call up.
         self.forget: Callable[[str, None], object] = self._calls.pop
 
     def add(self, calls: Sequence[OpenCall]) -> None:
@@ -165,26 +167,26 @@ class PendingTable:
             self._calls[call.id] = call
 
     def take(self, id_: object) -> OpenCall | None:
-        """Take out the call with this id; None if there is none (any more)."""
+        """Take out the call with this id; None if it is not in the table."""
         return self._calls.pop(id_, None) if type(id_) is str else None
 
     def give_up(self, call: OpenCall) -> bool:
-        """Take the call out because nobody waits any more; False if somebody else took it, whose outcome counts."""
+        """Take the call out, because nothing waits for it any more; False if another thread took it, and ends it."""
         taken: list[OpenCall] = []
         self.give_up_into(taken, call)
         return bool(taken)
 
     def give_up_into(self, taken: list[OpenCall], call: OpenCall) -> None:
-        """As ``give_up``; a call that was taken out is in ``taken``, also if Ctrl-C ends this."""
+        """As ``give_up``; if the call was taken out it is in ``taken``, also if Ctrl-C interrupts this."""
         if call.id not in self._calls:
             return
-        # Before it is taken out: a reply that comes in between is known as late.
+        # Noted before it is taken out, so that a reply that comes in between is recognised as late.
         with self._lock:
             self._given_up[call.id] = None
             if len(self._given_up) > _REMEMBERED_IDS:
                 self._given_up.popitem(last=False)
         try:
-            # C code from taking it out to noting it: Ctrl-C cannot come between.
+            # Taking it out and storing it are one piece of C code: Ctrl-C cannot come in between.
             taken.extend(map(self._calls.pop, (call.id,)))
         except KeyError:
             with self._lock:
@@ -208,7 +210,7 @@ class PendingTable:
         return self._calls.copy()
 
     def was_given_up(self, id_: object) -> bool:
-        """Whether this side gave the call up not long ago."""
+        """Whether this side gave up the call with this id recently."""
         with self._lock:
             return isinstance(id_, str) and id_ in self._given_up
 

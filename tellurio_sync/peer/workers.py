@@ -1,7 +1,7 @@
-"""A small, bounded pool of daemon threads for code that is not ours.
+"""A bounded pool of daemon threads for code of the user.
 
-Not ``concurrent.futures.ThreadPoolExecutor``: its queue has no bound, and the interpreter joins its threads
-at exit, so that one callable that never returns would keep the process alive.
+``concurrent.futures.ThreadPoolExecutor`` is not used, because its queue has no bound, and because the interpreter joins
+its threads at exit: one callable that never returns would keep the process alive.
 
 | State | Written by | Guarded by |
 |---|---|---|
@@ -43,8 +43,8 @@ class WorkerPool:
         """Run ``task`` soon, on a worker. Thread-safe, never blocks.
 
         Args:
-            task: what it raises is logged.
-            must_run: queue it even if the queue is full (for what is bounded elsewhere), and even if closed.
+            task: an exception that it raises is logged. must_run: queue it even if the queue is full or the pool closed
+            (for tasks whose number is bounded elsewhere).
 
         Returns:
             False if it will not run: the queue is full, or the pool closed.
@@ -62,7 +62,7 @@ class WorkerPool:
         try:
             thread.start()
         except RuntimeError:
-            # The interpreter is shutting down, or the system has no thread left; other workers may still come round.
+            # The interpreter is shutting down, or the system has no thread left. Other workers may still run the task.
             with self._lock:
                 self._threads.discard(thread)
                 if self._threads or task not in self._tasks:
@@ -95,6 +95,6 @@ class WorkerPool:
                 task = self._tasks.popleft()
             try:
                 task()
-            except BaseException:  # a worker outlives what it runs
+            except BaseException:  # a worker goes on after a task that fails
                 log.exception("a task on a worker thread failed")
-            del task  # do not keep the last task's objects alive while idle
+            del task  # an idle worker must not keep the objects of its last task alive

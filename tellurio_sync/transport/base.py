@@ -1,6 +1,6 @@
-"""What the peer needs of a connection: whole text messages in order, both ways, and one ending.
+"""The contract between the peer and a connection: whole text messages in order, both ways, and one ending.
 
-Who may do what:
+Which thread may do what:
 
 | Operation | Thread | May wait |
 |---|---|---|
@@ -71,9 +71,10 @@ class Transport(ABC):
 
     Attributes:
         bytes_received: grows with everything that comes; a change is a sign of life.
-        stalled_since: since when (monotonic) the other end takes nothing of what is to be written; None if it does.
-        wakeups: what ``receive`` releases before it waits, and takes out: a thread that is woken then finds the
-            interpreter free. For the receive thread only.
+        stalled_since: since when (monotonic) the other end has taken none of the bytes that are to be written; None if
+            it takes them.
+        wakeups: semaphores, which ``receive`` releases and takes out before it waits: so a thread that is woken finds
+            the interpreter free. For the receive thread only.
     """
 
     bytes_received: int
@@ -88,7 +89,7 @@ class Transport(ABC):
 
         Args:
             texts: the messages.
-            receipts: as many; each is filled in before its message can reach the wire.
+            receipts: one for each message; each is filled in before its message can reach the wire.
             timeout: seconds to wait for room while the queue is over its limit, 0 not to wait; None: queue at once.
 
         Raises:
@@ -111,9 +112,9 @@ class Transport(ABC):
 
     @abstractmethod
     def receive(self, timeout: float | None) -> list[str | bytes]:
-        """Wait once, for at most ``timeout`` seconds, and return what came, possibly nothing.
+        """Wait once, for at most ``timeout`` seconds, and return the messages that came, possibly none.
 
-        A binary message is given as ``bytes``. Anything that came, pongs included, moves ``bytes_received``.
+        A binary message is given as ``bytes``. Everything that comes, pongs included, adds to ``bytes_received``.
 
         Raises:
             TransportEnded: the connection is over, and everything that came before was returned.
@@ -125,7 +126,7 @@ class Transport(ABC):
 
     @abstractmethod
     def close(self, code: int, reason: str) -> None:
-        """Queue a close frame behind everything queued before; from now on ``send`` raises. Does not wait."""
+        """Queue a close frame behind everything that is queued; from now on ``send`` raises. Does not wait."""
 
     @abstractmethod
     def abort(self, ending: Ending) -> None:
@@ -133,8 +134,8 @@ class Transport(ABC):
 
     @abstractmethod
     def dispose(self) -> None:
-        """Give back sockets and descriptors. Idempotent."""
+        """Close sockets and descriptors. Idempotent."""
 
     @abstractmethod
     def forget_after_fork(self) -> None:
-        """In a forked child: give back the descriptors without a word to the server: the connection is the parent's."""
+        """In a forked child: close the descriptors and send nothing, because the connection belongs to the parent."""

@@ -1,7 +1,7 @@
 """RFC 6455 frames without I/O: the client's end of one connection.
 
-``encode_frame`` and ``TextEncoder`` make masked frames.  ``FrameDecoder`` takes bytes as they come, in pieces of any
-size, and gives whole messages and control frames.  Neither knows sockets or time.
+``encode_frame`` and ``TextEncoder`` make masked frames.  ``FrameDecoder`` takes bytes in pieces of any size, and gives
+whole messages and control frames.  Neither knows sockets or time.
 
 The decoder's memory is bounded by ``max_message_size`` plus one piece: a frame that announces more is
 refused at its header, before a byte of it is stored.
@@ -68,14 +68,14 @@ class Pong(NamedTuple):
 
 
 class Close(NamedTuple):
-    """A close frame; ``code`` is 1005 where the frame holds none (RFC 6455 §7.1.5)."""
+    """A close frame; ``code`` is 1005 if the frame holds none (RFC 6455 §7.1.5)."""
 
     code: int
     reason: str
 
 
 Event = Union[str, bytes, Ping, Pong, Close]
-"""What a stream of frames says: a whole text message, a whole binary message, or a control frame."""
+"""The content of a stream of frames: a whole text message, a whole binary message, or a control frame."""
 
 
 class FrameError(Exception):
@@ -113,14 +113,15 @@ def encode_frame(opcode: int, payload: bytes, mask: bytes | None = None) -> byte
 
 
 class TextEncoder:
-    """Whole text messages to frames. Thread-safe, but for one process: a forked child must not draw the same masks."""
+    """Makes frames of text messages. Thread-safe. For one process: a forked child must not use the same masks."""
 
     def __init__(self) -> None:
-        # Masks to come, some hundred of one system call: one for each frame would take 0.45 of a call's 29 us.
+        # Masks for later frames, some hundred from one system call: one system call for each frame would take 0.45 of
+        # the 29 us of a call.
         self._masks: list[bytes] = []
 
     def encode(self, texts: list[str]) -> list[bytes]:
-        """One frame for each message, each with a mask of its own (RFC 6455 §5.3: unpredictable, new for each)."""
+        """One frame for each message, each with its own mask (RFC 6455 §5.3: unpredictable, new for each frame)."""
         if len(texts) > 1:
             return _encode_texts(texts, os.urandom(4 * len(texts)))
         try:
@@ -179,7 +180,7 @@ def _xor_table(key: int) -> bytes:
 
 
 class FrameDecoder:
-    """Bytes from a server to events. Not thread-safe: one owner.
+    """Makes events of the bytes of a server. Not thread-safe: it has one owner.
 
     Args:
         max_message_size: bytes, > 0; a longer message (all fragments together) is refused with close code 1009.
@@ -189,14 +190,15 @@ class FrameDecoder:
         self._max_message_size = max_message_size
         self._rest = b""  # an incomplete frame header
         self._first = 0  # first byte of the frame whose payload is incomplete
-        self._payload: bytearray | None = None  # what has come of that payload
+        self._payload: bytearray | None = None  # the part of that payload that has come
         self._missing = 0
-        self._message_opcode = 0  # of the fragmented message under way, 0 if none
-        self._message = bytearray()  # what has come of it: one buffer, for a list of tiny fragments would be far larger
+        self._message_opcode = 0  # opcode of the fragmented message that is being received, 0 if there is none
+        # The part of it that has come: one buffer, because a list of tiny fragments would be far larger.
+        self._message = bytearray()
         self._room = max_message_size  # bytes that the message under way may still have
 
     def feed(self, data: bytes, events: list[Event]) -> bool:
-        """Append to ``events`` what ``data`` completes, what came before a broken frame included.
+        """Append to ``events`` the messages and frames that ``data`` completes, also those before a broken frame.
 
         Returns:
             Whether control frames are among them.
@@ -222,7 +224,7 @@ class FrameDecoder:
         position = 0
         end = len(data)
         if compiled is not None and not self._message_opcode:
-            # Nearly all there is: whole text messages. What is left is not one, not whole, or not right.
+            # First the usual case: whole text messages. The rest is another frame, not whole, or not valid.
             position = compiled.split_texts(data, self._room, events)
             if position == end:
                 return has_control
@@ -250,7 +252,7 @@ class FrameDecoder:
                 self._payload = bytearray(memoryview(data)[start:])
                 self._missing = stop - end
                 return has_control
-            # Nearly every frame is a whole text message: it is spared a call.
+            # Nearly every frame is a whole text message: this saves a call for it.
             if is_plain:
                 try:
                     events.append(data[start:stop].decode())
@@ -300,7 +302,7 @@ class FrameDecoder:
 
 
 def _check_head(first: int, size: int) -> None:
-    """Raise FrameError for a first byte that must not be, or a control frame that is too long."""
+    """Raise FrameError for a first byte that is not allowed, or a control frame that is too long."""
     opcode = first & 0x0F
     if first & 0x70:
         raise FrameError(PROTOCOL_ERROR, "a reserved bit is set although no extension was negotiated")

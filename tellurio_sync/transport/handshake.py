@@ -28,7 +28,7 @@ class Dialer:
 
     Args:
         url: ``ws://`` or ``wss://``.
-        headers: further lines of the upgrade request.
+        headers: more lines for the upgrade request.
         timeout: seconds, > 0, for the attempt as a whole; a name server that does not answer is not interrupted.
         ssl_context: None: the system's certificates, host name checked.
         max_message_size: bytes, > 0, of an incoming message.
@@ -57,16 +57,16 @@ class Dialer:
         """Connect, upgrade, and hand over the socket. Blocks, at most the timeout.
 
         Raises:
-            DialFailed: it did not work; nothing stays open.
+            DialFailed: the attempt failed; nothing stays open.
         """
         try:
             with self._watchdog():
                 # A redirect is not followed: it would carry the key to another host.
                 self._websocket.connect(self._url, header=self._headers, timeout=self._timeout, redirect_limit=0)
             return self._take_over()
-        except Exception as exc:  # noqa: BLE001 - whatever it is, it is raised below, as one of ours
+        except Exception as exc:  # noqa: BLE001 - whatever it is, an error of this package is raised for it below
             failure = self._failure(exc)
-        # Not inside the handler: the library's exception would hang on to it, with the key in its frames' variables.
+        # Not raised in the handler: the library's exception would be attached to it, with the key in its frames.
         raise failure
 
     def abort(self) -> None:
@@ -81,14 +81,14 @@ class Dialer:
 
     @contextlib.contextmanager
     def _watchdog(self) -> Iterator[None]:
-        # The socket's own time-out counts anew for each byte of the reply: a slow server could take for ever.
+        # The time-out of the socket starts again with each byte of the reply, so a slow server could take for ever.
         timer = threading.Timer(self._timeout, self._expire)
         timer.daemon = True
         timer.name = "tellurio-sync connect time-out"
         try:
             timer.start()
         except RuntimeError:
-            # No thread can be started, as when the interpreter shuts down: the socket's time-out must do.
+            # No thread can be started, as at the end of the interpreter: the time-out of the socket must suffice.
             yield
             return
         try:
@@ -124,7 +124,7 @@ class Dialer:
             raise
 
     def _failure(self, exc: Exception) -> DialFailed:
-        """What to tell of a failed attempt: the stage, and a text without headers."""
+        """The error for a failed attempt: the stage, and a text without headers."""
         status = self._refusal_status(exc)
         if self._is_expired or isinstance(exc, (TimeoutError, websocket.WebSocketTimeoutException)):
             text = f"no complete answer within {self._timeout:g} s"
@@ -159,7 +159,7 @@ class Dialer:
 
 
 class _WatchedContext:
-    """What websocket-client uses of a TLS context; shows the stream before its handshake, which then can be aborted."""
+    """The part of a TLS context that websocket-client uses. Shows the stream before its handshake, for ``abort``."""
 
     def __init__(self, context: ssl.SSLContext | None, handshake: Callable[[TlsStream], None]) -> None:
         self._context = ssl.create_default_context() if context is None else context

@@ -1,7 +1,7 @@
-"""An in-process transport: the peer's side of a pair, the test's or embedder's side as plain lists.
+"""A transport within the process: one end is for the peer, the other end is driven by a test.
 
-It keeps the contract of ``Transport`` to the letter (one contract suite runs over this and the real one)
-and has hooks for what a network does: sends that fail, a server that stops reading, endings at any point.
+It keeps the contract of ``Transport`` exactly (one contract suite runs over this and the real one), and can do what a
+network does: sends that fail, a server that stops reading, endings at any point.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from .base import Ending, NoRoom, Receipt, Transport, TransportEnded
 
 
 class MemoryTransport(Transport):
-    """The client's end. The other end is the ``server_...`` methods, callable from any thread.
+    """The client's end. The methods ``server_...`` are the other end; any thread may call them.
 
-    One condition guards everything; nothing is done under it but moving texts.
+    One condition guards everything; while it is held, only texts are moved.
     """
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class MemoryTransport(Transport):
 
     @property
     def is_over(self) -> bool:
-        return self._is_over_locked()  # two loads: exact enough without the lock
+        return self._is_over_locked()  # two reads without the lock are exact enough
 
     def was_sent(self, receipt: Receipt) -> bool:
         return receipt.end_offset is not None and self._written >= receipt.end_offset
@@ -136,10 +136,10 @@ class MemoryTransport(Transport):
             return bool(self._outgoing)
 
     def server_stop_reading(self) -> None:
-        """From now on nothing counts as sent, and ``send`` with a timeout finds no room."""
+        """From now on no message counts as sent, and ``send`` with a timeout finds no room."""
         with self._condition:
             self._is_reading = False
 
     def server_end(self, ending: Ending) -> None:
-        """End the connection after what was delivered before."""
+        """End the connection after the messages that were delivered before."""
         self.abort(ending)

@@ -1,8 +1,9 @@
-"""Waiting until a socket has something to read, or until another thread wakes the one that waits.
+"""Waits until a socket has something to read, or until another thread wakes the waiting one.
 
-In C where that was built (see ``speedups``), which reads as well; else by ``select.poll``, and where the system has
-none, by its interface over ``selectors``.  Not ``selectors`` everywhere: its ``select`` costs 78 bytecode instructions
-where ``poll`` costs one C call, and the receive loop makes one for each reply.
+The C extension (see ``speedups``) does this and reads as well.  Without it ``select.poll`` is used, and on systems that
+have no ``poll`` a class with the same interface over ``selectors``.  ``selectors`` is not used everywhere, because its
+``select`` costs 78 bytecode instructions where ``poll`` costs one C call, and the receive loop needs one for each
+reply.
 """
 
 from __future__ import annotations
@@ -21,33 +22,33 @@ _POLL_OUT: int = getattr(select, "POLLOUT", 4)
 
 
 class Receiver(Protocol):
-    """Waits for one socket, and for what wakes. One thread at a time."""
+    """Waits for one socket and one wake-up descriptor. One thread at a time."""
 
     def receive(
         self, timeout: float | None, wakeups: list[Semaphore], watches_writes: bool, /
     ) -> tuple[int, bytes | None]:
-        """Let others go on, wait, and read if it can.
+        """Release ``wakeups``, wait, and read if this receiver can read.
 
         Args:
             timeout: seconds to wait, None for ever. It may return early.
-            wakeups: released first, and the list emptied.
+            wakeups: semaphores, which are released first; the list is emptied.
             watches_writes: whether to return also when the socket is writable.
 
         Returns:
-            ``READABLE`` and ``WOKEN``, or'ed, and what was read: empty at the end of the stream; None if this leaves
-            the reading of a readable socket to the caller.
+            ``READABLE`` and ``WOKEN``, combined by "or", and the bytes that were read: empty at the end of the stream;
+            None if the caller has to read a readable socket.
 
         Raises:
-            OSError: it could not be read.
+            OSError: reading failed.
         """
 
 
 def make_receiver(fd: int, wake_fd: int, size: int) -> Receiver:
-    """The best that there is.
+    """The best receiver that is available.
 
     Args:
-        fd: of a non-blocking socket; not owned.
-        wake_fd: readable when the thread is to be woken; who wakes it empties it.
+        fd: the descriptor of a non-blocking socket; not owned.
+        wake_fd: becomes readable when the thread is to wake; the thread that was woken empties it.
         size: bytes to read at once, > 0.
     """
     if compiled is None:
@@ -78,26 +79,26 @@ class PollReceiver:
         for fd, events in self._poll.poll(None if timeout is None else timeout * 1000):
             if fd != self._fd:
                 ready |= WOKEN
-            elif events != _POLL_OUT:  # the other flags are errors, which reading tells
+            elif events != _POLL_OUT:  # the other flags mean errors, which reading reports
                 ready |= READABLE
         return ready, None
 
 
 class Poll(Protocol):
-    """Who waits for descriptors. One thread at a time."""
+    """Waits for descriptors. One thread at a time."""
 
     def register(self, fd: int, events: int, /) -> None:
         """Watch ``fd`` for ``POLLIN``, ``POLLOUT`` or both."""
 
     def modify(self, fd: int, events: int, /) -> None:
-        """Watch it for these instead."""
+        """Watch ``fd`` for these events instead."""
 
     def poll(self, timeout: float | None, /) -> list[tuple[int, int]]:
-        """Wait, at most ``timeout`` milliseconds (None: for ever); what is ready. Further flags mean errors."""
+        """Wait, at most ``timeout`` milliseconds (None: for ever); returns what is ready. Other flags mean errors."""
 
 
 def make_poll() -> Poll:
-    """The best that the system has."""
+    """``select.poll``, or its substitute on systems that have none."""
     return select.poll() if hasattr(select, "poll") else SelectorPoll()
 
 

@@ -1,32 +1,32 @@
-"""The WebSocket transport: our framing over a connected socket.
+"""The WebSocket transport: framing of our own over a connected socket.
 
-The bytes are ours, not websocket-client's, because of what its ``send`` and ``recv`` do under load: one
-time-out for both directions, a write time-out that leaves half a frame on the wire, pongs written by the
-reader under the send lock, and no limit on incoming messages.
+This module reads and writes the bytes itself, and does not use ``send`` and ``recv`` of websocket-client, because under
+load these have one time-out for both directions, leave half a frame on the wire after a write time-out, let the reader
+write pongs under the send lock, and do not limit incoming messages.
 
-How bytes leave: ``send`` appends frames to the queue; whoever finds nobody writing becomes the writer and
-writes everything queued by everybody (one system call for many callers), without ever waiting for the
-network.  What the socket does not take stays at the head of the queue, and the receive thread writes it
-when the socket is writable again.  So no caller can be stuck in a write, the receive thread never waits
-for one, and a frame is never torn: it is finished later or the whole connection ends.
+How bytes leave: ``send`` appends frames to the queue.  A thread that finds no writer becomes the writer, and writes
+everything that all threads have queued (one system call for many callers), without ever waiting for the network.  What
+the socket does not take stays at the head of the queue; the receive thread writes it when the socket is writable again.
+So no caller can be stuck in a write, the receive thread never waits for one, and a frame is never torn: it is finished
+later, or the whole connection ends.
 
-The writer's role belongs to whoever's turn (an object of that call alone) is in ``_writer``.  It is taken
-under the queue's lock, and given back by one store without it: whoever queues before that store saw a writer,
-who looks at the queue again after it; whoever queues later finds nobody writing, and writes.
+The writer's role belongs to the call whose turn (an object of that call alone) is in ``_writer``.  A thread takes the
+role under the queue's lock, and gives it back by one store without the lock.  A thread that queues before that store
+sees a writer, which reads the queue again after the store.  A thread that queues later sees no writer, and writes.
 
-Ctrl-C can strike the main thread after any call it makes, while it waits for a lock and, on Python 3.10, at
-a jump.  So the role is taken and given back by plain stores, whether it is still held can be told by looking,
-and what the socket took is noted by C code before Python can raise (see ``_write``).  Who is struck leaves it to
-the receive thread to look at the queue once more (see ``_leave``).  For the same reason the locks here are plain
-ones: inside ``Condition.wait``, Ctrl-C can lose the lock.
+Ctrl-C can interrupt the main thread after any call that it makes, while it waits for a lock, and on Python 3.10 at a
+jump.  So the role is taken and given back by plain stores, the state shows whether it is still held, and C code notes
+what the socket has taken before Python can raise (see ``_write``).  After an interrupt the receive thread reads the
+queue once more (see ``_leave``).  For the same reason the locks are plain ones: inside ``Condition.wait``, Ctrl-C can
+lose the lock.
 
 | State | Written by | Guarded by |
 |---|---|---|
-| queue, offsets of what is queued, ``_ending`` | any thread | ``_queue_lock``, held for no call that waits |
+| queue, offsets in it, ``_ending`` | any thread | ``_queue_lock``, not held while anything waits |
 | taking the writer's role | any thread | ``_queue_lock`` |
-| rest, offset of what is written, writing to the socket | the writer | the role; the socket is non-blocking |
+| rest, written offset, writes to the socket | the writer | the role; the socket is non-blocking |
 | decoder, receiver, ``wakeups``, ``bytes_received`` | receive thread | ownership |
-| TLS, where there is any | the writer, receive thread | see ``tls`` |
+| TLS, if it is used | the writer, receive thread | see ``tls`` |
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ DEFAULT_MAX_MESSAGE_SIZE = 64 * 1024 * 1024
 """Bytes: the largest incoming message, all fragments together."""
 
 HIGH_WATER = 1024 * 1024
-"""Bytes queued and unwritten beyond which ``send`` waits for room."""
+"""Bytes that are queued and not written, beyond which ``send`` waits for room."""
 
 _MAX_QUEUE = 256 * 1024 * 1024  # beyond this even replies are not queued: the server does not read
-_READ_SIZE = 64 * 1024  # more would be mapped and unmapped by the allocator for every read
-_MAX_TLS_OUTPUT = 1024 * 1024  # an answer has some hundred bytes: beyond this the server asks and does not read
-_LONGEST_WAIT = 3600.0  # a lock refuses to wait for centuries
+_READ_SIZE = 64 * 1024  # for a larger buffer the allocator would map and unmap memory at every read
+_MAX_TLS_OUTPUT = 1024 * 1024  # beyond this the server asks again and again, and does not read the answers
+_LONGEST_WAIT = 3600.0  # a lock does not accept a wait of centuries
 _LAST_WORDS = 0.2  # seconds for another thread to write our close frame
 _LAST_READS = 64  # a server that sends for ever must not keep a dead connection
 
@@ -71,7 +71,7 @@ class WebSocketTransport(Transport):
         self._sock = sock = stream.sock if isinstance(stream, TlsStream) else stream
         sock.settimeout(0)
         self._send_some = sock.send if self._tls is None else self._send_some_tls
-        # The opening handshake may have read more than its own, which does not make the socket readable any more.
+        # The opening handshake may have read more than its own bytes; these do not make the socket readable again.
         self._has_early = self._tls is not None
         self._encoder = TextEncoder()
         self._decoder = FrameDecoder(max_message_size)
@@ -124,7 +124,8 @@ class WebSocketTransport(Transport):
                         for frame, receipt in zip(encoded, receipts):
                             end += len(frame)
                             receipt.end_offset = end
-                    # What is queued and how much it is: together, for Ctrl-C's sake, without a call or a jump between.
+                    # The queue and its size change together, without a call or a jump in between, so that Ctrl-C
+                    # cannot separate the stores.
                     if self._writer is not None or self._write_failure is not None:
                         self._queued = end
                         self._queue += encoded
@@ -136,7 +137,7 @@ class WebSocketTransport(Transport):
                         self._queued = end
                         self._rest = encoded[0]
                         self._writer = turn
-            if is_over:  # not raised above: on Python 3.10, Ctrl-C can come where an exception leaves a ``with``
+            if is_over:  # not raised above: on Python 3.10, Ctrl-C can come when an exception leaves a ``with``
                 raise TransportEnded(self._ending or Ending("the connection is closing", "local"))
             if is_overfull:
                 self._abort_overfull()
@@ -156,7 +157,8 @@ class WebSocketTransport(Transport):
         if receipt.end_offset is None:
             return False
         with self._queue_lock:
-            # A writer at work may be just behind its system call, or was as Ctrl-C came: what it wrote counts as sent.
+            # The writer may have just made its system call, or Ctrl-C may have come right after it: what it may have
+            # written counts as sent.
             is_uncertain = self._writer is not None or (
                 self._tls is not None and self._tls.may_be_beyond(self._written)
             )
@@ -228,15 +230,15 @@ class WebSocketTransport(Transport):
                 self._waiting_for_room.discard(turn)
 
     def _wake_senders_locked(self) -> None:
-        # They take themselves out of the set: Ctrl-C here, and the next who wakes them finds who was not.
+        # The threads take themselves out of the set. So if Ctrl-C interrupts this, the next call wakes the others.
         for turn in self._waiting_for_room:
             if turn.locked():
                 turn.release()
 
-    # --- writing: whoever has the writer's role ----------------------------------------------------
+    # --- writing: the thread that has the writer's role --------------------------------------------
 
     def _flush(self) -> bool:
-        """Write what is queued, if nobody else does; False if the socket takes no more of it for now."""
+        """Write what is queued, if no other thread writes; False if the socket takes no more for now."""
         turn = object()
         try:
             with self._queue_lock:
@@ -252,12 +254,12 @@ class WebSocketTransport(Transport):
     def _write(self, turn: object) -> bool:
         """Write all that is queued, and give the role back; False if the socket takes no more for now, or failed."""
         while True:
-            if self._taken:  # by a writer whom Ctrl-C interrupted
+            if self._taken:  # left by a writer that Ctrl-C interrupted
                 self._account()
             if self._queue and not self._rest:
                 self._take_queue()
             if not self._rest or self._ending is not None:
-                # From here on, who queues finds nobody writing. Who queued before found a writer.
+                # A thread that queues after this store finds no writer. A thread that queued before found one.
                 self._writer = None
                 if not self._queue and not self._is_disposed:
                     return True
@@ -268,13 +270,13 @@ class WebSocketTransport(Transport):
                     self._writer = turn
                 continue
             try:
-                # C code from the call to the list: Ctrl-C cannot come between sending and noting how much.
+                # One piece of C code calls `send` and stores the result: Ctrl-C cannot come in between.
                 self._taken.extend(map(self._send_some, (self._rest,)))
             except (BlockingIOError, ssl.SSLWantReadError, InterruptedError):
                 self.stalled_since = self.stalled_since or time.monotonic()
                 break
             except OSError as exc:
-                # Half a frame may be out: nothing can follow it. What the server sent before is still read.
+                # Half a frame may have left, so nothing may follow it. What the server sent before is still read.
                 self._write_failure = exc
                 break
             self._account()
@@ -284,22 +286,23 @@ class WebSocketTransport(Transport):
         return False
 
     def _take_queue(self) -> None:
-        """Move the queue to the rest, which has been written, unless nothing can be written any more."""
+        """Move the queue to the rest, which is written completely, unless nothing can be written any more."""
         with self._queue_lock:
             if self._has_unwritten():
                 rest = self._queue[0] if len(self._queue) == 1 else b"".join(self._queue)
                 fresh: list[bytes] = []
-                # Together, without a call between them, for Ctrl-C's sake.
+                # These stores stand together, without a call between them, so that Ctrl-C cannot separate them.
                 self._rest = rest
                 self._queue = fresh
 
     def _account(self) -> None:
-        """Note what the socket took of the rest."""
+        """Note how much of the rest the socket has taken."""
         sent = self._taken[0]
         rest = b"" if sent == len(self._rest) else memoryview(self._rest)[sent:]
         fresh: list[int] = []
-        # Together, without a call between them, for Ctrl-C's sake. In this order, for ``was_sent`` may look at any
-        # moment: for an instant it may take unsent bytes for sent, but never sent ones for unsent.
+        # These stores stand together, without a call between them, so that Ctrl-C cannot separate them. Their order
+        # matters because ``was_sent`` may read them at any moment: for an instant it may count unsent bytes as sent,
+        # but never sent bytes as unsent.
         self._written += sent
         self._rest = rest
         self._taken = fresh
@@ -309,15 +312,15 @@ class WebSocketTransport(Transport):
                 self._wake_senders_locked()
 
     def _send_some_tls(self, data: bytes | memoryview) -> int:
-        # If Ctrl-C comes before what this returns is noted, the next call returns it again.
+        # If Ctrl-C comes before the caller stores the result, the next call returns it again.
         assert self._tls is not None
         return self._tls.write(data, self._written)
 
     def _leave(self) -> None:
-        """After Ctrl-C, or a defect, in a turn: see to what it left undone.
+        """After Ctrl-C, or a defect, in a turn: do what the turn has left undone.
 
-        Also if it was not the writer's: it may have given the role back, and not have looked at what was queued
-        meanwhile.
+        This is needed even if the turn was not the writer's: it may have given the role back without reading what was
+        queued meanwhile.
         """
         with self._queue_lock:
             if self._writer is None:
@@ -334,8 +337,8 @@ class WebSocketTransport(Transport):
     def receive(self, timeout: float | None) -> list[str | bytes]:
         if self._ending is not None:
             raise TransportEnded(self._ending)
-        # While another thread is writing the socket is writable, and watching it would turn this loop for nothing.
-        # A writer that leaves something unwritten wakes this thread.
+        # While another thread writes, the socket is writable, and to watch that would only make this loop turn. A
+        # writer that leaves something unwritten wakes this thread.
         watches_writes = self._writer is None and bool(self._rest or self._queue) and self._has_unwritten()
         if watches_writes and self._tls is not None:
             watches_writes = not self._tls.waits_for_server
@@ -370,9 +373,10 @@ class WebSocketTransport(Transport):
         return messages
 
     def _let_writer_finish(self) -> None:
-        """Let the close frame leave, if another thread is writing: what is queued when the connection is over is lost.
+        """Wait until another thread has written the close frame: what is still queued at the end is lost.
 
-        It takes no longer than a system call, for a writer never waits for the network; bounded all the same.
+        That takes no longer than a system call, because a writer never waits for the network. The wait is bounded all
+        the same.
         """
         end = time.monotonic() + _LAST_WORDS
         while self._writer is not None and self._is_closing and self._ending is None and time.monotonic() < end:
@@ -386,7 +390,7 @@ class WebSocketTransport(Transport):
             pass
 
     def _read(self) -> bool:
-        """Read once; False if nothing was there."""
+        """Read once; False if there was nothing to read."""
         try:
             data = self._sock.recv(_READ_SIZE)
         except (BlockingIOError, InterruptedError):
@@ -413,7 +417,7 @@ class WebSocketTransport(Transport):
             self._messages = events
 
     def _on_records(self, data: bytes) -> None:
-        """As ``_on_data``, over TLS. Without data, what the opening handshake has left."""
+        """As ``_on_data``, for TLS. Without data it handles what the opening handshake has left over."""
         tls = self._tls
         assert tls is not None
         self.bytes_received += len(data)  # a sign of life, also if it is only a part of a record
@@ -427,8 +431,8 @@ class WebSocketTransport(Transport):
         for piece in pieces:
             self._on_data(piece)
         if failure is not None or has_answer:
-            # A frame of ours is the occasion for TLS to say what it has to say: an alert, or new keys. RFC 6455 §5.5.3
-            # allows a pong that was not asked for.
+            # TLS can send its own message (an alert, or new keys) together with a frame, so one is sent. RFC 6455
+            # §5.5.3 allows a pong without a ping.
             self._queue_control(frames.encode_frame(frames.PONG, b""))
             if tls.output_size > _MAX_TLS_OUTPUT:
                 raise TransportEnded(Ending("the server asks for more and more of TLS, and does not read it", "server"))
@@ -445,7 +449,7 @@ class WebSocketTransport(Transport):
                 self._on_close(event)
 
     def _on_close(self, event: Close) -> None:
-        # RFC 6455 §5.5.1: the end that did not begin the closing answers with a close frame of the same code.
+        # RFC 6455 §5.5.1: the end that did not start to close answers with a close frame of the same code.
         began = self._is_closing
         self.close(frames.NORMAL_CLOSURE if event.code == frames.NO_STATUS else event.code, "")
         if began:
@@ -464,7 +468,7 @@ class WebSocketTransport(Transport):
         return Ending(exc.strerror or str(exc) or type(exc).__name__, "network")
 
     def _read_to_the_end(self, failure: OSError) -> None:
-        """Take what the server said before it stopped listening: perhaps why."""
+        """Read what the server sent before it stopped reading: it may say why."""
         for _ in range(_LAST_READS):
             if not self._read():
                 break
@@ -484,16 +488,16 @@ class WebSocketTransport(Transport):
                 self._close_descriptors()
 
     def _close_if_disposed_locked(self) -> None:
-        # Idempotent. A descriptor closed under a writer could be another file's by the time of its system call. So
-        # dispose() leaves the closing to the writer, if there is one.
+        # Idempotent. If a descriptor were closed while a thread writes, its number could belong to another file by the
+        # time of the system call. So dispose() leaves the closing to the writer, if there is one.
         if self._is_disposed:
             self._close_descriptors()
 
     def forget_after_fork(self) -> None:
-        # No lock: in the child another thread's lock stays taken for ever. No shutdown either: it acts on what the
-        # child shares with its parent; closing a descriptor does not.
+        # No lock: in the child, the lock of another thread stays taken for ever. No shutdown either: it would act on
+        # the connection, which the child shares with its parent; closing a descriptor does not.
         self._is_disposed = True
-        # The receiver has the number of a descriptor, which may soon be another's.
+        # The receiver has the number of a descriptor, which may soon belong to another file.
         self._ending = self._ending or Ending("this process was forked, and the connection is its parent's", "local")
         self._close_descriptors()
 
@@ -501,4 +505,4 @@ class WebSocketTransport(Transport):
         self._sock.close()
         self._wake_in.close()
         self._wake_out.close()
-        self._send_some = self._sock.send  # no circle any more: what OpenSSL holds goes with this, not some time later
+        self._send_some = self._sock.send  # ends a reference circle, so that OpenSSL's memory is freed now, not later

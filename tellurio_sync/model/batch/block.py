@@ -1,6 +1,6 @@
-"""Who is in a block: ``with batch():``, and what that means for whoever makes, changes or uses a Variable.
+"""The block ``with batch():``, which threads and contexts are inside it, and what that means for Variables.
 
-What a block has queued, and when and how that is sent, is ``batch.queue``.
+What a block has queued, and when and how that is sent, is in ``batch.queue``.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tellurio_sync.session")
 
-# Who leaves a block by one of these is not kept waiting for the server once more.
+# If a block is left by one of these, the user does not have to wait for the server once more.
 _NO_MORE_WAITING = (KeyboardInterrupt, ConnectionLost, CallTimeout, NotConnected)
 
 
 class _Entry:
-    """One time that a block was entered."""
+    """One entry into a block."""
 
     __slots__ = ("is_outermost", "queue")
 
@@ -38,7 +38,7 @@ _entries: ContextVar[tuple[_Entry, ...]] = ContextVar("tellurio_sync_batches", d
 
 
 def open_queue(link: SessionLink) -> Queue | None:
-    """The queue of the block of this session that this thread, or context, is inside; None if there is none.
+    """The queue of this session's block that this thread, or context, is in; None if there is none.
 
     Does not block.
     """
@@ -57,10 +57,10 @@ def settle_open_queue(link: SessionLink) -> None:
 
 
 def wait_until_made(variable: VariableState, queue: Queue) -> None:
-    """Wait until this queued Variable is made or refused. Outside of its block, refusals are left to be told there.
+    """Wait until this queued Variable is made or refused. Its block raises the refusals, not this call outside of it.
 
     Raises:
-        UsageError: this very thread is making it, and has been interrupted by a finaliser that uses it.
+        UsageError: this thread is making it, and is interrupted by a finaliser that uses it.
         As ``Queue.settle``.
     """
     if queue.is_open and open_queue(queue.link) is not queue:
@@ -68,7 +68,7 @@ def wait_until_made(variable: VariableState, queue: Queue) -> None:
     else:
         queue.settle()
     if variable._queue is queue:
-        raise UsageError(f"{variable!r} is being made by this thread in this very moment: use it later.")
+        raise UsageError(f"{variable!r} is being made by this thread at this moment: use it later.")
 
 
 class batch(ContextDecorator):
@@ -79,24 +79,24 @@ class batch(ContextDecorator):
     ``init``, and the end of the run; or when some thousand things, or a million characters, are waiting.  Local values
     are there at once.  A value of a million characters or more is not queued: it is sent alone, and waited for.
 
-    For the current session, in this thread and context only.  May be nested (the inner end waits, too) and reused.
-    One must not ``yield`` inside the block: whoever the generator goes on for would be in it.  A forked child is not
-    in it: it has its own copies of what was queued.
+    It counts for the current session, in this thread and context only.  It may be nested (the inner end waits, too) and
+    reused.  Do not ``yield`` inside the block: the code that continues the generator would be in the block.  A forked
+    child is not in it: it has its own copies of what was queued.
 
-    If the block is left by an exception, what is queued is sent all the same, and that exception goes on; what then
-    goes wrong is logged, and added to its notes (Python 3.11).  But by Ctrl-C, or a lost connection or a timeout,
-    nothing more is sent: as where those come at a synchronisation point, changes that were not answered are taken
-    back, and Variables that are not made yet will be when they are used.
+    If the block is left by an exception, what is queued is sent all the same, and the exception goes on; a failure of
+    the sending is logged, and added to its notes (Python 3.11).  After Ctrl-C, a lost connection or a timeout, nothing
+    more is sent: as at a synchronisation point, changes that were not answered are taken back, and Variables that are
+    not made yet are made when they are used.
 
-    Where an attribute is set while a change of it is queued, by another thread, by the server, or under
-    ``suppress_variable_notifications``, the queued one wins, here and there, once the server has accepted it.
+    If an attribute is set while a change of it is queued (by another thread, by the server, or under
+    ``suppress_variable_notifications``), the queued change wins, here and there, after the server has accepted it.
 
     Raises:
-        BatchFailed: at a synchronisation point: the server refused something; names each Variable, and why. A refused
-            Variable cannot be used; a refused change is taken back.
-        ConnectionLost, CallTimeout, NotConnected: at a synchronisation point; also, in the block, where changes were
-            taken back because another thread that used a queued Variable was told that. All that is sent in one go
-            has the ``default_timeout`` together, and 10 ms more for each thing.
+        BatchFailed: at a synchronisation point: the server refused something; it names each Variable and the reason. A
+            refused Variable cannot be used; a refused change is taken back.
+        ConnectionLost, CallTimeout, NotConnected: at a synchronisation point; also in the block, if changes were taken
+            back because another thread, which used a queued Variable, got that error. Everything that is sent together
+            has the ``default_timeout``, and 10 ms more for each item.
         WouldDeadlock: a synchronisation point on the receive thread.
     """
 
@@ -112,7 +112,7 @@ class batch(ContextDecorator):
         try:
             _entries.set((*before, entry))
         except BaseException:
-            # Ctrl-C, once it is set: then nobody would leave the block.
+            # Ctrl-C after the entry was stored: without this, nothing would remove it.
             _entries.set(before)
             raise
         return self
@@ -133,14 +133,14 @@ class batch(ContextDecorator):
             _settle_behind(exc, queue)
 
     def _take_entry(self) -> _Entry:
-        """The last one of this context: other threads may have entered, too. A generator may end in another context."""
+        """The last entry of this context. Other threads may be inside, too; a generator may end in another context."""
         entry = next((entry for entry in reversed(_entries.get()) if entry in self._entries), self._entries[-1])
         self._entries.remove(entry)
         return entry
 
 
 def _settle_behind(exc: BaseException, queue: Queue) -> None:
-    """Send what is queued, but let ``exc`` be what the user sees."""
+    """Send what is queued; whatever fails, the user sees ``exc``."""
     try:
         queue.settle()
     except Exception as failure:  # noqa: BLE001 - whatever it is

@@ -1,7 +1,7 @@
-"""Changes of Variables: what the server is told, and what becomes of it here (protocol §F.5).
+"""Changes of Variables: how the server is told, and how they are applied here (protocol §F.5).
 
-A change is first accepted by the server and then applied here (§F.5).  In an open batch it is applied here at once,
-told later, and taken back if the server refuses it (``items``).
+The server accepts a change first; then it is applied here (§F.5).  In an open batch it is applied here at once, sent
+later, and taken back if the server refuses it (``items``).
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ MADE_WITH = frozenset({"data", "role", "requires_grad"})
 
 
 class Change:
-    """One attribute of one Variable gets one value.
+    """A new value for one attribute of one Variable.
 
     Args:
-        variable: which.
+        variable: the Variable.
         field: the name of the attribute on the wire.
-        value: a JSON value; for ``_grad`` the gradients. Nobody else may change it: a gradient list is live.
+        value: a JSON value; for ``_grad`` the gradients. It must not change later: pass a copy of a live gradient list.
         name: the name of the attribute here; None: as on the wire.
-        apply: applies the change here, in another way than by setting that attribute. Must not raise.
+        apply: applies the change here, if setting the attribute is not enough. Must not raise.
     """
 
     __slots__ = ("_apply", "field", "name", "value", "variable")
@@ -62,21 +62,21 @@ class Change:
         return {"variable_id": self.variable.variable_id, "field": self.field, "value": value}
 
     def involves(self) -> list[Variable]:
-        """The Variables that must be made before this can be told."""
+        """The Variables that must be made before this change can be sent."""
         return [self.variable, *self.value] if self.field == "_grad" else [self.variable]
 
     def wait_until_made(self) -> None:
-        """Wait for these; raises as ``batch.block.wait_until_made``."""
+        """Wait until these Variables are made; raises as ``batch.block.wait_until_made``."""
         for variable in self.involves():
             variable._wait_until_made()
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is applied by setting the attribute, so that it can be taken back."""
+        """Whether it only sets the attribute, so that it can be taken back."""
         return self._apply is None
 
     def local_value(self) -> Any:
-        """What the attribute is set to here: for ``_grad`` a list of its own."""
+        """The value of the attribute here: for ``_grad`` a new list."""
         return list(self.value) if self.field == "_grad" else self.value
 
     def apply(self) -> None:
@@ -91,10 +91,10 @@ class Change:
 
 
 def error_in(outcome: Any, sent: dict[str, Any]) -> TellurioError | None:
-    """Why a change did not succeed; None if it did.
+    """The error of a change that failed; None if it succeeded.
 
     Args:
-        outcome: the result of the reply, or the error in its place.
+        outcome: the result of the reply, or the error in place of it.
         sent: the parameters, which the server must echo.
     """
     if isinstance(outcome, TellurioError):

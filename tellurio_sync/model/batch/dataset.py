@@ -18,19 +18,19 @@ def variables(
 ) -> list[Variable]:
     """A Variable for each item of ``data``, in the same order: a data set, made in one round trip.
 
-    (One for each 4,096 of them, or a million characters; one that is so large by itself takes its own.)  In a batch
-    none; Parameters: make them in a batch.
+    (One round trip for each 4,096 items or million characters; an item of a million characters takes its own.)  In a
+    batch there is no round trip.  To make many Parameters, make them in a batch.
 
     Args:
-        data: what ``Variable`` takes, for each.
-        role: of all of them; or a list, one for each.
+        data: the data of each Variable.
+        role: one role for all of them, or a list with one role for each.
         requires_grad: whether feedback for them is wanted.
 
     Raises:
-        TypeError: ``data`` is one text or a dict; ``role`` is neither of what it may be.
-        TypeError, ValueError: an item that no Variable may hold, before anything is sent. The text says which.
-        ValueError: not as many roles as items.
-        BatchFailed: the server refused some of them; names each, and why.
+        TypeError: ``data`` is one text or a dict; ``role`` is neither a text, nor None, nor a list of these.
+        TypeError, ValueError: an item that no Variable may hold; nothing is sent then. The text names the item.
+        ValueError: the number of roles is not the number of items.
+        BatchFailed: the server refused some of them; it names each and the reason.
         TellurioError: as ``TellurioWebSocketClient.call``.
     """
     if isinstance(data, (str, bytes, Mapping)):

@@ -1,7 +1,7 @@
-"""What waits in a queue: the making of a Variable, and a change that is applied here already (``queue``).
+"""The items of a queue: a Variable to be made, and a change that is already applied here (``queue``).
 
-Both have what sending needs: ``method`` and ``params``; ``receive``, which takes the answer; ``fail``, for where none
-came; and their description, which is ``str``.
+Both have what sending needs: ``method`` and ``params``; ``receive``, which takes the answer; ``fail``, for the case
+that no answer comes; and a description, by ``str``.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ _ABSENT = object()
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether this is about one thing that was to be sent, and not about the connection."""
-    # A subclass of UsageError is about the connection.
+    """Whether the error concerns one item, and not the connection."""
+    # The subclasses of UsageError concern the connection.
     return isinstance(error, (RemoteError, RemoteProtocolError, LocalProtocolError)) or type(error) is UsageError
 
 
 def _leaves_doubt(error: BaseException) -> bool:
-    """Whether it is unknown if the server has done it. Ctrl-C, too, comes when it may have been sent."""
+    """Whether it is unknown if the server has done it. After Ctrl-C, too, the request may have been sent."""
     is_certain = is_refusal(error) and not isinstance(error, RemoteProtocolError)
     return not is_certain and getattr(error, "was_sent", True)
 
 
 class Creation:
-    """A Variable is made on the server. It stays queued until that has succeeded or was refused."""
+    """The making of a Variable on the server. It stays queued until that has succeeded or was refused."""
 
     __slots__ = ("_variable",)
     method = CREATE
@@ -57,7 +57,7 @@ class Creation:
         return None
 
     def fail(self, error: BaseException) -> None:
-        """It was not made, because of this."""
+        """It was not made, because of this error."""
         if is_refusal(error):
             self._variable._refused(f"{self} was refused when its batch was sent, so make a new one: {error}")
 
@@ -66,13 +66,14 @@ class Creation:
 
 
 class QueuedChange:
-    """A change that is applied here before the server is asked. For plain ones.
+    """A plain change that is applied here before the server is asked.
 
-    Several of one attribute are a chain, so that whatever is refused of it, what remains here is what the server has.
+    The changes of one attribute form a chain. So whichever of them the server refuses, the value here becomes the one
+    that the server has.
 
     Args:
-        change: which.
-        lock: of the queue. Guards the chain.
+        change: the change.
+        lock: the lock of the queue, which guards the chain.
     """
 
     __slots__ = ("_before", "_local", "_lock", "_next", "change")
@@ -89,7 +90,7 @@ class QueuedChange:
         """Apply it here.
 
         Args:
-            former: the one of the same attribute that is queued before it.
+            former: the change of the same attribute that is queued before it.
         """
         with self._lock:
             self._before = self._present()
@@ -99,11 +100,11 @@ class QueuedChange:
 
     @property
     def is_told(self) -> bool:
-        """Whether the user is told of the failure already, by that of the Variable."""
+        """Whether the user learns of the failure by the failure of the Variable."""
         return self.change.variable._is_refused
 
     def is_made_with(self, variables: set[Variable]) -> bool:
-        """Whether it is no request of its own, because it is made with one of these."""
+        """Whether it needs no separate request, because its Variable is among these, and is made with it."""
         return self.change.field in MADE_WITH and self.change.variable in variables
 
     def params(self) -> dict[str, Any]:
@@ -120,7 +121,7 @@ class QueuedChange:
         return error
 
     def fail(self, error: BaseException) -> None:
-        """It is taken back, because of this; and noted where it is unknown what became of it on the server."""
+        """Take the change back because of this error; note if it is unknown whether the server has applied it."""
         self.take_back()
         if _leaves_doubt(error):
             registries = self.change.variable._session_link().registries
@@ -128,7 +129,7 @@ class QueuedChange:
                 registries.unsure.add(self.change.variable)
 
     def take_back(self) -> None:
-        """The server does not have it."""
+        """Undo the change here: the server does not have it."""
         with self._lock:
             if self._next is not None:
                 if self._next._before is self._local:
@@ -137,7 +138,7 @@ class QueuedChange:
                 self._restore()
 
     def _confirm(self) -> None:
-        # The server has it, after whatever else was made of the attribute meanwhile.
+        # On the server it counts now, even if the attribute was set here in another way meanwhile.
         with self._lock:
             if self._next is not None:
                 self._next._before = self._local

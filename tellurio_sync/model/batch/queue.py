@@ -1,35 +1,36 @@
 """The queue of a batch: many Variables are made, and changed, in one round trip.
 
-A *queued* Variable has no id yet; one that is *made* has.  What is queued is sent at a **synchronisation point**:
+A *queued* Variable has no id yet; a *made* one has.  What is queued is sent at a **synchronisation point**:
   * the end of the block,
   * a use that needs an answer: reading the ``variable_id`` of a queued Variable, on any thread, or any other call of
     this session inside the block (a function, ``backward``, an optimizer, a model, ``append_grad``, ``init``),
   * the end of the run for which it was queued,
-  * a full queue: one more than ``_MOST_ITEMS`` things, or ``_MOST_CHARS`` characters.  What is that large alone is not
-    queued but sent by itself, so that it can fail by itself.
+  * a full queue: more than ``_MOST_ITEMS`` items, or ``_MOST_CHARS`` characters.  A value that is that large alone is
+    not queued but sent separately, so that it can fail separately.
 
-That costs one round trip: everything leaves in one go, Variables first, then the changes in their order.  A change of
-``data``, ``role`` or ``requires_grad`` of a queued Variable is no request at all: it is made with it.  Other changes
-of a queued Variable, and gradients that are queued, need its id, and take a second round trip.
+A synchronisation point costs one round trip: everything is sent together, Variables first, then the changes in their
+order.  A change of ``data``, ``role`` or ``requires_grad`` of a queued Variable needs no request: the Variable is made
+with it.  Other changes of a queued Variable, and queued gradients, need its id, and take a second round trip.
 
-What the server refuses, or JSON does not have, is collected and raised at that point as one ``BatchFailed``, which
-names each.  If the connection is lost, that is raised, and as with single calls nothing has happened that was not
-answered: queued Variables stay queued, until the next synchronisation point or use, with the changes of their own; all
-other changes are taken back here, and where it is unknown what became of them on the server, the restore sees to it.
+What the server refuses, and what has no JSON form, is collected and raised at that point as one ``BatchFailed``, which
+names each item.  If the connection is lost, ``ConnectionLost`` is raised, and as for single calls nothing has happened
+that was not answered: queued Variables stay queued, with their changes, until the next synchronisation point or use.
+All other changes are taken back here; if it is unknown whether the server has applied them, the restore makes that
+right.
 
 | State | Written by | Guarded by |
 |---|---|---|
-| what is queued, what is refused, what the block has to be told | who is in the block, who sends | ``_lock`` |
+| queued items, refused items, errors for the block | threads in the block, the thread that sends | ``_lock`` |
 | chains of changes of one attribute | the same | ``_lock`` |
-| who sends | who sends | ``_sending``, held until all is answered |
-| what is on its way | who sends | in no list: it belongs to that thread |
-| id of a Variable | who sends | registered first, then the id, then ``_queue`` is cleared: in this order |
+| ``_is_sending`` | the thread that sends | ``_sending``, held until everything is answered |
+| items that are being sent | the thread that sends | in no list: they belong to that thread |
+| id of a Variable | the thread that sends | the order: registered, then the id is set, then ``_queue`` cleared |
 
-``_lock`` is never held while sending, waiting, or taking a lock of the registries.  Both are re-entrant, because the
-garbage collector may run a finaliser of the user's at any allocation.  ``_sending`` is never waited for on the receive
-thread, which would have to deliver what its holder waits for.  While one queue is sent, nothing waits for another one:
-a change that involves what is queued elsewhere waits before it is queued.  A restore waits for no queue: it reads
-``_known_id``.
+``_lock`` is never held while sending, waiting, or taking a lock of the registries.  Both locks are re-entrant, because
+the garbage collector may run a finaliser of the user at any allocation.  The receive thread never waits for
+``_sending``, because it has to deliver the replies for which the holder waits.  The thread that sends one queue never
+waits for another queue: a change that involves a Variable of another queue waits before it is queued.  A restore waits
+for no queue: it reads ``_known_id``.
 """
 
 from __future__ import annotations
@@ -55,20 +56,20 @@ if TYPE_CHECKING:
 _MOST_ITEMS = 4096
 _MOST_CHARS = 2**20
 _CHARS_OF_A_NUMBER = 8
-_MOST_DEPTH = 20  # to which characters are counted: an attribute's value may contain itself
+_MOST_DEPTH = 20  # characters are counted down to this depth, because the value of an attribute may contain itself
 
 Item = Union[Creation, QueuedChange]
-Request = tuple[Item, Any]  # with its parameters, or the error why there are none
+Request = tuple[Item, Any]  # an item with its parameters, or with the error that explains why there are none
 
 
 class Queue:
-    """What one block has queued for one session. Thread-safe.
+    """The items that one block has queued for one session. Thread-safe.
 
     Args:
         link: the session.
 
     Attributes:
-        is_open: whether the block goes on.
+        is_open: whether the block is still open.
     """
 
     def __init__(self, link: SessionLink) -> None:
@@ -76,10 +77,10 @@ class Queue:
         self.is_open = True
         self._variables: list[Variable] = []
         self._changes: list[QueuedChange] = []
-        self._last: dict[tuple[Variable, str], QueuedChange] = {}  # of each chain
+        self._last: dict[tuple[Variable, str], QueuedChange] = {}  # the last change of each chain
         self._chars = 0
         self._refusals: list[tuple[str, TellurioError]] = []
-        self._unanswered: TellurioError | None = None  # by which changes were taken back on another thread
+        self._unanswered: TellurioError | None = None  # the error for which another thread has taken changes back
         self._renew_locks()
         _queues.add(self)
 
@@ -89,8 +90,9 @@ class Queue:
         self._is_sending = False
 
     def _renew_after_fork(self) -> None:
-        # In the child. It is in no block, and whoever was sending does not exist here. All that is here becomes new
-        # on the server, as it is here: only what queued Variables are not made with has still to be told.
+        # In the child. It is in no block, and the thread that was sending does not exist here. All objects are made
+        # again on the server, as they are here, so only the changes that a queued Variable is not made with are still
+        # to be sent.
         self._renew_locks()
         self.is_open = False
         self._refusals.clear()
@@ -105,7 +107,7 @@ class Queue:
     # --- queueing --------------------------------------------------------------------------------
 
     def add(self, variable: Variable) -> bool:
-        """Queue a Variable to be made; False, and nothing is done, if it is so large that it must go by itself.
+        """Queue a Variable; False, and nothing is done, if it is so large that it must be sent separately.
 
         Does not wait, unless the queue is full or the block is over; then raises as ``settle``.
         """
@@ -121,13 +123,13 @@ class Queue:
         return True
 
     def add_change(self, change: Change) -> bool:
-        """Apply a plain change here, and queue it to be told; returns, waits and raises as ``add``."""
+        """Apply a plain change here, and queue it; returns, waits and raises as ``add``."""
         chars = _chars_of(change.value)
         if chars >= _MOST_CHARS:
             return False
         for variable in change.involves():
             if variable._queue is not self:
-                variable._wait_until_made()  # elsewhere
+                variable._wait_until_made()  # in another queue
         self._make_room()
         with self._lock:
             self._chars += chars
@@ -147,20 +149,20 @@ class Queue:
             self.settle()
 
     def _send_if_late(self) -> None:
-        # A context may have been copied inside a block that has ended meanwhile: nobody else will.
+        # A context may have been copied inside a block that has ended meanwhile. Then nothing else would send this.
         if not self.is_open:
             self.settle()
 
     # --- sending ---------------------------------------------------------------------------------
 
     def settle(self) -> None:
-        """A synchronisation point: send all that is queued, and wait for it. Does nothing if nothing is.
+        """A synchronisation point: send everything that is queued, and wait for the answers.
 
         Raises:
-            BatchFailed: what was refused since this was raised last.
-            ConnectionLost, CallTimeout, NotConnected, WouldDeadlock: as ``TellurioWebSocketClient.call``, and changes
-                were taken back, here or by another thread's use; if something was refused as well, with that
-                ``BatchFailed`` as the ``__cause__``.
+            BatchFailed: the items that were refused since this was raised last.
+            ConnectionLost, CallTimeout, NotConnected, WouldDeadlock: as ``TellurioWebSocketClient.call``; changes were
+                taken back, by this thread or another one. If items were refused as well, that ``BatchFailed`` is the
+                ``__cause__``.
         """
         try:
             self.send()
@@ -176,13 +178,13 @@ class Queue:
             raise refused
 
     def send(self) -> None:
-        """As ``settle``, for whoever is not in the block: what is refused is left to be told there."""
+        """As ``settle``, for code outside of the block: the block raises the refusals later."""
         if not (self._variables or self._changes or self._is_sending):
             return
         self.link.check_may_wait()
         with self._sending:
             if self._is_sending:
-                return  # a finaliser, in the middle of it
+                return  # a finaliser calls this while the same thread is sending
             self._is_sending = True
             try:
                 while self._variables or self._changes:
@@ -194,7 +196,7 @@ class Queue:
                         self._last.clear()  # all are decided
 
     def give_up(self) -> None:
-        """Take back the changes that wait. Variables stay queued until they are used, with the changes of their own.
+        """Take back the changes that wait. Variables stay queued, with their changes, until they are used.
 
         Does not wait.
         """
@@ -211,7 +213,7 @@ class Queue:
         with self._lock:
             error, self._unanswered = self._unanswered, None
         if error is not None:
-            # A new one: the other thread has raised that one.
+            # A new object, because the other thread has raised this one.
             raise copy.copy(error) from error
 
     def _take_refusals(self) -> BatchFailed | None:
@@ -220,7 +222,7 @@ class Queue:
         return BatchFailed(refusals) if refusals else None
 
     def _send_in_one_go(self) -> None:
-        """One round trip, and what follows from the answers."""
+        """Make one round trip, and apply the answers."""
         undecided: deque[Item] = deque()
         errors: list[TellurioError] = []
         admission = self.link.admit()
@@ -239,7 +241,7 @@ class Queue:
                     self._leave_to_tell(item, error)
                     errors.append(error)
         except BaseException as exc:
-            # Ctrl-C, too.
+            # Also after Ctrl-C.
             for left in undecided:
                 left.fail(exc)
                 self._leave_to_tell(left, exc)
@@ -250,8 +252,8 @@ class Queue:
             raise errors[0]
 
     def _take_ready(self) -> tuple[list[Creation], list[QueuedChange]]:
-        """What can be sent now: all Variables, and the changes that can be told beside their making."""
-        # Made not only by this: a restore makes the gradients of what it makes.
+        """What can be sent now: all Variables, and the changes that need none of their ids."""
+        # Some may be made already: a restore makes the gradients of the Variables that it makes.
         self._variables = [variable for variable in self._variables if variable._queue is self]
         self._chars = 0
         new = set(self._variables)
@@ -265,7 +267,7 @@ class Queue:
                 self._refusals.append((str(item), error))
 
     def _leave_to_tell(self, item: Item, error: BaseException) -> None:
-        """A change was taken back, perhaps on another thread: the block has to know. A Variable is still queued."""
+        """A change was taken back, perhaps by another thread: the block must raise that. A Variable is still queued."""
         if isinstance(item, QueuedChange):
             if not isinstance(error, TellurioError):
                 error = CallCancelled(f"The batch was interrupted by {type(error).__name__} while it was sent.")
@@ -281,7 +283,7 @@ def _params_of(change: QueuedChange) -> dict[str, Any] | TellurioError:
 
 
 def _outcomes(admission: Admission, requests: Sequence[Request]) -> list[Any]:
-    """The results and errors of these; where there are no parameters, or JSON does not have them, why."""
+    """The results and errors of these; for a request without parameters, or without a JSON form, the reason."""
     bad = {index: params for index, (_, params) in enumerate(requests) if isinstance(params, TellurioError)}
     good = [(item, params) for item, params in requests if not isinstance(params, TellurioError)]
     results = iter(_sent(admission, good))
@@ -310,7 +312,7 @@ def _encodable(params: Any) -> Any:
 
 
 def _chars_of(value: Any) -> int:
-    """About how long this is on the wire; enough, where it is at least ``_MOST_CHARS``."""
+    """About how long this value is on the wire; stops counting at ``_MOST_CHARS``."""
     if isinstance(value, str):
         return len(value)
     chars = 0

@@ -373,7 +373,7 @@ def test_a_finaliser_may_make_variables_while_a_batch_is_sent(link):
         late = Variable("a")
     assert late.variable_id
     assert made[0].variable_id
-    assert "in this very moment" in str(made[1])
+    assert "by this thread at this moment" in str(made[1])
 
 
 def test_a_change_on_the_receive_thread_that_cannot_be_told_is_taken_back(link):
