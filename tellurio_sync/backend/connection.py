@@ -60,7 +60,7 @@ _MESSAGES_PER_TURN = 32
 
 
 # Names of the wire's extensions that this backend knows; clients use none that the greeting does not name.
-EXTENSIONS = ("session",)
+EXTENSIONS = ("on_error", "session")
 
 # Characters of a request's id beyond which an error that cannot be sent comes without it.
 _LONG_ID = 1000

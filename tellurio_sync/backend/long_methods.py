@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from ..jsonrpc import INVALID_PARAMS
 from . import wire
 from .data import Data
 from .engine.backward import Arrived, backprop_variables, backward
@@ -23,7 +24,7 @@ from .methods import Params, Result
 from .objects import Variable, Version
 from .optimizer import DEFAULTS, Rewritten, Settings, Task, step, version_tags
 from .refused import Refused, param
-from .scope import Scope
+from .scope import DEFAULT_MAX_FAILED, Scope
 from .wire import Operand
 
 Work = Coroutine[Any, Any, Result]
@@ -53,7 +54,13 @@ async def _run_function(scope: Scope, op: Op, grad_enabled: bool) -> Result:
     recorded = record(scope.objects, op, outputs, grad_enabled=grad_enabled)
     _push_graph(scope, recorded)
     data = [wire.output(variable) for variable in recorded.outputs]
-    return {"message": "Function executed successfully.", "data": data if op.returns_list else data[0]}
+    result = {"message": "Function executed successfully.", "data": data if op.returns_list else data[0]}
+    return _telling(scope, result)
+
+
+def _telling(scope: Scope, result: Result) -> Result:
+    """The result, and what was left out, where anything was: more than other clients look at."""
+    return {**result, "left_out": [one.as_json() for one in scope.left_out]} if scope.left_out else result
 
 
 def _push_graph(scope: Scope, recorded: Step) -> None:
@@ -76,6 +83,7 @@ def run_backward(scope: Scope, params: Params) -> Work:
     """Go back from Variables; each gradient is pushed before the reply (protocol §G.3)."""
     objects = scope.objects
     roots = wire.variables(objects, param(params, "variables", dict, list), "variables")
+    scope.max_failed = _share(params.get("max_failed"))
     create_graph = params.get("create_graph") or False
     retain_graph = params.get("retain_graph")
     inputs = params.get("inputs")
@@ -89,6 +97,14 @@ def run_backward(scope: Scope, params: Params) -> Work:
         # Those that the client was told of, which does not depend on `inputs`.
         told=[variable.variable_id for variable in backprop_variables(roots)],
     )
+
+
+def _share(value: Any) -> float:
+    if value is None:
+        return DEFAULT_MAX_FAILED
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise Refused("`max_failed` must be a share: a number from 0 to 1.", INVALID_PARAMS, "Invalid params")
+    return float(value)
 
 
 def _root_gradients(scope: Scope, roots: list[Variable], given: Any) -> list[Data]:
@@ -117,7 +133,7 @@ async def _run_backward(
     for gradient in arrived:
         _append_gradient(scope, gradient, requires_grad=create_graph)
     scope.push_ids_later("clear_backward", told)
-    return {"message": "Backward pass executed successfully."}
+    return _telling(scope, {"message": "Backward pass executed successfully."})
 
 
 def _append_gradient(scope: Scope, arrived: Arrived, *, requires_grad: bool) -> None:

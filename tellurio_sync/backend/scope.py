@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
+from .engine.samples import LeftOut
 from .lm import LanguageModels
 from .objects import PARAMETER, BackwardModel, Model, Objects, Variable
-from .questions import Answer, Question
+from .questions import Answer, Question, QuestionFailed
 from .refused import Refused
 from .wire import Callable
+
+# Where more samples than these are without feedback, it is rather the model that is at fault.
+DEFAULT_MAX_FAILED = 0.5
 
 # Ids per push, so that no push outgrows the largest message a client takes.
 _IDS_PER_PUSH = 1000
@@ -39,6 +43,8 @@ class Scope:
     """One running request, as the methods and the engine see it (it is a :class:`~.engine.op.Host`).
 
     Attributes:
+        max_failed: see ``engine.op.Host``.
+        left_out: see ``engine.op.Host``.
         late_pushes: what goes out after the reply, if that is no error.
     """
 
@@ -48,6 +54,8 @@ class Scope:
         self._client = client
         self._lm = lm
         self._used: dict[Model, None] = {}
+        self.max_failed = DEFAULT_MAX_FAILED
+        self.left_out: list[LeftOut] = []
         self.late_pushes: list[LatePush] = []
 
     # --- asking ---------------------------------------------------------------------------------
@@ -69,7 +77,6 @@ class Scope:
 
         Raises:
             QuestionFailed: there is none; every kind of failure becomes one clear text, without keys.
-            Refused: there is no model for backward passes.
         """
         if question.model is None:
             backward = self._backward_model()
@@ -81,8 +88,9 @@ class Scope:
     def _backward_model(self) -> BackwardModel:
         backward = self.objects.backward_model
         if backward is None:
-            raise Refused(
-                "No global model client set for backward pass. Call `set_backward_model_client` to define one."
+            raise QuestionFailed(
+                "settings",
+                "No global model client set for backward pass. Call `set_backward_model_client` to define one.",
             )
         return backward
 

@@ -11,6 +11,7 @@ from tellurio_sync.backend import wire
 from tellurio_sync.backend.engine.backward import Arrived, backward
 from tellurio_sync.backend.engine.functions import bind
 from tellurio_sync.backend.engine.graph import record
+from tellurio_sync.backend.engine.samples import LeftOut
 from tellurio_sync.backend.objects import Model, Objects, Variable
 from tellurio_sync.backend.prompts import CRITIC, OPTIMIZER, PROPAGATOR, ChatMessage, read_blocks
 from tellurio_sync.backend.questions import Answer, Question
@@ -27,6 +28,8 @@ class ScriptedHost:
 
     def __init__(self, answer: Callable[[list[ChatMessage]], str] | None = None) -> None:
         self.objects = Objects()
+        self.max_failed = 0.5
+        self.left_out: list[LeftOut] = []
         self.functions: dict[str, Callable[..., Any]] = {}
         self.questions: list[Question] = []
         self.asked: list[list[ChatMessage]] = []

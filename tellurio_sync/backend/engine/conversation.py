@@ -16,8 +16,8 @@ from ..prompts import ChatMessage, Part, propagator_messages
 from ..questions import Question
 from ..refused import Refused
 from ..wire import Operand, plain
-from .concurrency import map_at_once
 from .op import Host
+from .samples import feedback_left_out, gather
 
 
 class _Place(NamedTuple):
@@ -60,6 +60,14 @@ class Conversation:
         """The indices of all samples; a single sample has index 0."""
         return range(1 if self.size is None else self.size)
 
+    def is_gap(self, index: int) -> bool:
+        """Whether a sample of this batch is missing: null in a Variable that is a batch itself, or belongs to it."""
+        return any(
+            (place.only is None and isinstance(place.operand.data, list) and place.operand.data[index] is None)
+            or (place.only == index and place.operand.data is None)
+            for place in self._places
+        )
+
     def inputs(self, index: int) -> dict[str, str]:
         """The inputs of one sample, as texts."""
         return {
@@ -83,19 +91,20 @@ class Conversation:
         self,
         host: Host,
         wanted: Sequence[bool],
-        answers: Sequence[str],
+        answers: Sequence[str | None],
         role: str,
         feedback: Sequence[str],
         extra: Mapping[int, dict[str, str]] | None = None,
     ) -> list[Data]:
         """Feedback for the operands, from feedback on the answers.
 
-        One question to the backward model per sample whose feedback is not empty; the samples at once.
+        One question to the backward model per sample that has an answer, and whose feedback is not empty; the samples
+        at once.  Where a question fails the sample is left out, unless too many do (``Host.max_failed``).
 
         Args:
             host: for questions.
             wanted: per operand, whether its feedback will be used.
-            answers: one per sample.
+            answers: one per sample, None for a gap.
             role: of the answers.
             feedback: one per sample.
             extra: per sample, what filled further placeholders.
@@ -105,7 +114,7 @@ class Conversation:
             with an ``<ITEM>`` per sample of a batch, or a list of texts for a Variable with a list as data.
 
         Raises:
-            Refused: no model for backward passes, or no usable answer.
+            Refused: no model for backward passes, or no usable answer to too many of the questions.
         """
         asked: dict[Operand, list[_Place]] = {}
         position: dict[Operand, int] = {}
@@ -116,16 +125,18 @@ class Conversation:
                 position.setdefault(operand, i)
                 asked.setdefault(operand, []).append(place)
 
+        def seen_by(index: int) -> list[Operand]:
+            return [operand for operand, places in asked.items() if any(p.only in (None, index) for p in places)]
+
         async def one(index: int) -> dict[Operand, str]:
-            seen = [operand for operand, places in asked.items() if any(p.only in (None, index) for p in places)]
-            if not feedback[index] or not seen:
-                return {}
+            seen, own = seen_by(index), answers[index]
+            assert own is not None
             names = {f"variable_{i}": operand for i, operand in enumerate(seen, start=1)}
             more = (extra or {}).get(index, {})
             messages = propagator_messages(
                 self.messages(index, more),
                 {**self.inputs(index), **more},
-                Part(role, answers[index]),
+                Part(role, own),
                 feedback[index],
                 [Part(operand.role, text(sample(operand.data, index)), name) for name, operand in names.items()],
             )
@@ -133,7 +144,13 @@ class Conversation:
             answer = await ask_for(host.ask, question, read_feedback(list(names)))
             return {operand: answer[name] for name, operand in names.items()}
 
-        found = await map_at_once(one, self.samples)
+        samples = [i for i in self.samples if feedback[i] and answers[i] is not None and seen_by(i)]
+        if self.size is None:
+            found = [await one(i) for i in samples] or [{}]
+        else:
+            gathered = await gather(one, samples)
+            host.left_out += feedback_left_out(gathered, self.size, host.max_failed)
+            found = [answer or {} for answer in gathered.listed(self.size)]
         result: list[Data] = [None] * len(self._places)
         for operand, places in asked.items():
             result[position[operand]] = self._combined(operand, places, [one.get(operand, "") for one in found])

@@ -13,9 +13,9 @@ from ..prompts import Part, critic_messages
 from ..questions import Question
 from ..refused import Refused
 from ..wire import Callable, Operand, plain
-from .concurrency import map_at_once
 from .conversation import batch_size
 from .op import Host, Op, Output
+from .samples import FORWARD_HINT, RAISE, check_on_error, feedback_left_out, gather, left_out
 
 # The default of `reduction_fn`, which needs no call to the client.
 SUM = Callable("sum")
@@ -28,13 +28,24 @@ class Judged(NamedTuple):
     explanation: str
 
 
+# A number, so that reductions by functions of the user's go on working.
+_GAP = Judged(0, "There is no prediction for this sample, so it counts as wrong, with a score of 0.")
+_FAILED = Judged(0, "This sample could not be evaluated, so it counts as wrong, with a score of 0.")
+
+
 class Evaluator(Op):
     """Scores a prediction, or each prediction of a batch, and goes backward without a gradient."""
 
     returns_list = True
 
     def __init__(
-        self, prediction: Any, target: Any, success_fn: Any, reduction_fn: Any, reduction_fn_purpose: Any
+        self,
+        prediction: Any,
+        target: Any,
+        success_fn: Any,
+        reduction_fn: Any,
+        reduction_fn_purpose: Any,
+        on_error: Any = RAISE,
     ) -> None:
         if not isinstance(prediction, Operand):
             raise Refused("`prediction` must be a Variable.")
@@ -52,7 +63,10 @@ class Evaluator(Op):
         self._reduction_purpose = plain(reduction_fn_purpose)
         if self._reduction_fn is not None and not _is_purpose(self._reduction_purpose):
             raise Refused("`reduction_fn_purpose` must say in words what reduction_fn does.")
+        self._leaves_out = check_on_error(on_error)
         self.judged: list[Judged] = []
+        # Those without a prediction, and those that could not be evaluated: they count as wrong, and get no feedback.
+        self.missing: set[int] = set()
 
     @property
     @abstractmethod
@@ -79,14 +93,30 @@ class Evaluator(Op):
         return self.target if self.size is None else sample(self.target, index)
 
     async def forward(self, host: Host) -> list[Output]:
-        samples = range(1 if self.size is None else self.size)
-        self.judged = await map_at_once(lambda index: self.judge(host, index), samples)
+        if self.size is None:
+            self.judged = [await self.judge(host, 0)]
+        else:
+            await self._judge_all(host, self.size)
         score, explanation = await self._result(host)
         role = self.prediction.role
         return [
             Output(score, f"Evaluation result score of {role}"),
             Output(explanation, f"Evaluation result explanation of {role}"),
         ]
+
+    async def _judge_all(self, host: Host, size: int) -> None:
+        gaps = {index for index in range(size) if self.is_gap(index)}
+        asked = [index for index in range(size) if index not in gaps]
+        found = await gather(lambda index: self.judge(host, index), asked)
+        scores = [None if one is None else one.score for one in found.listed(size)]
+        most = len(asked) - 1 if self._leaves_out else 0
+        host.left_out += left_out(found, size, most=most, hint=FORWARD_HINT, results=scores)
+        self.missing = gaps | {failure.sample for failure in found.failures}
+        self.judged = [found.results.get(index, _GAP if index in gaps else _FAILED) for index in range(size)]
+
+    def is_gap(self, index: int) -> bool:
+        """Whether a sample of a batch has no prediction."""
+        return isinstance(self.prediction.data, list) and self.prediction.data[index] is None
 
     async def _result(self, host: Host) -> tuple[Data, Data]:
         scores = [one.score for one in self.judged]
@@ -107,9 +137,16 @@ class Evaluator(Op):
         if await self.is_success(host):
             texts = [""] * len(self.judged)
         else:
-            behind = self.feedback_from_behind(gradients)
-            texts = await map_at_once(lambda index: self._criticise(host, index, behind[index]), range(len(behind)))
+            texts = await self._criticisms(host, self.feedback_from_behind(gradients))
         return [texts if isinstance(self.prediction.data, list) else texts[0], *rest]
+
+    async def _criticisms(self, host: Host, behind: list[str]) -> list[str]:
+        if self.size is None:
+            return [await self._criticise(host, 0, behind[0])]
+        asked = [index for index in range(self.size) if index not in self.missing]
+        found = await gather(lambda index: self._criticise(host, index, behind[index]), asked)
+        host.left_out += feedback_left_out(found, self.size, host.max_failed)
+        return [criticism or "" for criticism in found.listed(self.size)]
 
     async def is_success(self, host: Host) -> bool:
         """Whether ``success_fn`` says of the scores that nothing needs feedback."""
@@ -149,8 +186,9 @@ class DeterministicEvaluator(Evaluator):
         success_fn: Any,
         reduction_fn: Any,
         reduction_fn_purpose: Any,
+        on_error: Any = RAISE,
     ) -> None:
-        super().__init__(prediction, target, success_fn, reduction_fn, reduction_fn_purpose)
+        super().__init__(prediction, target, success_fn, reduction_fn, reduction_fn_purpose, on_error)
         eval_function = _function(eval_fn, "eval_fn")
         if eval_function is None:
             raise Refused("DeterministicEvaluator needs an `eval_fn`.")

@@ -17,6 +17,7 @@ from ..wire import Operand, plain
 from .conversation import Conversation
 from .evaluators import SUM, Evaluator, Judged
 from .op import Host
+from .samples import RAISE
 
 _RESERVED = ("prediction", "target")
 
@@ -38,9 +39,10 @@ class LMJudgeEvaluator(Evaluator):
         reduction_fn: Any = SUM,
         reduction_fn_purpose: Any = "summation",
         eval_mode: Any = True,
+        on_error: Any = RAISE,
         **completion_args: Any,
     ) -> None:
-        super().__init__(prediction, target, success_fn, reduction_fn, reduction_fn_purpose)
+        super().__init__(prediction, target, success_fn, reduction_fn, reduction_fn_purpose, on_error)
         if not isinstance(forward_model_client, Model):
             raise Refused("LMJudgeEvaluator needs a language model as `forward_model_client`.")
         if taken := [name for name in _RESERVED if isinstance(inputs, dict) and name in inputs]:
@@ -105,7 +107,10 @@ class LMJudgeEvaluator(Evaluator):
         if await self.is_success(host):
             feedback = [""] * len(self.judged)
         else:
-            feedback = [behind or JUDGE_UNDER_TRAINING for behind in self.feedback_from_behind(gradients)]
+            behind = self.feedback_from_behind(gradients)
+            feedback = [
+                "" if index in self.missing else text or JUDGE_UNDER_TRAINING for index, text in enumerate(behind)
+            ]
         found = await self._conversation.propagate(
             host,
             [wanted[place] for place in places],

@@ -9,10 +9,19 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 from ..data import Data
 from ..questions import Answer, Question
 from ..wire import Callable, Operand
+from .samples import LeftOut
 
 
 class Host(Protocol):
-    """What the engine may ask of the request it works for."""
+    """What the engine may ask of the request it works for.
+
+    Attributes:
+        max_failed: the share of a batch, from 0 to 1, for which feedback may be missing before a backward pass fails.
+        left_out: samples that the work goes on without, for the user to be told.
+    """
+
+    max_failed: float
+    left_out: list[LeftOut]
 
     async def call(self, function: Callable, *args: Any) -> Any:
         """The result of a function of the client's, called with plain JSON values."""

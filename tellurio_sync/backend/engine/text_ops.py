@@ -77,16 +77,20 @@ class Split(Op):
         return [Output(part, f"split part {i} of {x.role}") for i, part in enumerate(parts)]
 
     def _parts(self, data: Data) -> list[Data]:
-        rows = data if isinstance(data, list) else [data]
-        if not all(isinstance(row, str) for row in rows):
-            raise Refused("Split needs a text or a list of texts.")
-        split = [row.split(self._sep, self._maxsplit) for row in rows]
         if not isinstance(data, list):
-            _check_parts(len(split[0]), 1)
-            return list(split[0])
-        width = max((len(row) for row in split), default=0)
-        _check_parts(width, len(split))
-        return [[row[i] if i < len(row) else "" for row in split] for i in range(width)]
+            parts = self._parts_of_one(data)
+            _check_parts(len(parts), 1)
+            return list(parts)
+        # A gap of a batch stays one.
+        rows = [None if row is None else self._parts_of_one(row) for row in data]
+        width = max((len(row) for row in rows if row is not None), default=0)
+        _check_parts(width, len(rows))
+        return [[None if row is None else row[i] if i < len(row) else "" for row in rows] for i in range(width)]
+
+    def _parts_of_one(self, data: Data) -> list[str]:
+        if not isinstance(data, str):
+            raise Refused("Split needs a text or a list of texts.")
+        return data.split(self._sep, self._maxsplit)
 
     async def backward(self, host: Host, gradients: Sequence[Data], wanted: Sequence[bool]) -> list[Data]:
         x = self.operands[0]
@@ -135,7 +139,8 @@ def _added(x: Data, y: Data) -> Data:
     if isinstance(x, list) and isinstance(y, list):
         if len(x) != len(y):
             raise Refused(f"Lists of different lengths cannot be added: {len(x)} and {len(y)}.")
-        return [_added(a, b) for a, b in zip(x, y)]
+        # A gap of a batch stays one.
+        return [None if a is None or b is None else _added(a, b) for a, b in zip(x, y)]
     if isinstance(x, list) or isinstance(y, list):
         raise Refused("A list and a scalar cannot be added.")
     _check_addable(x, y)
@@ -150,7 +155,7 @@ def _summed(values: list[Data]) -> Data:
             raise Refused("Lists and scalars cannot be summed.")
         if len({len(value) for value in values}) > 1:
             raise Refused(f"Lists of different lengths cannot be summed: {[len(value) for value in values]}.")
-        return [_summed(list(row)) for row in zip(*values)]
+        return [None if None in row else _summed(list(row)) for row in zip(*values)]
     _check_addable(*values)
     if any(isinstance(value, str) for value in values):
         return "".join(f"<ITEM>{value}</ITEM>" for value in values)
