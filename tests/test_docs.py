@@ -60,6 +60,33 @@ def test_a_link_to_nothing_is_found(link: str) -> None:
     assert broken_links(page, f"# Heading\n[text]({link}) [fine](#a-connection)") == [link]
 
 
+# --- names of files -------------------------------------------------------------------------------------
+
+PATH = re.compile(r"`((?:[\w.-]+/)*[\w.-]+\.(?:py|c|cfg|md)|(?:[\w-]+/)+)`")
+
+
+def missing_files(text: str) -> list[str]:
+    """The paths in a page that are neither in the package nor in the repository."""
+    return [path for path in PATH.findall(text) if not ((DOCS.parent / path).exists() or (ROOT / path).exists())]
+
+
+@pytest.mark.parametrize("name", ["architecture.md", "contributing.md"])
+def test_every_file_that_a_page_names_exists(name: str) -> None:
+    assert missing_files((DOCS / name).read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("path", ["peer/absent.py", "absent/", "absent.md"])
+def test_a_path_to_nothing_is_found(path: str) -> None:
+    assert missing_files(f"in `{path}`, `peer/` and `peer/peer.py`") == [path]
+
+
+def test_the_map_shows_every_package_and_module() -> None:
+    table = (DOCS / "architecture.md").read_text(encoding="utf-8").partition("## The way of a call")[0]
+    rooms = {path.name for path in DOCS.parent.glob("[!_]*.py")}
+    rooms |= {f"{path.parent.name}/" for path in DOCS.parent.glob("*/__init__.py")}
+    assert {room for room in rooms if f"`{room}" not in table} == set()
+
+
 # --- references to sections -----------------------------------------------------------------------------
 
 SECTIONS = set(re.findall(r"^#{2,3} ([A-Z](?:\.\d+)?)\.? ", PROTOCOL, re.MULTILINE))

@@ -1,1 +1,10 @@
-"""Whole text messages over one WebSocket."""
+"""Whole text messages over one WebSocket.
+
+::
+
+    base.py       the contract between the peer and a connection
+    websocket.py  the real one: sockets, the outgoing queue, the writer's role;  tls.py: the same over TLS
+    frames.py     RFC 6455 frames without input and output;  readiness.py: waiting for a socket or a wake-up
+    handshake.py  opening: address, proxy, TLS, upgrade. The only module that imports websocket-client
+    memory.py     a connection within the process, for tests
+"""
