@@ -12,6 +12,6 @@
     exit_and_fork.py  the end of the interpreter, and forked children
 
 The way of a call: ``Peer.request`` makes a ``PendingCall``.  ``Connection.start`` registers it in the ``PendingTable``
-and sends; the caller waits on the call.  The receive thread finds the reply (``Connection._on_message``), takes the call
-out of the table and wakes the caller.  Whatever ends the connection fails every call that is still in the table.
+and sends; the caller waits on the call.  The receive thread finds the reply (``Connection._on_message``), takes the
+call out of the table and wakes the caller.  Whatever ends the connection fails every call that is still in the table.
 """
