@@ -1,13 +1,13 @@
 """One WebSocket connection of a client.
 
-Order.  Messages are looked at one after another.  A short method takes effect, and its reply is queued,
-before the next message; of a long one the arguments are decoded before it, and the rest runs as a task.
-Everything that goes out passes one queue, so pushes stay before the reply of the request that made them.
+Order.  Messages are handled one after another.  A short method takes effect, and its reply is queued, before the next
+message is handled.  The arguments of a long method are decoded before the next message, and the rest runs as a task.
+Everything that is sent passes one queue, so pushes come before the reply to the request that made them.
 
-Pushes are not waited for: the client handles frames in order, which is all that is needed (protocol
-§C.1), and each wait would cost a round trip.  An error reply to one is logged.
+The backend does not wait for the reply to a push: the client handles messages in order, and that is enough (protocol
+§C.1); each wait would cost a round trip.  An error reply to a push is logged.
 
-One event loop thread; no locks.  What must be seen as one change happens between two awaits.
+There is one event loop thread and no lock.  Changes that must be seen together are made between two awaits.
 """
 
 from __future__ import annotations
@@ -39,30 +39,30 @@ logger = logging.getLogger(__name__)
 
 MAX_INCOMING_BYTES = 64 * 2**20
 
-# Protocol §A.7: what a client takes that announced nothing else, in bytes.
+# Protocol §A.7: the longest message, in bytes, to a client that has announced nothing else.
 DEFAULT_MAX_OUTGOING_BYTES = 2**20
 MAX_SIZE_HEADER = "X-Tellurio-Max-Message-Size"
 
-# Seconds for a client to take part in closing.
+# Seconds that a client has to answer the close frame.
 CLOSE_TIMEOUT = 1.0
 
-# Long-running requests of one connection at a time.
+# The most long-running requests of one connection at a time.
 MAX_RUNNING = 10_000
 
-# A client that does not read is not read from either, once this many characters wait for it.
+# While more characters than these wait for a client that does not read, nothing is read from it either.
 _FULL_CHARS = 4 * 2**20
 
-# Error replies to pushes older than the last so many are not recognised: a client may never answer any.
+# Error replies are recognised only for this many of the last pushes, because a client may never answer any.
 _MAX_UNANSWERED_PUSHES = 10_000
 
-# Buffered messages are handled without a pause; after this many, others get their turn.
+# Buffered messages are handled without a pause. After this many, other connections get their turn.
 _MESSAGES_PER_TURN = 32
 
 
 # Names of the wire's extensions that this backend knows; clients use none that the greeting does not name.
 EXTENSIONS = ("on_error", "session")
 
-# Characters of a request's id beyond which an error that cannot be sent comes without it.
+# If an error cannot be sent as it is, an id of more characters than these is left out.
 _LONG_ID = 1000
 
 
@@ -84,7 +84,7 @@ class Connection:
         self._ws = web.WebSocketResponse(timeout=CLOSE_TIMEOUT, compress=False, max_msg_size=MAX_INCOMING_BYTES)
         self._transport: asyncio.Transport | None = None
         self._loop = asyncio.get_running_loop()
-        # Of each long-running request two: its work and its heartbeats.
+        # Two for each long-running request: its work and its heartbeats.
         self._tasks: set[asyncio.Task[Any]] = set()
         self._timers: set[asyncio.TimerHandle] = set()
         self._next_id = 1
@@ -122,7 +122,7 @@ class Connection:
         try:
             await asyncio.wait_for(self._ws.close(code=1001, message=b"The backend stops."), CLOSE_TIMEOUT)
         except asyncio.TimeoutError:
-            # A client that does not read would hold up even the close frame, and the process with it.
+            # A client that does not read would delay even the close frame, and so the end of the process.
             if self._transport is not None:
                 self._transport.abort()
 
@@ -207,7 +207,7 @@ class Connection:
             self._fail(request_id, method, exc)
 
     def _start(self, request_id: Id, method: str, scope: Scope, work: Work) -> None:
-        # The task runs the work itself: wrapped, it would be left unawaited where the client leaves at once.
+        # The task runs the work itself. A wrapper would leave it unawaited if the client leaves at once.
         task = self._loop.create_task(work)
         beats = self._loop.create_task(self._beat(request_id))
         self._tasks |= {task, beats}
@@ -263,7 +263,7 @@ class Connection:
         try:
             self._post(jsonrpc.error_reply(request_id, RpcError(error.code, error.message, data)))
         except (Refused, TellurioError) as exc:
-            # The text is longer than the client takes, or the id is not JSON (NaN) or longer than that itself.
+            # The text is longer than the client takes, or the id is not JSON (NaN) or too long itself.
             usable = request_id if isinstance(request_id, (int, str)) and len(str(request_id)) < _LONG_ID else None
             short = {"exception": f"{shorten(str(error))} (The error cannot be sent in full: {exc})"}
             self._post(jsonrpc.error_reply(usable, RpcError(error.code, shorten(error.message), short)))
@@ -274,8 +274,8 @@ class Connection:
         """Send a state change, in the order of the calls.
 
         Raises:
-            Refused: it is over the largest message that this client takes.
-            LocalProtocolError: it holds what JSON has not (NaN).
+            Refused: it is longer than this client takes.
+            LocalProtocolError: it holds a value that JSON does not have (NaN).
         """
         push_id = self._take_id()
         self._post(jsonrpc.request(push_id, method, params))
@@ -297,7 +297,7 @@ class Connection:
         Raises:
             Refused: the client's error; also as :meth:`push`.
         """
-        # A client that does not read gets no more questions either; its messages would pile up here.
+        # A client that does not read is not called either; the messages to it would pile up here.
         await self._has_room.wait()
         call_id = self._take_id()
         self._post(jsonrpc.request(call_id, method, params))
@@ -342,7 +342,7 @@ class Connection:
                     self._outbox_chars -= len(text)
                 self._has_room.set()
         except ConnectionError:
-            # The receive loop learns of it too, and ends the connection.
+            # The receive loop sees the error, too, and ends the connection.
             logger.debug("! the connection broke while sending")
         finally:
             self._is_over = True
@@ -351,10 +351,9 @@ class Connection:
 
 @contextmanager
 def corked(transport: asyncio.Transport | None) -> Iterator[None]:
-    """What is written inside leaves together, as far as it fits into one segment.
+    """Context manager: what is written inside is sent together, as far as it fits into one segment.
 
-    On systems without corking the parts leave one by one: only afnio's client, whose reader may miss
-    a late greeting, notices.
+    On systems without corking the parts are sent one by one; only clients that miss a late greeting notice that.
     """
     if sys.platform.startswith("linux"):
         option = socket.TCP_CORK

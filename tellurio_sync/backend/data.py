@@ -11,16 +11,16 @@ from .refused import Refused
 Data = Any
 Number = Union[int, float]
 
-# Characters that one request may make out of those it was given, which references repeat at no cost: an end
-# before the memory's.
+# The most characters that one request may make. References can repeat what was given at no cost, so without this
+# limit a small request could use up the memory.
 MAX_CHARS = 16 * 2**20
 
 
 def normalised(data: Any) -> Data:
-    """``data`` in its normal form; the same object where nothing had to change.
+    """``data`` in its normal form; the same object if nothing has to change.
 
     Raises:
-        Refused: no data of a Variable: an object, or strings and numbers mixed in a list.
+        Refused: it cannot be the data of a Variable: an object, or strings and numbers mixed in a list.
     """
     if not isinstance(data, list):
         if data is None or isinstance(data, (str, int, float)):
@@ -87,7 +87,7 @@ def sample(data: Data, index: int) -> Data:
 
 
 def items(texts: list[str]) -> str:
-    """One ``<ITEM>`` per text, empty ones too, so that they can be counted; nothing at all where all are empty."""
+    """One ``<ITEM>`` per text, also for empty ones, so that they can be counted; nothing if all are empty."""
     return "".join(f"<ITEM>{item}</ITEM>" for item in texts) if any(texts) else ""
 
 
@@ -95,7 +95,7 @@ def per_sample(feedback: Data, size: int | None) -> list[str]:
     """Feedback on an output, as one text per sample; ``size`` is the length of the batch, None for a scalar.
 
     Raises:
-        Refused: a list of another length than the batch.
+        Refused: the list does not have the length of the batch.
     """
     if size is None:
         return [items([text(item) for item in feedback]) if isinstance(feedback, list) else text(feedback)]

@@ -1,11 +1,11 @@
 """The four methods that may run long (protocol §C).
 
-Calling one decodes its arguments at once, so that it sees the state at its place in the wire order; what
-it returns does the work.  Its own changes are made together, at its end, just before the reply: a client
-that wants a request to see them sends it after that reply.  (Waiting for each other instead would lock up
-a function of the client's that calls the backend while the backend calls it.)
+Each of these decodes its arguments when it is called, so that it sees the state at its place in the wire order, and
+returns a coroutine that does the work.  The work makes its changes together, at its end, just before the reply: a
+client that wants another request to see them sends it after that reply.  (If requests waited for each other instead, a
+function of the client that calls the backend while the backend calls it would never end.)
 
-They raise what ``methods`` raises; the work raises Refused where a function or language model fails.
+They raise what ``methods`` raises; the work raises Refused if a function or a language model fails.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Work = Coroutine[Any, Any, Result]
 
 _NULL = type(None)
 
-# Protocol §C.1: the client must be able to see its flags still set after the reply. Seconds.
+# Seconds. Protocol §C.1: after the reply the client must have time to see that its flags are still set.
 CLEAR_STEP_DELAY = 0.025
 
 
@@ -80,7 +80,7 @@ def _push_graph(scope: Scope, recorded: Step) -> None:
 
 
 def run_backward(scope: Scope, params: Params) -> Work:
-    """Go back from Variables; each gradient is pushed before the reply (protocol §G.3)."""
+    """Run a backward pass; each gradient is pushed before the reply (protocol §G.3)."""
     objects = scope.objects
     roots = wire.variables(objects, param(params, "variables", dict, list), "variables")
     scope.max_failed = _share(params.get("max_failed"))
@@ -94,7 +94,7 @@ def run_backward(scope: Scope, params: Params) -> Work:
         inputs=None if inputs is None else wire.variables(objects, inputs, "inputs"),
         retain_graph=create_graph if retain_graph is None else retain_graph,
         create_graph=create_graph,
-        # Those that the client was told of, which does not depend on `inputs`.
+        # The ids that the client has been given; they do not depend on `inputs`.
         told=[variable.variable_id for variable in backprop_variables(roots)],
     )
 
@@ -180,7 +180,7 @@ def run_step(scope: Scope, params: Params) -> Work:
 
 
 def run_optimizer_tgd(scope: Scope, params: Params) -> Work:
-    """The same for parameters, gradients and buffers that come with the request."""
+    """The same as ``run_step``, for parameters, gradients and buffers that come with the request."""
     objects = scope.objects
     parameters = wire.variables(objects, param(params, "params", list), "params")
     grads, buffers = param(params, "grads", list), param(params, "momentum_buffer_list", list)
@@ -225,7 +225,7 @@ async def _rewrite(scope: Scope, tasks: list[Task], all_ids: list[str]) -> list[
         _push_copy(scope, rewritten.before.copy)
         variable = rewritten.variable
         scope.push("update_variable", variable_id=variable.variable_id, field="data", value=variable.data)
-    # All of them: a run may go on with the parameters of an earlier one.
+    # All parameters, because a run may use the parameters of an earlier run.
     scope.watch(*(task.parameter.variable for task in tasks))
     # Protocol §C.1: every parameter of every group, also those without gradients.
     scope.push_ids_later("clear_step", all_ids, CLEAR_STEP_DELAY)

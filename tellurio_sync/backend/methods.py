@@ -1,10 +1,10 @@
-"""What a client may call, except for the four methods that may run long (protocol §C).
+"""The methods that a client may call, except for the four that may run long (protocol §C).
 
-Each takes effect at once, before the next message is looked at.  An update of the client's own is not
-pushed back to it.
+Each takes effect at once, before the next message is handled.  A change that the client has made is not pushed back
+to it.
 
-All raise MissingParam for an absent parameter, Refused for one that cannot be used, and UnknownVariable,
-UnknownNode or UnknownModel for an id of nothing known; each becomes an error reply.
+All raise MissingParam if a parameter is absent, Refused if it cannot be used, and UnknownVariable, UnknownNode or
+UnknownModel if an id is not known; each becomes an error reply.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def update_variable(scope: Scope, params: Params) -> Result:
     _set_field(scope.objects, variable, field, value)
     if field in ("data", "role"):
         scope.watch(variable)
-    # Protocol §C.2: the value goes back as it came, whatever its normal form is.
+    # Protocol §C.2: the reply gives the value as it was sent, not in its normal form.
     return {
         "message": "Variable updated successfully.",
         "variable_id": variable.variable_id,
@@ -87,7 +87,7 @@ def _set_field(objects: Objects, variable: Variable, field: str, value: Any) -> 
 
 
 def get_variable(scope: Scope, params: Params) -> Result:
-    """All fields of a Variable, and what users set under other names."""
+    """All fields of a Variable, and the attributes that users have added."""
     variable = scope.objects.variable(param(params, "variable_id"))
     return {
         **(variable.attributes or {}),
@@ -118,7 +118,7 @@ def append_grad(scope: Scope, params: Params) -> Result:
 
 
 def get_backprop_ids(scope: Scope, params: Params) -> Result:
-    """The ids of the Variables that going back from these would give a gradient."""
+    """The ids of the Variables that a backward pass from these would give a gradient."""
     roots = wire.variables(scope.objects, param(params, "variables", dict, list), "variables")
     ids = [variable.variable_id for variable in backprop_variables(roots)]
     return {"message": "Backpropagation ids retrieved successfully.", "variable_ids": ids}
@@ -128,7 +128,7 @@ def get_backprop_ids(scope: Scope, params: Params) -> Result:
 
 
 def create_model(scope: Scope, params: Params) -> Result:
-    """A language model: an OpenAI-compatible endpoint, or a function of the client's."""
+    """A language model: an OpenAI-compatible endpoint, or a function of the client."""
     class_type, provider = param(params, "class_type", str), param(params, "provider", str)
     if class_type not in _PROVIDERS.get(provider, ()):
         raise Refused(f"Unsupported language model: class {class_type!r} of provider {provider!r}.")
@@ -154,7 +154,7 @@ def set_model_singleton(scope: Scope, params: Params) -> Result:
     """Name the model of all backward passes (protocol §H.4)."""
     model = scope.objects.model(param(params, "model_id"))
     name, completion_args = param(params, "model_name", str), param(params, "completion_args", dict)
-    # A function of the client's has no names to choose from.
+    # A function of the client has no model names.
     named = {} if model.provider == "callable" else {"model": name}
     scope.objects.backward_model = BackwardModel(model, {**named, **completion_args})
     return {
@@ -189,7 +189,7 @@ def create_optimizer(scope: Scope, params: Params) -> Result:
 
 
 def add_param_group(scope: Scope, params: Params) -> Result:
-    """One more group, with the optimizer's defaults where it says nothing."""
+    """Add a group; settings that it does not give are the optimizer's defaults."""
     optimizer = scope.objects.optimizer(param(params, "optimizer_id"))
     group = {"messages": param(params, "messages", list), **param(params, "param_group", dict)}
     added = _add_group(scope.objects, optimizer, group)
@@ -206,7 +206,7 @@ def _add_group(objects: Objects, optimizer: Optimizer, group: Any) -> dict[str, 
     if len(set(parameters)) < len(parameters) or not set(parameters).isdisjoint(taken):
         raise Refused("A parameter appears more than once in the optimizer.")
     complete = {**optimizer.defaults, **group, "params": [variable.tag for variable in parameters]}
-    # Checks the settings now, where the user can still see which call was wrong.
+    # Checks the settings now, so that the call with the mistake fails, and not a later step.
     Settings(objects, complete)
     optimizer.groups.append(complete)
     return complete

@@ -1,8 +1,8 @@
 """The objects of one session: variables, graph nodes, language models, optimizers.
 
 They belong to a session (see ``sessions``), not to a connection, so that ids stay valid when a client connects again
-(protocol §C.3).  All of them are touched in the event loop's thread only; whatever has to be seen as
-one change happens between two awaits.
+(protocol §C.3).  Only the event loop's thread uses them; changes that must be seen together are made between two
+awaits.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Variable:
         obj_type: ``"__variable__"`` or ``"__parameter__"``.
         grad: gradients that arrived and were not cleared, oldest first.
         grad_fn: the node that computed it.
-        accumulator: of a leaf: the node at which its gradients arrive, made at its first use.
-        attributes: what a user set under other names; kept, without meaning here.
+        accumulator: for a leaf: the node at which its gradients arrive, made at its first use.
+        attributes: the attributes that a user has added; kept, without meaning here.
     """
 
     variable_id: str
@@ -65,11 +65,11 @@ class Variable:
 
 @dataclass(eq=False, slots=True)
 class Edge:
-    """From a node to the node that made one of its operands.
+    """An edge from a node to the node that made one of its operands.
 
     Attributes:
         target: None for an operand that needs no gradient.
-        is_open: whether feedback flows along it; an evaluator's target, for instance, gets none.
+        is_open: whether feedback flows along it; the target of an evaluator, for example, gets none.
     """
 
     target: Node | None
@@ -82,8 +82,8 @@ class Node:
     """One step of the graph.
 
     Attributes:
-        op: what it computed, with all that going backward needs; None for an accumulator, and once freed.
-        outputs: the variables it computed; of an accumulator: the leaf.
+        op: the function, with everything that its backward pass needs; None for an accumulator, and after it was freed.
+        outputs: the variables that it computed; for an accumulator: the leaf.
     """
 
     node_id: str
@@ -118,7 +118,7 @@ class BackwardModel:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A parameter before a step, and the gradients it then had."""
+    """A parameter before a step, and the gradients that it had then."""
 
     copy: Variable
     gradients: tuple[Variable, ...]
@@ -141,7 +141,7 @@ class Objects:
     """Everything that the clients of one session made. Not thread-safe: the event loop's thread only.
 
     Attributes:
-        watch: called with the uuid of a run and a parameter of it that is new, or may have another value.
+        watch: called with the uuid of a run and a parameter of it that is new, or may have a new value.
     """
 
     def __init__(self, watch: Watch | None = None) -> None:

@@ -36,7 +36,7 @@ class Settings:
 
         Raises:
             Refused: a setting of the wrong form.
-            UnknownVariable, UnknownModel: a reference to nothing known.
+            UnknownVariable, UnknownModel: a reference to an unknown id.
         """
         decoded = {name: decode(objects, group.get(name, default)) for name, default in DEFAULTS.items()}
         self._model = decoded["model_client"]
@@ -99,9 +99,9 @@ class Rewritten:
 
 
 async def step(objects: Objects, host: Host, tasks: Sequence[Task]) -> list[Rewritten]:
-    """Rewrite the parameters of ``tasks``; the models are asked at once, then all changes are made together.
+    """Rewrite the parameters of ``tasks``: all models are asked at the same time, then all changes are made together.
 
-    Where a question fails nothing was changed.  Gradients stay (protocol §I.3).
+    If a question fails, nothing is changed.  Gradients stay (protocol §I.3).
     """
     new = await map_at_once(lambda t: t.settings.improved(host, t.parameter, t.gradients, t.history), tasks)
     rewritten = []
@@ -134,7 +134,7 @@ def _checked_momentum(momentum: Any) -> int:
 
 
 def _filled(messages: Any, inputs: Any) -> tuple[dict[str, str], list[prompts.ChatMessage]]:
-    """The inputs as texts, and the user's own messages; none where the messages are the client's placeholders."""
+    """The inputs as texts, and the user's own messages; no messages if they are the client's placeholders."""
     conversation = Conversation(messages or [{"role": "user", "content": ""}], inputs or {})
     if conversation.size is not None:
         raise Refused("The messages and inputs of an optimizer must not be lists.")

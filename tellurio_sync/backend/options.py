@@ -24,13 +24,14 @@ class BackendOptions:
         port: 0 to 65535; 0 takes any free port.
         data_dir: where projects, runs and metrics are kept; None: a temporary directory, removed at exit.
         api_key: the key that clients must send; None: a new random one.
-        username: whose backend this is.
-        email: of that user; empty: ``username@localhost``.
-        namespaces: the namespaces that exist, the user's own first; empty: one with the user's name. ``*`` among
-            them: every namespace that anybody names exists.
-        lm_base_url: address of the OpenAI-compatible endpoint for models that name none; None: the
-            environment's (``OPENAI_BASE_URL``), else OpenAI itself.
-        lm_api_key: key for models that bring none; None: the environment's (``OPENAI_API_KEY``).
+        username: the user of this backend.
+        email: the address of that user; empty: ``username@localhost``.
+        namespaces: the namespaces that exist, the user's own first; empty: one with the user's name. With ``*`` among
+            them every namespace exists.
+        lm_base_url: address of the OpenAI-compatible endpoint for models that name none; None: ``OPENAI_BASE_URL``,
+        else
+            OpenAI itself.
+        lm_api_key: key for models that have none; None: ``OPENAI_API_KEY``.
         heartbeat_interval: seconds, > 0, between two heartbeats of a running request.
         session_grace: seconds, >= 0, for which the objects of a client are kept after its last connection has ended.
         ready_file: receives one JSON object once the backend serves; None: none is written.
@@ -133,7 +134,7 @@ def _seconds(text: str) -> float:
 
 
 def _text(text: str) -> str:
-    # An empty key would let everybody in who sends an empty one.
+    # With an empty key, every client that sends an empty one would be accepted.
     if not text.strip():
         raise argparse.ArgumentTypeError("must not be empty")
     return text

@@ -8,7 +8,7 @@ from ..jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, MissingParam, RpcError
 
 
 class Refused(RpcError):
-    """A request that cannot be done; its text becomes the user's exception text (protocol §B.2).
+    """A request that cannot be carried out; its text becomes the text of the user's exception (protocol §B.2).
 
     Any other exception that ends a request is a defect of the backend, and is logged with its traceback.
     """
@@ -29,7 +29,7 @@ def param(params: dict[str, Any], key: str, *kinds: type) -> Any:
 
     Raises:
         MissingParam: it is absent (protocol §B.2).
-        Refused: it is of none of ``kinds`` (any kind is fine where none is named; a bool is no integer).
+        Refused: it is of none of ``kinds`` (without ``kinds`` any kind is accepted; a bool is not an integer).
     """
     if key not in params:
         raise MissingParam(key)

@@ -1,4 +1,4 @@
-"""REST: who I am, projects, runs, metrics (protocol §J)."""
+"""The REST API: account, projects, runs, metrics (protocol §J)."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _MAX_NAME_CHARS = 200
 class Rest:
     """The REST endpoints of one backend.
 
-    What cannot be done is answered with 400 (the body), 404 (the path) or 409 (the name is taken), and a JSON
-    object whose ``detail`` says why.  The key was checked before.
+    A request that cannot be carried out is answered with 400 (the body is wrong), 404 (the path) or 409 (the name is
+    taken), and a JSON object whose ``detail`` has the reason.  The key was checked before.
     """
 
     def __init__(self, options: BackendOptions, store: Store) -> None:
@@ -31,7 +31,7 @@ class Rest:
         self._store = store
 
     def routes(self) -> list[web.RouteDef]:
-        """What to add to an application's router."""
+        """The routes, for an application's router."""
         projects = "/api/v0/{namespace}/projects/"
         project = projects + "{project}/"
         run = project + "runs/{run}/"
@@ -184,7 +184,7 @@ def error_response(status: int, detail: str) -> web.HTTPException:
 async def _body(request: web.Request) -> dict[str, Any]:
     text = await request.text()
     try:
-        # NaN is no JSON (RFC 8259 §6), and could not be given back.
+        # NaN is not JSON (RFC 8259 §6), and could not be sent back.
         body = json.loads(
             text,
             parse_float=_finite,

@@ -1,4 +1,4 @@
-"""Names for runs that were given none: an adjective, a noun, a number."""
+"""Names for runs that have no name: an adjective, a noun, a number."""
 
 from __future__ import annotations
 

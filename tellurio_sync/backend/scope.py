@@ -15,7 +15,7 @@ from .wire import Callable
 # Where more samples than these are without feedback, it is rather the model that is at fault.
 DEFAULT_MAX_FAILED = 0.5
 
-# Ids per push, so that no push outgrows the largest message a client takes.
+# Ids per push, so that no push is longer than a client takes.
 _IDS_PER_PUSH = 1000
 
 
@@ -27,7 +27,7 @@ class Client(Protocol):
         ...
 
     async def call(self, method: str, params: dict[str, Any]) -> Any:
-        """Call a method of the client and wait for its result, however long that takes."""
+        """Call a method of the client and wait for its result, without a time limit."""
         ...
 
 
@@ -45,7 +45,7 @@ class Scope:
     Attributes:
         max_failed: see ``engine.op.Host``.
         left_out: see ``engine.op.Host``.
-        late_pushes: what goes out after the reply, if that is no error.
+        late_pushes: pushes that are sent after the reply, unless it is an error.
     """
 
     def __init__(self, objects: Objects, client: Client, lm: LanguageModels, run_uuid: str = "") -> None:
@@ -61,10 +61,10 @@ class Scope:
     # --- asking ---------------------------------------------------------------------------------
 
     async def call(self, function: Callable, *args: Any, **kwargs: Any) -> Any:
-        """The result of a function of the client's.
+        """The result of a function of the client.
 
         Raises:
-            Refused: it failed there; the text is the client's.
+            Refused: it failed there; the text comes from the client.
         """
         params = {"callable_id": function.callable_id, "args": list(args), "kwargs": kwargs}
         result = await self._client.call("run_callable", params)
@@ -97,7 +97,7 @@ class Scope:
     # --- showing --------------------------------------------------------------------------------
 
     def watch(self, *variables: Variable) -> None:
-        """Show those of ``variables`` that are parameters among those of the request's run."""
+        """Show the parameters among ``variables`` as parameters of the request's run."""
         for variable in variables:
             if variable.obj_type == PARAMETER:
                 self.objects.watch(self._run_uuid, variable)
@@ -115,7 +115,7 @@ class Scope:
             self.late_pushes.append(LatePush(delay, method, params))
 
     def push_usage(self) -> None:
-        """Tell the client what its models have used since the last time."""
+        """Push the usage of the models that were asked since the last time."""
         for model in self._used:
             self.push("update_model", model_id=model.model_id, field="_usage", value=model.usage)
         self._used.clear()

@@ -40,9 +40,9 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def serve(options: BackendOptions) -> int:
-    """Run a backend until SIGTERM, SIGINT, or the end of standard input where that is asked for.
+    """Run a backend until SIGTERM, SIGINT, or (if the options say so) the end of standard input.
 
-    Blocks. To be called once, in the main thread of a process of its own.
+    Blocks. Call it once, in the main thread of a separate process.
 
     Returns:
         The process's exit code: 0 after an orderly end, 1 if the backend could not be started; the reason
@@ -122,7 +122,7 @@ class Backend:
         await self._cleanup.aclose()
 
     def address(self) -> dict[str, Any]:
-        """What a client needs to know, key included: the content of the ready file."""
+        """What a client needs to know, also the key: the content of the ready file."""
         host = self.options.host
         # A client cannot connect to "all addresses".
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
@@ -135,7 +135,7 @@ class Backend:
             "api_key": self.api_key,
             "username": self.options.username,
             "namespace": self.options.namespaces[0],
-            # Opens the pages in a browser: as secret as these are, see the package `page`.
+            # Opens the pages in a browser, so it is as secret as they are: see the package `page`.
             "page_url": f"http://{host}:{self.port}{self._page_path}",
             "pid": os.getpid(),
         }
@@ -159,7 +159,7 @@ class Backend:
                 # A browser cannot send this header; the pages ask for the key themselves.
                 return await handler(request)
             sent = request.headers.get("Authorization", "")
-            # Any bytes may come in a header; those that are no UTF-8 arrive as lone surrogates.
+            # A header may hold any bytes; bytes that are not UTF-8 arrive as lone surrogates.
             if not secrets.compare_digest(sent.encode(errors="surrogateescape"), wanted):
                 raise error_response(401, "Invalid API key.")
             return await handler(request)
@@ -186,13 +186,13 @@ class Backend:
 
 
 def _keep_in(store: Store) -> Watch:
-    """What keeps the values of parameters for the pages."""
+    """A function that stores the values of parameters for the pages."""
 
     def keep(run_uuid: str, variable: Variable) -> None:
         try:
             store.note_parameter(run_uuid, variable.variable_id, variable.role or "", text(variable.data))
         except sqlite3.Error as exc:
-            # A training goes on although it cannot be watched.
+            # The training must go on even if it cannot be watched.
             logger.warning("! the value of a parameter of run %s was not kept: %s", run_uuid, exc)
 
     return keep
@@ -224,7 +224,7 @@ def _stop_with_stdin(stopping: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
 
     def wait_for_end() -> None:
-        # os.read and not sys.stdin: its lock, held by a thread that never returns, would disturb the exit.
+        # os.read, not sys.stdin: the lock of that, held by a thread that never returns, would disturb the exit.
         with contextlib.suppress(OSError):
             while os.read(0, 4096):
                 pass
@@ -236,7 +236,7 @@ def _stop_with_stdin(stopping: asyncio.Event) -> None:
 
 
 def _write_ready_file(path: Path, address: dict[str, Any]) -> None:
-    """Write the address so that nobody sees half of it, and nobody else can read the key."""
+    """Write the address so that no reader sees half of it, and no other user can read the key."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
@@ -250,7 +250,7 @@ def _announce(backend: Backend) -> None:
     address, options = backend.address(), backend.options
     url = f"{address['http_base_url']}:{address['http_port']}"
     data = options.data_dir or "temporary"
-    # A new key must be shown somewhere; where a program reads the ready file, not on the terminal.
+    # A new key must be shown somewhere: on the terminal, unless a program reads the ready file.
     is_shown = options.api_key is None and options.ready_file is None
     key = backend.api_key if is_shown else _last_four(backend.api_key)
     print(f"tellurio-sync backend on {url} (key {key}, data {data})", flush=True)
@@ -258,5 +258,5 @@ def _announce(backend: Backend) -> None:
 
 
 def _last_four(key: str) -> str:
-    # Of a short key that would be most of it.
+    # The last four characters of a short key would be most of it.
     return f"...{key[-4:]}" if len(key) >= 12 else "..."

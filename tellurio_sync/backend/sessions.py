@@ -1,15 +1,16 @@
-"""Sessions: whose objects are whose, and when they are forgotten.
+"""Sessions: which objects belong to which client, and when they are forgotten (protocol §K.6).
 
-A client that sends ``X-Tellurio-Session`` in its handshake has a session of its own: with ``new`` a new one, whose id
-is in the greeting; with that id, at a reconnect, the same again.  What it makes (variables, models, optimizers, the
-model of backward passes) is seen in that session only, so two programs at one backend never use each other's models.
+A client that sends ``X-Tellurio-Session`` in its handshake has its own session: with ``new`` a new one, whose id is in
+the greeting; with that id, at a reconnect, the same one again.  What the client makes (variables, models, optimizers,
+the model of backward passes) is seen in that session only, so two programs at one backend never use each other's
+models.
 
-Clients without that header share one session, whatever they connect and leave, as protocol §C.3 says.
+Clients that do not send the header share one session, which is never forgotten (protocol §C.3).
 
-When the last connection of a session has ended, it is kept for a grace time, in which a reconnect finds everything
-again; then it is forgotten, with all it holds.
+When the last connection of a session has ended, the session is kept for a grace time, in which a reconnect finds
+everything again.  Then it is forgotten, with everything in it.
 
-The event loop's thread only.
+Only the event loop's thread uses this module.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ NEW = "new"
 
 @dataclass(eq=False)
 class Session:
-    """One client's stay at the backend, over all its connections.
+    """The objects of one client, over all its connections.
 
     Attributes:
-        session_id: None for the one that clients share which send no header.
+        session_id: None for the session that is shared by clients that send no header.
         connections: how many are open.
     """
 
@@ -55,9 +56,9 @@ class Sessions:
         return len(self._sessions)
 
     def join(self, header: str | None) -> Session:
-        """The session of a new connection; ``header`` is what it sent as :data:`SESSION_HEADER`, None if nothing.
+        """The session of a new connection; ``header`` is the value of its :data:`SESSION_HEADER`, None if it sent none.
 
-        An id that is not known (any more) leads to a new session: the greeting tells the client by its id.
+        For an id that is not known (any more) there is a new session; the client sees that by the id in the greeting.
         """
         session = self._sessions.get(header)
         if session is None:

@@ -1,7 +1,7 @@
 """Projects, runs, metrics and the values of parameters in SQLite.
 
-Every change is committed before its method returns, in write-ahead mode, so what a client was told of
-survives a killed process.  One process per data directory, and in it one thread: the event loop's.
+Every change is committed before its method returns, in write-ahead mode, so everything that was confirmed to a client
+survives a killed process.  One process uses a data directory, and in it one thread: the event loop's.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ CREATE TABLE IF NOT EXISTS parameters (
 );
 """
 
-# What is kept of the parameters of a run, for people to look at.
+# How much is kept of the parameters of a run, for people to look at.
 PARAMETERS_PER_RUN = 50
 VERSIONS_PER_PARAMETER = 10
 CHARS_PER_VERSION = 20_000
@@ -65,7 +65,7 @@ Row = dict[str, Any]
 
 
 class Store:
-    """The records of one data directory. Used in the thread that made it."""
+    """The records of one data directory. Only the thread that made it may use it."""
 
     def __init__(self, directory: Path) -> None:
         """Open the records in ``directory``, which is created if need be.
@@ -79,7 +79,7 @@ class Store:
             self._db = sqlite3.connect(directory / "tellurio.sqlite3", isolation_level=None)
             self._db.row_factory = sqlite3.Row
             self._db.execute("PRAGMA journal_mode = WAL")
-            # A killed process loses nothing; only a power cut may take the last moments.
+            # A killed process loses nothing; a power cut may lose the last moments.
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.execute("PRAGMA foreign_keys = ON")
             self._db.executescript(_SCHEMA)
@@ -93,7 +93,7 @@ class Store:
 
     @property
     def revision(self) -> int:
-        """A number that is another one after every change."""
+        """A number that changes with every change of the data."""
         return self._db.total_changes
 
     # --- projects -------------------------------------------------------------------------------
@@ -229,7 +229,7 @@ class Store:
         """
         if len(value) > CHARS_PER_VERSION:
             value = f"{value[:CHARS_PER_VERSION]} … ({len(value) - CHARS_PER_VERSION} more characters)"
-        # As JSON, because SQLite takes no text that holds half a surrogate pair.
+        # Stored as JSON, because SQLite does not take a text that holds half a surrogate pair.
         content = json.dumps([role, value])
         last = self._one(
             "SELECT version, content FROM parameters WHERE run_uuid = ? AND variable_id = ?"
@@ -252,7 +252,7 @@ class Store:
         )
 
     def parameters(self, run_uuid: str) -> list[list[Row]]:
-        """The parameters of a run, in the order of their begin; of each its versions, newest first."""
+        """The parameters of a run, in the order of their first values; each with its versions, newest first."""
         rows = self.read("SELECT * FROM parameters WHERE run_uuid = ? ORDER BY number", run_uuid)
         found: dict[str, list[Row]] = {}
         for row in rows:
@@ -278,7 +278,7 @@ def _lock(directory: Path) -> sqlite3.Connection:
     """Hold the directory until the connection is closed or the process ends, however it ends."""
     lock = sqlite3.connect(directory / "backend.lock", timeout=0, isolation_level=None)
     try:
-        # SQLite's locks are the operating system's, on every platform: none outlives its process.
+        # SQLite's locks are locks of the operating system on every platform: no lock outlives its process.
         lock.execute("BEGIN EXCLUSIVE")
     except sqlite3.OperationalError as exc:
         lock.close()

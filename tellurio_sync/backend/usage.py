@@ -1,4 +1,4 @@
-"""Counting tokens and money (protocol §H.3)."""
+"""Counts of tokens and money (protocol §H.3)."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _cleared(value: Any) -> Any:
 
 
 def add(usage: dict[str, Any], reported: dict[str, Any], model_name: str) -> None:
-    """Add what one call reported, and what it cost, to ``usage``. Missing or null counts are zero."""
+    """Add the reported tokens of one call, and its cost, to ``usage``. Missing or null counts are zero."""
     for key, value in zero_usage().items():
         if key == "cost":
             continue

@@ -1,8 +1,7 @@
 """References in messages (protocol §E), decoded on arrival.
 
-A Variable among the arguments becomes an :class:`Operand`: a copy of what it was when the request
-arrived.  So a request sees the state at its place in the wire order, however long it runs and whatever
-arrives meanwhile.
+A Variable among the arguments becomes an :class:`Operand`: a copy of its state when the request arrived.  So a request
+sees the state at its place in the wire order, however long it runs and whatever arrives meanwhile.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ class Operand:
 
 @dataclass(frozen=True, slots=True)
 class Callable:
-    """A function of the client's, by its id."""
+    """A function of the client, by its id."""
 
     callable_id: str
 
@@ -69,7 +68,7 @@ def variables(objects: Objects, value: Any, name: str) -> list[Variable]:
 
     Raises:
         UnknownVariable: nothing with this id is known.
-        Refused: something else than references.
+        Refused: it is not a reference or a list of references.
     """
     tags = value if isinstance(value, list) else [value]
     for tag in tags:
@@ -79,7 +78,7 @@ def variables(objects: Objects, value: Any, name: str) -> list[Variable]:
 
 
 def plain(value: Any) -> Any:
-    """The data of an operand, anything else as it is."""
+    """The data of an operand; any other value unchanged."""
     return value.data if isinstance(value, Operand) else value
 
 

@@ -2,7 +2,7 @@
 
 ::
 
-    op.py             what a function is;  concurrency.py: many questions at once
+    op.py             the interface of a function;  concurrency.py: many questions at the same time
     text_ops.py       Add, Sum, Split
     conversation.py   messages with placeholders, batches, and feedback back through them
     chat.py           ChatCompletion
@@ -10,5 +10,5 @@
     functions.py      names -> functions, binding of arguments
     graph.py          recording a forward step;  backward.py: going back
 
-Knows neither sockets nor messages: whatever it needs of the outside it asks its :class:`~.op.Host`.
+Knows neither sockets nor messages: for everything outside it asks its :class:`~.op.Host`.
 """

@@ -1,9 +1,8 @@
-"""Going back through the graph (protocol §G.3).
+"""The backward pass through the graph (protocol §G.3).
 
-A node is reached once all nodes behind it are done, so it knows every piece of feedback on its outputs.
-Feedback is never merged on the way: a leaf gets one gradient per path, and a function goes backward once
-for each piece.  Nothing is changed before everything is known: where a question fails, no gradient was
-appended and the graph is still whole.
+A node is handled after all nodes behind it, so it has every piece of feedback on its outputs.  Feedback is never merged
+on the way: a leaf gets one gradient per path, and a function goes backward once for each piece.  Nothing is changed
+before everything is known: if a question fails, no gradient has been appended and the graph is still whole.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from .concurrency import map_at_once
 from .evaluators import Evaluator
 from .op import Host, Op
 
-# A chain of diamonds doubles the paths at each step: an end before the memory's.
+# In a chain of diamonds each step doubles the number of paths; without this limit that would use up the memory.
 MAX_GRADIENTS = 10_000
 
 
@@ -30,7 +29,7 @@ class Arrived(NamedTuple):
 
 
 def backprop_variables(roots: Sequence[Variable]) -> list[Variable]:
-    """The Variables that going back from ``roots`` gives a gradient: leaves, and computed ones that retain it.
+    """The Variables that a pass from ``roots`` gives a gradient: leaves, and computed ones that retain it.
 
     Raises:
         Refused: a root has no graph.
@@ -54,18 +53,18 @@ async def backward(
     inputs: Sequence[Variable] | None = None,
     retain_graph: bool = False,
 ) -> list[Arrived]:
-    """The gradients that arrive, in the order of their arrival; appending them is the caller's.
+    """The gradients that arrive, in the order of their arrival; the caller appends them.
 
     Args:
         host: for questions.
         roots: where to start.
-        gradients: one per root, None where it is left out.
-        inputs: leaves; if given, only they get gradients, and only what leads to them is asked.
-        retain_graph: keep what going back once more would need.
+        gradients: one per root, None if it is left out.
+        inputs: leaves; if given, only they get gradients, and only the way to them is worked on.
+        retain_graph: keep what another pass would need.
 
     Raises:
-        Refused: a root without graph, a gradient left out where it is needed, inputs that are no leaves, a
-            graph that was freed, over :data:`MAX_GRADIENTS` gradients or too long ones, or no usable answer.
+        Refused: a root without graph, a missing gradient that is needed, inputs that are not leaves, a graph that was
+            freed, more than :data:`MAX_GRADIENTS` gradients or too long ones, or no usable answer.
     """
     nodes = _forward_order(_root_nodes(roots))
     wanted = _nodes_to(inputs, nodes) if inputs is not None else set(nodes)
@@ -108,7 +107,7 @@ async def backward(
 
 
 class _Budget:
-    """What one pass may still make."""
+    """How much one pass may still make."""
 
     def __init__(self) -> None:
         self._paths = self._chars = 0
@@ -139,7 +138,7 @@ async def _through(
 
 
 def _ops(nodes: Iterable[Node]) -> dict[Node, Op]:
-    # Held from the start: another pass may free the graph while this one waits for a model.
+    # Taken at the start, because another pass may free the graph while this one waits for a model.
     ops = {}
     for node in nodes:
         if node.op is None:

@@ -1,4 +1,4 @@
-"""Many questions at once, but not too many."""
+"""Many questions at the same time, but not too many."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from .samples import feedback_left_out, gather
 
 
 class _Place(NamedTuple):
-    """Where an operand stands; ``only`` is the one sample that sees it, None if all do."""
+    """The place of an operand; ``only`` is the one sample that uses it, None if all do."""
 
     operand: Operand
     only: int | None
@@ -37,10 +37,10 @@ class Conversation:
     """
 
     def __init__(self, messages: Any, inputs: Any, beside: Sequence[Data] = ()) -> None:
-        """Check ``messages`` and ``inputs``, decoded, of protocol §G; ``beside`` is data that goes with them.
+        """Check ``messages`` and ``inputs`` (protocol §G), which are decoded; ``beside`` is data of the same batch.
 
         Raises:
-            Refused: another form, or lists of different lengths.
+            Refused: they have another form, or lists of different lengths.
         """
         self._turns = _turns(messages)
         self._inputs = _checked_inputs(inputs)
@@ -78,8 +78,8 @@ class Conversation:
     def messages(self, index: int, extra: Mapping[str, str] | None = None) -> list[ChatMessage]:
         """The messages of one sample with their placeholders filled from its inputs and ``extra``.
 
-        ``{name}`` is replaced where there is an input of this name; other braces, and doubled ones, stay.
-        The parts of a message stand on lines of their own.
+        ``{name}`` is replaced if there is an input of this name; other braces, and doubled ones, stay.
+        Each part of a message begins on a new line.
         """
         values = {**self.inputs(index), **(extra or {})}
         return [
@@ -184,7 +184,7 @@ def batch_size(values: Iterable[Any]) -> int | None:
 def fill(template: str, values: Mapping[str, str]) -> str:
     """``template`` with each ``{name}`` of ``values`` replaced; ``{{name}}`` stays as it is.
 
-    In one pass: what was filled in is not searched again.
+    This is done in one pass: the inserted texts are not searched again.
 
     Raises:
         Refused: the result is too long.

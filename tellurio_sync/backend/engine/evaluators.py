@@ -89,7 +89,7 @@ class Evaluator(Op):
         return self.prediction.data if self.size is None else sample(self.prediction.data, index)
 
     def target_of(self, index: int) -> Data:
-        """The target in one sample; of a single sample the whole target, be it a list or not."""
+        """The target in one sample; for a single sample the whole target, even if it is a list."""
         return self.target if self.size is None else sample(self.target, index)
 
     async def forward(self, host: Host) -> list[Output]:
@@ -155,7 +155,7 @@ class Evaluator(Op):
         return bool(await host.call(self._success_fn, [one.score for one in self.judged]))
 
     def feedback_from_behind(self, gradients: Sequence[Data]) -> list[str]:
-        """Per sample, what came back to score and explanation."""
+        """The feedback on score and explanation, one text per sample."""
         columns = [per_sample(gradient, self.size) for gradient in gradients if gradient is not None]
         return ["\n".join(filter(None, row)) for row in zip(*columns)]
 
@@ -175,7 +175,7 @@ class Evaluator(Op):
 
 
 class DeterministicEvaluator(Evaluator):
-    """Scores by a function of the client's, called once per sample with plain data."""
+    """Scores by a function of the client, which is called once per sample with plain data."""
 
     def __init__(
         self,
@@ -255,10 +255,10 @@ def reduced_explanation(purpose: str, reduction: str, score: Data) -> str:
 
 
 def number(value: Any, function: str) -> Number:
-    """``value`` as it is, if it is a number or a bool.
+    """``value``, if it is a number or a bool.
 
     Raises:
-        Refused: it is not; the text names the client's ``function`` that gave it.
+        Refused: it is not; the text names the ``function`` of the client that returned it.
     """
     if not isinstance(value, (int, float)):
         raise Refused(f"`{function}` must return a number, not {type(value).__name__}.")

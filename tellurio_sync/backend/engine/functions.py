@@ -25,8 +25,8 @@ def bind(objects: Objects, name: str, args: list[Any], kwargs: dict[str, Any]) -
     """The function ``name`` with its arguments, decoded as they are now (protocol §G).
 
     Raises:
-        Refused: no such function, or arguments it does not take.
-        UnknownVariable, UnknownModel: a reference to nothing known.
+        Refused: there is no such function, or it does not take these arguments.
+        UnknownVariable, UnknownModel: a reference to an unknown id.
     """
     op = FUNCTIONS.get(name)
     if op is None:

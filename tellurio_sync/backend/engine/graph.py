@@ -10,7 +10,7 @@ from .op import Op, Output
 
 
 class Step(NamedTuple):
-    """What was recorded: the outputs, and the nodes that are new."""
+    """A recorded step: the outputs, and the new nodes."""
 
     outputs: list[Variable]
     new_nodes: list[Node]

@@ -25,7 +25,7 @@ _RESERVED = ("prediction", "target")
 class LMJudgeEvaluator(Evaluator):
     """Scores by a language model, which must answer one JSON object with ``score`` and ``explanation``.
 
-    In evaluation mode feedback goes to the prediction; else to the messages and inputs of the judge.
+    In evaluation mode the prediction gets feedback; otherwise the messages and inputs of the judge do.
     """
 
     def __init__(

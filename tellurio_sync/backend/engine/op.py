@@ -1,4 +1,4 @@
-"""What a function of the graph is."""
+"""The interface of a function of the graph, and of the request that it works for."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Host(Protocol):
     left_out: list[LeftOut]
 
     async def call(self, function: Callable, *args: Any) -> Any:
-        """The result of a function of the client's, called with plain JSON values."""
+        """The result of a function of the client, called with plain JSON values."""
         ...
 
     async def ask(self, question: Question) -> Answer:
@@ -42,10 +42,10 @@ class Output(NamedTuple):
 class Op(ABC):
     """One application of a function: built from its arguments, run forward once, and backward any number of times.
 
-    The object is what going backward needs; dropping it frees that.
+    The object holds everything that the backward pass needs; to drop the object frees it.
 
     Attributes:
-        returns_list: whether the client expects a list of outputs, even of one.
+        returns_list: whether the client expects a list of outputs, even if there is one output.
         operands: the Variables among the arguments, in order, nested ones flattened (protocol §G.1).
     """
 
@@ -71,7 +71,7 @@ class Op(ABC):
 
         Args:
             host: for questions.
-            gradients: one per output; None where none came. ``""`` is feedback without content.
+            gradients: one per output; None if none came. ``""`` is feedback without content.
             wanted: per operand, whether its feedback will be used.
 
         Returns:

@@ -50,7 +50,7 @@ class Sum(Op):
 
 
 class Split(Op):
-    """The parts of a text; of a list of texts: output i holds the i-th part of each, ``""`` where there is none."""
+    """The parts of a text; for a list of texts output i holds the i-th part of each, ``""`` if there is none."""
 
     returns_list = True
 
@@ -102,7 +102,7 @@ class Split(Op):
 
 
 def _check_parts(width: int, rows: int) -> None:
-    # Each part is a Variable that stays, and short rows are filled up.
+    # Each part becomes a Variable that stays in memory, and short rows are filled up.
     if width > MAX_PARTS or width * rows > MAX_CHARS:
         raise Refused(f"Split gives too many parts: {width} of {rows} texts; {MAX_PARTS} is the limit.")
 
@@ -119,7 +119,7 @@ def _shared(role: str, gradient: Data) -> Data:
 
 
 def _all_items(gradients: Sequence[Data]) -> str:
-    # Not data.items(): here the empty items tell which part the feedback is for, even where all are empty.
+    # Not data.items(): here the empty items show which part the feedback is for, even if all are empty.
     return "".join(f"<ITEM>{_flat(gradient)}</ITEM>" for gradient in gradients)
 
 
