@@ -78,30 +78,21 @@ class Call:
         self.is_begun = True
         return self._admission.request_many(requests, self._on_reply)
 
-    def _on_reply(self) -> None:
-        self._link.registries.settle_call(self)
+    def tell(self, changes: Sequence[Change]) -> None:
+        """Tell the server of these changes, in one round trip, and apply those here that it accepts.
 
-
-def tell(link: SessionLink, changes: Sequence[Change]) -> None:
-    """Send these changes to the server, in one round trip, and apply here the ones that it accepts.
-
-    If the connection is lost meanwhile, none is applied.
-
-    Raises:
-        RemoteError: the server refused one of them; the first such error.
-        TellurioError: as ``TellurioWebSocketClient.call``.
-    """
-    for change in changes:
-        change.wait_until_made()
-    with Call(link, changes=[change.variable for change in changes]) as call:
+        Raises:
+            RemoteError: the server refused one of them; the first such error.
+            TellurioError: as ``TellurioWebSocketClient.call``; then none is applied.
+        """
         if len(changes) == 1:
             (change,) = changes
             params = change.params()
-            check_echo(UPDATE, call.request(UPDATE, params), params)
+            check_echo(UPDATE, self.request(UPDATE, params), params)
             change.apply()
             return
         sent = [change.params() for change in changes]
-        outcomes = call.request_many([(UPDATE, params) for params in sent])
+        outcomes = self.request_many([(UPDATE, params) for params in sent])
         errors = [error_in(outcome, params) for outcome, params in zip(outcomes, sent)]
         for error in errors:
             if error is not None and not isinstance(error, RemoteError):
@@ -112,3 +103,18 @@ def tell(link: SessionLink, changes: Sequence[Change]) -> None:
         for error in errors:
             if error is not None:
                 raise error
+
+    def leave_to_restore(self) -> None:
+        """It was cut off, and does not fail by that: the restore sees to the server. See ``Registries``."""
+        self._link.registries.leave_to_restore(self)
+
+    def _on_reply(self) -> None:
+        self._link.registries.settle_call(self)
+
+
+def tell(link: SessionLink, changes: Sequence[Change]) -> None:
+    """A call that tells the server of these changes: see ``Call.tell``. Where it is cut off, none is applied here."""
+    for change in changes:
+        change.wait_until_made()
+    with Call(link, changes=[change.variable for change in changes]) as call:
+        call.tell(changes)

@@ -30,7 +30,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable
 from types import MethodType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 from weakref import WeakSet, WeakValueDictionary
 
 from ..errors import ConnectionLost, PendingTimeout, RemoteError, UnknownVariable
@@ -111,6 +111,16 @@ class _Waiter:
         self.make_error: Callable[[], Exception] | None = None
 
 
+class Held(NamedTuple):
+    """What one session holds, for a restore."""
+
+    variables: tuple[Variable, ...]
+    models: tuple[ChatCompletionModel, ...]
+    optimizers: tuple[Optimizer, ...]
+    backward_model: BackwardModel | None
+    unsure: frozenset[Any]
+
+
 class Registries:
     """The objects of one session.
 
@@ -138,8 +148,9 @@ class Registries:
         self._holding = PushedObjects()
         self._changing: dict[int, Call] = {}
         self._undo: list[tuple[Variable, Callable[[], None]]] = []
-        self.unsure: WeakSet[Any] = WeakSet()
-        """Objects that the server may hold otherwise than they are here: a call that changes them was not answered."""
+        self._unsure: WeakSet[Any] = WeakSet()
+        self.is_restore_due = False
+        """Whether the next call must wait for a restore, although the connection is the one that was restored."""
 
     def renew_after_fork(self) -> None:
         """In a forked child: all objects here are copies, and at the first use they become copies on the server, too.
@@ -158,9 +169,9 @@ class Registries:
         self._waiters.clear()
         self.fail_pending(lambda: ConnectionLost("this process was forked", who="local"))
         for table in (self.variables, self.models, self.optimizers):
-            self.unsure.update(table.snapshot().values())
+            self.mark_unsure(table.snapshot().values())
         if self.backward_model is not None:
-            self.unsure.add(self.backward_model)
+            self.mark_unsure([self.backward_model])
 
     # --- pushes and the calls that cause them ----------------------------------------------------
 
@@ -186,18 +197,72 @@ class Registries:
             self._changing.pop(ticket, None)
             if call.changes and not call.is_answered:
                 if isinstance(exc, ConnectionLost):
-                    for variable, undo in reversed(self._undo):
-                        if id(variable) in call.ids:
-                            undo()
+                    self._take_back_locked(call)
                 still = {address for other in self._changing.values() for address in other.ids}
                 self._undo = [(variable, undo) for variable, undo in self._undo if id(variable) in still]
             # An exception without `was_sent` is Ctrl-C, or an error in the handling of the reply.
             is_refusal = isinstance(exc, RemoteError)
             if exc is not None and not is_refusal and call.is_begun and getattr(exc, "was_sent", True):
-                self.unsure.update(call.changes)
+                self._unsure.update(call.changes)
             released = self._holding.end_call(ticket)
         # Dropped here, without the lock, because this may run finalisers of the user.
         del released
+
+    def leave_to_restore(self, call: Call) -> None:
+        """Take back what was pushed for this call, which was cut off, and mark all that it changes as unsure.
+
+        For a call that does not fail by that. To be called before it ends: then no restore has begun, so the next one
+        sees the marks, and whatever the caller changes here before it ends the call.
+        """
+        with self.lock:
+            self._take_back_locked(call)
+            self._unsure.update(call.changes)
+
+    def _take_back_locked(self, call: Call) -> None:
+        for variable, undo in reversed(self._undo):
+            if id(variable) in call.ids:
+                undo()
+
+    # --- what a restore has to see to ------------------------------------------------------------
+
+    @property
+    def unsure(self) -> frozenset[Any]:
+        """Objects that the server may hold otherwise than they are here: a call that changes them was not answered."""
+        with self.lock:
+            return frozenset(self._unsure)
+
+    def mark_unsure(self, objects: Iterable[Any], *, at_once: bool = False) -> None:
+        """The next restore makes these anew on the server, as they are here.
+
+        Args:
+            objects: Variables, models, optimizers, the backward model.
+            at_once: let no call begin before that. For what was changed here while no call was under way: the restore
+                on this connection may be over, or may have looked at them already.
+        """
+        with self.lock:
+            self._unsure.update(objects)
+            if at_once:
+                self.is_restore_due = True
+
+    def begin_restore(self) -> Held:
+        """All that a restore has to look at, as it is now. What is marked later is left to the next restore."""
+        with self.lock:
+            self.is_restore_due = False
+            return Held(
+                tuple(self.variables.snapshot().values()),
+                tuple(self.models.snapshot().values()),
+                tuple(self.optimizers.snapshot().values()),
+                self.backward_model,
+                frozenset(self._unsure),
+            )
+
+    def end_restore(self, objects: Iterable[Any]) -> None:
+        """The server holds these as they are here."""
+        with self.lock:
+            for item in objects:
+                self._unsure.discard(item)
+
+    # --- pushes -----------------------------------------------------------------------------------
 
     def note_push(self, variable: Variable, undo: Callable[[], None]) -> None:
         """Note how a pushed change can be taken back. The caller holds the lock."""

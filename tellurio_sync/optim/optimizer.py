@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Union
 from ..errors import ClosedByUser, ConnectionLost, RemoteProtocolError, UsageError
 from ..model.batch.block import batch
 from ..model.batch.changes import Change
-from ..model.call import Call, tell
+from ..model.call import Call
 from ..model.language import ChatCompletionModel
 from ..model.reply_checks import check_message, id_member, json_form, member
 from ..model.session_link import SessionLink
@@ -121,7 +121,8 @@ class Optimizer:
             # Each group is a call. The step has not happened, so what earlier groups did has not happened either.
             for parameter, data in before:
                 parameter._set_local("_data", data)
-                self._link.registries.unsure.add(parameter)
+            # No call is under way any more: a restore may already have found them as they were.
+            self._link.registries.mark_unsure((parameter for parameter, _ in before), at_once=True)
             raise
 
     def _step_here(self) -> None:
@@ -134,26 +135,27 @@ class Optimizer:
         It does not fail where the connection is lost meanwhile: the gradients are gone here, and the restore sees to
         it that they are gone there.  So a loop that tries its batch again never repeats a step that was made.
         """
-        try:
-            self._clear_grad_there()
-        except ClosedByUser:
-            raise
-        except ConnectionLost as lost:
-            log.debug("clear_grad: left to the restore: %s", lost)
-            parameters = self._parameters()
-            self._link.registries.unsure.update(parameters)
-            _clear_grads(parameters)
-
-    def _clear_grad_there(self) -> None:
         parameters = self._parameters()
+        wait_until_made(parameters)
         with Call(self._link, changes=[self, *parameters]) as call:
             self._check_not_lost()
-            if self._is_on_server:
-                result = call.request("clear_grad", {"optimizer_id": self.optimizer_id})
-                check_message("clear_grad", result, _CLEAR_DONE)
-                _clear_grads(parameters)
-                return
-        tell(self._link, [Change(parameter, "_grad", [], apply=parameter._grad.clear) for parameter in parameters])
+            try:
+                self._clear_grad_there(call, parameters)
+            except ClosedByUser:
+                raise
+            except ConnectionLost as lost:
+                call.leave_to_restore()
+                log.debug("clear_grad: left to the restore: %s", lost)
+            # Before the call ends: a restore that began earlier would take what is here for what is to be there.
+            for parameter in parameters:
+                parameter._grad.clear()
+
+    def _clear_grad_there(self, call: Call, parameters: list[Variable]) -> None:
+        if self._is_on_server:
+            result = call.request("clear_grad", {"optimizer_id": self.optimizer_id})
+            check_message("clear_grad", result, _CLEAR_DONE)
+        else:
+            call.tell([Change(parameter, "_grad", [], apply=parameter._grad.clear) for parameter in parameters])
 
     # --- groups ----------------------------------------------------------------------------------
 
@@ -259,11 +261,6 @@ class Optimizer:
     def __repr__(self) -> str:
         counts = ", ".join(str(len(group["params"])) for group in self.param_groups)
         return f"{type(self).__name__}(parameters per group: {counts})"
-
-
-def _clear_grads(parameters: list[Variable]) -> None:
-    for parameter in parameters:
-        parameter._grad.clear()
 
 
 def _as_groups(params: Params) -> tuple[list[ParamGroup], bool]:

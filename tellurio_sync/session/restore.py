@@ -102,41 +102,36 @@ class _Restore:
         self._link = link
         self._call_many = call_many
         self._registries: Registries = link.registries
-        with self._registries.lock:
-            variables = list(self._registries.variables.snapshot().values())
-            self._models = list(self._registries.models.snapshot().values())
-            self._optimizers = list(self._registries.optimizers.snapshot().values())
-            self._unsure = set(self._registries.unsure)
-        self._computed = [variable for variable in variables if _is_computed(variable)]
-        self._leaves = list(_with_gradients(variable for variable in variables if not _is_computed(variable)))
+        self._held = held = self._registries.begin_restore()
+        self._computed = [variable for variable in held.variables if _is_computed(variable)]
+        self._leaves = list(_with_gradients(variable for variable in held.variables if not _is_computed(variable)))
         self._renewed: list[Any] = []
         self._lost: list[Any] = []
 
     def run(self, session_id: str) -> Restored:
         known, is_remembered = self._ask()
         leaves = [leaf for leaf in self._leaves if leaf not in known]
-        models = [model for model in self._models if not is_remembered or self._must_renew(model)]
+        models = [model for model in self._held.models if not is_remembered or self._must_renew(model)]
         new: set[Any] = {*leaves, *models}
         optimizers = [
             optimizer
-            for optimizer in self._optimizers
+            for optimizer in self._held.optimizers
             if not is_remembered or self._must_renew(optimizer) or not new.isdisjoint(optimizer._uses())
         ]
-        backward_model = self._registries.backward_model
+        backward_model = self._held.backward_model
         if backward_model is not None and is_remembered:
-            is_changed = backward_model in self._unsure or backward_model.client in new
+            is_changed = backward_model in self._held.unsure or backward_model.client in new
             backward_model = backward_model if is_changed else None
         todo = {*new, *optimizers, *([backward_model] if backward_model else [])}
         # If the connection is lost on the way, the next attempt knows what this one has left undone.
-        self._registries.unsure.update(todo)
+        self._registries.mark_unsure(todo)
         self._lose_computed(new, is_remembered)
         self._renew_models(models)
         self._renew_leaves(leaves)
         self._renew_optimizers(optimizers)
         if backward_model is not None:
             self._set(backward_model)
-        for item in (*todo, *self._computed):
-            self._registries.unsure.discard(item)
+        self._registries.end_restore([*todo, *self._computed])
         return Restored(session_id, len(known), tuple(self._renewed), tuple(self._lost))
 
     # --- asking ----------------------------------------------------------------------------------
@@ -150,7 +145,7 @@ class _Restore:
         return known, bool(asked) and not any(isinstance(answer, TellurioError) for answer in answers)
 
     def _must_renew(self, item: Any) -> bool:
-        return item in self._unsure or item._lost is not None
+        return item in self._held.unsure or item._lost is not None
 
     def _lose_computed(self, new: set[Any], is_remembered: bool) -> None:
         gone = {*new, *(variable for variable in self._computed if self._must_renew(variable))}

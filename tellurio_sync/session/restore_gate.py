@@ -135,7 +135,7 @@ class RestoreGate:
     def _enter(self, client: TellurioWebSocketClient, deadline: Deadline | None) -> Admission | None:
         with self._lock:
             connection = self._connection
-            if connection is None or connection.ending is not None:
+            if connection is None or connection.ending is not None or self._link.registries.is_restore_due:
                 return None
             admission = Admission(self, client, connection, deadline)
             self._inside.add(admission)
@@ -187,7 +187,8 @@ class RestoreGate:
         if not self._restore_lock.acquire(timeout=timeout):
             raise CallTimeout(method="restore", waited_s=timeout, was_sent=False)
         try:
-            if self._connection is connection or connection.ending is not None:
+            is_done = self._connection is connection and not self._link.registries.is_restore_due
+            if is_done or connection.ending is not None:
                 return
             self._shut()
             restored = restore(self._link, lambda requests: self._call_many(client, connection, requests), session_id)

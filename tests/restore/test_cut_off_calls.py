@@ -189,3 +189,77 @@ class TestACutOffCallHasNotHappened:
         link.registries.fail_pending(lose)
         thread.join(FAILSAFE)
         assert read == ["new"]
+
+
+class Watched:
+    """Something with parameters, gradients and an optimizer, whose next call is cut off; and what a restore would see.
+
+    As soon as a call has ended, a restore may begin, and be over before the thread goes on that made the call.
+    """
+
+    def __init__(self, link: FakeLink, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.link = link
+        self.parameter, self.other = Parameter("p"), Parameter("q")
+        model = CallableModel(lambda messages: "")
+        self.optimizer = TGD([self.parameter, self.other], model)
+        self.grouped = TGD([{"params": [self.parameter]}, {"params": [self.other]}], model)
+        self.grouped.load_state_dict(self.grouped.state_dict(), model)
+        self.computed = computed(link, self.parameter)
+        self.parameter.append_grad(Variable("g"))
+        self.seen: list[Any] = []
+        monkeypatch.setattr(link, "leave", lambda: self.seen.append(self.state()))
+
+    def state(self) -> Any:
+        held = [(v, v._data, v.role, v.requires_grad, list(v._grad)) for v in (self.parameter, self.other)]
+        return held, self.link.registries.unsure
+
+
+CUT_OFF = {
+    "clear_grad": lambda w: w.optimizer.clear_grad(),
+    "clear_grad that sends everything": lambda w: w.grouped.clear_grad(),
+    "step": lambda w: w.optimizer.step(),
+    "backward": lambda w: w.computed.backward(),
+    "append_grad": lambda w: w.parameter.append_grad(Variable("g")),
+    "an attribute": lambda w: setattr(w.parameter, "role", "r"),
+    "several attributes": lambda w: w.parameter.copy_(w.other),
+    "a function": lambda w: w.parameter + w.other,
+}
+
+
+@pytest.mark.parametrize("was_sent", [True, False])
+@pytest.mark.parametrize("name", CUT_OFF)
+def test_when_a_cut_off_call_ends_all_is_as_the_restore_must_find_it(
+    link: FakeLink, monkeypatch: pytest.MonkeyPatch, name: str, was_sent: bool
+) -> None:
+    """Whatever is changed here, or marked, later than that may be missed by it, and no other will come."""
+    watched = Watched(link, monkeypatch)
+
+    def cut(params: Any) -> Any:
+        raise ConnectionLost("over", was_sent=was_sent)
+
+    for method in ("clear_grad", "update_variable", "run_step", "run_backward", "run_function", "append_grad"):
+        link.answers[method] = cut
+    watched.seen.clear()
+    try:
+        CUT_OFF[name](watched)
+    except ConnectionLost:
+        assert not name.startswith("clear_grad")
+    assert watched.seen[-1] == watched.state()
+    assert not link.registries.is_restore_due
+
+
+def test_what_is_put_back_after_its_calls_is_restored_before_the_next_one(link: FakeLink) -> None:
+    """A step of two groups: the first call has ended when the second is cut off, so a restore may have come between."""
+    first, second = Parameter("first"), Parameter("second")
+    optimizer = TGD([{"params": [first]}, {"params": [second]}], CallableModel(lambda messages: ""))
+    optimizer.param_groups[0]["momentum"] = 1
+
+    def cut(params: Any) -> Any:
+        raise ConnectionLost("over", was_sent=False)
+
+    link.answers["run_optimizer_tgd"] = cut
+    with pytest.raises(ConnectionLost):
+        optimizer.step()
+    assert link.registries.is_restore_due
+    assert {first, second} <= set(link.registries.begin_restore().unsure)
+    assert not link.registries.is_restore_due

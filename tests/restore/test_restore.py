@@ -130,7 +130,7 @@ class TestRestore:
         elsewhere = TGD([Parameter("q")], optimizer.param_groups[0]["model_client"])
         former = parameter.variable_id
         server.variables[former]["data"] = "what the cut-off step did"
-        server.link.registries.unsure.add(parameter)
+        server.link.registries.mark_unsure([parameter])
         report = server.restore()
         assert set(report.renewed) == {parameter, optimizer}
         assert server.variables[parameter.variable_id]["data"] == "p"
@@ -168,8 +168,10 @@ class TestRestore:
         "doubt",
         [
             pytest.param(lambda server, leaf, result: server.forget(), id="forgotten"),
-            pytest.param(lambda server, leaf, result: server.link.registries.unsure.add(leaf), id="leaf in doubt"),
-            pytest.param(lambda server, leaf, result: server.link.registries.unsure.add(result), id="itself in doubt"),
+            pytest.param(lambda server, leaf, result: server.link.registries.mark_unsure([leaf]), id="leaf in doubt"),
+            pytest.param(
+                lambda server, leaf, result: server.link.registries.mark_unsure([result]), id="itself in doubt"
+            ),
         ],
     )
     def test_a_computed_variable_whose_graph_is_gone_says_so(self, server: Server, doubt: Callable[..., None]) -> None:
@@ -191,7 +193,7 @@ class TestRestore:
     def test_a_computed_variable_with_another_leaf_stays(self, server: Server) -> None:
         doubtful, sound = Parameter("p"), Parameter("q")
         result = computed(server.link, sound)
-        server.link.registries.unsure.add(doubtful)
+        server.link.registries.mark_unsure([doubtful])
         assert server.restore().lost == ()
         result.backward()
 

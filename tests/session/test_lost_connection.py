@@ -12,6 +12,7 @@ import tellurio_sync as te
 from tellurio_sync.errors import CallTimeout, ClosedByUser, ConnectionLost, NotConnected
 from tellurio_sync.session import restore_gate
 from tellurio_sync.session.restore import Restored
+from tellurio_sync.session.restore_gate import Admission
 
 from ..backend.conftest import RunningBackend
 from ..backend_process import Cable
@@ -66,7 +67,7 @@ class TestALostConnection:
             with session.use(), session.init(None, "Wait"):
                 variable = te.Variable("a")
                 former = variable.variable_id
-                session.registries.unsure.add(variable)
+                session.registries.mark_unsure([variable])
                 monkeypatch.setattr(restore_gate, "restore", held_up)
                 cable.cut()
                 assert begun.wait(FAILSAFE)
@@ -151,4 +152,86 @@ class TestALostConnection:
                     variable.data = "b"
                 with pytest.raises(NotConnected):
                     variable.data = "b"
+            session.close()
+
+
+class LeavesLate:
+    """Lets a thread that ends a cut-off call go on only when the restore is over."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, cable: Cable) -> None:
+        self.restored = threading.Event()
+        self._cable = cable
+        self._patch = monkeypatch
+        self._thread = threading.get_ident()
+
+    def cut_off(self, method: str, number: int = 1) -> None:
+        """Of the next requests of this method, the one with this number finds the connection lost, and was not sent."""
+        request, leave = Admission.request, Admission.leave
+        requests: list[str] = []
+        cut: list[Admission] = []
+
+        def lose(admission: Admission, name: str, *arguments: Any) -> Any:
+            if name == method:
+                requests.append(name)
+            if name != method or len(requests) != number:
+                return request(admission, name, *arguments)
+            cut.append(admission)
+            self.restored.clear()
+            self._cable.cut()
+            raise ConnectionLost("over", was_sent=False)
+
+        def leave_late(admission: Admission) -> None:
+            leave(admission)
+            if admission in cut:
+                assert self.restored.wait(FAILSAFE)
+
+        self._patch.setattr(Admission, "request", lose)
+        self._patch.setattr(Admission, "leave", leave_late)
+
+
+def gradients_there(session: te.Session, variable: te.Variable) -> int:
+    return len(session.request("get_variable", {"variable_id": variable.variable_id})["grad"])
+
+
+class TestARestoreThatIsOverBeforeTheCutOffCallGoesOn:
+    def test_clear_grad_has_cleared_the_gradients_on_the_server_too(
+        self, make_session: MakeSession, backend: RunningBackend, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with Cable(backend.port) as cable:
+            late = LeavesLate(monkeypatch, cable)
+            session = make_session(ws_port=cable.port, on_restored=lambda report: late.restored.set())
+            session.login(KEY)
+            with session.use(), session.init(None, "Clear"):
+                parameter = te.Parameter("p")
+                optimizer = te.TGD([parameter], te.CallableModel(lambda messages, **_: "new"))
+                parameter.append_grad(te.Variable("g"))
+                late.cut_off("clear_grad")
+                optimizer.clear_grad()
+                assert (len(parameter.grad), gradients_there(session, parameter)) == (0, 0)
+            session.close()
+
+    def test_a_step_of_two_groups_has_not_happened_on_the_server_either(
+        self, make_session: MakeSession, backend: RunningBackend, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with Cable(backend.port) as cable:
+            late = LeavesLate(monkeypatch, cable)
+            session = make_session(ws_port=cable.port, on_restored=lambda report: late.restored.set())
+            session.login(KEY)
+            with session.use(), session.init(None, "Step"):
+                first, second = te.Parameter("first"), te.Parameter("second")
+                model = te.CallableModel(lambda messages, **_: "<IMPROVED>new</IMPROVED>")
+                optimizer = te.TGD([{"params": [first]}, {"params": [second]}], model)
+                optimizer.load_state_dict(optimizer.state_dict(), model)
+                for parameter in (first, second):
+                    parameter.append_grad(te.Variable("g"))
+                late.cut_off("run_optimizer_tgd", 2)
+                with pytest.raises(ConnectionLost):
+                    optimizer.step()
+                assert (first.data, second.data) == ("first", "second")
+                te.Variable("the next call")  # which gives the parameters new ids
+                there = [
+                    session.request("get_variable", {"variable_id": parameter.variable_id})["data"]
+                    for parameter in (first, second)
+                ]
+                assert there == ["first", "second"]
             session.close()

@@ -124,9 +124,7 @@ class QueuedChange:
         """Take the change back because of this error; note if it is unknown whether the server has applied it."""
         self.take_back()
         if _leaves_doubt(error):
-            registries = self.change.variable._session_link().registries
-            with registries.lock:
-                registries.unsure.add(self.change.variable)
+            self.change.variable._session_link().registries.mark_unsure([self.change.variable])
 
     def take_back(self) -> None:
         """Undo the change here: the server does not have it."""
