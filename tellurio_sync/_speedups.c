@@ -28,7 +28,6 @@
 typedef struct {
     PyTypeObject *semaphore_type;
     PyTypeObject *receiver_type;
-    PyObject *jsonrpc, *result, *id; /* members of a reply */
 } State;
 
 /* --- Semaphore ------------------------------------------------------------------------------------- */
@@ -456,45 +455,11 @@ static PyObject *split_texts(PyObject *Py_UNUSED(module), PyObject *const *args,
     return PyLong_FromSsize_t(position);
 }
 
-/* --- replies: JSON-RPC 2.0 §5 ------------------------------------------------------------------------ */
-
-/* Take out of `calls` what stands there for the id of `value`, a well-formed reply with a result; None otherwise. All in
-   one step: keys of these types are compared without running Python code. */
-static PyObject *take_answered(PyObject *module, PyObject *const *args, Py_ssize_t count)
-{
-    State *state = PyModule_GetState(module);
-    if (count != 2 || !PyDict_CheckExact(args[0])) {
-        PyErr_SetString(PyExc_TypeError, "take_answered(calls, value) with a dict of calls");
-        return NULL;
-    }
-    PyObject *calls = args[0], *value = args[1];
-    if (!PyDict_CheckExact(value) || PyDict_Size(value) != 3)
-        Py_RETURN_NONE;
-    PyObject *version = PyDict_GetItemWithError(value, state->jsonrpc);
-    if (version == NULL || !PyUnicode_CheckExact(version) || PyUnicode_CompareWithASCIIString(version, "2.0") != 0)
-        goto none;
-    PyObject *id = PyDict_GetItemWithError(value, state->id);
-    if (id == NULL || !PyUnicode_CheckExact(id) || PyDict_GetItemWithError(value, state->result) == NULL)
-        goto none;
-    PyObject *call = PyDict_GetItemWithError(calls, id);
-    if (call == NULL)
-        goto none;
-    Py_INCREF(call);
-    if (PyDict_DelItem(calls, id) < 0)
-        Py_CLEAR(call);
-    return call;
-none:
-    if (PyErr_Occurred())
-        return NULL;
-    Py_RETURN_NONE;
-}
-
 /* --- the module ------------------------------------------------------------------------------------- */
 
 static PyMethodDef functions[] = {
     {"encode_texts", (PyCFunction)(void (*)(void))encode_texts, METH_FASTCALL, NULL},
     {"split_texts", (PyCFunction)(void (*)(void))split_texts, METH_FASTCALL, NULL},
-    {"take_answered", (PyCFunction)(void (*)(void))take_answered, METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
 };
 
@@ -507,11 +472,6 @@ static int add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **type)
 static int fill_module(PyObject *module)
 {
     State *state = PyModule_GetState(module);
-    state->jsonrpc = PyUnicode_InternFromString("jsonrpc");
-    state->result = PyUnicode_InternFromString("result");
-    state->id = PyUnicode_InternFromString("id");
-    if (state->jsonrpc == NULL || state->result == NULL || state->id == NULL)
-        return -1;
     if (add_type(module, &semaphore_spec, &state->semaphore_type) < 0)
         return -1;
     return add_type(module, &receiver_spec, &state->receiver_type);
@@ -530,9 +490,6 @@ static int clear_module(PyObject *module)
     State *state = PyModule_GetState(module);
     Py_CLEAR(state->semaphore_type);
     Py_CLEAR(state->receiver_type);
-    Py_CLEAR(state->jsonrpc);
-    Py_CLEAR(state->result);
-    Py_CLEAR(state->id);
     return 0;
 }
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from tellurio_sync import run_context, speedups
@@ -18,6 +19,12 @@ from tellurio_sync.jsonrpc import codec
 
 FAILSAFE = 30.0
 """Seconds: how long a test waits for what must come; beyond it something hangs."""
+
+# No test depends on how fast the machine is: neither one example of a property, nor making it.
+hypothesis.settings.register_profile(
+    "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("unhurried")
 
 
 def pytest_configure() -> None:

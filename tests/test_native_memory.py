@@ -56,7 +56,6 @@ class Stage:
         self.texts = ["a text", "é" * 200, "x" * 70_000]
         self.masks = bytes(16)
         self.text = self.texts[0]
-        self.reply = {"jsonrpc": "2.0", "id": self.text, "result": self.masks}
         self.stream = b"\x81\x02ab" * 100 + b"\x81\x7e\x03\xe8" + bytes(1000) + b"\x81\x05Hell"
 
     @property
@@ -106,11 +105,6 @@ OPERATIONS: dict[str, Callable[[Stage], tuple[Any, ...]]] = {
     "bytes that are no text split": lambda stage: (stage.c.split_texts, b"\x81\x02a\xff", 1000, []),
     "texts split into no list": lambda stage: (stage.c.split_texts, stage.stream, 1000, ()),
     "no room": lambda stage: (stage.c.split_texts, stage.stream, "much", []),
-    "a reply taken": lambda stage: (stage.c.take_answered, {stage.text: stage.semaphore}, stage.reply),
-    "a reply to nobody": lambda stage: (stage.c.take_answered, {}, stage.reply),
-    "an error reply": lambda stage: (stage.c.take_answered, {}, {"jsonrpc": "2.0", "id": stage.text, "error": 1}),
-    "no reply": lambda stage: (stage.c.take_answered, {}, [stage.text]),
-    "a reply taken out of nothing": lambda stage: (stage.c.take_answered, None, stage.reply),
 }
 """All that the extension can be asked for, and all errors that this can come to: a C function and its arguments."""
 

@@ -1,8 +1,8 @@
 """JSON texts.  Strict in what is sent, tolerant in what is read.
 
 Texts are written by orjson if it is installed (the extra ``speed``), else by the standard library;
-``BACKEND`` says by which.  Both write the same values and refuse the same values: a fast writer handles only
-what it is sure of.  Everything else goes to ``_write_plainly``, which decides and words the error.
+``BACKEND`` says by which.  Both write the same values and refuse the same values: orjson handles only what it
+is sure of.  Everything else goes to ``_write_plainly``, which decides and words the error.
 
 Texts are read by the standard library alone.  orjson reads an integer over 64 bits as a float, and the
 search for such integers costs more than orjson saves: a small reply takes 0.75 us instead of 0.95, but a reply
@@ -12,8 +12,7 @@ of 2,000 objects takes 1.7 ms instead of 1.1, and one long text takes the same t
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from ..errors import LocalProtocolError, shorten
@@ -43,14 +42,7 @@ def encode(message: Any) -> str:
         LocalProtocolError: it holds a value that JSON does not have (RFC 8259 §6: NaN and infinities
             are no numbers), a type that has no JSON form, or it is nested too deeply or in a circle.
     """
-    try:
-        return _write(message)
-    except Exception:  # noqa: BLE001 - the plain writer decides, whatever the error is
-        _open_containers.clear()
-        return _write_plainly(message)
-    except BaseException:  # Ctrl-C: nothing of the message may be kept
-        _open_containers.clear()
-        raise
+    return _write(message)
 
 
 def decode(text: str | bytes) -> Any:
@@ -102,7 +94,7 @@ def _write_plainly(message: Any) -> str:
     try:
         text = _plain(message)
         # A lone surrogate has no UTF-8 form, but an escape that every JSON reader understands.
-        return text if _is_unicode(text) else _plain_ascii(message)
+        return text if text.isascii() or _is_unicode(text) else _plain_ascii(message)
     except (TypeError, ValueError, RecursionError) as exc:
         raise LocalProtocolError(f"cannot be sent as JSON: {_why(exc)}") from exc
 
@@ -121,57 +113,15 @@ def _why(exc: BaseException) -> str:
     return shorten(str(exc))
 
 
-# --- the fast writers: each raises, whatever it likes, where the plain one must decide --------------
-
-
-# By id, the containers around what the C encoder is writing: how it knows a circle, as JSONEncoder does. Without, a
-# circle would be nested too deeply as well, or exhaust the C stack where the recursion limit was raised. Kept for all
-# messages, so what a refused one leaves here is cleared. Two threads in it at once (some Python code ran within) may
-# take each other's for a circle, or miss what the other cleared: an error, and the plain writer decides.
-_open_containers: dict[int, Any] = {}
-
-
-def _kept_encoder(make_encoder: Any) -> Callable[[Any, int], Iterable[str]]:
-    """What ``_plain`` writes, in pieces, by one C encoder for all messages: 1.8 us a small request, not 2.7.
-
-    JSONEncoder makes a new one for every message.  The name is not documented, so what it gives is
-    compared with what JSONEncoder gives; an interpreter where it differs, or is missing, uses ``_plain``.
-    """
-    sample: Any = {'ü\n"\\': [None, True, -7, 1.5e300, "\x00€😀", (), {}, 2**70, {1: {"a": []}}]}
-    try:
-        pieces_of: Callable[[Any, int], Iterable[str]] = make_encoder(
-            _open_containers, _default, json.encoder.encode_basestring, None, ":", ",", False, False, False
-        )
-        is_same = "".join(pieces_of(sample, 0)) == _plain(sample) and _refuses_nan(pieces_of)
-    except Exception:  # noqa: BLE001 - the encoder of another interpreter may do anything
-        is_same = False
-    return pieces_of if is_same else lambda message, _: (_plain(message),)
-
-
-def _refuses_nan(pieces_of: Callable[[Any, int], Iterable[str]]) -> bool:
-    try:
-        pieces_of(math.nan, 0)
-    except ValueError:
-        return True
-    return False
-
-
-_pieces_of = _kept_encoder(getattr(json.encoder, "c_make_encoder", None))
-
-
-def _write_with_json(message: Any) -> str:
-    text = "".join(_pieces_of(message, 0))
-    if not text.isascii():
-        text.encode()  # a lone surrogate is a UnicodeEncodeError here
-    return text
-
-
 def _write_with_orjson(message: Any) -> str:
-    text: str = orjson.dumps(message, None, _ORJSON_OPTIONS).decode()
+    try:
+        text: str = orjson.dumps(message, None, _ORJSON_OPTIONS).decode()
+    except Exception:  # noqa: BLE001 - the plain writer decides, whatever the error is
+        return _write_plainly(message)
     if "null" in text:  # looked for in bytes, it takes twice as long
         # orjson also writes NaN and infinities as null, which must be refused.
-        return _write_with_json(message)
+        return _write_plainly(message)
     return text
 
 
-_write = _write_with_orjson if BACKEND == "orjson" else _write_with_json
+_write = _write_with_orjson if BACKEND == "orjson" else _write_plainly

@@ -3,7 +3,7 @@
 The loop (``run``), on the receive thread:
     1. wake the threads whose replies have come, then wait for messages, at most until the next timer
        (``Transport.receive``);
-    2. tell replies from requests (``PendingTable.take_answered``, ``jsonrpc.classify``);
+    2. tell replies from requests (``jsonrpc.id_of_result``, ``jsonrpc.classify``);
     3. resolve a call, or give the message to the dispatcher.
 However the loop ends (end of stream, broken frame, a bug of this package), it passes through one ``finally``, which
 fails every waiting call.  So no caller waits for a thread that has ended.
@@ -260,7 +260,8 @@ class Connection:
             release_all(self.transport.wakeups)
             self._on_malformed(exc, message)
             return
-        call = self.pending.take_answered(value)
+        id_ = jsonrpc.id_of_result(value)
+        call = None if id_ is None else self.pending.take(id_)
         if call is not None:
             call.resolve(value, self.transport.wakeups)
             return

@@ -16,13 +16,11 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 from ..deadlines import Clock, Deadline
 from ..errors import CallTimeout
-from ..jsonrpc import id_of_result
-from ..speedups import Semaphore, compiled, make_semaphore
+from ..speedups import Semaphore, make_semaphore
 
 _REMEMBERED_IDS = 1000
 
@@ -155,8 +153,6 @@ class PendingTable:
         self._lock = threading.Lock()
         # The ids of calls that were given up, so that a late reply is recognised. Bounded: the oldest ids go first.
         self._given_up: OrderedDict[str, None] = OrderedDict()
-        # Take out the call whose reply this JSON value is, if it is one with a result for certain; else None.
-        self.take_answered: Callable[[Any], OpenCall | None] = partial(_take_answered, self._calls)
         # Take out by id, and note nothing. It is C code, which Ctrl-C cannot interrupt: for a thread that was
         # interrupted while it gave a call up.
         self.forget: Callable[[str, None], object] = self._calls.pop
@@ -217,14 +213,3 @@ class PendingTable:
     def snapshot(self) -> dict[str, str]:
         """Request id to method."""
         return {id_: call.method for id_, call in self._calls.copy().items()}
-
-
-def take_answered_in_python(calls: dict[str, OpenCall], value: Any) -> OpenCall | None:
-    """See ``PendingTable.take_answered``."""
-    id_ = id_of_result(value)
-    return None if id_ is None else calls.pop(id_, None)
-
-
-_take_answered: Callable[[dict[str, OpenCall], Any], OpenCall | None] = (
-    take_answered_in_python if compiled is None else compiled.take_answered
-)

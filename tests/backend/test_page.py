@@ -146,7 +146,7 @@ def test_a_long_history_is_drawn_from_its_begin_to_its_end(stored_run: tuple[Sto
     gaps=st.lists(st.integers(0, 2**40), min_size=60, max_size=60),
     columns=st.integers(1, 12),
 )
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_no_extreme_is_lost(
     stored_run: tuple[Store, Row, Row], values: list[float], gaps: list[int], columns: int
 ) -> None:

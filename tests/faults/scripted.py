@@ -170,7 +170,7 @@ class ScriptedServer:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self.base_url = "wss://localhost" if self._tls else "ws://127.0.0.1"
-        self._acceptor = threading.Thread(target=self._accept, name="scripted server")
+        self._acceptor = threading.Thread(target=self._accept, name="scripted server", daemon=True)
         self._acceptor.start()
         return self
 
@@ -206,7 +206,7 @@ class ScriptedServer:
                 self._sockets.append(sock)
                 self.accepted += 1
                 status = self._statuses[min(self.accepted, len(self._statuses)) - 1]
-            thread = threading.Thread(target=self._serve, args=(sock, status), name="scripted connection")
+            thread = threading.Thread(target=self._serve, args=(sock, status), name="scripted connection", daemon=True)
             self._threads.append(thread)
             thread.start()
 
@@ -228,8 +228,9 @@ class ScriptedServer:
             reply = _upgrade(headers)
             if self._greet:
                 reply += connection.frame(json.dumps(GREETING))
-            sock.sendall(reply)
+            # Noted first: the client may look as soon as it has the answer.
             self.connections.append(connection)
+            sock.sendall(reply)
             self._script(connection)
         except (OSError, Disconnected):
             pass  # the client went away: the script is over

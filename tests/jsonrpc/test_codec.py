@@ -33,16 +33,14 @@ needs_orjson = pytest.mark.skipif(find_spec("orjson") is None, reason="orjson (t
 @pytest.fixture(
     scope="module",
     autouse=True,
-    params=["json", pytest.param("orjson", marks=needs_orjson), "json without the C encoder"],
+    params=["json", pytest.param("orjson", marks=needs_orjson)],
 )
 def writer(request: pytest.FixtureRequest) -> Iterator[str]:
     """Lets ``encode`` write in this way, whatever is installed."""
     with pytest.MonkeyPatch.context() as patch:
-        if request.param == "json without the C encoder":
-            patch.setattr(codec, "_pieces_of", codec._kept_encoder(None))
         with_orjson = request.param == "orjson"
         patch.setattr(codec, "BACKEND", "orjson" if with_orjson else "json")
-        patch.setattr(codec, "_write", codec._write_with_orjson if with_orjson else codec._write_with_json)
+        patch.setattr(codec, "_write", codec._write_with_orjson if with_orjson else codec._write_plainly)
         yield request.param
 
 
@@ -387,31 +385,6 @@ def test_orjson_writes_where_it_can_be_imported(before: str, backend: str) -> No
     code = f"import sys; {before}\nfrom tellurio_sync.jsonrpc import codec; print(codec.BACKEND, codec.encode([1]))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.split() == [backend, "[1]"]
-
-
-def _raises(*_: Any) -> Any:
-    raise RuntimeError("not this one")
-
-
-@pytest.mark.parametrize(
-    "c_make_encoder",
-    [
-        None,
-        _raises,
-        lambda: None,
-        lambda *_: _raises,
-        lambda *_: lambda *_: None,
-        lambda *arguments: json.encoder.c_make_encoder(*arguments[:4], ": ", ", ", *arguments[6:]),
-        lambda *_: lambda value, _: (json.dumps(value, ensure_ascii=False, separators=(",", ":")),),
-    ],
-    ids=["absent", "refuses", "other arguments", "fails", "gives nothing", "gives other text", "accepts NaN"],
-)
-def test_a_c_encoder_that_differs_is_not_used(c_make_encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codec, "_pieces_of", codec._kept_encoder(c_make_encoder))
-    monkeypatch.setattr(codec, "_write", codec._write_with_json)
-    assert encode({"a": [1, "ü"]}) == '{"a":[1,"ü"]}'
-    with pytest.raises(LocalProtocolError, match="not JSON compliant"):
-        encode(math.nan)
 
 
 # --- reading -------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from tellurio_sync.jsonrpc import (
     classify,
     encode,
     error_reply,
+    id_of_result,
     notification,
     request,
     result_reply,
@@ -371,3 +372,54 @@ def test_what_is_built_is_read_as_what_it_was_meant_to_be() -> None:
     assert classify(request("1", "m", {"a": 1})) == Request("1", "m", {"a": 1})
     assert classify(notification("m", {"a": 1})) == Notification("m", {"a": 1})
     assert classify(result_reply("1", None)) == Reply("1", {"jsonrpc": V, "id": "1", "result": None}, None)
+
+
+# --- the shortcut for replies with a result -------------------------------------------------------
+
+GOOD = {"jsonrpc": V, "id": "1", "result": None}
+
+
+@pytest.mark.parametrize("result", [None, 0, {}, [], "x"])
+@pytest.mark.parametrize("members", list(permutations(GOOD)))
+def test_the_id_of_a_reply_with_a_result_is_seen_at_once(members: tuple[str, ...], result: Any) -> None:
+    reply = {**GOOD, "result": result}
+    assert id_of_result({member: reply[member] for member in members}) == "1"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {**GOOD, "jsonrpc": "1.0"},
+        {**GOOD, "jsonrpc": 2.0},
+        {**GOOD, "jsonrpc": None},
+        {**GOOD, "id": 1},
+        {**GOOD, "id": None},
+        {**GOOD, "id": ["1"]},
+        {**GOOD, "more": 1},
+        {"jsonrpc": V, "id": "1"},
+        {"jsonrpc": V, "id": "1", "error": {}},
+        {"jsonrpc": V, "result": 1, "error": {}},
+        {"id": "1", "result": 1, "error": {}},
+        {},
+        [GOOD],
+        "1",
+        1,
+        None,
+    ],
+    ids=repr,
+)
+def test_what_is_no_such_reply_for_certain_is_left_to_classify(value: Any) -> None:
+    assert id_of_result(value) is None
+
+
+MEMBERS = st.sampled_from(["jsonrpc", "id", "result", "error", "method", "x"])
+VALUES = st.sampled_from([V, "1", "2", "", "ü\ud800", 1, 1.5, True, None, [], {}])
+
+
+@given(value=st.dictionaries(MEMBERS, VALUES, max_size=5) | VALUES)
+def test_the_shortcut_sees_nothing_that_classify_does_not_see(value: Any) -> None:
+    id_ = id_of_result(value)
+    if id_ is not None:
+        message = classify(value)
+        assert isinstance(message, Reply)
+        assert (message.id, message.problem) == (id_, None)

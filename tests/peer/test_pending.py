@@ -6,18 +6,14 @@ import threading
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from tellurio_sync import jsonrpc
 from tellurio_sync.deadlines import MONOTONIC, Clock, Waitable
 from tellurio_sync.errors import CallTimeout
-from tellurio_sync.peer.pending import PendingCall, PendingTable, take_answered_in_python
+from tellurio_sync.peer.pending import PendingCall, PendingTable
 from tellurio_sync.speedups import PySemaphore, Semaphore, release_all
 
 from ..conftest import FAILSAFE
 from ..fake_clock import FakeClock
-from ..native import compiled
 from .rig import Background, resolve
 
 REPLY = {"result": 1}
@@ -198,71 +194,3 @@ class TestTable:
         table.add([call("1")])
         table.snapshot().clear()
         assert table.snapshot() == {"1": "m"}
-
-
-# --- the call that a reply is for ---------------------------------------------------------------------------
-
-GOOD = {"jsonrpc": "2.0", "id": "1", "result": None}
-
-
-@pytest.fixture(params=[False, True], ids=["in Python", "in C"])
-def take_answered(request: pytest.FixtureRequest) -> Any:
-    return compiled().take_answered if request.param else take_answered_in_python
-
-
-def test_a_reply_with_a_result_takes_its_call_out(take_answered: Any) -> None:
-    calls = {"1": call("1"), "2": call("2")}
-    first = calls["1"]
-    assert take_answered(calls, dict(GOOD)) is first
-    assert list(calls) == ["2"]
-    assert take_answered(calls, dict(GOOD)) is None, "it is for nobody any more"
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        {**GOOD, "jsonrpc": "1.0"},
-        {**GOOD, "jsonrpc": 2.0},
-        {**GOOD, "jsonrpc": None},
-        {**GOOD, "id": 1},
-        {**GOOD, "id": None},
-        {**GOOD, "id": ["1"]},
-        {**GOOD, "more": 1},
-        {"jsonrpc": "2.0", "id": "1"},
-        {"jsonrpc": "2.0", "id": "1", "error": {}},
-        {"jsonrpc": "2.0", "result": 1, "error": {}},
-        {"id": "1", "result": 1, "error": {}},
-        {},
-        [GOOD],
-        "1",
-        1,
-        None,
-    ],
-    ids=repr,
-)
-def test_what_is_no_reply_with_a_result_for_certain_takes_nothing_out(take_answered: Any, value: Any) -> None:
-    calls = {"1": call("1")}
-    assert take_answered(calls, value) is None
-    assert list(calls) == ["1"]
-
-
-MEMBERS = st.sampled_from(["jsonrpc", "id", "result", "error", "method", "x"])
-VALUES = st.sampled_from(["2.0", "1", "2", "", "ü\ud800", 1, 1.5, True, None, [], {}])
-
-
-@given(value=st.dictionaries(MEMBERS, VALUES, max_size=5) | VALUES)
-@settings(max_examples=500, deadline=None)
-def test_both_ways_take_the_same(value: Any) -> None:
-    both: list[Any] = []
-    for way in (take_answered_in_python, compiled().take_answered):
-        calls = {"1": 1, "2": 2, "ü\ud800": 3}
-        both.append((way(calls, value), calls))
-    assert both[0] == both[1]
-    id_ = jsonrpc.id_of_result(value)
-    assert (both[0][0] is not None) == (id_ in ("1", "2", "ü\ud800"))
-
-
-def test_calls_are_in_a_dict() -> None:
-    for args in ((), (None, GOOD), ({},), ({}, GOOD, 1)):
-        with pytest.raises(TypeError):
-            compiled().take_answered(*args)

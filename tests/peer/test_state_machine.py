@@ -348,4 +348,4 @@ class PeerMachine(RuleBasedStateMachine):
 
 
 TestPeer = PeerMachine.TestCase
-TestPeer.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+TestPeer.settings = settings(max_examples=80, stateful_step_count=40)

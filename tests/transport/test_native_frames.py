@@ -42,7 +42,6 @@ def needs_the_extension() -> None:
 # --- encoding ---------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.text(max_size=300) | st.text(st.sampled_from(CHARACTERS), max_size=10), max_size=6),
     st.binary(min_size=24, max_size=32),
@@ -190,7 +189,7 @@ def cut(stream: bytes, places: list[int]) -> list[bytes]:
     return [stream[start:end] for start, end in itertools.pairwise(bounds)]
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(_STREAM, st.lists(st.integers(0, 2000), max_size=8), st.sampled_from([1, 10, 125, 126, 200, LIMIT]))
 @example(b"\x81\x01a" * 3, [4], 1)
 @example(b"\x01\x01a" + b"\x81\x01b", [], LIMIT)
@@ -236,7 +235,7 @@ def whole_texts(data: bytes, room: int) -> tuple[int, list[str]]:
     return position, texts
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(_STREAM, st.integers(-1, 200) | st.just(LIMIT))
 def test_it_takes_all_whole_texts_that_come_first_and_nothing_else(stream: bytes, room: int) -> None:
     texts = ["before"]
