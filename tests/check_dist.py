@@ -26,6 +26,9 @@ WANTED = {
     "tellurio_sync/py.typed",
     "tellurio_sync/examples/facility_support.py",
     "tellurio_sync/examples/mails.json",
+    "tellurio_sync/backend/page/templates/base.html",
+    "tellurio_sync/backend/page/static/uPlot.iife.min.js",
+    "tellurio_sync/backend/page/static/uPlot.LICENSE.txt",
 }
 WANTED_IN_SDIST = {*WANTED, "LICENSE", "README.md", "setup.cfg", "setup.py", "tellurio_sync/_speedups.c"}
 

@@ -225,6 +225,7 @@ async def _rewrite(scope: Scope, tasks: list[Task], all_ids: list[str]) -> list[
         _push_copy(scope, rewritten.before.copy)
         variable = rewritten.variable
         scope.push("update_variable", variable_id=variable.variable_id, field="data", value=variable.data)
+        scope.watch_step(rewritten.before.copy, variable, rewritten.before.gradients)
     # All parameters, because a run may use the parameters of an earlier run.
     scope.watch(*(task.parameter.variable for task in tasks))
     # Protocol §C.1: every parameter of every group, also those without gradients.

@@ -8,7 +8,6 @@ awaits.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -19,6 +18,7 @@ from .refused import Refused
 
 if TYPE_CHECKING:
     from .engine.op import Op
+    from .history import History
 
 VARIABLE = "__variable__"
 PARAMETER = "__parameter__"
@@ -134,18 +134,15 @@ class Optimizer:
     momentum: dict[Variable, list[Version]] = field(default_factory=dict)
 
 
-Watch = Callable[[str, Variable], None]
-
-
 class Objects:
     """Everything that the clients of one session made. Not thread-safe: the event loop's thread only.
 
     Attributes:
-        watch: called with the uuid of a run and a parameter of it that is new, or may have a new value.
+        history: keeps what happens in runs, for people to look at; None: nothing is kept.
     """
 
-    def __init__(self, watch: Watch | None = None) -> None:
-        self.watch: Watch = watch or (lambda run_uuid, variable: None)
+    def __init__(self, history: History | None = None) -> None:
+        self.history = history
         self.variables: dict[str, Variable] = {}
         self.nodes: dict[str, Node] = {}
         self.models: dict[str, Model] = {}

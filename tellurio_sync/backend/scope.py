@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
@@ -98,9 +99,15 @@ class Scope:
 
     def watch(self, *variables: Variable) -> None:
         """Show the parameters among ``variables`` as parameters of the request's run."""
+        history = self.objects.history
         for variable in variables:
-            if variable.obj_type == PARAMETER:
-                self.objects.watch(self._run_uuid, variable)
+            if variable.obj_type == PARAMETER and history is not None:
+                history.parameter(self._run_uuid, variable)
+
+    def watch_step(self, before: Variable, variable: Variable, feedback: Sequence[Variable]) -> None:
+        """Show what an optimizer made of a parameter of the request's run, and the feedback that it read."""
+        if self.objects.history is not None:
+            self.objects.history.step(self._run_uuid, before, variable, feedback)
 
     # --- pushing (protocol §D) -----------------------------------------------------------------
 

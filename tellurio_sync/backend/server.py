@@ -9,7 +9,6 @@ import logging
 import os
 import secrets
 import signal
-import sqlite3
 import sys
 import tempfile
 import threading
@@ -21,16 +20,13 @@ from aiohttp import web
 
 from ..errors import BackendError
 from .connection import DEFAULT_MAX_OUTGOING_BYTES, MAX_INCOMING_BYTES, MAX_SIZE_HEADER, Connection
-from .data import text
+from .history import History
 from .lm import LanguageModels
-from .objects import Variable, Watch
 from .options import BackendOptions
 from .page import Page
 from .rest import Rest, error_response
 from .sessions import SESSION_HEADER, Sessions
 from .store import Store
-
-logger = logging.getLogger(__name__)
 
 RPC_PATH = "/ws/v0/rpc/"
 
@@ -143,11 +139,13 @@ class Backend:
     def _application(self, store: Store) -> web.Application:
         page = Page(self.options.host, self.api_key, store)
         self._page_path = page.entry_path
-        self._sessions = Sessions(self.options.session_grace, _keep_in(store))
+        self._sessions = Sessions(self.options.session_grace, History(store))
         app = web.Application(middlewares=[self._check_key(page)], client_max_size=_MAX_BODY_BYTES)
         app.add_routes([*Rest(self.options, store).routes(), *page.routes()])
         app.add_routes([web.get(RPC_PATH, self._rpc)])
+        app.on_shutdown.append(page.stop)
         app.on_shutdown.append(self._close_connections)
+        app.on_cleanup.append(page.close)
         return app
 
     def _check_key(self, page: Page) -> Any:
@@ -183,19 +181,6 @@ class Backend:
 
     async def _close_connections(self, app: web.Application) -> None:
         await asyncio.gather(*(connection.close() for connection in self._connections), return_exceptions=True)
-
-
-def _keep_in(store: Store) -> Watch:
-    """A function that stores the values of parameters for the pages."""
-
-    def keep(run_uuid: str, variable: Variable) -> None:
-        try:
-            store.note_parameter(run_uuid, variable.variable_id, variable.role or "", text(variable.data))
-        except sqlite3.Error as exc:
-            # The training must go on even if it cannot be watched.
-            logger.warning("! the value of a parameter of run %s was not kept: %s", run_uuid, exc)
-
-    return keep
 
 
 def _announced_size(request: web.Request) -> int:

@@ -17,8 +17,12 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from .objects import Objects, Watch, new_id
+from .objects import Objects, new_id
+
+if TYPE_CHECKING:
+    from .history import History
 
 SESSION_HEADER = "X-Tellurio-Session"
 NEW = "new"
@@ -44,12 +48,12 @@ class Sessions:
 
     Args:
         grace: seconds, >= 0, for which a session without connection is kept.
-        watch: for the objects of all sessions.
+        history: keeps what happens in all sessions; None: nothing is kept.
     """
 
-    def __init__(self, grace: float, watch: Watch | None = None) -> None:
+    def __init__(self, grace: float, history: History | None = None) -> None:
         self._grace = grace
-        self._watch = watch
+        self._history = history
         self._sessions: dict[str | None, Session] = {}
 
     def __len__(self) -> int:
@@ -63,7 +67,7 @@ class Sessions:
         session = self._sessions.get(header)
         if session is None:
             session_id = None if header is None else new_id()
-            session = self._sessions[session_id] = Session(session_id, Objects(self._watch))
+            session = self._sessions[session_id] = Session(session_id, Objects(self._history))
         session.connections += 1
         if session.expiry is not None:
             session.expiry.cancel()

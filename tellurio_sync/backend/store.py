@@ -37,6 +37,11 @@ CREATE TABLE IF NOT EXISTS runs (
     date_updated TEXT NOT NULL,
     UNIQUE (project_uuid, name)
 );
+CREATE TABLE IF NOT EXISTS run_notes (
+    run_uuid TEXT PRIMARY KEY REFERENCES runs (uuid) ON DELETE CASCADE,
+    tags TEXT NOT NULL,
+    notes TEXT NOT NULL
+);
 CREATE TABLE IF NOT EXISTS metrics (
     number INTEGER PRIMARY KEY,
     run_uuid TEXT NOT NULL REFERENCES runs (uuid) ON DELETE CASCADE,
@@ -45,27 +50,17 @@ CREATE TABLE IF NOT EXISTS metrics (
     step INTEGER NOT NULL
 );
 CREATE INDEX IF NOT EXISTS metrics_by_run ON metrics (run_uuid, name, step);
-CREATE TABLE IF NOT EXISTS parameters (
-    number INTEGER PRIMARY KEY,
-    run_uuid TEXT NOT NULL REFERENCES runs (uuid) ON DELETE CASCADE,
-    variable_id TEXT NOT NULL,
-    version INTEGER NOT NULL,
-    content TEXT NOT NULL,
-    date_created TEXT NOT NULL,
-    UNIQUE (run_uuid, variable_id, version)
-);
 """
-
-# How much is kept of the parameters of a run, for people to look at.
-PARAMETERS_PER_RUN = 50
-VERSIONS_PER_PARAMETER = 10
-CHARS_PER_VERSION = 20_000
 
 Row = dict[str, Any]
 
 
 class Store:
-    """The records of one data directory. Only the thread that made it may use it."""
+    """The records of one data directory. Only the thread that made it may use it.
+
+    Attributes:
+        path: the database's file, for readers of their own.
+    """
 
     def __init__(self, directory: Path) -> None:
         """Open the records in ``directory``, which is created if need be.
@@ -76,7 +71,8 @@ class Store:
         try:
             directory.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(directory)
-            self._db = sqlite3.connect(directory / "tellurio.sqlite3", isolation_level=None)
+            self.path = directory / "tellurio.sqlite3"
+            self._db = sqlite3.connect(self.path, isolation_level=None)
             self._db.row_factory = sqlite3.Row
             self._db.execute("PRAGMA journal_mode = WAL")
             # A killed process loses nothing; a power cut may lose the last moments.
@@ -185,6 +181,10 @@ class Store:
         (row,) = self.read("SELECT name, value, step FROM metrics WHERE number = last_insert_rowid()")
         return {**row, "value": json.loads(row["value"])}
 
+    def value_count(self, run_uuid: str) -> int:
+        """How many values the metrics of a run have in all."""
+        return int(self.read("SELECT coalesce(max(number) + 1, 0) AS count FROM metrics")[0]["count"])
+
     def metric_summaries(self, run_uuid: str, limit: int) -> list[Row]:
         """``name`` and ``last`` value of ``limit`` metrics of this run at most, in the order of their begin.
 
@@ -218,53 +218,19 @@ class Store:
         )
         return [{**row, "value": json.loads(row["value"])} for row in reversed(rows)]
 
-    # --- parameters -----------------------------------------------------------------------------
-
-    def note_parameter(self, run_uuid: str, variable_id: str, role: str, value: str) -> None:
-        """Keep the value of a parameter of a run, if it is another than the last.
-
-        Nothing is kept for a run that does not exist, for parameters after the first
-        :data:`PARAMETERS_PER_RUN` of a run, of more versions than the first and the last of
-        :data:`VERSIONS_PER_PARAMETER`, and of characters after :data:`CHARS_PER_VERSION`.
-        """
-        if len(value) > CHARS_PER_VERSION:
-            value = f"{value[:CHARS_PER_VERSION]} … ({len(value) - CHARS_PER_VERSION} more characters)"
-        # Stored as JSON, because SQLite does not take a text that holds half a surrogate pair.
-        content = json.dumps([role, value])
-        last = self._one(
-            "SELECT version, content FROM parameters WHERE run_uuid = ? AND variable_id = ?"
-            " ORDER BY version DESC LIMIT 1",
-            run_uuid,
-            variable_id,
-        )
-        if last is not None and last["content"] == content:
-            return
-        version = 1 if last is None else last["version"] + 1
-        self._db.execute(
-            "INSERT INTO parameters (run_uuid, variable_id, version, content, date_created)"
-            " SELECT uuid, ?2, ?3, ?4, ?5 FROM runs WHERE uuid = ?1 AND (?3 > 1 OR"
-            " (SELECT count(DISTINCT variable_id) FROM parameters WHERE run_uuid = ?1) < ?6)",
-            (run_uuid, variable_id, version, content, _now(), PARAMETERS_PER_RUN),
-        )
-        self._db.execute(
-            "DELETE FROM parameters WHERE run_uuid = ? AND variable_id = ? AND version > 1 AND version <= ?",
-            (run_uuid, variable_id, version - VERSIONS_PER_PARAMETER + 1),
-        )
-
-    def parameters(self, run_uuid: str) -> list[list[Row]]:
-        """The parameters of a run, in the order of their first values; each with its versions, newest first."""
-        rows = self.read("SELECT * FROM parameters WHERE run_uuid = ? ORDER BY number", run_uuid)
-        found: dict[str, list[Row]] = {}
-        for row in rows:
-            role, value = json.loads(row["content"])
-            found.setdefault(row["variable_id"], []).insert(0, {**row, "role": role, "value": value})
-        return list(found.values())
-
     # --- helpers --------------------------------------------------------------------------------
 
     def read(self, sql: str, *values: Any) -> list[Row]:
         """The rows that a SELECT gives. For the modules of ``page/queries``, which hold the pages' own questions."""
         return [dict(row) for row in self._db.execute(sql, values)]
+
+    def write(self, sql: str, *values: Any) -> sqlite3.Cursor:
+        """Change records, at once and for good."""
+        return self._db.execute(sql, values)
+
+    def add_tables(self, sql: str) -> None:
+        """Make the tables of a module that keeps its own, unless they are there."""
+        self._db.executescript(sql)
 
     def _one(self, sql: str, *values: Any) -> Row | None:
         rows = self.read(sql, *values)

@@ -179,7 +179,8 @@ def url_of(backend: RunningBackend, run: WatchedRun) -> str:
     return f"{backend.http_url}{run.path}?token={TOKEN}"
 
 
-CORNERS = "document.querySelector('.line').getAttribute('points').split(' ').length"
+# How many values the first plot draws.
+CORNERS = "document.querySelector('tellurio-plot').chart.data[0].length"
 
 
 def test_a_run_is_seen_and_followed(chromium: Chromium, backend: RunningBackend, run: WatchedRun) -> None:
@@ -189,23 +190,25 @@ def test_a_run_is_seen_and_followed(chromium: Chromium, backend: RunningBackend,
     run.step(prompt, "Be brief.\nBe kind.")
     chromium.open(url_of(backend, run))
 
-    box = chromium.look("document.querySelector('.line').getBoundingClientRect().toJSON()")
+    box = chromium.look("document.querySelector('tellurio-plot canvas').getBoundingClientRect().toJSON()")
     assert box["width"] > 200
     assert box["height"] > 50
-    assert chromium.look("getComputedStyle(document.querySelector('.line')).fill") == "none", "the style is in use"
-    assert chromium.look("document.querySelector('ins').innerText") == "Be kind."
+    assert chromium.look("getComputedStyle(document.querySelector('.u-over')).position") == "absolute", (
+        "its style is in use"
+    )
+    assert chromium.look("document.querySelector('ins').innerText") == "\nBe kind."
     assert chromium.look("location.search") == "", "the token is not left in the address"
     chromium.wait("document.getElementById('live').textContent.startsWith('Live')")
     assert chromium.look(CORNERS) == 2
 
-    chromium.look("document.querySelectorAll('details').forEach((details) => details.open = true)")
+    chromium.look("document.querySelectorAll('article details').forEach((details) => details.open = true)")
     run.step(prompt, "Be brief.\nBe kind.\nBe right.")
-    chromium.wait("document.querySelector('ins')?.innerText === 'Be right.'")
+    chromium.wait("document.querySelector('ins')?.innerText === '\\nBe right.'")
     run.log("accuracy", 0.75)
     chromium.wait(f"{CORNERS} === 3")
     run.log("loss", 4)
-    chromium.wait("document.querySelectorAll('.plot').length === 2")
-    assert chromium.look("document.querySelectorAll('details[open]').length") == 2, "what was opened stays open"
+    chromium.wait("document.querySelectorAll('tellurio-plot canvas').length === 2")
+    assert chromium.look("document.querySelectorAll('details[open]').length") == 1, "what was opened stays open"
     run.finish()
     chromium.wait("document.querySelector('.status').innerText === 'completed'")
     assert chromium.complaints == []
@@ -229,7 +232,7 @@ def test_it_is_a_plain_page_without_script(chromium: Chromium, backend: RunningB
     chromium.command("Emulation.setScriptExecutionDisabled", value=True)
     chromium.open(url_of(backend, run))
     source = chromium.source()
-    for text in ("<polyline", "Be brief.", "Reload this page"):
+    for text in ("<td>1</td>", "0.25 at step 0, 0.5 at step 1", "Be brief.", "Reload this page"):
         assert text in source
 
 
@@ -249,7 +252,7 @@ def test_hostile_texts_do_nothing(chromium: Chromium, backend: RunningBackend, r
     chromium.open(url_of(backend, run))
     run.step(prompt, f"again {hostile}")
     run.log(hostile, {hostile: 1})
-    chromium.wait("document.querySelector('ins')?.innerText.startsWith('again <img')")
+    chromium.wait("document.querySelector('.prose').innerText.startsWith('again <img')")
     assert chromium.look("[window.hacked === undefined, document.images.length]") == [True, 0]
     # Even what would get past the escaping could do nothing.
     chromium.look("document.body.insertAdjacentHTML('beforeend', \"<img src=x onerror='window.hacked = 3'>\")")

@@ -7,10 +7,19 @@ is derived from the key, and opens only these pages, never the API.  The browser
 address, too: a name of another site that was made to point here (DNS rebinding) gets nothing.  On other addresses any
 name is accepted; there, as with the API, everything can be read on the way.
 
-What they hold.  Made on the server, readable without script; a few lines of script fetch what changed.
-Nothing comes from anywhere else, and the Content-Security-Policy allows just this style and this script, by
-their hashes.  All texts are escaped by the one function that makes tags (``markup``).  Sizes are bounded:
-the constants of ``views`` say how much of a long history is shown.
+What they hold.  Made on the server by Jinja2 (``templates``), which escapes all texts, and readable without script;
+modules of script (``static``) draw plots and fetch what changed when the server says so (server-sent events).  Nothing
+comes from anywhere else, and the Content-Security-Policy allows just these scripts and styles, by their hashes, and
+the one library from the backend itself.  What is shown is read in threads of its own (``reader``), one question to the
+records per module of ``queries``, so a page over a million values keeps no client waiting.
+
+==============  ==================================================================================
+``handlers``    addresses, access, what is sent in which form
+``pages``       from an address and the records to the values of a template
+``queries``     one module per question to the records
+``templates``   one per page
+``static``      style, scripts, and uPlot with its licence
+==============  ==================================================================================
 """
 
 from .handlers import Page

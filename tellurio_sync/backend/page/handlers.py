@@ -2,31 +2,50 @@
 
 from __future__ import annotations
 
+import asyncio
+import gzip
 import secrets
+from collections.abc import Callable
 
 from aiohttp import web
-from slugify import slugify
 
-from ..store import Row, Store
-from . import views
+from ..store import Store
+from . import pages
 from .access import TOKEN_PARAMETER, Access
-from .assets import HEADERS
-from .markup import Html
+from .assets import PLAIN_HEADERS, static_file
+from .pages import Asked, NotFound
+from .reader import Reader, Records
+from .render import Html
 
 _PROJECTS = "/"
 _PROJECT = "/{namespace}/projects/{project}/"
 _RUN = _PROJECT + "runs/{run}/"
 
+_PAGES: dict[str, Callable[[Records, Asked], Html]] = {
+    _PROJECTS: pages.overview,
+    _PROJECT: pages.project_page,
+    _RUN: pages.run_page,
+}
+
+# How often a page that waits for changes looks for them, and how long it may take that a client is found gone. Seconds.
+_LOOK_INTERVAL = 0.25
+_SIGN_INTERVAL = 15.0
+
+# Of less, compressing takes longer than sending.
+_WORTH_COMPRESSING = 4096
+
 
 class Page:
-    """The pages of one backend."""
+    """The pages of one backend. Event loop's thread; what they show is read and made in threads of the reader."""
 
     def __init__(self, host: str, api_key: str, store: Store) -> None:
         """``host`` is what the backend binds to: the rule of access depends on it."""
         self._access = Access(host, api_key)
         self._store = store
+        self._reader = Reader(store.path)
         # With it, a revision of an earlier backend on this port is not taken for one of this one.
         self._start = secrets.token_hex(4)
+        self._is_closing = asyncio.Event()
 
     @property
     def entry_path(self) -> str:
@@ -35,65 +54,118 @@ class Page:
 
     def routes(self) -> list[web.RouteDef]:
         """What to add to an application's router."""
-        paths = (_PROJECTS, _PROJECT, _RUN)
-        return [web.get(path, self.show) for path in paths] + [web.post(path, self.enter) for path in paths]
+        return [
+            *(web.get(path, self.show) for path in _PAGES),
+            *(web.post(path, self.enter) for path in _PAGES),
+            web.get("/events/", self.events),
+            web.get("/static/{version}/{name}", self.static),
+        ]
 
     def serves(self, request: web.Request) -> bool:
         """Whether the request is for these pages, which check the key themselves."""
-        return request.match_info.handler in (self.show, self.enter)
+        return request.match_info.handler in (self.show, self.enter, self.events, self.static)
+
+    async def stop(self, app: web.Application) -> None:
+        """End what waits for changes: for ``on_shutdown``."""
+        self._is_closing.set()
+
+    async def close(self, app: web.Application) -> None:
+        """Let go of the records: for ``on_cleanup``."""
+        self._reader.close()
+
+    # --- pages ----------------------------------------------------------------------------------
 
     async def show(self, request: web.Request) -> web.Response:
         """A page, or the form that asks for the key."""
         if not self._access.is_expected_host(request):
-            return _page("Not here", _wrong_host(), status=403)
+            return _page(_wrong_host(), status=403)
         if not self._access.is_allowed(request):
-            return _page("Key", views.key_form(), status=401)
-        revision = f'"{self._start}-{self._store.revision}"'
+            return _page(pages.key_form(), status=401)
+        # Before the records are read: what changes meanwhile makes the page that was read an old one.
+        revision = self._revision
         if request.headers.get("If-None-Match") == revision:
-            return web.Response(status=304, headers=HEADERS)
-        response = self._page(request, revision)
+            return web.Response(status=304, headers=PLAIN_HEADERS)
+        response = await self._response(request, revision)
         self._access.remember(response)
         return response
 
     async def enter(self, request: web.Request) -> web.Response:
         """Open the pages to a browser that sends the key."""
         if not self._access.is_expected_host(request):
-            return _page("Not here", _wrong_host(), status=403)
+            return _page(_wrong_host(), status=403)
         if not await self._access.is_key_in_form(request):
-            return _page("Key", views.key_form("This is not the key of this backend."), status=401)
-        response = web.Response(status=303, headers={**HEADERS, "Location": request.rel_url.raw_path})
+            return _page(pages.key_form("This is not the key of this backend."), status=401)
+        response = web.Response(status=303, headers={**PLAIN_HEADERS, "Location": request.rel_url.raw_path})
         self._access.remember(response)
         return response
 
-    def _page(self, request: web.Request, revision: str) -> web.Response:
-        names = request.match_info
-        if "project" not in names:
-            return _page("Projects", views.overview(self._store), revision)
-        project = self._store.project(names["namespace"], names["project"])
-        if project is None:
-            return _page("Not found", views.notice("Not found", "There is no such project."), status=404)
-        if "run" not in names:
-            return _page(project["display_name"], views.project_page(self._store, project), revision)
-        run = self._run(project, names["run"])
-        if run is None:
-            return _page("Not found", views.notice("Not found", "There is no such run."), status=404)
-        return _page(run["name"], views.run_page(self._store, project, run), revision)
+    async def _response(self, request: web.Request, revision: str) -> web.Response:
+        resource = request.match_info.route.resource
+        assert resource is not None
+        make = _PAGES[resource.canonical]
+        lists = {name: request.query.getall(name) for name in request.query}
+        asked = Asked(request.match_info, request.query, lists, revision)
+        is_compressed = "gzip" in request.headers.get("Accept-Encoding", "")
+        try:
+            return await self._reader.run(lambda records: _page(make(records, asked), revision, is_compressed))
+        except NotFound as exc:
+            return _page(pages.notice("Not found", str(exc)), status=404)
 
-    def _run(self, project: Row, name: str) -> Row | None:
-        """The run with this uuid, or the latest whose name makes this path."""
-        found = self._store.run(project["uuid"], name)
-        if found is not None:
-            return found
-        runs = self._store.latest_runs(project["uuid"], views.RUNS_SHOWN)
-        return next((run for run in runs if slugify(run["name"]) == name), None)
+    @property
+    def _revision(self) -> str:
+        return f'"{self._start}-{self._store.revision}"'
+
+    # --- changes, and the library -----------------------------------------------------------------
+
+    async def events(self, request: web.Request) -> web.StreamResponse:
+        """Say when there is something new, as server-sent events, until the browser or the backend goes."""
+        if not (self._access.is_expected_host(request) and self._access.is_allowed(request)):
+            return web.Response(status=401, headers=PLAIN_HEADERS)
+        response = web.StreamResponse(headers={**PLAIN_HEADERS, "Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        said, silent = "", 0.0
+        while not self._is_closing.is_set():
+            if self._revision != said or silent > _SIGN_INTERVAL:
+                said, silent = self._revision, 0.0
+                # Also a sign of life: a browser that is gone is noticed by writing to it.
+                await response.write(f"data: {said}\n\n".encode())
+            silent += _LOOK_INTERVAL
+            try:
+                await asyncio.wait_for(self._is_closing.wait(), _LOOK_INTERVAL)
+            except asyncio.TimeoutError:
+                continue
+        return response
+
+    async def static(self, request: web.Request) -> web.Response:
+        """The library for plots. Public, so without a key."""
+        file = static_file(request.match_info["name"])
+        if file is None:
+            return web.Response(status=404, headers=PLAIN_HEADERS)
+        is_compressed = "gzip" in request.headers.get("Accept-Encoding", "")
+        return web.Response(
+            body=file.compressed if is_compressed else file.content,
+            content_type=file.content_type,
+            charset="utf-8",
+            headers={
+                **PLAIN_HEADERS,
+                **({"Content-Encoding": "gzip"} if is_compressed else {}),
+                # Its address holds its hash.
+                "Cache-Control": "public, max-age=31536000, immutable",
+                "Vary": "Accept-Encoding",
+            },
+        )
 
 
 def _wrong_host() -> Html:
-    return views.notice("Not here", "This backend answers to addresses of its own machine only, such as 127.0.0.1.")
+    return pages.notice("Not here", "This backend answers to addresses of its own machine only, such as 127.0.0.1.")
 
 
-def _page(title: str, main: Html, revision: str | None = None, status: int = 200) -> web.Response:
+def _page(page: Html, revision: str | None = None, is_compressed: bool = False, status: int = 200) -> web.Response:
     # What cannot be written (half a surrogate pair, which JSON allows) must not make the rest unreadable.
-    body = views.document(title, main, revision).encode(errors="replace")
-    headers = {**HEADERS, **({} if revision is None else {"ETag": revision})}
+    body = page.encode(errors="replace")
+    headers = {**page.headers, **({} if revision is None else {"ETag": revision})}
+    if is_compressed and len(body) > _WORTH_COMPRESSING:
+        # The fastest: what is saved beyond is less than what it costs, on one's own machine.
+        body = gzip.compress(body, 1)
+        headers["Content-Encoding"] = "gzip"
     return web.Response(body=body, status=status, content_type="text/html", charset="utf-8", headers=headers)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from ...store import Store
+from ..reader import Records
 
 # Beyond this, differences and ticks would leave the range of floating point numbers.
 _MAX_NUMBER = 1e300
@@ -24,12 +24,12 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and -_MAX_NUMBER < value < _MAX_NUMBER
 
 
-def series(store: Store, run_uuid: str, name: str, columns: int) -> list[Point]:
+def series(records: Records, run_uuid: str, name: str, columns: int) -> list[Point]:
     """The numbers of one metric, by step; of many, the lowest and the highest in each of ``columns`` equal spans.
 
     The first and the last are always among them, so that the plot begins and ends where the metric does.
     """
-    rows = store.read(
+    rows = records.read(
         "SELECT step, value FROM metrics WHERE run_uuid = ? AND name = ? ORDER BY step, number", run_uuid, name
     )
     points = [Point(row["step"], float(value)) for row in rows if is_number(value := json.loads(row["value"]))]

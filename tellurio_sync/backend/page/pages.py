@@ -1,0 +1,232 @@
+"""What each page shows: from an address and the records to the values of a template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from slugify import slugify
+
+from ..rest import STATUSES
+from ..store import Row
+from .plots import plots
+from .queries import metrics
+from .queries.parameters import parameters, version_before
+from .queries.projects import count_of_projects, project, projects
+from .queries.runs import Wanted, count_of_runs, metric_columns, run, runs, tags_in_use, values_of
+from .reader import Records
+from .render import Html, age, project_path, query, render, run_path
+from .words import compare, only_new
+
+PROJECTS_SHOWN = 50
+RUNS_PER_PROJECT = 10
+RUNS_PER_PAGE = 100
+METRICS_PER_RUN = 4
+METRICS_SHOWN = 40
+
+_NAMED_RUNS = 1000
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request for a page.
+
+    Attributes:
+        names: those in the path.
+        query: the rest of the address.
+        revision: of the records.
+    """
+
+    names: Mapping[str, str]
+    query: Mapping[str, str]
+    lists: Mapping[str, list[str]]
+    revision: str
+
+    def number(self, name: str, default: int, *, least: int = 1, most: int = 10**9) -> int:
+        """A number of the query; what is none is the default."""
+        text = self.query.get(name, "")
+        return min(max(int(text), least), most) if text.isascii() and text.isdigit() and len(text) < 19 else default
+
+
+class NotFound(Exception):
+    """There is no such page; the text says what is missing."""
+
+
+def key_form(problem: str = "") -> Html:
+    """What those see who did not bring the key."""
+    return render("key.html", title="Key", problem=problem, revision=None, has_plots=False)
+
+
+def notice(title: str, sentence: str) -> Html:
+    """A page that says why there is none."""
+    return render("notice.html", title=title, sentence=sentence, revision=None, has_plots=False)
+
+
+# --- projects -----------------------------------------------------------------------------------
+
+
+def overview(records: Records, asked: Asked) -> Html:
+    """All projects, with their latest runs."""
+    parts = []
+    for found in projects(records, PROJECTS_SHOWN):
+        rows = runs(records, found["uuid"], Wanted(), limit=RUNS_PER_PROJECT)
+        where = metric_columns(records, found["uuid"])[:METRICS_PER_RUN]
+        parts.append(
+            {
+                "project": found,
+                "path": project_path(found),
+                "runs": [_shown_run(found, row) for row in rows],
+                "where": where,
+                "columns": _columns(where),
+                "found": values_of(records, rows, where),
+            }
+        )
+    return _page("projects.html", asked, title="Projects", parts=parts, total=count_of_projects(records))
+
+
+def project_page(records: Records, asked: Asked) -> Html:
+    """The runs of one project."""
+    found = _project(records, asked)
+    wanted = Wanted(
+        search=asked.query.get("q", "").strip(),
+        status=asked.query.get("status", ""),
+        tag=asked.query.get("tag", ""),
+        sort=asked.query.get("sort", "started"),
+        is_up=asked.query.get("up") == "1",
+    )
+    page = asked.number("page", 1)
+    total = count_of_runs(records, found["uuid"], wanted)
+    rows = runs(records, found["uuid"], wanted, limit=RUNS_PER_PAGE, offset=(page - 1) * RUNS_PER_PAGE)
+    all_metrics = metric_columns(records, found["uuid"])
+    chosen = asked.lists.get("metric", [])
+    where = [name for name in all_metrics if name in chosen] or all_metrics[:METRICS_PER_RUN]
+    described = {
+        "q": wanted.search,
+        "status": wanted.status,
+        "tag": wanted.tag,
+        "sort": wanted.sort,
+        "up": "1" if wanted.is_up else "",
+        "metric": chosen,
+    }
+    return _page(
+        "project.html",
+        asked,
+        title=found["display_name"],
+        project=found,
+        path=project_path(found),
+        wanted=wanted,
+        searched=described,
+        statuses=STATUSES,
+        tags=tags_in_use(records, found["uuid"]),
+        all_metrics=all_metrics,
+        where=where,
+        runs=[_shown_run(found, row) for row in rows],
+        columns=_columns(where, wanted, described),
+        values=values_of(records, rows, where),
+        total=total,
+        total_runs=count_of_runs(records, found["uuid"], Wanted()),
+        is_filtered=bool(wanted.search or wanted.status or wanted.tag),
+        page=page,
+        first=(page - 1) * RUNS_PER_PAGE + 1,
+    )
+
+
+def _columns(where: list[str], wanted: Wanted | None = None, described: Row | None = None) -> list[Row]:
+    """The heads of a table of runs; with ``wanted`` each is a link that sorts by it."""
+    heads = [("Run", "name"), ("Status", "status"), ("Started", "started"), ("Took", "duration")]
+    heads += [(name, f"metric:{name}") for name in where]
+    columns = []
+    for label, key in heads:
+        column = {"label": label, "is_number": key == "duration" or ":" in key, "sorted": None, "address": None}
+        if wanted is not None and described is not None:
+            is_here = wanted.sort == key
+            # The second click turns the order round. Names start with A, everything else with the largest.
+            is_up = not wanted.is_up if is_here else key in ("name", "status")
+            column["address"] = query(described, sort=key, up="1" if is_up else "")
+            column["sorted"] = ("ascending" if wanted.is_up else "descending") if is_here else None
+        columns.append(column)
+    return columns
+
+
+# --- a run --------------------------------------------------------------------------------------
+
+
+def run_page(records: Records, asked: Asked) -> Html:
+    """One run: its metrics and its parameters."""
+    found, row = run_of(records, asked)
+    names = metrics.names_of_metrics(records, row["uuid"])
+    return _page(
+        "run.html",
+        asked,
+        scripts=("live.js", "plots.js"),
+        has_plots=True,
+        **_about_run(found, row, ""),
+        plots=plots(records, row, names[:METRICS_SHOWN], run_path(found, row)),
+        more_metrics=len(names) > METRICS_SHOWN,
+        parameters=[_parameter(records, found, row, *one) for one in enumerate(parameters(records, row["uuid"]), 1)],
+    )
+
+
+def _parameter(records: Records, project: Row, run: Row, position: int, newest: Row) -> Row:
+    before = version_before(records, run["uuid"], newest["variable_id"], newest["version"])
+    words = compare(before["value"] if before else newest["value"], newest["value"])
+    return {**newest, "words": only_new(words), "path": f"{run_path(project, run)}prompts/{position}/"}
+
+
+def _about_run(project: Row, run: Row, here: str) -> Row:
+    """What all pages of a run say of it; ``here`` is the part that is looked at."""
+    path = run_path(project, run)
+    return {
+        "title": run["name"],
+        "project": project,
+        "project_path": project_path(project),
+        "run": _shown_run(project, run),
+        "path": path,
+        "run_parts": [(label, path + part, part == here) for label, part in _PARTS],
+    }
+
+
+_PARTS = (("Overview", ""),)
+
+
+def _shown_run(project: Row, run: Row) -> Row:
+    is_over = run["status"] != "RUNNING"
+    return {
+        **run,
+        "path": run_path(project, run),
+        "took": age(run["date_created"], run["date_updated"] if is_over else None),
+    }
+
+
+# --- what an address names --------------------------------------------------------------------------
+
+
+def _project(records: Records, asked: Asked) -> Row:
+    found = project(records, asked.names["namespace"], asked.names["project"])
+    if found is None:
+        raise NotFound("There is no such project.")
+    return found
+
+
+def run_of(records: Records, asked: Asked) -> tuple[Row, Row]:
+    """The project and the run of a path: the run with this uuid, or the latest whose name makes this path.
+
+    Raises:
+        NotFound: there is none.
+    """
+    found, name = _project(records, asked), asked.names["run"]
+    row = run(records, found["uuid"], name)
+    if row is None:
+        latest = runs(records, found["uuid"], Wanted(), limit=_NAMED_RUNS)
+        row = next((run for run in latest if slugify(run["name"]) == name), None)
+    if row is None:
+        raise NotFound("There is no such run.")
+    return found, row
+
+
+def _page(
+    template: str, asked: Asked, *, scripts: tuple[str, ...] = ("live.js",), has_plots: bool = False, **values: Any
+) -> Html:
+    styles = ("style.css", "uPlot.min.css") if has_plots else ("style.css",)
+    return render(template, scripts=scripts, styles=styles, revision=asked.revision, has_plots=has_plots, **values)

@@ -1,0 +1,66 @@
+"""The data of plots, thinned out to what can be seen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..store import Row
+from .queries.metrics import count_of_values, last_values
+from .queries.series import Point, series
+from .reader import Records
+from .render import number
+
+VALUES_IN_TABLE = 50
+
+# Of all plots of a page together: more would make the page larger than what can be seen of it.
+_POINTS_PER_PAGE = 12_000
+_MOST_COLUMNS, _FEWEST_COLUMNS = 500, 60
+
+
+def plots(records: Records, run: Row, names: list[str], path: str) -> list[Row]:
+    """One plot per metric of a run, with its last values as a table."""
+    columns = columns_for(len(names))
+    return [_plot(records, run, name, columns, path) for name in names]
+
+
+def columns_for(lines: int) -> int:
+    """Into how many spans each of so many lines is thinned out."""
+    return min(max(_POINTS_PER_PAGE // (2 * max(lines, 1)), _FEWEST_COLUMNS), _MOST_COLUMNS)
+
+
+def _plot(records: Records, run: Row, name: str, columns: int, path: str) -> Row:
+    rows = last_values(records, run["uuid"], name, VALUES_IN_TABLE)
+    total = count_of_values(records, run["uuid"], name)
+    points = series(records, run["uuid"], name, columns)
+    is_thinned = total > 2 * columns
+    line = line_of(run["name"], points)
+    data = {"name": name, "runs": [line], "isThinned": is_thinned, "path": path}
+    return {
+        "name": name,
+        "rows": rows,
+        "total": total,
+        "is_thinned": is_thinned,
+        "now": number(points[-1].value) if points else "",
+        "in_words": in_words(name, points) if points else "",
+        "data": data if points else None,
+    }
+
+
+def line_of(label: str, points: list[Point]) -> dict[str, Any]:
+    """One line of a plot, as the script wants it."""
+    return {"label": label, "x": [point.step for point in points], "y": [_rounded(point.value) for point in points]}
+
+
+def _rounded(value: float) -> float:
+    # More digits cannot be seen, and would be half of the page.
+    return float(f"{value:.7g}")
+
+
+def in_words(name: str, points: list[Point]) -> str:
+    """What a screen reader says of a line."""
+    values = [point.value for point in points]
+    first, last = points[0], points[-1]
+    return (
+        f"{name}: {number(first.value)} at step {first.step}, {number(last.value)} at step {last.step}; "
+        f"lowest {number(min(values))}, highest {number(max(values))}"
+    )

@@ -1,0 +1,84 @@
+"""Reading for the pages beside the backend's own work.
+
+=====================  ==================================  ===============================
+state                  used by                             how it is kept apart
+=====================  ==================================  ===============================
+a connection           the one thread that opened it       one per thread, read-only
+the list of them       opening threads; the closing one    appending is one step; closed
+                                                           after the threads have ended
+=====================  ==================================  ===============================
+
+A page over a million values must not keep the event loop, and with it all clients, from their work.  In write-ahead
+mode readers and the writer do not wait for each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+from urllib.parse import quote
+
+from ..store import Row
+
+T = TypeVar("T")
+
+_THREADS = 2
+
+
+class Records(Protocol):
+    """Where rows come from: a reader's connection, or the store itself."""
+
+    def read(self, sql: str, *values: Any) -> list[Row]:
+        """The rows that a SELECT gives."""
+        ...
+
+
+class Snapshot:
+    """The records as they are at one moment. Of the thread that made it."""
+
+    def __init__(self, path: Path) -> None:
+        address = f"file:{quote(str(path.absolute()))}?mode=ro"
+        # Closed by another thread, once this one has ended.
+        self.db = sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False)
+        self.db.row_factory = sqlite3.Row
+
+    def read(self, sql: str, *values: Any) -> list[Row]:
+        """The rows that a SELECT gives."""
+        return [dict(row) for row in self.db.execute(sql, values)]
+
+
+class Reader:
+    """Runs questions to the records in threads of its own. Event loop's thread only."""
+
+    def __init__(self, path: Path) -> None:
+        """``path`` is the database's, which must exist once the first question is asked."""
+        self._path = path
+        self._here = threading.local()
+        self._snapshots: list[Snapshot] = []
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="page reader")
+
+    async def run(self, work: Callable[[Records], T]) -> T:
+        """What ``work`` makes of the records, which do not change while it looks."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._run, work)
+
+    def _run(self, work: Callable[[Records], T]) -> T:
+        snapshot: Snapshot | None = getattr(self._here, "snapshot", None)
+        if snapshot is None:
+            snapshot = self._here.snapshot = Snapshot(self._path)
+            self._snapshots.append(snapshot)
+        snapshot.db.execute("BEGIN")
+        try:
+            return work(snapshot)
+        finally:
+            snapshot.db.execute("ROLLBACK")
+
+    def close(self) -> None:
+        """Wait for what runs, and let go of the database."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        for snapshot in self._snapshots:
+            snapshot.db.close()

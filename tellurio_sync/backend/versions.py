@@ -1,0 +1,144 @@
+"""The versions of a run's parameters, and what led to each: who changed it, on which feedback, at which step.
+
+For people to look at, and bounded; the values that a training works with are elsewhere.  Event loop's thread only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import Literal
+
+from .store import Store
+
+# What is kept of the parameters of a run. A version over the limit of characters is cut, and says so.
+PARAMETERS_PER_RUN = 50
+VERSIONS_PER_PARAMETER = 1000
+CHARS_PER_VERSION = 200_000
+CHARS_OF_FEEDBACK = 200_000
+
+# Parameters whose last versions are at hand without asking the database.
+_AT_HAND = 1000
+
+Cause = Literal["begin", "step", "set"]
+"""How a version came about: the parameter was new, an optimizer's step, or the user's own hand."""
+
+TABLES = """
+CREATE TABLE IF NOT EXISTS parameters (
+    number INTEGER PRIMARY KEY,
+    run_uuid TEXT NOT NULL REFERENCES runs (uuid) ON DELETE CASCADE,
+    variable_id TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    content TEXT NOT NULL,
+    date_created TEXT NOT NULL,
+    UNIQUE (run_uuid, variable_id, version)
+);
+CREATE TABLE IF NOT EXISTS causes (
+    parameter INTEGER PRIMARY KEY REFERENCES parameters (number) ON DELETE CASCADE,
+    cause TEXT NOT NULL,
+    feedback TEXT NOT NULL,
+    value_count INTEGER NOT NULL
+);
+"""
+
+
+class Versions:
+    """Keeps the versions of parameters in a store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        store.add_tables(TABLES)
+        # (run, parameter) -> the content of its last version as stored, and its number.
+        self._last: OrderedDict[tuple[str, str], tuple[str, int]] = OrderedDict()
+
+    def note(
+        self,
+        run_uuid: str,
+        variable_id: str,
+        role: str,
+        value: str,
+        cause: Cause = "set",
+        feedback: Sequence[str] = (),
+    ) -> int | None:
+        """Keep a value of a parameter, if it is another than the last; the number of its version.
+
+        None where nothing is kept: for a run that does not exist, and for parameters after the first
+        :data:`PARAMETERS_PER_RUN` of a run.  Of more versions than :data:`VERSIONS_PER_PARAMETER` the first and the
+        last are kept.
+
+        Args:
+            run_uuid: the run in which it has this value.
+            variable_id: which parameter.
+            role: what it is for.
+            value: its data, as text.
+            cause: why it is another than before; the first version always has the cause "begin".
+            feedback: what the optimizer read.
+        """
+        # As JSON, because SQLite takes no text that holds half a surrogate pair.
+        content = json.dumps([role, _cut(value, CHARS_PER_VERSION)])
+        known, version = self._last_version(run_uuid, variable_id)
+        if known == content:
+            return version
+        version += 1
+        made = self._store.write(
+            "INSERT INTO parameters (run_uuid, variable_id, version, content, date_created)"
+            " SELECT uuid, ?2, ?3, ?4, ?5 FROM runs WHERE uuid = ?1 AND (?3 > 1 OR"
+            " (SELECT count(DISTINCT variable_id) FROM parameters WHERE run_uuid = ?1) < ?6)",
+            *(run_uuid, variable_id, version, content, datetime.now(timezone.utc).isoformat(), PARAMETERS_PER_RUN),
+        )
+        if not made.rowcount:
+            return None
+        self._remember((run_uuid, variable_id), (content, version))
+        self._store.write(
+            "INSERT INTO causes VALUES (?, ?, ?, ?)",
+            made.lastrowid,
+            "begin" if version == 1 else cause,
+            json.dumps(_cut_all(feedback)),
+            self._store.value_count(run_uuid),
+        )
+        self._store.write(
+            "DELETE FROM parameters WHERE run_uuid = ? AND variable_id = ? AND version > 1 AND version <= ?",
+            *(run_uuid, variable_id, version - VERSIONS_PER_PARAMETER + 1),
+        )
+        return version
+
+    def _last_version(self, run_uuid: str, variable_id: str) -> tuple[str, int]:
+        key = (run_uuid, variable_id)
+        if key not in self._last:
+            rows = self._store.read(
+                "SELECT content, version FROM parameters WHERE run_uuid = ? AND variable_id = ?"
+                " ORDER BY version DESC LIMIT 1",
+                *key,
+            )
+            if not rows:
+                return "", 0
+            self._remember(key, (rows[0]["content"], rows[0]["version"]))
+        self._last.move_to_end(key)
+        return self._last[key]
+
+    def _remember(self, key: tuple[str, str], last: tuple[str, int]) -> None:
+        self._last[key] = last
+        self._last.move_to_end(key)
+        if len(self._last) > _AT_HAND:
+            self._last.popitem(last=False)
+
+    def forget_run(self, run_uuid: str) -> None:
+        """The run is gone."""
+        for key in [key for key in self._last if key[0] == run_uuid]:
+            del self._last[key]
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[:limit]} … ({len(text) - limit} more characters)"
+
+
+def _cut_all(texts: Sequence[str]) -> list[str]:
+    kept, left = [], CHARS_OF_FEEDBACK
+    for text in texts:
+        kept.append(_cut(text, left))
+        left -= len(text)
+        if left <= 0:
+            break
+    return kept
