@@ -1,4 +1,4 @@
-"""Where the backend is, and whether a key may travel there (protocol §A.1).
+"""The addresses of the backend, and whether a key may be sent there (protocol §A.1).
 
 Pure functions over texts and the environment; thread-safe, nothing blocks.
 """
@@ -43,7 +43,7 @@ class Address:
 
     @property
     def short_url(self) -> str:
-        """As :attr:`url`, without the port where it is the scheme's own: for people and browsers."""
+        """As :attr:`url`, without the port if it is the default of the scheme: for people and browsers."""
         return self.base_url if self.port == _DEFAULT_PORT[self.scheme] else self.url
 
     @property
@@ -53,7 +53,7 @@ class Address:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether it is this machine, so that nothing sent there crosses a network."""
+        """Whether it is this machine, so that nothing that is sent there crosses a network."""
         return is_loopback(self.host)
 
 
@@ -78,14 +78,14 @@ def ws_address(base_url: str | None = None, port: int | str | None = None) -> Ad
 
 def _address(channel: str, schemes: tuple[str, str], base_url: str | None, port: int | str | None) -> Address:
     env = f"TELLURIO_BACKEND_{channel}_"
-    # Protocol §A.1: an argument wins when truthy. An empty variable counts as unset, for the same reason.
+    # Protocol §A.1: an argument wins if it is truthy. An empty variable counts as unset, too.
     base = base_url or os.environ.get(f"{env}BASE_URL") or f"{schemes[1]}://platform.tellurio.ai"
     parts = _split(base, schemes)
     own_port = _port_of(parts, base)
     if own_port is None:
         wanted: int | str = port or os.environ.get(f"{env}PORT") or 443
     else:
-        # Stricter than §A.1, which would build "host:8000:443": a port inside the base is taken as meant.
+        # A port inside the base is the port (§A.1).
         wanted = port or own_port
         if _to_port(wanted) != own_port:
             raise ValueError(f"The address {base!r} and the port {port!r} name different ports; leave one of them out.")
@@ -95,7 +95,7 @@ def _address(channel: str, schemes: tuple[str, str], base_url: str | None, port:
 
 def _split(base: str, schemes: tuple[str, str]) -> SplitResult:
     if "@" in base:
-        # The address itself is left out of the text: it holds the credentials.
+        # The text does not quote the address, because it holds the credentials.
         raise ValueError("The backend's address must not hold credentials; the API key is passed on its own.")
     try:
         parts = urlsplit(base.strip())
@@ -130,7 +130,7 @@ def _to_port(value: int | str) -> int:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host name or IP address means this machine, told without asking DNS (RFC 6761 §6.3)."""
+    """Whether a host name or IP address means this machine; DNS is not asked (RFC 6761 §6.3)."""
     name = host.strip("[]").rstrip(".").lower()
     if name == "localhost" or name.endswith(".localhost"):
         return True
@@ -141,7 +141,7 @@ def is_loopback(host: str) -> bool:
 
 
 def check_may_send_key(address: Address, *, allow_insecure: bool = False) -> None:
-    """Return if an API key may be sent to this address: encrypted, or not leaving this machine.
+    """Return if an API key may be sent to this address: encrypted, or within this machine.
 
     Raises:
         ConnectFailed: it would cross a network in clear text (stage ``"url"``).

@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if remaining and args.command != "demo":
         parser.error(f"unrecognized arguments: {' '.join(remaining)}")
     logging.basicConfig(format=f"[{PROGRAM}] %(levelname)s %(name)s: %(message)s")
-    # What a backend does is its output; of the other commands a user wants to see the command's own.
+    # For the backend its log is the output; for the other commands it is what the command itself prints.
     level = args.verbosity or ("info" if args.command == "backend" else "warning")
     logging.getLogger("tellurio_sync").setLevel(level.upper())
     try:
@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_arguments(backend)
 
-    # Its own options, --help included, are the demo's to read.
+    # The demo reads its own options, also --help.
     commands.add_parser("demo", help="watch a prompt being optimised", add_help=False)
     return parser
 
@@ -164,7 +164,7 @@ def _find_or_ask(api_key: str | None, relogin: bool) -> tuple[str, KeySource]:
 
 
 def _ask_for_key() -> str:
-    """The key from the terminal, not shown while it is typed, or from the pipe that feeds this process."""
+    """The key from the terminal, not shown while it is typed, or from a pipe on standard input."""
     if not sys.stdin.isatty():
         return sys.stdin.readline()
     from getpass import getpass

@@ -1,7 +1,7 @@
 """A local backend in its own process: no account, no network.
 
-The process is told by its standard input that it is no longer needed: the write end of that pipe is held by
-this process alone, so the operating system closes it however this process ends, ``kill -9`` included.
+The end of its standard input tells the process that it is no longer needed.  Only this process holds the write end of
+that pipe, so the operating system closes it however this process ends, even by ``kill -9``.
 
 State and threads:
 
@@ -64,9 +64,9 @@ class LocalBackend:
         http_base_url, ws_base_url: scheme and host, without port.
         http_port, ws_port: 1 to 65535.
         api_key: what clients must send.
-        username: whose backend it is.
-        namespace: where this user's projects are.
-        page_url: where a browser shows projects, runs, plots and prompts, without being asked for the key.
+        username: the user of the backend.
+        namespace: the namespace of this user's projects.
+        page_url: the page with projects, runs, plots and prompts; it opens without asking for the key.
         pid: the id of its process.
     """
 
@@ -99,11 +99,11 @@ class LocalBackend:
 
     @property
     def last_lines(self) -> list[str]:
-        """The last 20 lines of its standard error output: where to look when it ended by itself."""
+        """The last 20 lines of its standard error output: they show why it ended by itself."""
         return list(self._child.last_lines)
 
     def stop(self) -> None:
-        """End the backend: orderly, and after 2 s by force. Idempotent. Blocks until it has ended."""
+        """End the backend in good order, or by force after 2 s. Idempotent. Blocks until it has ended."""
         self._child.end()
 
 
@@ -114,10 +114,10 @@ def start_local_backend(
     command: Sequence[str] | None = None,
     **options: Any,
 ) -> LocalBackend:
-    """A local backend that serves already. Blocks until it does. Thread-safe.
+    """Start a local backend. Blocks until it serves. Thread-safe.
 
     It inherits the environment (``OPENAI_API_KEY``, proxies, ...) except for the ``TELLURIO_...`` variables, which
-    are about this process's own backend. Ctrl-C in this terminal does not reach it.
+    belong to the backend of this process. Ctrl-C in this terminal does not reach it.
 
     Args:
         data_dir: where projects, runs and metrics are kept; None: a temporary directory, removed at its end.
@@ -128,7 +128,7 @@ def start_local_backend(
 
     Raises:
         BackendError: the extra ``local`` is not installed, or the process did not start, ended, or was not ready in
-            time; with the last lines of what it said.
+            time; with its last lines of output.
         ValueError: not a timeout, or an option that holds a line end.
     """
     deadline = Deadline(check_timeout(timeout), MONOTONIC.now())
@@ -157,19 +157,19 @@ def start_local_backend(
 
 
 def default_local_backend(**options: Any) -> LocalBackend:
-    """The backend that the sessions of this process share: the running one, else a new one. Thread-safe.
+    """The backend that the sessions of this process share: the running one, or else a new one. Thread-safe.
 
-    Blocks while one starts. In a forked child it is the parent's, if that had one.
+    Blocks while one starts. In a forked child it is the backend of the parent, if that had one.
 
     Args:
-        options: for a new one, as :func:`start_local_backend`. What is None is left to the running one.
+        options: for a new one, as :func:`start_local_backend`. An option that is None may differ in the running one.
 
     Raises:
         BackendError, ValueError: as :func:`start_local_backend`.
         UsageError: one runs already, with other options.
     """
     global _default, _default_options
-    # As texts, which is how they are passed on: a path is equal to its name.
+    # Compared as texts, because they are passed on as texts: so a path is equal to its name.
     wanted = {name: str(value) for name, value in options.items() if value is not None}
     with _default_lock:
         if _default is None or not _default.is_running:
@@ -244,17 +244,17 @@ class _Child:
             raise self.failure(f"ended while it started (exit code {status})")
 
     def failure(self, what: str) -> BackendError:
-        """End the process, and return the error that says what it did wrong, with its last words."""
+        """End the process, and return the error that says what went wrong, with its last lines."""
         self.end()
         return BackendError("\n  ".join([f"The local backend {what}.", *self.last_lines]))
 
     def let_go(self) -> None:
-        """Tell it to end, which an orderly one does at once."""
+        """Tell the process to end, which it normally does at once."""
         assert self._process.stdin is not None
         self._process.stdin.close()
 
     def end(self) -> None:
-        """See to it that it has ended, after 2 s by force. Idempotent."""
+        """Make it end, after 2 s by force. Idempotent."""
         if self._is_parents:
             return
         self.let_go()
@@ -264,7 +264,7 @@ class _Child:
             _log.info("The local backend (pid %s) did not end within %g s and is killed.", self.pid, _STOP_TIMEOUT)
             self._process.kill()
             self._process.wait()
-        # Its stderr is at its end now, unless a process of its own still holds it.
+        # Its stderr has ended now, unless a child of that process still holds it.
         self._reader.join(_STOP_TIMEOUT)
         _children.discard(self)
 
@@ -273,7 +273,7 @@ class _Child:
             self._is_parents = True
             # Popen must neither wait for a process that is not our child nor warn that it is still running.
             self._process.returncode = 0
-        # Else the backend would outlive our parent for as long as we live.
+        # Otherwise the backend would outlive the parent as long as this child lives.
         self.let_go()
 
     def _read_stderr(self) -> None:
@@ -296,7 +296,7 @@ class _Child:
 
 # --- exit and fork ------------------------------------------------------------------------------
 
-# Strong references: a backend that nobody refers to any more must still be ended.
+# Strong references: a backend must be ended even if nothing refers to it any more.
 _children: set[_Child] = set()
 _default: LocalBackend | None = None
 _default_options: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""What a client calls on the server: one request, many, or without waiting for the reply."""
+"""Calls of the client on the server: one request, many requests, or without waiting for the reply."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ClientCalls(ABC):
     """The calls of the client. Every request carries the run that it is made for.
 
     Attributes:
-        default_timeout: seconds, > 0, of calls that name none.
+        default_timeout: seconds, > 0, for calls that name none.
         hard_timeout: seconds, > 0, beyond which heartbeats do not extend a call; None: no such limit.
     """
 
@@ -35,7 +35,7 @@ class ClientCalls(ABC):
 
     @abstractmethod
     def _usable_peer(self) -> Peer:
-        """The peer that calls go to; connects first where that is due. Raises ``NotConnected``, ``ConnectFailed``."""
+        """The peer for calls; connects first, if necessary. Raises ``NotConnected``, ``ConnectFailed``."""
 
     def call(
         self, method: str, params: Mapping[str, Any] | None = None, timeout: float | None = None
@@ -44,7 +44,7 @@ class ClientCalls(ABC):
 
         Args:
             method: its name.
-            params: its parameters, JSON values; never changed. ``run_uuid`` is added where it is absent.
+            params: its parameters, JSON values; never changed. ``run_uuid`` is added if it is absent.
             timeout: seconds, > 0; None: ``default_timeout``. For ``LONG_RUNNING_METHODS`` it counts from the last
                 heartbeat. It does not cover what your own callables do meanwhile: heartbeats go on.
 
@@ -53,8 +53,8 @@ class ClientCalls(ABC):
 
         Raises:
             CallTimeout: no reply came in time.
-            ConnectionLost: the connection ended first (``ClosedByUser`` if by ``close``); ``was_sent`` tells whether
-                the server may have acted.
+            ConnectionLost: the connection ended first (``ClosedByUser`` if by ``close``); ``was_sent`` says whether the
+                server may have acted.
             NotConnected: there is no connection, or ``close`` was called.
             WouldDeadlock: called on the receive thread.
             LocalProtocolError: ``params`` cannot be sent as JSON.
@@ -76,15 +76,15 @@ class ClientCalls(ABC):
     def submit(
         self, method: str, params: Mapping[str, Any] | None = None, timeout: float | None = None
     ) -> Future[dict[str, Any]]:
-        """As ``call``, without waiting: a future of the reply envelope.
+        """As ``call``, without waiting: returns a future of the reply envelope.
 
-        The future ends by itself at the call's deadline. Cancelling it gives up the call; the server is not told.
+        The future ends by itself at the call's deadline. To cancel it gives up the call; the server is not told.
         Callbacks added to it run on a worker thread. Waits only while the outgoing queue is full, or while a lost
         connection is being restored.
 
         Raises:
             NotConnected, ConnectionLost, CallTimeout, LocalProtocolError, ValueError: as ``call``, while sending;
-                what happens later is the future's exception.
+                a later error is the exception of the future.
         """
         seconds = self._timeout(timeout)
         peer = self._peer
@@ -105,12 +105,12 @@ class ClientCalls(ABC):
         *,
         return_exceptions: bool = False,
     ) -> list[Any]:
-        """Call many methods in one go: all requests are sent at once, and this waits for all replies.
+        """Call many methods: all requests are sent at once, then this waits for all replies.
 
         Args:
             calls: pairs of method and params.
             timeout: seconds, > 0, for each call; None: ``default_timeout``.
-            return_exceptions: give an error in the place of its reply, instead of raising the first one.
+            return_exceptions: return an error in place of its reply, instead of raising the first one.
 
         Returns:
             The reply envelopes, in the order of ``calls``.
@@ -137,7 +137,7 @@ class ClientCalls(ABC):
         """
         self._usable_peer().notify(method, self._with_run(params), self.default_timeout)
 
-    # --- for a session, which makes its objects anew on a new connection before anything else ----------------
+    # --- for a session, which restores its objects on a new connection before anything else ------------------
 
     def wait_for_connection(self, timeout: float) -> Connection:
         """The open connection. Blocks while it is being restored, at most ``timeout`` seconds.
@@ -158,7 +158,7 @@ class ClientCalls(ABC):
         """As ``call``, but on this connection or not at all.
 
         Args:
-            on_reply: called on the receive thread when the reply has come, before anything sent after it is handled.
+            on_reply: called on the receive thread when the reply has come, before any later message is handled.
         """
         return self._usable_peer().request(
             method,
@@ -177,7 +177,7 @@ class ClientCalls(ABC):
         timeout: float | None = None,
         on_reply: Callable[[], None] | None = None,
     ) -> list[Any]:
-        """As ``call_many``, but on this connection or not at all; errors stand in the places of replies.
+        """As ``call_many``, but on this connection or not at all; returns errors in place of replies.
 
         Args:
             on_reply: as for ``call_on``, when the reply to the last of them has come.

@@ -42,18 +42,18 @@ class TellurioWebSocketClient(ClientCalls, ServerCalls):
 
     What to know:
 
-    * ``call`` waits for the reply; ``submit`` does not; ``call_many`` sends many requests in one go and waits once.
-    * One thread of its own, started by ``connect``, reads the socket and applies what the server pushes, in the order
-      it was sent and before the reply behind it. Your functions never run on it: callables run on worker threads, and
-      may call the server themselves.
+    * ``call`` waits for the reply; ``submit`` does not; ``call_many`` sends many requests at once and waits once.
+    * The receive thread, started by ``connect``, reads the socket and applies the pushes of the server, in the order in
+      which they were sent, and before the reply that follows them. Your functions never run on it: callables run on
+      worker threads, and may call the server themselves.
     * A call ends at its deadline: its ``timeout`` after the start, for long-running methods after the last heartbeat.
-    * Losing the connection ends every waiting call at once with ``ConnectionLost``; the client then reconnects by
-      itself, and calls made meanwhile wait for that within their own timeout.
+    * When the connection is lost, every waiting call ends at once with ``ConnectionLost``. The client then reconnects
+      by itself; calls that are made meanwhile wait for that, within their own timeout.
     * A forked child never touches the connection of its parent: its first use opens its own.
     * A pickle holds the configuration, but no key, no connection, no hooks and no ``ssl_context``. What is unpickled
       connects at its first use if ``TELLURIO_API_KEY`` is set.
 
-    Subclass it to change what the server may call: the methods ``rpc_...``. All but ``rpc_run_callable`` run on the
+    Subclass it to change the methods that the server may call: ``rpc_...``. All but ``rpc_run_callable`` run on the
     receive thread: they must be quick and must not call the server.
 
     Args:
@@ -64,19 +64,20 @@ class TellurioWebSocketClient(ClientCalls, ServerCalls):
         hard_timeout: seconds, > 0, beyond which heartbeats do not extend a call; None: no such limit.
         connect_timeout: seconds, > 0, for one attempt up to the end of the handshake, and again for the greeting.
         ping_interval: seconds, > 0, of silence before a ping; None: never ping.
-        ping_timeout: seconds, > 0, for its answer, and for the server to take anything of what is sent.
+        ping_timeout: seconds, > 0, for its answer, and for the server to take any byte of what is sent.
         max_message_size: bytes, > 0, of an incoming message; a longer one ends the connection.
         reconnect: whether to connect again by itself when the connection is lost.
         on_lost: called with the ``ConnectionLost`` when an open connection has ended. On the receive thread: be quick.
         on_restored: called with the new session id when it is open again. On the receive thread: be quick.
         allow_insecure: permit a key to cross a network unencrypted (``ws://`` to another host).
         ssl_context: for ``wss://``; None: the system's certificates, host name checked. Its ``wrap_bio`` is used.
-        registries: what the server's pushes change; None: its own.
-        active_run: gives the run that calls are made for; None: ``active_run.get_active_run``.
+        registries: the objects that pushes of the server change; None: new ones.
+        active_run: gives the run for which calls are made; None: ``active_run.get_active_run``.
 
     Raises:
-        ValueError: an address, timeout or size that cannot be right, or an ``ssl_context`` with a ``wrap_socket`` or
-            ``sslsocket_class`` of its own, which would not be used.
+        ValueError: an address, timeout or size that cannot be right, or an ``ssl_context`` that overrides
+        ``wrap_socket``
+            or ``sslsocket_class``, because these would not be used.
     """
 
     def __init__(
@@ -151,7 +152,7 @@ class TellurioWebSocketClient(ClientCalls, ServerCalls):
 
     @property
     def ws_url(self) -> str:
-        """Where it connects to (protocol §A.1)."""
+        """The address of the WebSocket (protocol §A.1)."""
         return f"{self._address.url}{WS_PATH}"
 
     @property
@@ -191,10 +192,10 @@ class TellurioWebSocketClient(ClientCalls, ServerCalls):
     def connect(self, api_key: str | None = None, retries: int = 3, delay: float = 5) -> dict[str, str]:
         """Connect, and wait for the server's greeting (protocol §A.3). Blocks.
 
-        An open connection is closed first: there is one at a time.
+        An open connection is closed first: there is only one at a time.
 
         Args:
-            api_key: sent in the handshake; None: that of the last ``connect``, else the constructor's, else
+            api_key: sent in the handshake; None: the key of the last ``connect``, else the constructor's, else
                 ``TELLURIO_API_KEY``.
             retries: attempts in total, >= 1.
             delay: seconds, >= 0, between attempts.
@@ -204,8 +205,8 @@ class TellurioWebSocketClient(ClientCalls, ServerCalls):
 
         Raises:
             InvalidAPIKeyError: the server refused the key; it is not tried again.
-            ConnectFailed: every attempt failed, for this reason the last one; or there is no key; or ``close`` was
-                called meanwhile.
+            ConnectFailed: every attempt failed (the text has the reason of the last one); or there is no key; or
+                ``close`` was called meanwhile.
             ValueError: ``retries`` or ``delay`` out of range.
         """
         api_key = hidden(api_key)  # from here on, no frame of ours shows it
@@ -234,7 +235,7 @@ class TellurioWebSocketClient(ClientCalls, ServerCalls):
             greeting: Greeting = peer.open(retries, delay)
         except DialFailed as failure:
             raise connect_failed(self.ws_url, self.is_loopback, failure) from failure
-        except BaseException:  # Ctrl-C: nobody may wait for a peer that was never opened
+        except BaseException:  # Ctrl-C: no thread may wait for a peer that was never opened
             peer.close(0.0)
             raise
         return {"session_id": greeting.session_id}
@@ -258,7 +259,7 @@ class TellurioWebSocketClient(ClientCalls, ServerCalls):
         self.close()
 
     def __repr__(self) -> str:
-        if "_peer" not in self.__dict__:  # the constructor has failed, and its frame is being shown
+        if "_peer" not in self.__dict__:  # the constructor has failed, and a traceback shows its frame
             return f"<{type(self).__name__}, not made>"
         return f"<{type(self).__name__} {self.ws_url} {self.state}>"
 
@@ -293,7 +294,7 @@ class TellurioWebSocketClient(ClientCalls, ServerCalls):
                 )
             self._api_key = checked_key(hidden(os.environ[API_KEY_VARIABLE]))
         check_may_send_key(self._address, allow_insecure=self._allow_insecure)
-        # One thread connects; the others find its peer, whose calls wait until it is open.
+        # One thread connects; the others find its peer, and their calls wait until it is open.
         peer = self._make_peer()
         with self._lock:
             if self._peer is not former:
@@ -326,7 +327,7 @@ class TellurioWebSocketClient(ClientCalls, ServerCalls):
         )
 
     def _headers(self) -> list[str]:
-        # The last two are ours: a server that does not know them does as it always does (protocol §A.7, §K.6).
+        # The last two are optional: a server that does not know them ignores them (protocol §A.7, §K.6).
         return [
             Secret(f"Authorization: Api-Key {self._api_key}"),
             f"X-Tellurio-Max-Message-Size: {self._max_message_size}",
@@ -344,7 +345,7 @@ class TellurioWebSocketClient(ClientCalls, ServerCalls):
             self._on_restored(greeting.session_id)
 
     def _lost(self, error: ConnectionLost) -> None:
-        # Who waits for a push that the lost connection will never bring is told, too.
+        # Threads that wait for a push, which the lost connection will never bring, must raise, too.
         self.registries.fail_pending(
             lambda: ConnectionLost(error.reason, who=error.who, was_sent=True, code=error.code)
         )

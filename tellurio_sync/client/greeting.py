@@ -19,12 +19,12 @@ def checked_key(api_key: str) -> str:
 
 @dataclass(frozen=True)
 class Greeting:
-    """What the server says of itself when a connection opens.
+    """What the server says about itself when a connection opens.
 
     Attributes:
-        session_id: of the session on the server.
-        extensions: names of what it understands beyond the protocol; none of another server than our backend.
-        max_message_size: bytes of a message beyond which it ends the connection; None: it does not say.
+        session_id: the id of the session on the server.
+        extensions: the names of the optional extensions that it knows (protocol §K.1).
+        max_message_size: bytes of the longest message that it takes; None: it does not say.
     """
 
     session_id: str
@@ -40,7 +40,7 @@ def read_greeting(envelope: Any) -> Greeting:
     session_id = result.get("session_id") if isinstance(result, dict) else None
     if not isinstance(session_id, str) or not session_id:
         raise ValueError(f"the greeting holds no session id: {shorten(repr(envelope))}")
-    # A server is free to put anything else there: what does not look like ours means nothing.
+    # A server is free to put anything there: a value of another form means nothing.
     extensions, size = result.get("extensions"), result.get("max_message_size")
     known = [name for name in extensions if isinstance(name, str)] if isinstance(extensions, list) else []
     is_size = isinstance(size, int) and not isinstance(size, bool) and size > 0

@@ -1,4 +1,4 @@
-"""What the server may call (protocol §D), as methods that a subclass of the client overrides."""
+"""The methods that the server may call (protocol §D); a subclass of the client may override them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _RPC = "rpc_"
 
 
 class _Extends(Protocol):
-    """What a heartbeat needs of the peer."""
+    """The peer, as a heartbeat sees it."""
 
     def extend(self, request_id: object) -> None: ...
 
@@ -56,7 +56,7 @@ class ServerCalls:
         return server_methods.update_model(self.registries, params)
 
     def rpc_run_callable(self, params: dict[str, Any]) -> Any:
-        """Run a function of the user's. On a worker thread."""
+        """Run a function of the user. On a worker thread."""
         return server_methods.run_callable(self.registries, params)
 
     def rpc_clear_backward(self, params: dict[str, Any]) -> Any:

@@ -1,11 +1,11 @@
-"""What the server may call here (protocol §D), as functions on the registries of a session.
+"""The methods that the server may call (protocol §D), as functions on the registries of a session.
 
 Every function takes the ``params`` of the request and returns the ``result`` of its reply.  A failure raises: an
-``RpcError`` is answered as it is, any other exception as -32603 with its text.  The texts that other clients'
-tests compare are kept to the letter (§B.1).
+``RpcError`` is answered as it is, any other exception as -32603 with its text.  Texts that programs compare are kept
+exactly (§B.1).
 
-All but ``run_callable`` run on the receive thread, in wire order: they never block, never call the server and never
-run code of the user's.  ``run_callable`` runs on a worker thread; the function it calls may call the server.
+All but ``run_callable`` run on the receive thread, in wire order: they never block, never call the server and never run
+code of the user.  ``run_callable`` runs on a worker thread; the function that it calls may call the server.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _GRADIENT_KEYS = frozenset({"variable_id", "data", "role", "requires_grad"})
 
 
 def create_variable(registries: Registries, params: dict[str, Any]) -> Any:
-    """Make a Variable or Parameter which exists on the server: a copy that an optimizer keeps.
+    """Make a Variable or Parameter that exists on the server: a copy that an optimizer keeps.
 
     Raises:
         MissingParam: a key of protocol §D is absent.
@@ -82,14 +82,14 @@ def update_variable(registries: Registries, params: dict[str, Any]) -> Any:
 
     Raises:
         MissingParam: a key is absent.
-        UnknownVariable, UnknownNode: of an object that is not registered.
-        AttributeError: a field which the server may not set.
-        TypeError, ValueError: a value which the field cannot have.
+        UnknownVariable, UnknownNode: an object that is not registered.
+        AttributeError: a field that the server may not set.
+        TypeError, ValueError: a value that the field cannot have.
     """
     variable_id, field, value = (_required(params, key) for key in ("variable_id", "field", "value"))
     variable = registries.variables.lookup(variable_id)
     if variable is None:
-        # Protocol §B.1: this very text is compared.
+        # Protocol §B.1: programs compare this text.
         raise UnknownVariable(f"'NoneType' object has no attribute '{field}'", variable_id=variable_id)
     if field == "data":
         _set(registries, variable, "_data", normalise(value))
@@ -113,10 +113,10 @@ def update_variable(registries: Registries, params: dict[str, Any]) -> Any:
 
 
 def _set(registries: Registries, variable: Variable, name: str, value: object) -> None:
-    """Set an attribute so that it can be taken back, should the call that causes it be cut off."""
+    """Set an attribute in a way that can be taken back, if the call that caused the push is cut off."""
 
     def undo() -> None:
-        # Unless the user has set it since.
+        # Not if the user has set the attribute since then.
         if getattr(variable, name) is value:
             variable._set_local(name, before)
 
@@ -159,7 +159,7 @@ def _remove(gradients: list[Variable], gradient: Variable) -> None:
 def _gradient(registries: Registries, item: Any) -> Variable:
     """A gradient: a reference to a registered Variable, or the description of a new one.
 
-    With an id it is registered (protocol §D.1), so that it can be sent back; without, it is not.
+    A gradient with an id is registered (protocol §D.1), so that it can be sent back; one without an id is not.
     """
     fields = _object("a gradient", item)
     if any(fields.get(tag) for tag in CLASS_BY_TAG):
@@ -192,7 +192,7 @@ def _known_grad_fn(registries: Registries, variable_id: Any, node_id: Any) -> No
 
 
 def clear_backward(registries: Registries, params: dict[str, Any]) -> Any:
-    """The gradients of a backward pass have all come: reading them waits no longer.
+    """All gradients of a backward pass have come: reading them does not wait any more.
 
     Raises:
         MissingParam: ``variable_ids`` is absent.
@@ -202,7 +202,7 @@ def clear_backward(registries: Registries, params: dict[str, Any]) -> Any:
 
 
 def clear_step(registries: Registries, params: dict[str, Any]) -> Any:
-    """The new data of an optimizer step has all come; else as ``clear_backward``."""
+    """All new data of an optimizer step has come; otherwise as ``clear_backward``."""
     return _clear(registries, params, "_pending_data", "optimizer step")
 
 
@@ -261,13 +261,13 @@ def _known_end(registries: Registries, end: str, node_id: Any) -> Node:
 
 
 def update_model(registries: Registries, params: dict[str, Any]) -> Any:
-    """Set one field of a language model: ``_usage``, or a name of no meaning here.
+    """Set one field of a language model: ``_usage``, or a name that has no meaning here.
 
     Raises:
         MissingParam: a key is absent.
         UnknownModel: the model is not registered.
-        AttributeError: a field which the server may not set.
-        TypeError: usage that is no object.
+        AttributeError: a field that the server may not set.
+        TypeError: usage that is not an object.
     """
     model_id, field, value = (_required(params, key) for key in ("model_id", "field", "value"))
     model = registries.models.lookup(model_id)
@@ -284,13 +284,13 @@ def update_model(registries: Registries, params: dict[str, Any]) -> Any:
 
 
 def run_callable(registries: Registries, params: dict[str, Any]) -> Any:
-    """Run a function of the user's on plain values and return what it returns (protocol §D.2).
+    """Run a function of the user on plain values and return its result (protocol §D.2).
 
-    Whatever goes wrong in it, ``SystemExit`` and ``KeyError`` included (§D.2), is answered as -32603.
+    Every exception in it, also ``SystemExit`` and ``KeyError``, is answered as -32603.
 
     Raises:
         MissingParam: ``callable_id`` is absent.
-        RpcError: the function is not registered, failed, or returned what JSON does not have.
+        RpcError: the function is not registered, it failed, or its result has no JSON form.
     """
     callable_id = _required(params, "callable_id")
     args = _list("args", params.get("args", []))
@@ -300,7 +300,7 @@ def run_callable(registries: Registries, params: dict[str, Any]) -> Any:
         text = f"Callable with ID '{callable_id}' not found in registry."
         raise _failed_callable(callable_id, UnknownCallable(text, callable_id=callable_id))
     link = registries.link
-    # What the function makes belongs to the session that the server called it for.
+    # Objects that the function makes belong to the session for which the server calls it.
     with nullcontext() if link is None else use_link(link):
         try:
             result = registered.function(*args, **kwargs)
@@ -323,7 +323,7 @@ def _failed_callable(callable_id: Any, exc: BaseException) -> RpcError:
 
 def _text_of(exc: BaseException) -> str:
     if isinstance(exc, (KeyError, SystemExit)) or not str(exc):
-        # The text of these is the bare key or status, which says nothing alone.
+        # The text of these exceptions is only the key or the status, which says nothing alone.
         return f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
     return str(exc)
 

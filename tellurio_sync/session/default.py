@@ -25,7 +25,7 @@ _default_lock = threading.Lock()
 
 
 def default_session() -> Session:
-    """The session of this process that nobody had to make. Thread-safe; starts nothing."""
+    """The default session of this process, made at its first use. Thread-safe; starts nothing."""
     global _default
     if _default is None:
         with _default_lock:

@@ -23,10 +23,10 @@ Address = tuple["str | None", "int | str | None"]
 
 
 class Login:
-    """What a session has of the backend. Thread-safe: logging in and closing take ``_login_lock``.
+    """The login part of a session. Thread-safe: login and close take ``_login_lock``.
 
     Args:
-        http, ws: where the backend is.
+        http, ws: the addresses of the backend.
         allow_insecure: permit a key to cross a network unencrypted.
     """
 
@@ -74,7 +74,7 @@ class Login:
             mode: ``"online"``; or ``"local"``: a backend of your own, started in its own process, which needs no
                 account and no network, and ends with this process (extra ``local``). None: as in the last login, else
                 ``TELLURIO_MODE``, else ``"online"``.
-            data_dir: for ``mode="local"``: where it keeps projects, runs and metrics; None: nowhere, they go with it.
+            data_dir: for ``mode="local"``: where it keeps projects, runs and metrics; None: they are lost at its end.
 
         Returns:
             ``{"email", "username", "session_id"}``
@@ -149,8 +149,8 @@ class Login:
     def close(self) -> None:
         """Disconnect. Idempotent; blocks at most about 1 s. ``login`` works again afterwards.
 
-        An unfinished run stays as it is: finish it first. A local backend goes on until the process ends, for other
-        sessions of it.
+        An unfinished run stays as it is: finish it first. A local backend keeps running until the process ends, because
+        other sessions may use it.
         """
         with self._login_lock:
             client, rest = self._client, self._rest
@@ -177,7 +177,7 @@ class Login:
 
     @property
     def rest(self) -> StudioRest:
-        """The REST API, with this session's key. Logs in first, if that has not been done.
+        """The REST API, with this session's key. Logs in first, if necessary.
 
         Raises:
             As ``login``.
@@ -188,7 +188,7 @@ class Login:
 
     @property
     def page_url(self) -> str | None:
-        """Where a browser shows what the local backend holds, live; None online. It lets in who knows it: keep it."""
+        """The address of the local backend's page; None online. It holds a token: keep it secret."""
         return (self._backend.page_url or None) if self._backend is not None else None
 
     @property

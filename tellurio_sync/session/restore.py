@@ -1,34 +1,36 @@
-"""After a reconnect: the server knows again what this side holds, as this side holds it.
+"""The restore after a reconnect: the server learns again the objects of this side, as they are here.
 
 What is guaranteed, for calls of the object model of one session (Variables, functions, ``backward``, optimizers):
 
-1. *A call that has returned has happened; a call that has raised* ``ConnectionLost`` *has not.*  That holds for this
-   side at once (``model.call``: what the server had pushed for a cut-off call is taken back), and for the server
-   before the next call is sent: every object whose state there is uncertain or different is made anew, as it is here.
-   So a batch that is tried again never sees half of the first try, wherever the connection was cut.
-2. ``Optimizer.clear_grad`` does not fail by the loss of a connection: it happens here, and the restore sees to the
-   server.  So ``step`` is the last call of a batch that can be cut off, and a step that was made is never repeated.
-3. What became of a cut-off call on the server is never seen, even if it is carried out there later: it has the ids of
-   objects that this side has left behind.
+1. *A call that has returned has happened; a call that has raised* ``ConnectionLost`` *has not.*  This side makes that
+   true at once (``model.call``: pushes for a cut-off call are taken back).  The server follows before the next call is
+   sent: every object whose state there is uncertain or different is made again, as it is here.  So a batch that is
+   tried again never sees half of the first try, wherever the connection was cut.
+2. ``Optimizer.clear_grad`` does not fail when the connection is lost: it happens here, and the restore does the same on
+   the server.  So ``step`` is the last call of a batch that can be cut off, and no step is ever repeated.
+3. The effects of a cut-off call on the server are never seen, even if it is carried out there later: it has the ids of
+   objects that this side does not use any more.
 
-4. What one operation changes of one Variable (``copy_``, ``requires_grad_``, ``x += y``) it changes wholly or not.
-   The changes in a ``batch`` are a call each: those that were not answered are taken back.  Variables that were not
-   made yet are not lost: they are made when they are used.
+4. An operation that makes several changes of one Variable (``copy_``, ``requires_grad_``, ``x += y``) makes all of them
+   or none.  The changes in a ``batch`` are separate calls: those that were not answered are taken back.  Variables that
+   were not made yet are not lost: they are made when they are used.
 
-Not guaranteed: gradients of passes over the same leaves that ran at once and of which only some were answered, and
-runs and metrics, which are REST.
+Not guaranteed: gradients of passes that ran at the same time over the same leaves, if only some of them were answered;
+and runs and metrics, which are REST.
 
-How.  ``get_variable`` is asked about every leaf, many questions in one go.  A leaf stays as it is if the server's
-answer is what is here, and no call on it was cut off.  All others are made anew (``create_variable``, and their
-gradients, by reference); so are the optimizers and the backward model that refer to these.  There is no question about
-models and optimizers (protocol §C), so the leaves speak for them: where the server has forgotten one leaf, or there
-was none to ask about, it is taken to have forgotten all.  Where it knows everything, nothing is sent but the question.
+How it is done.  ``get_variable`` is asked for every leaf, many questions at once.  A leaf stays as it is if the answer
+describes it as it is here, and no call on it was cut off.  All other leaves are made again (``create_variable``, and
+their gradients, by reference); so are the optimizers and the backward model that refer to them.  The server cannot be
+asked about models and optimizers (protocol §C), so the leaves stand for them: if the server has forgotten one leaf, or
+if there was no leaf to ask about, it is assumed to have forgotten everything.  If it knows everything, only the
+questions are sent.
 
-What an optimizer remembers (momentum) cannot be told to the server; an optimizer that remembers something and is made
-anew sends it along with each step from then on (see ``optim.optimizer``).
+The server cannot be told what an optimizer remembers (momentum); an optimizer that remembers something and is made
+again sends it with each later step (see ``optim.optimizer``).
 
-A computed Variable cannot be made anew: its graph was on the server.  It is *lost* if the server has forgotten it, or
-if it was computed from a leaf that is made anew; using it raises ``ConnectionLost``, reading its data does not.
+A computed Variable cannot be made again, because its graph was on the server.  It is *lost* if the server has forgotten
+it, or if it was computed from a leaf that is made again; to use it raises ``ConnectionLost``, to read its data does
+not.
 """
 
 from __future__ import annotations
@@ -59,13 +61,13 @@ _GRAPH_LOST = (
 
 @dataclass(frozen=True)
 class Restored:
-    """What a restore found and did.
+    """The result of a restore.
 
     Attributes:
-        session_id: of the new connection.
-        known: how many leaf Variables the server still held as they are here.
-        renewed: what was made anew there, under new ids: Variables, models, optimizers. Nothing of them was lost.
-        lost: what can no longer be used with the server: computed Variables, and what the server refused to take.
+        session_id: the session id of the new connection. known: how many leaf Variables the server still had as they
+        are here. renewed: objects that were made again there, under new ids: Variables, models, optimizers. Nothing of
+        them is lost. lost: objects that can no longer be used with the server: computed Variables, and objects that it
+        refused.
     """
 
     session_id: str
@@ -84,9 +86,9 @@ def _counted(objects: tuple[Any, ...]) -> str:
 
 
 def restore(link: SessionLink, call_many: CallMany, session_id: str) -> Restored:
-    """Bring the server to what this side holds. Blocks: two round trips, four where anything is made anew.
+    """Make the server know the objects of this side. Blocks: two round trips, four if any object is made again.
 
-    No call may be under way, and none may begin, until this returns.  If it raises, it can be begun again.
+    No call may be in progress, and none may begin, until this returns.  If it raises, it can be started again.
 
     Raises:
         ConnectionLost, CallTimeout: of ``call_many``.
@@ -96,7 +98,7 @@ def restore(link: SessionLink, call_many: CallMany, session_id: str) -> Restored
 
 
 class _Restore:
-    """One attempt. What is to be made anew stays noted as unsure until all of it is done."""
+    """One attempt. The objects to be made again stay noted as unsure until all of them are made."""
 
     def __init__(self, link: SessionLink, call_many: CallMany) -> None:
         self._link = link
@@ -123,7 +125,7 @@ class _Restore:
             is_changed = backward_model in self._held.unsure or backward_model.client in new
             backward_model = backward_model if is_changed else None
         todo = {*new, *optimizers, *([backward_model] if backward_model else [])}
-        # If the connection is lost on the way, the next attempt knows what this one has left undone.
+        # If the connection is lost meanwhile, the next attempt knows what this one has left undone.
         self._registries.mark_unsure(todo)
         self._lose_computed(new, is_remembered)
         self._renew_models(models)
@@ -137,11 +139,11 @@ class _Restore:
     # --- asking ----------------------------------------------------------------------------------
 
     def _ask(self) -> tuple[set[Variable], bool]:
-        """The leaves that the server holds as they are here, and whether it knows all it was asked about."""
+        """The leaves that the server has as they are here, and whether it knows all that were asked about."""
         asked = [leaf for leaf in self._leaves if not self._must_renew(leaf) and leaf._known_id is not None]
         answers = self._answers([("get_variable", {"variable_id": leaf._known_id}) for leaf in asked])
         known = {leaf for leaf, answer in zip(asked, answers) if _is_same(leaf, answer)}
-        # `known` and not only "all were found": what differs has been changed by somebody else.
+        # Not only "all were found": a leaf that differs there has been changed by another program.
         return known, bool(asked) and not any(isinstance(answer, TellurioError) for answer in answers)
 
     def _must_renew(self, item: Any) -> bool:
@@ -208,7 +210,7 @@ class _Restore:
         self._lost.append(item)
 
     def _answers(self, requests: Requests) -> list[Any]:
-        """The result of each request, or why it was refused: by the server, or because it cannot be sent as JSON."""
+        """The result of each request, or the error: the server refused it, or it cannot be sent as JSON."""
         answers: list[Any] = []
         for start in range(0, len(requests), _IN_ONE_GO):
             part = requests[start : start + _IN_ONE_GO]
@@ -227,7 +229,7 @@ class _Restore:
         try:
             return self._call_many(requests)
         except LocalProtocolError as exc:
-            # Nothing was sent. One of them holds what was put into the data behind our back.
+            # Nothing was sent. One request holds a value that was put into the data without an assignment.
             return [exc] if len(requests) == 1 else [self._replies([request])[0] for request in requests]
 
 
@@ -236,7 +238,7 @@ def _is_computed(variable: Variable) -> bool:
 
 
 def _with_gradients(variables: Iterable[Variable]) -> Iterator[Variable]:
-    """Each of them, and each gradient that they hold and the server has given no id, yet or ever."""
+    """Each of these, and each of their gradients to which the server has not given an id."""
     seen: set[Variable] = set()
     stack = list(variables)
     while stack:
@@ -263,7 +265,7 @@ def _is_same(leaf: Variable, answer: Any) -> bool:
 
 
 def _updates(leaf: Variable) -> Iterator[dict[str, Any]]:
-    """What ``create_variable`` does not take: the ``update_variable`` parameters for it."""
+    """The ``update_variable`` parameters for everything that ``create_variable`` does not take."""
     fields: dict[str, Any] = dict(vars(leaf))
     if leaf._grad:
         fields["_grad"] = [gradient._reference() for gradient in leaf._grad if gradient._lost is None]

@@ -1,13 +1,13 @@
-"""Where the calls of a session's objects pass: any number at once while ids are valid, none during a restore.
+"""The gate for the calls of a session's objects: any number pass while ids are valid, and none during a restore.
 
-It is shut at first, and shuts itself when the connection is lost.  Who finds it shut waits for a connection, and sees
-to it that the restore is done on that one: the thread that a reconnect starts, a login, the first call in a forked
-child, or whoever calls meanwhile.
+It is shut at first, and shuts itself when the connection is lost.  A thread that finds it shut waits for a connection
+and then makes the restore on it: the thread that a reconnect starts, a login, the first call in a forked child, or any
+call that is made meanwhile.
 
 | State | Written by | Guarded by |
 |---|---|---|
 | the connection on which ids are valid | a restore | ``_lock`` |
-| who is inside | callers | ``_lock``; weakly, so that whoever was torn away by Ctrl-C is inside no more |
+| the calls inside | callers | ``_lock``; weakly, so that a call that Ctrl-C interrupted is not inside any more |
 | a restore is being done | any thread but the receive thread | ``_restore_lock`` |
 """
 
@@ -29,15 +29,15 @@ from .restore import Requests, Restored, restore
 
 _log = logging.getLogger("tellurio_sync.session")
 
-# Who is inside leaves as soon as its connection is lost. Looked at this often, for those who left without a word.
+# A call leaves the gate as soon as its connection is lost. Checked this often, for calls that Ctrl-C interrupted.
 _LOOK_INTERVAL = 0.05
 _LEAST = 0.001
-# What each request adds to the time that all replies of a burst have: a server deals with them one after the other.
+# The time that each request adds to the deadline of a burst, because a server handles the requests one after another.
 _EACH_IN_A_BURST = 0.01
 
 
 class Admission:
-    """Leave to make a call on one connection (``model.session_link.Admission``)."""
+    """The permission to make a call on one connection (``model.session_link.Admission``)."""
 
     __slots__ = ("__weakref__", "_client", "_connection", "_deadline", "_gate", "thread")
 
@@ -69,14 +69,14 @@ class Admission:
         self._gate.leave(self)
 
     def _timeout(self, *methods: str) -> float | None:
-        """What is left of the time of who was let wait; None: all of it, as a long call has with each heartbeat."""
+        """The rest of the call's time, if it had to wait; None: the full time, which a long call has anyway."""
         if self._deadline is None or not LONG_RUNNING_METHODS.isdisjoint(methods):
             return None
         return max(_LEAST, self._deadline.remaining(MONOTONIC.now()))
 
 
 def _burst_timeout(client: TellurioWebSocketClient, requests: Requests, timeout: float | None = None) -> float:
-    """Seconds for all of these together; ``timeout``: for a single one, None: the client's."""
+    """Seconds for all of these together; ``timeout``: seconds for one of them, None: the client's."""
     return (client.default_timeout if timeout is None else timeout) + _EACH_IN_A_BURST * len(requests)
 
 
@@ -95,8 +95,8 @@ class RestoreGate:
 
     Args:
         link: the session, whose objects are restored.
-        run_uuid: the run that a restore's calls are made for.
-        on_restored: called after each restore that found anything; what it raises is logged.
+        run_uuid: gives the run for the calls of a restore.
+        on_restored: called after each restore that had anything to do; an exception is logged.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class RestoreGate:
     # --- calls ---------------------------------------------------------------------------------------
 
     def admit(self, current: Callable[[], TellurioWebSocketClient]) -> Admission:
-        """Leave to make one call. Blocks while there is no connection or a restore is under way.
+        """The permission to make one call. Blocks while there is no connection, or during a restore.
 
         Args:
             current: gives the session's client.
@@ -151,7 +151,7 @@ class RestoreGate:
     # --- restores ------------------------------------------------------------------------------------
 
     def restore_soon(self, client: TellurioWebSocketClient, session_id: str) -> None:
-        """Restore in a thread of its own: on the receive thread, which must go on, because a restore needs replies."""
+        """Start a restore in a new thread: the receive thread calls this, and a restore needs replies from it."""
         connection = client.connection
         if connection is None:
             return
@@ -160,7 +160,7 @@ class RestoreGate:
             try:
                 self.restore_on(client, connection, session_id, None)
             except TellurioError as exc:
-                # Whoever calls next tries again, and is told.
+                # The next call tries again, and raises the error if it fails.
                 _log.warning("the restore after the reconnect failed: %s", exc)
 
         try:
@@ -171,16 +171,16 @@ class RestoreGate:
     def restore_on(
         self, client: TellurioWebSocketClient, connection: Connection, session_id: str, deadline: Deadline | None
     ) -> None:
-        """Let the server know what is held here, unless that has been done on this connection. Then open the gate.
+        """Restore on this connection, unless that is done already. Then open the gate.
 
-        Returns, too, where this connection is lost on the way: then there will be another one, or none.
+        Returns also if this connection is lost meanwhile: then there will be another one, or none.
 
         Args:
             session_id: for the report.
-            deadline: until when to wait for another thread that is at it; None: for ever.
+            deadline: until when to wait for another thread that is restoring; None: without limit.
 
         Raises:
-            CallTimeout: the other thread was not ready by then.
+            CallTimeout: the other thread was not done by then.
             As ``restore``.
         """
         timeout = -1.0 if deadline is None else max(0.0, deadline.remaining(MONOTONIC.now()))
@@ -202,11 +202,12 @@ class RestoreGate:
         self._report(restored)
 
     def _shut(self) -> None:
-        """Let nobody in any more, and wait until all have left: calls on a lost connection end at once."""
+        """Let no call in any more, and wait until all have left: calls on a lost connection end at once."""
         own = threading.get_ident()
         with self._lock:
             self._connection = None
-            # A finaliser of the user's may call the server from inside a call: that one cannot be waited for.
+            # A finaliser of the user may call the server from inside a call of this thread: that call cannot be waited
+            # for.
             while any(admission.thread != own for admission in self._inside):
                 self._left.wait(_LOOK_INTERVAL)
 

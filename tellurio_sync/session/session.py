@@ -40,21 +40,21 @@ if TYPE_CHECKING:
 class Session(Login):
     """A login to a Tellurio backend and everything that belongs to it. Thread-safe.
 
-    As a context manager it is the current session inside the block, and closed at its end.
+    As a context manager it is the current session inside the block, and is closed at its end.
 
-    A forked child has its own connection from its first use on, and its own copies of all objects, on the server too.
+    A forked child has its own connection from its first use on, and its own copies of all objects, also on the server.
     A pickle holds the configuration, but no key, no connection, no hooks and no ``ssl_context``; what is unpickled
     logs in at its first use, as a new session does.
 
     Args:
         http_base_url, http_port, ws_base_url, ws_port: None: the ``TELLURIO_BACKEND_...`` variables (protocol §A.1).
-        default_timeout: seconds, > 0, of calls to the server; for long-running ones since their last heartbeat.
+        default_timeout: seconds, > 0, for calls to the server; for long-running ones from their last heartbeat.
         pending_timeout: seconds, > 0: how long reading a Variable waits for a change that the server announced
             (protocol §F.4); None: ``default_timeout``.
         on_lost: called with the ``ConnectionLost`` when an open connection has ended. On the receive thread: be quick.
-        on_restored: called with a ``Restored`` when it is open again and the server knows again what is held here
-            (see ``restore`` for what that means); also after a login that found such objects. On any thread but the
-            receive thread; what it raises is logged.
+        on_restored: called with a ``Restored`` after each restore (see ``restore``): when a lost connection is open
+            again, or after a login, and there are objects to restore. On any thread but the receive thread; an
+            exception is logged.
         client_options: further keyword arguments of ``TellurioWebSocketClient``.
 
     Attributes:
@@ -93,7 +93,7 @@ class Session(Login):
         _sessions.add(self)
         self._guard: RunGuard | None = None
         self._run: HasUuid | None = None
-        self._last_run_uuid = ""  # of the calls that a restore makes
+        self._last_run_uuid = ""  # for the calls that a restore makes
         self._uses = threading.local()  # per thread, a stack: the same session may be entered in many threads
 
     def _renew_locks(self) -> None:
@@ -125,7 +125,7 @@ class Session(Login):
         return use_link(self)
 
     def __repr__(self) -> str:
-        client = self.__dict__.get("_client")  # absent where the constructor has failed, and its frame is being shown
+        client = self.__dict__.get("_client")  # absent if the constructor has failed and a traceback shows its frame
         return "<Session, not logged in>" if client is None else f"<Session {client.ws_url} {client.state}>"
 
     # --- connecting ----------------------------------------------------------------------------------
@@ -161,10 +161,10 @@ class Session(Login):
         description: str | None = None,
         status: str = "RUNNING",
     ) -> Run:
-        """Start a run, in a project that is created where there is none, and make calls for it (protocol §J.1).
+        """Start a run and make it the active one; its project is created if there is none (protocol §J.1).
 
-        Logs in first, if that has not been done. Blocks. An earlier run of this session that is unfinished is marked
-        FAILED; what an open batch has queued is sent before, for that run.
+        Logs in first, if necessary. Blocks. An earlier run of this session that is unfinished is marked FAILED; what an
+        open batch has queued is sent first, for that run.
 
         Args:
             namespace_slug: an organisation or user; None: the local backend's own, else the account's user name.
@@ -272,9 +272,9 @@ class Session(Login):
         return os.environ.get(MODE_VARIABLE) == "local" or ws_address(*self._ws).is_loopback
 
     def request(self, method: str, params: dict[str, Any]) -> Any:
-        """Call the server and return the ``result`` of its reply. Logs in first, if that has not been done.
+        """Call the server and return the ``result`` of its reply. Logs in first, if necessary.
 
-        Blocks for one round trip, and before it for what an open batch has queued.
+        Blocks for one round trip, and before that until what an open batch has queued is sent.
 
         Raises:
             RemoteError: the server answered with an error.
@@ -292,7 +292,7 @@ class Session(Login):
             return self.client.submit(method, params)
 
     def admit(self) -> Admission:
-        """Leave to make one call, when the server knows what is held here. Logs in first, if that has not been done.
+        """The permission to make one call, after any restore that is necessary. Logs in first, if necessary.
 
         Blocks while a lost connection is being restored, at most ``default_timeout``.
 

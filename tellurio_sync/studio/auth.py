@@ -1,4 +1,4 @@
-"""Logging in: where the key comes from, whether it is valid, and whether it is kept (protocol §A.6, §J.2)."""
+"""The key at a login: where it comes from, whether it is valid, and whether it is stored (protocol §A.6, §J.2)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class KeySource(str, Enum):
 
 
 class Account(NamedTuple):
-    """Whose key it is."""
+    """The account that a key belongs to."""
 
     email: str
     username: str

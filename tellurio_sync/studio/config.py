@@ -1,8 +1,8 @@
-"""The file ``~/.tellurio_config.json``: who logged in last, and what was allowed (protocol §J.2).
+"""The file ``~/.tellurio_config.json``: the last user, and what the user has allowed (protocol §J.2).
 
-No secret is in it, yet it is for its owner's eyes only.  Reading never fails: an unreadable file
-counts as empty (§J.2).  Writing replaces the file as a whole, so a reader never sees half of it; of two
-processes that write at once, the later one wins.
+It holds no secret, but only its owner may read it.  Reading never fails: an unreadable file counts as empty (§J.2).
+Writing replaces the whole file, so a reader never sees half of it; if two processes write at the same time, the later
+one wins.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _CONSENT = "allow_api_key_sharing"
 
 
 def username() -> str | None:
-    """Who logged in last, None if nobody did."""
+    """The user of the last login, None if there was none."""
     value = _read().get(_USERNAME)
     return value if isinstance(value, str) and value else None
 
@@ -34,7 +34,7 @@ def consent() -> bool | None:
 
 
 def save_username(name: str) -> None:
-    """Note who logged in. Another name than before drops what the other one had allowed.
+    """Store the user of a login. If it is another user than before, what that one has allowed is dropped.
 
     Raises:
         OSError: the file cannot be written.
@@ -72,7 +72,7 @@ def _read() -> dict[str, Any]:
 
 def _write(entries: dict[str, Any]) -> None:
     try:
-        # Where the file is a link, as in collections of dotfiles, the file behind it is replaced.
+        # If the file is a link, as in collections of dotfiles, the file behind it is replaced.
         path = _path().resolve()
     except RuntimeError as exc:
         raise OSError(f"{NAME} cannot be written: {exc}") from exc

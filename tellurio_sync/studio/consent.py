@@ -17,10 +17,10 @@ _QUESTION = (
 
 
 def check_consent() -> None:
-    """Return if the user allows it: by ``ALLOW_API_KEY_SHARING``, by the config file, or when asked.
+    """Return if the user allows it: by ``ALLOW_API_KEY_SHARING``, by the configuration file, or when asked.
 
-    An explicit ``false`` in either place is the last word (§H.5), the environment's before the file's. Blocks
-    while it asks, which it does only at a terminal or in a notebook.
+    An explicit ``false`` in either place decides (§H.5); the environment counts before the file. Blocks while it asks,
+    which it does only at a terminal or in a notebook.
 
     Raises:
         UsageError: the user does not, or cannot be asked. Also a RuntimeError.

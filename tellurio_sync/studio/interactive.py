@@ -1,4 +1,4 @@
-"""Whether somebody sits in front of this program."""
+"""Whether a person is using this program interactively."""
 
 from __future__ import annotations
 
@@ -23,6 +23,6 @@ def can_ask() -> bool:
 
 
 def _ipython() -> Any:
-    # It is loaded where it runs, so it need not be imported here.
+    # If IPython runs, it is loaded already, so it need not be imported here.
     get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", None)
     return get_ipython() if callable(get_ipython) else None

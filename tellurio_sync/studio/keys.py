@@ -1,7 +1,7 @@
-"""API keys: what one looks like, and how it travels without showing up anywhere else.
+"""API keys: their form, and how they are sent without appearing anywhere else.
 
-A key must not appear in a log line, an error, a ``repr`` or a pickle.  It is kept in one object that
-does not show it, and texts that come from outside are passed through ``redact``.
+A key must not appear in a log line, an error, a ``repr`` or a pickle.  So one object keeps it and does not show it, and
+texts that come from outside pass through ``redact``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def clean_key(key: str) -> str:
-    """The key without the blanks and line ends that come along when one is pasted; may be empty.
+    """The key without the blanks and line ends that pasting may add; may be empty.
 
     Raises:
         InvalidAPIKeyError: it holds characters that cannot stand in an HTTP header (RFC 9110 §5.5).
@@ -29,15 +29,15 @@ def clean_key(key: str) -> str:
 
 
 def redact(text: str, key: str | None) -> str:
-    """The text with the key blotted out."""
+    """The text, with the key replaced by stars."""
     return text.replace(key, "***") if key else text
 
 
 class KeyHeader:
     """Puts the key into the ``Authorization`` header of a request, and shows it nowhere else.
 
-    It is passed as ``auth`` to the HTTP library also where there is no key (None): without one, that library
-    would fill the header with whatever ``~/.netrc`` holds for the host.
+    It is passed as ``auth`` to the HTTP library even if there is no key (None), because without ``auth`` that library
+    would fill the header from ``~/.netrc``.
     """
 
     __slots__ = ("_key",)
@@ -56,7 +56,7 @@ class KeyHeader:
         return self._key is not None
 
     def redact(self, text: str) -> str:
-        """The text with this key blotted out."""
+        """The text, with this key replaced by stars."""
         return redact(text, self._key)
 
     def __repr__(self) -> str:

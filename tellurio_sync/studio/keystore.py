@@ -1,6 +1,6 @@
 """The keyring of the operating system, through the optional package ``keyring`` (protocol §J.2).
 
-Nothing here fails because there is no keyring: whoever asks is told why not.
+Nothing here fails because there is no keyring: the results have a reason instead.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import NamedTuple
 from . import config
 from .keys import redact
 
-# Backends that only pretend: they refuse, forget, or hold other people's keys.
+# Backends that are no real keyrings: they refuse, forget, or hold keys of other people.
 _UNUSABLE = ("keyring.backends.fail", "keyring.backends.null", "keyrings.gauth")
 
 
 class Lookup(NamedTuple):
-    """What the keyring holds; without a key, ``reason`` says why."""
+    """The key in the keyring; if there is none, ``reason`` says why."""
 
     key: str | None
     reason: str
@@ -31,7 +31,7 @@ class Stored(NamedTuple):
 
 
 def lookup() -> Lookup:
-    """The key of whoever logged in last. May block while the operating system asks for its password. Never raises."""
+    """The key of the last user. May block while the operating system asks for the keyring's password. Never raises."""
     username = config.username()
     if username is None:
         return Lookup(None, "nobody logged in on this machine yet")
@@ -48,7 +48,7 @@ def lookup() -> Lookup:
 
 
 def store(key: str, username: str) -> Stored:
-    """Keep the key, and note whose it is. May block as :func:`lookup` does. Never raises."""
+    """Store the key, and the name of its user. May block as :func:`lookup` does. Never raises."""
     keyring, reason = _usable()
     if keyring is None:
         return Stored(False, reason)

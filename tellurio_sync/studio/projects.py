@@ -1,4 +1,4 @@
-"""Projects: what runs belong to (protocol §J)."""
+"""Projects, which runs belong to (protocol §J)."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Project:
         display_name: the name for people.
         slug: the name in addresses, made from ``display_name``.
         namespace_slug: the account or organisation that owns it.
-        visibility: ``RESTRICTED``, ``TEAM``, ``PUBLIC`` or ``OPEN``; None where the server left it out.
-        date_created: None where the server left it out.
+        visibility: ``RESTRICTED``, ``TEAM``, ``PUBLIC`` or ``OPEN``; None if the server left it out.
+        date_created: None if the server left it out.
         last_run_date: None: there was no run yet.
-        role, org_uuid, org_display_name, org_slug: this account's part in it, told on creation only.
+        role, org_uuid, org_display_name, org_slug: this account's part in it; the server sends them only at creation.
     """
 
     uuid: str
@@ -62,7 +62,7 @@ class Project:
 
 
 class reading:
-    """Context manager: what is missing or malformed in a server's answer inside it becomes an HttpError."""
+    """Context manager: a missing or malformed part of a server's answer becomes an HttpError."""
 
     def __init__(self, what: str) -> None:
         self._what = what
@@ -125,7 +125,7 @@ def get_or_create_project(
         username: of this account, for the text of the error.
 
     Raises:
-        HttpStatusError: there is none and it may not be created; names the namespace where that is the reason.
+        HttpStatusError: there is none and it may not be created; the text names the namespace if that is the reason.
     """
     slug = slug_of(display_name)
     project = get_project(rest, namespace_slug, slug)

@@ -8,8 +8,8 @@ State and threads:
 | ``_of_thread`` (an HTTP session each) | that thread | that thread | ``threading.local`` |
 | ``_sessions`` (all of these) | any thread | ``close`` | ``_lock``, never held while sending |
 
-This is the border to the HTTP library: none of its errors leaves this module, and neither does its
-exception as a cause, because it holds the request with the key in it.
+This is the border to the HTTP library: none of its errors leaves this module, not even as a cause, because it holds the
+request with the key in it.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ class StudioRest:
         description: str | None = None,
         status: str | None = None,
     ) -> dict[str, Any]:
-        """Create a run. What is None is left to the server: it makes up a name and begins with ``RUNNING``."""
+        """Create a run. The server decides what is None: it makes up a name, and begins with the status ``RUNNING``."""
         given = {"name": name, "description": description, "status": status}
         body = {key: value for key, value in given.items() if value is not None}
         path = f"{_project_path(namespace_slug, project_slug)}runs/"
@@ -278,7 +278,7 @@ class StudioRest:
 
         _log.debug("> %s %s", verb, url)
         headers = {"Content-Type": "application/json"} if data is not None else {}
-        # A proxy of the environment is for what is outside; it could not reach this machine's loopback.
+        # A proxy of the environment is for addresses outside; it could not reach this machine's loopback.
         proxies = {"no_proxy": self.address.host} if self.address.is_loopback else {}
         with time_limit(timeout):
             try:
@@ -298,8 +298,8 @@ class StudioRest:
                 root = _root_of(exc)
                 why = f"no whole answer within {timeout:g} s" if is_time_over() else str(root)
                 cause = root if isinstance(root, OSError) and not isinstance(root, requests.RequestException) else None
-        # Outside of the handler, else the library's exception would hang on as __context__, with the key in its
-        # request and in the local variables of its traceback.
+        # Raised outside of the handler. Otherwise the library's exception would be attached as __context__, with the
+        # key in its request and in the local variables of its traceback.
         hint = f" {_START_LOCAL}" if self.address.is_loopback else ""
         raise HttpUnreachable(
             "Network error occurred. Please check your connection. "
@@ -334,7 +334,7 @@ class StudioRest:
     def _session(self) -> requests.Session:
         """This thread's HTTP session, which keeps its connection open between requests."""
         if self._pid != os.getpid():
-            # After a fork: the parent's connections are the parent's, and its lock may be held for ever.
+            # After a fork: the connections belong to the parent, and its lock may be held for ever.
             self._start_afresh()
         session: requests.Session | None = getattr(self._of_thread, "session", None)
         if session is None:
@@ -347,7 +347,7 @@ class StudioRest:
     def _start_afresh(self) -> None:
         self._lock = threading.Lock()
         self._of_thread = threading.local()
-        # Weak: the session of a thread that ended goes, with its connection, when the thread's locals go.
+        # Weak, so that the session of a thread that has ended is freed together with the locals of the thread.
         self._sessions: weakref.WeakSet[requests.Session] = weakref.WeakSet()
         self._pid = os.getpid()
 
@@ -366,12 +366,12 @@ def _root_of(exc: BaseException) -> BaseException:
 
 
 def _message_in(content: bytes) -> str:
-    """What the server says in the body of an error, shortened; empty if nothing readable."""
+    """The server's text in the body of an error, shortened; empty if it is not readable."""
     try:
         answer = decode(content)
     except MalformedText:
         text = content.decode(errors="replace").strip()
-        # A page for browsers, usually by a proxy on the way: of no use on one line.
+        # A page for browsers, usually of a proxy on the way: useless on one line.
         return "" if text.startswith("<") else shorten(text)
     if isinstance(answer, dict):
         for member in ("detail", "message", "error"):
@@ -396,7 +396,7 @@ def _run_path(namespace_slug: str, project_slug: str, run_uuid: str) -> str:
 
 
 def _segment(value: str, name: str) -> str:
-    """One segment of a path. Raises ValueError for what would make it another path."""
+    """One segment of a path. Raises ValueError for a text that would change the path."""
     if not isinstance(value, str) or not value.strip() or value in (".", ".."):
         raise ValueError(f"{name} must be a non-empty text, not {value!r}")
     return quote(value, safe="")
