@@ -1,14 +1,13 @@
-/* The hottest steps of a call, in C. Optional: `speedups.py` says what takes its place where it was not built.
+/* The hottest steps of a call, in C. Optional: `speedups.py` has the substitutes in Python.
 
-   What it is for, in this order (a round trip of a small call, client and server on one core):
-   - A thread is woken after the GIL has been given up (`Receiver.receive`). Woken before, it runs at once, finds the
-     GIL taken, and sleeps again: two more switches of threads for every call, a quarter of its time.
-   - Waiting and reading are one step, without taking the GIL in between, for which other threads may be queueing.
+   Its purposes, the most useful first (measured on the round trip of a small call, client and server on one core):
+   - It wakes a thread after it has released the GIL (`Receiver.receive`). A thread that is woken before that runs at
+     once, finds the GIL taken, and sleeps again: two more thread switches for every call, a quarter of its time.
+   - Waiting and reading are one step. The GIL, for which other threads may be queueing, is not taken in between.
    - Frames are made and taken apart without a Python object for each of their parts.
-   - The call of a reply is found in one step.
 
-   Rules: no Python code runs in here but signal handlers, where `PyErr_CheckSignals` is called. What is touched without
-   the GIL belongs to an object that the caller holds. */
+   Rules: no Python code runs in here, except signal handlers where `PyErr_CheckSignals` is called. Memory that is used
+   without the GIL belongs to an object that the caller holds. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -41,8 +40,8 @@ typedef struct {
 /* Needs no GIL. */
 static void release(Semaphore *self)
 {
-    /* Who acquires stores false and then looks at what it waits for. So a release that is skipped here for one that
-       came before is not lost: what it was to tell of was stored before. */
+    /* A thread that acquires stores false and then reads the state that it waits for. So a release that is skipped
+       here, because another one came first, is not lost: the state was stored before it. */
     if (!atomic_exchange(&self->is_released, true))
         PyThread_release_lock(self->lock);
 }
@@ -69,7 +68,7 @@ static void semaphore_dealloc(Semaphore *self)
 {
     PyTypeObject *type = Py_TYPE(self);
     if (self->lock != NULL) {
-        release(self); /* some systems do not like a held lock to be freed */
+        release(self); /* on some systems a lock must not be freed while it is held */
         PyThread_free_lock(self->lock);
     }
     type->tp_free(self);
@@ -208,8 +207,8 @@ static void forget_wakeups(Semaphore **wakeups, Py_ssize_t count)
     PyMem_Free(wakeups);
 }
 
-/* The semaphores of the list, which is emptied; NULL with an error set, and the list as it was.
-   Not in a tuple or a list: making one can start the garbage collector, and that can run anything, in any thread. */
+/* Take the semaphores out of the list; NULL with an error set, and the list unchanged.
+   They are not put into a tuple or a list: to make one can start the garbage collector, which can run any code. */
 static Semaphore **take_wakeups(PyTypeObject *semaphore_type, PyObject *list, Py_ssize_t count)
 {
     for (Py_ssize_t i = 0; i < count; i++) {
@@ -241,7 +240,7 @@ static int to_milliseconds(PyObject *timeout, int *milliseconds)
     double wanted = PyFloat_AsDouble(timeout) * 1e3;
     if (PyErr_Occurred())
         return -1;
-    /* Rounded up: a loop that wakes a little early would turn once for nothing. Not a number counts as none. */
+    /* Rounded up, because a loop that wakes a little early would turn once in vain. NaN counts as zero. */
     *milliseconds = wanted > 0 ? (wanted < INT_MAX ? (int)ceil(wanted) : INT_MAX) : 0;
     return 0;
 }
@@ -278,14 +277,14 @@ static PyObject *receiver_receive(Receiver *self, PyTypeObject *defining_class, 
         release(wakeups[i]);
     found = poll(fds, 2, milliseconds);
     error = found < 0 ? errno : 0;
-    /* All flags but POLLOUT: errors, too, are told by reading. */
+    /* All flags but POLLOUT, because reading reports errors as well. */
     if (found > 0 && (fds[0].revents & ~POLLOUT)) {
         received = recv(self->fd, self->buffer, (size_t)self->size, 0);
         error = received < 0 ? errno : 0;
     }
     Py_END_ALLOW_THREADS
     PyObject *data = received < 0 ? NULL : PyBytes_FromStringAndSize(self->buffer, received);
-    self->is_in_use = false; /* from here on Python code may run, and another thread overwrite the buffer */
+    self->is_in_use = false; /* from here on Python code may run, and another thread may overwrite the buffer */
     forget_wakeups(wakeups, wakeup_count);
 
     if (received >= 0 && data == NULL)
@@ -394,8 +393,8 @@ static PyObject *encode_texts(PyObject *Py_UNUSED(module), PyObject *const *args
     }
     const char *masks = PyBytes_AS_STRING(args[1]);
     PyObject *frames = PyList_New(size);
-    /* Making a list can start the garbage collector, which can run anything, and so can an error in a text: the texts
-       may be fewer now, and each must be held. */
+    /* To make a list can start the garbage collector, which can run any code; so can an error in a text. So the list of
+       texts may be shorter now, and each text must be held. */
     for (Py_ssize_t i = 0; frames != NULL && i < size; i++) {
         PyObject *text = Py_NewRef(i < PyList_GET_SIZE(texts) ? PyList_GET_ITEM(texts, i) : Py_None);
         PyObject *frame = NULL;
@@ -412,15 +411,15 @@ static PyObject *encode_texts(PyObject *Py_UNUSED(module), PyObject *const *args
     return frames;
 }
 
-/* Append the whole text messages that `data` begins with, none longer than `room`, to `texts`. Returns where something
-   else begins, or what is not whole, or not valid: that is the Python code's, which also says what is wrong. */
+/* Append the whole text messages at the beginning of `data`, none longer than `room`, to `texts`. Returns the offset of
+   the first frame that is something else, not whole, or not valid: the Python code handles it and finds the error. */
 static PyObject *split_texts(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
 {
     if (count != 3 || !PyBytes_CheckExact(args[0]) || !PyList_CheckExact(args[2])) {
         PyErr_SetString(PyExc_TypeError, "split_texts(data, room, texts) with bytes, and a list");
         return NULL;
     }
-    Py_ssize_t room = PyNumber_AsSsize_t(args[1], NULL); /* more than fits is as much as there is */
+    Py_ssize_t room = PyNumber_AsSsize_t(args[1], NULL); /* a larger number than fits counts as the largest that fits */
     if (room == -1 && PyErr_Occurred())
         return NULL;
     const unsigned char *data = (const unsigned char *)PyBytes_AS_STRING(args[0]);
