@@ -1,10 +1,10 @@
-"""Labelled mails for the demo: loading, splitting, batching. Nothing here knows of the server.
+"""Labelled mails for the demo: loading, splitting, batching. This module does not use the server.
 
 A file of mails is a JSON list; each entry looks like::
 
     {"fields": {"input": "the text of the mail"}, "answer": "{\\"sentiment\\": \\"neutral\\"}"}
 
-``answer`` is itself JSON in a string, and may have more members than ``sentiment``.
+``answer`` is a string that holds JSON; the object in it may have more members than ``sentiment``.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def load_mails(path: str | Path = SHIPPED_MAILS) -> list[Mail]:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is not in the format; the text names the file, the entry and what is expected.
+        ValueError: it is not in the format; the text names the file, the entry and the expected form.
     """
     try:
         entries = json.loads(Path(path).read_text(encoding="utf-8"))

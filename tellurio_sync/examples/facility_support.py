@@ -1,8 +1,8 @@
 """The demo: optimise the system prompt of a sentiment classifier for facility-support mails.
 
-Run it with ``tellurio-sync demo``, or call :func:`main`: in a script, a thread, a notebook, or a function that
-is called inside a running asyncio loop. It is a plain, synchronous training loop. The loop itself is
-:func:`train`; what is trained is :class:`Classifier`; the rest reads options and prints.
+Run it with ``tellurio-sync demo``, or call :func:`main` in a script, a thread, a notebook, or a function inside a
+running asyncio loop. It is a plain, synchronous training loop. The loop is :func:`train`; it trains a
+:class:`Classifier`; the rest reads options and prints.
 
 ``training_loop.py`` beside this file is the same loop in thirty lines.
 """
@@ -49,7 +49,7 @@ class Classifier:
         self._chat = [{"role": "system", "content": [self.prompt]}, {"role": "user", "content": [message]}]
 
     def evaluate(self, mails: Sequence[Mail]) -> tuple[te.Variable, te.Variable]:
-        """Answer all mails in one go: the number of right answers, and the explanation that feedback starts from."""
+        """Answer all mails together: the number of right answers, and the explanation from which feedback starts."""
         texts = [mail.text for mail in mails]
         labels = [mail.sentiment for mail in mails]
         answers = te.functional.chat_completion(
@@ -88,7 +88,7 @@ def train(
 ) -> list[Checkpoint]:
     """Improve the classifier's prompt on the training mails, and check it on the validation mails after each epoch.
 
-    The test mails are not looked at.
+    The test mails are not used.
     """
     checkpoints: list[Checkpoint] = []
     rng = random.Random(seed)
@@ -122,11 +122,11 @@ def train(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo and return the exit code: 0 if it ran, 1 if it could not, with the reason in one line on stderr.
 
-    Blocks until it is done: seconds with the stand-in. Starts no event loop, and leaves signals alone.
+    Blocks until it is done: seconds with the stand-in. Starts no event loop, and does not change signal handlers.
 
     Args:
-        argv: the options, as on the command line; None: none. The process's own are not looked at: in a
-            notebook they are the kernel's.
+        argv: the options, as on the command line; None: no options. The arguments of the process are not used, because
+            in a notebook they belong to the kernel.
 
     Raises:
         SystemExit: options that do not exist (2), or ``--help`` (0).
@@ -147,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace, split: Split) -> None:
     say = _say_nothing if options.quiet else _say
     started = time.monotonic()
-    # A session of its own, so that the login of a notebook that this is called from stays as it is.
+    # A separate session, so that the login of a notebook that calls this stays as it is.
     with te.Session() as session:
         te.login(mode=options.mode, data_dir=options.data_dir)
         with te.init(options.namespace, options.project) as run:
@@ -168,7 +168,7 @@ def _run(options: argparse.Namespace, split: Split) -> None:
                 seed=options.seed,
                 say=say,
             )
-            # Of equals the latest, which learnt from more mails.
+            # If several are equal, the latest, because it has learnt from more mails.
             best = max(checkpoints, key=lambda checkpoint: (checkpoint.validation_accuracy, checkpoint.epoch))
             classifier.prompt.data = best.prompt
             test_after = classifier.accuracy(split.test)
@@ -192,7 +192,7 @@ def _run(options: argparse.Namespace, split: Split) -> None:
 
 
 def _language_model(options: argparse.Namespace) -> tuple[ChatCompletionModel, dict[str, Any]]:
-    """The language model, and what is passed on with each chat."""
+    """The language model, and the arguments for each chat."""
     if options.model is None:
         return te.CallableModel(stand_in), {}
     return te.OpenAI(base_url=options.lm_base_url, api_key=options.lm_api_key), {"model": options.model}

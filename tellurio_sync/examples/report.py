@@ -1,4 +1,4 @@
-"""What the demo prints: plain text tables, at most 90 columns wide."""
+"""The output of the demo: plain text tables, at most 90 columns wide."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def gain(before: float, after: float) -> str:
 
 
 def excerpt(text: str, lines: int = 16) -> str:
-    """The first ``lines`` of a text, each cut to the width; says what was left out."""
+    """The first ``lines`` of a text, each cut to the width, and how many lines were left out."""
     every = text.splitlines()
     shown = [line if len(line) <= WIDTH else line[: WIDTH - 3] + "..." for line in every[:lines]]
     if len(every) > lines:

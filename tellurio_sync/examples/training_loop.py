@@ -1,4 +1,4 @@
-"""The training loop of the demo, as short as it gets. Runs as it is, without an account, a network or a model."""
+"""The training loop of the demo, as short as possible. Runs as it is, without an account, a network or a model."""
 
 import tellurio_sync as te
 from tellurio_sync.examples.data import load_mails
@@ -19,7 +19,7 @@ with te.init(project_display_name="Training loop") as run:
         {"role": "system", "content": [prompt]},
         {"role": "user", "content": [te.Variable("{message}", role="message")]},
     ]
-    # The data set goes to the server once, in a round trip or two, and not with each batch of each epoch.
+    # The data set is sent to the server once, in one or two round trips, not with each batch of each epoch.
     texts = te.variables([[mail.text for mail in batch] for batch in batches], role="messages")
     labels = te.variables([[mail.sentiment for mail in batch] for batch in batches], role="sentiments")
     for epoch in range(3):
