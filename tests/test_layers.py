@@ -1,8 +1,10 @@
-"""Imports point one way (the order of the packages), and the lower layers know nothing of Tellurio."""
+"""Imports point down the floors of the house, and the lower floors know nothing of Tellurio."""
 
 from __future__ import annotations
 
 import ast
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -11,36 +13,80 @@ import tellurio_sync
 
 PACKAGE = Path(tellurio_sync.__file__).parent
 
-# A module may import from its own layer and from those named here.
-ALLOWED = {
+# The floors, from the ground up: a module imports from lower floors only, and from none of its own. Every module and
+# package directly below ``tellurio_sync`` has its place here.
+FLOORS = [
+    ("_version", "errors", "deadlines", "speedups", "active_run", "secret"),
+    ("run_context", "addresses", "jsonrpc"),
+    ("transport", "local", "studio", "backend"),
+    ("peer",),
+    ("model",),
+    ("autodiff", "client"),
+    ("optim", "cognitive", "data"),
+    ("session",),
+    ("trainer",),
+    ("__init__",),
+    ("examples", "testing"),
+    ("cli",),
+    ("__main__",),
+]
+
+# Of the floors below, a module imports from these, and from all of these.
+USES = {
     "_version": set(),
     "errors": set(),
-    "deadlines": {"errors"},
+    "deadlines": set(),
     "speedups": set(),
     "active_run": set(),
-    "run_context": {"active_run"},
     "secret": set(),
+    "run_context": {"active_run"},
     "addresses": {"errors"},
     "jsonrpc": {"errors"},
-    "transport": {"errors", "deadlines", "speedups"},
+    "transport": {"speedups"},
+    "local": {"errors", "deadlines"},
+    "studio": {"_version", "errors", "deadlines", "addresses", "jsonrpc", "active_run", "secret"},
+    "backend": {"errors", "jsonrpc"},
     "peer": {"errors", "deadlines", "jsonrpc", "speedups", "transport"},
-    "model": {"errors", "deadlines", "jsonrpc", "autodiff", "optim", "secret", "studio"},
-    "autodiff": {"errors", "deadlines", "jsonrpc", "model"},
-    "optim": {"errors", "deadlines", "jsonrpc", "model", "autodiff"},
+    "model": {"errors", "jsonrpc", "secret"},
+    "autodiff": {"errors", "model"},
+    "client": {
+        *("errors", "deadlines", "addresses", "jsonrpc", "transport", "peer", "model", "active_run", "secret"),
+    },
+    "optim": {"errors", "model", "autodiff"},
     "cognitive": {"errors", "model", "autodiff"},
     "data": {"model"},
-    "client": {
-        *("errors", "deadlines", "addresses", "jsonrpc", "transport", "peer", "model", "autodiff", "active_run"),
-        "secret",
-    },
-    "studio": {"_version", "errors", "deadlines", "addresses", "jsonrpc", "active_run", "secret"},
-    "local": {"errors", "deadlines"},
-    "backend": {"errors", "jsonrpc"},
     "session": {
         *("errors", "deadlines", "addresses", "active_run", "client", "local", "model", "autodiff", "optim", "peer"),
         *("secret", "studio"),
     },
     "trainer": {"errors", "model", "autodiff", "optim", "cognitive", "session"},
+    "__init__": {
+        *(
+            "_version",
+            "active_run",
+            "autodiff",
+            "client",
+            "cognitive",
+            "data",
+            "errors",
+            "model",
+            "optim",
+            "run_context",
+        ),
+        *("session", "trainer"),
+    },
+    "cli": {"_version", "backend", "errors", "examples", "local", "studio"},
+    "examples": {"__init__", "model", "studio"},
+    "testing": {"deadlines", "errors", "local", "model", "session", "studio"},
+    "__main__": {"cli"},
+}
+
+# The one import that runs up the floors: a Variable is what functions are called on, and can call them itself, as in
+# every autograd. It is lazy.
+UPWARDS = {("model/variable.py", "autodiff")}
+AUTOGRAD = {
+    *("autodiff.backward_pass", "autodiff.function", "autodiff.functional", "autodiff.messages"),
+    *("model.variable", "model.wire"),
 }
 
 # The only modules that import these packages.
@@ -57,7 +103,8 @@ def layer_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imports_of(path: Path) -> set[str]:
+@cache
+def imports_of(path: Path) -> frozenset[str]:
     """Absolute names of what a module imports, at any depth of its code; typing-only imports are left out."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     typing_only = {
@@ -77,17 +124,66 @@ def imports_of(path: Path) -> set[str]:
             base = parents[: len(parents) - node.level + 1] if node.level else []
             module = ".".join([*base, *([node.module] if node.module else [])])
             names |= {f"{module}.{alias.name}" for alias in node.names}
-    return names
+    return frozenset(names)
 
 
-MODULES = sorted(path for path in PACKAGE.rglob("*.py") if layer_of(path) in ALLOWED)
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def package_of(name: str) -> str:
+    """The module or package directly below ``tellurio_sync`` in which this name is defined."""
+    below = [*name.split("."), ""][1]
+    return below if below in USES and below != "__init__" else "__init__"
+
+
+def used_by(path: Path) -> set[str]:
+    return {package_of(name) for name in imports_of(path) if name.split(".")[0] == "tellurio_sync"} - {layer_of(path)}
+
+
+def test_every_module_has_a_floor() -> None:
+    placed = [module for floor in FLOORS for module in floor]
+    assert len(placed) == len(set(placed))
+    assert set(placed) == set(USES) == {layer_of(path) for path in MODULES}
+
+
+def test_what_may_be_imported_is_on_a_lower_floor() -> None:
+    height = {module: number for number, floor in enumerate(FLOORS) for module in floor}
+    assert {(own, used) for own in USES for used in USES[own] if height[used] >= height[own]} == set()
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_point_one_way(path: Path) -> None:
-    own = layer_of(path)
-    imported = {name.split(".")[1] for name in imports_of(path) if name.startswith("tellurio_sync.")}
-    assert imported - {own} <= ALLOWED[own]
+def test_imports_point_down(path: Path) -> None:
+    name = path.relative_to(PACKAGE).as_posix()
+    upwards = {used for module, used in UPWARDS if module == name}
+    assert used_by(path) - upwards <= USES[layer_of(path)]
+
+
+@pytest.mark.parametrize("own", USES)
+def test_nothing_is_permitted_that_is_not_used(own: str) -> None:
+    used = {used for path in MODULES if layer_of(path) == own for used in used_by(path)}
+    assert USES[own] <= used
+
+
+def test_the_exceptions_are_used() -> None:
+    for name, used in UPWARDS:
+        assert used in used_by(PACKAGE / name)
+
+
+def test_no_modules_import_each_other_in_a_circle_but_those_of_autograd() -> None:
+    """Lazy imports count. What an ``__init__`` collects for others is not needed by the modules it collects."""
+    names = {path.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", "."): path for path in MODULES}
+    graph: dict[str, set[str]] = {}
+    for name, path in names.items():
+        imported = {item.removeprefix("tellurio_sync.") for item in imports_of(path) if item != "tellurio_sync"}
+        # ``from .a import b``: b is a module, or a name in a.
+        graph[name] = {found for item in imported for found in (item, item.rpartition(".")[0]) if found in names}
+        graph[name] -= {name}
+    for name in AUTOGRAD:
+        graph[name] -= AUTOGRAD
+    try:
+        tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(f"a circle of imports: {' → '.join(error.args[1])}")
 
 
 @pytest.mark.parametrize("package", ONLY_IN)

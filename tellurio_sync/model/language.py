@@ -177,9 +177,7 @@ class OpenAI(ChatCompletionModel):
     def _check_may_share(self, link: SessionLink) -> None:
         if self._has_consent or link.is_local:
             return
-        from ..studio.consent import check_consent
-
-        check_consent()
+        link.check_consent()
         # The user is asked once: a restore after a reconnect must not ask again.
         self._has_consent = True
 

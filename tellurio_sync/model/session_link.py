@@ -77,6 +77,15 @@ class SessionLink(Protocol):
         """Whether the server is on this machine, so that nothing sent to it leaves it."""
         ...
 
+    def check_consent(self) -> None:
+        """Return if the user lets keys of language models be sent to the server. Blocks while it asks.
+
+        Raises:
+            UsageError: the user does not, or cannot be asked.
+            ValueError: the answer in the environment is neither true nor false.
+        """
+        ...
+
     def admit(self) -> Admission:
         """Leave to make one call: use ``call.Call``. Blocks while a lost connection is being restored.
 

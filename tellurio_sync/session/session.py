@@ -271,6 +271,12 @@ class Session(Login):
             return self._client.is_loopback
         return os.environ.get(MODE_VARIABLE) == "local" or ws_address(*self._ws).is_loopback
 
+    def check_consent(self) -> None:
+        """Return if the user lets keys of language models be sent to the server; see ``studio.consent``."""
+        from ..studio.consent import check_consent
+
+        check_consent()
+
     def request(self, method: str, params: dict[str, Any]) -> Any:
         """Call the server and return the ``result`` of its reply. Logs in first, if necessary.
 

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import sys
-import types
-
 import pytest
 
 from tellurio_sync.autodiff import get_backward_model_client, set_backward_model_client
@@ -13,10 +10,7 @@ KEY = "sk-very-secret"
 
 
 @pytest.fixture(autouse=True)
-def consent(monkeypatch):
-    module = types.ModuleType("tellurio_sync.studio.consent")
-    module.check_consent = lambda: None  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "tellurio_sync.studio.consent", module)
+def environment(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
 

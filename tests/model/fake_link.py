@@ -28,6 +28,8 @@ class FakeLink:
         self.registries = Registries(self)
         self.pending_timeout = FAILSAFE_S
         self.is_local = False
+        self.asked_for_consent = 0
+        self.refusal: Exception | None = None
         self.requests: list[tuple[str, dict[str, Any]]] = []
         self.bursts: list[list[str]] = []
         self.answers: dict[str, Answer] = {}
@@ -69,6 +71,11 @@ class FakeLink:
         if on_reply is not None and (isinstance(outcomes[-1], RemoteError) or not isinstance(outcomes[-1], Exception)):
             on_reply()
         return outcomes
+
+    def check_consent(self) -> None:
+        self.asked_for_consent += 1
+        if self.refusal is not None:
+            raise self.refusal
 
     def check_may_wait(self) -> None:
         if threading.get_ident() == self._receive_thread:

@@ -3,8 +3,6 @@ from __future__ import annotations
 import copy
 import logging
 import pickle
-import sys
-import types
 
 import pytest
 
@@ -15,16 +13,10 @@ from tellurio_sync.model import AsyncOpenAI, CallableModel, OpenAI
 from tellurio_sync.model.language import initial_usage
 
 KEY = "sk-very-secret"
-ASKED: list[bool] = []
 
 
 @pytest.fixture(autouse=True)
-def consent(monkeypatch):
-    """Consent is given, and counted."""
-    ASKED.clear()
-    module = types.ModuleType("tellurio_sync.studio.consent")
-    module.check_consent = lambda: ASKED.append(True)  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "tellurio_sync.studio.consent", module)
+def environment(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
 
@@ -44,7 +36,7 @@ def test_what_the_server_is_told(link, cls):
         }
     ]
     assert link.registries.models.lookup(model.model_id) is model
-    assert ASKED == [True]
+    assert link.asked_for_consent == 1
 
 
 def test_every_setting_that_is_given_is_sent(link):
@@ -72,7 +64,7 @@ def test_a_missing_key_is_an_error_before_anything_else(link):
     with pytest.raises(UsageError, match="OPENAI_API_KEY"):
         OpenAI()
     assert link.calls() == []
-    assert ASKED == []
+    assert link.asked_for_consent == 0
 
 
 @pytest.mark.parametrize(
@@ -99,15 +91,12 @@ def test_settings_that_cannot_be_sent_are_refused(link, settings, error):
 def test_a_server_on_this_machine_needs_no_consent(link):
     link.is_local = True
     OpenAI(api_key=KEY)
-    assert ASKED == []
+    assert link.asked_for_consent == 0
     assert len(link.calls("create_model")) == 1
 
 
-def test_without_consent_nothing_is_sent(link, monkeypatch):
-    def refuse():
-        raise RuntimeError("no consent")
-
-    monkeypatch.setattr(sys.modules["tellurio_sync.studio.consent"], "check_consent", refuse)
+def test_without_consent_nothing_is_sent(link):
+    link.refusal = RuntimeError("no consent")
     with pytest.raises(RuntimeError, match="no consent"):
         OpenAI(api_key=KEY)
     assert link.calls() == []
@@ -199,7 +188,7 @@ def test_a_callable_model_is_called_with_messages_and_completion_args(link):
     messages = [{"role": "user", "content": "hi"}]
     assert call(link, model, messages, temperature=0) == {"message": "Ok", "data": "answer"}
     assert calls == [(messages, {"temperature": 0})]
-    assert ASKED == []
+    assert link.asked_for_consent == 0
 
 
 @pytest.mark.parametrize("answered", [None, 3, ["a"], {"content": "a"}])

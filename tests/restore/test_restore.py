@@ -287,6 +287,7 @@ class TestRestore:
         server.link.is_local = True
         model = OpenAI(api_key="sk-secret")
         server.link.is_local = False
+        server.link.refusal = UsageError("no consent")
         server.forget()
         assert server.restore().lost == (model,)
         assert len(server.link.calls("create_model")) == 1
