@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -15,7 +16,9 @@ from typing import Any
 
 import pytest
 
+import pytest_tellurio_sync
 import tellurio_sync as te
+from tellurio_sync import testing
 from tellurio_sync.errors import ConnectionLost, RemoteError
 from tellurio_sync.session import Session
 from tellurio_sync.studio import keystore
@@ -75,18 +78,119 @@ def test_a_user_s_suite(pytester: pytest.Pytester) -> None:
     )
 
 
-def test_loading_the_plugin_loads_nothing_heavy() -> None:
+def run_python(code: str, *arguments: object, **environment: str) -> str:
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=FAILSAFE, env={**os.environ, **environment}, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_run_of_pytest_that_uses_no_fixture_imports_nothing_of_the_package(tmp_path: Path) -> None:
+    """The plugin is loaded in every run of the environment, that of unrelated projects included."""
+    (tmp_path / "test_unrelated.py").write_text(
+        "import sys\n"
+        "def test_unrelated(pytestconfig):\n"
+        "    assert pytestconfig.pluginmanager.hasplugin('tellurio_sync.testing')\n"
+        "    print([name for name in sys.modules if name.split('.')[0] == 'tellurio_sync'])\n"
+    )
+    code = (
+        "import os, sys, pytest; os.chdir(sys.argv[1]); sys.exit(pytest.main(['-q', '-s', '-p', 'no:cacheprovider']))"
+    )
+    assert run_python(code, tmp_path).startswith("[]\n")
+
+
+def test_importing_the_plugin_imports_no_other_module() -> None:
     code = """
-import sys, threading
-import pytest, tellurio_sync
+import collections.abc, typing, sys, threading
+import pytest
 before = set(sys.modules)
-import tellurio_sync.testing
+import pytest_tellurio_sync
 print(sorted(set(sys.modules) - before), threading.active_count())
-heavy = {"asyncio", "aiohttp", "openai", "keyring", "requests", "http.server", "sqlite3"}
-print(sorted(heavy & (set(sys.modules) - before)))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=FAILSAFE, check=True)
-    assert done.stdout.splitlines() == ["['tellurio_sync.testing'] 1", "[]"]
+    assert run_python(code) == "['pytest_tellurio_sync'] 1\n"
+
+
+def test_the_backend_for_tests_can_be_used_without_pytest() -> None:
+    code = """
+import sys
+sys.modules["pytest"] = None
+from tellurio_sync.testing import Failure, ScriptedBackend, ScriptedModel
+heavy = {"asyncio", "aiohttp", "openai", "keyring", "requests", "sqlite3"}
+print(sorted(heavy & set(sys.modules)))
+"""
+    assert run_python(code) == "[]\n"
+
+
+def test_the_fixtures_can_be_imported_from_where_they_have_been_before() -> None:
+    for name in testing.__all__:
+        assert getattr(testing, name) is not None
+    assert testing.tellurio_run is pytest_tellurio_sync.tellurio_run
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        testing.nothing  # noqa: B018
+
+
+# --- keys -------------------------------------------------------------------------------------------------
+
+IN_MEMORY = """
+import keyring.backend
+
+class Keyring(keyring.backend.KeyringBackend):
+    priority = 10
+    kept = {}
+
+    def get_password(self, service, username):
+        return self.kept.get((service, username))
+
+    def set_password(self, service, username, password):
+        self.kept[service, username] = password
+
+    def delete_password(self, service, username):
+        del self.kept[service, username]
+"""
+
+
+@pytest.mark.parametrize("first", ["import keyring; keyring.get_keyring()", "import keyring", ""])
+def test_inside_of_a_test_no_key_reaches_the_keyring_and_afterwards_it_is_the_users_again(
+    tmp_path: Path, first: str
+) -> None:
+    """Whether the package ``keyring`` was used, imported, or neither before."""
+    (tmp_path / "in_memory.py").write_text(IN_MEMORY)
+    code = f"""
+import os, subprocess, sys
+{first}
+from tellurio_sync.studio import keystore
+from tellurio_sync.testing.no_keyring import no_keyring
+with no_keyring():
+    print(keystore.store("key", "user"))
+    print(keystore.lookup())
+    other = "from tellurio_sync.studio import keystore; print(keystore.store('key', 'user').is_stored)"
+    print(subprocess.run([sys.executable, "-c", other], capture_output=True, text=True, check=True).stdout.strip())
+import in_memory, keyring
+print(in_memory.Keyring.kept, os.environ["PYTHON_KEYRING_BACKEND"], type(keyring.get_keyring()).__name__)
+print(keystore.store("key", "user").is_stored, in_memory.Keyring.kept)
+"""
+    output = run_python(code, PYTHONPATH=str(tmp_path), PYTHON_KEYRING_BACKEND="in_memory.Keyring", HOME=str(tmp_path))
+    assert output.splitlines() == [
+        "Stored(is_stored=False, reason='this machine has no keyring')",
+        "Lookup(key=None, reason='nobody logged in on this machine yet')",
+        "False",
+        "{} in_memory.Keyring Keyring",
+        "True {('Tellurio', 'user'): 'key'}",
+    ]
+
+
+def test_without_the_package_keyring_there_is_nothing_to_switch_off() -> None:
+    code = """
+import os, sys
+sys.modules["keyring"] = None
+from tellurio_sync.testing.no_keyring import no_keyring
+with no_keyring():
+    print(os.environ["PYTHON_KEYRING_BACKEND"])
+print("PYTHON_KEYRING_BACKEND" in os.environ)
+"""
+    assert run_python(code) == "keyring.backends.null.Keyring\nFalse\n"
 
 
 # --- the session ------------------------------------------------------------------------------------------
