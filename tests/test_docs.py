@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -164,3 +166,39 @@ def test_the_protocol_names_each_endpoint(tmp_path: Path) -> None:
             full = full.replace("{ns}", "{namespace}").replace("{project_slug}", "{project}")
             named.add((verb, full.replace("{run_uuid}", "{run}")))
     assert named == routes
+
+
+def test_the_protocol_compares_texts_that_the_backend_sends() -> None:
+    sent = "".join(path.read_text(encoding="utf-8") for path in (DOCS.parent / "backend").glob("*.py"))
+    compared = [cell.strip("`") for row in rows(section("C")) for cell in row[-2:-1] if cell.startswith("`")]
+    assert len(compared) == 5
+    assert [text for text in compared if f'"{text}"' not in sent] == []
+
+
+def test_the_examples_of_the_protocol_are_json() -> None:
+    blocks = re.findall(r"^```json\n(.*?)^```", PROTOCOL, re.MULTILINE | re.DOTALL)
+    assert len(blocks) >= 4
+    for block in blocks:
+        rest = block.strip()
+        while rest:
+            _, end = json.JSONDecoder().raw_decode(rest)
+            rest = rest[end:].lstrip()
+
+
+# --- threads --------------------------------------------------------------------------------------------
+
+
+def thread_names(path: Path) -> Iterator[str]:
+    """The names of the threads that a module starts."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "Thread":
+            names = [word.value for word in node.keywords if word.arg == "name"]
+            yield str(ast.literal_eval(names[0])) if names else f"a thread without a name in {path.name}"
+
+
+def test_the_architecture_names_each_thread() -> None:
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    modules = [path for path in DOCS.parent.rglob("*.py") if "testing" not in path.parts]
+    started = {name for path in modules for name in thread_names(path)}
+    assert len(started) >= 5
+    assert {name for name in started if f"`{name}`" not in page} == set()
