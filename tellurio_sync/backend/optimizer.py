@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import prompts
-from .answers import read_improved
 from .asking import ask_for
 from .data import Data, text
 from .engine.concurrency import map_at_once
@@ -15,6 +14,7 @@ from .engine.conversation import Conversation
 from .engine.op import Host
 from .objects import Model, Objects, Variable, Version
 from .questions import Question
+from .reading.answers import read_improved
 from .refused import Refused
 from .wire import Operand, decode, plain
 
@@ -62,7 +62,7 @@ class Settings:
         if model is None:
             raise Refused("The optimizer has no language model: give it a `model_client`.")
 
-        messages = prompts.optimizer_messages(
+        asked = prompts.optimizer_question(
             prompts.Part(current.role, text(current.data)),
             _texts(gradient.data for gradient in gradients),
             [prompts.Version(text(v.copy.data), _texts(g.data for g in v.gradients)) for v in history],
@@ -70,8 +70,9 @@ class Settings:
             self._constraints,
             self._messages,
         )
-        question = Question("optimizer", messages, model, self._completion_args)
-        return await ask_for(host.ask, question, read_improved(current.data))
+        question = Question("optimizer", asked.messages, model, self._completion_args)
+        read = read_improved(current.data, asked.answer_tag, asked.own_tags)
+        return await ask_for(host.ask, question, read)
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ first line          asked                                        answer
                                                                  ``</IMPROVED>``; text around it is ignored
 ==================  ===========================================  =========================================
 
-The user message is made of blocks.  A tag stands alone on its line, so that a block can be read back
-exactly with :func:`read_blocks`; a line of someone's data that looks like one of our tags is moved
-one blank to the right (:func:`leaf`)::
+The user message is made of blocks.  A tag stands alone on its line.  The texts in the blocks stand there to the letter;
+where a line of one of them is one of our tags, that tag gets a number in this question (``<DATA_2>``), so that no line
+of any text is a tag of ours (:class:`Tags`)::
 
     CRITIC      <PREDICTION> <ROLE> <DATA> </PREDICTION>
                 <TARGET>                               absent where there is no target
@@ -53,7 +53,7 @@ OPTIMIZER = "You are the optimizer in an optimisation of texts."
 
 IMPROVED = "IMPROVED"
 
-_TAGS = (
+TAGS = (
     "CONSTRAINT",
     "CONVERSATION",
     "DATA",
@@ -72,8 +72,6 @@ _TAGS = (
     "TARGET",
     "VARIABLE",
 )
-_TAG_LINE = re.compile(rf"^(?=</?(?:{'|'.join(_TAGS)})>$)", re.MULTILINE)
-
 CRITIC_SYSTEM = f"""{CRITIC}
 
 A program made a prediction, an evaluation function scored it. You see the prediction with its role, the
@@ -139,14 +137,51 @@ class Version(NamedTuple):
 # --- blocks -------------------------------------------------------------------------------------
 
 
-def leaf(tag: str, text: str) -> str:
-    """A block that holds someone's text. A line of it that looks like one of our tags gets a blank before it."""
-    return f"<{tag}>\n{_TAG_LINE.sub(' ', text)}\n</{tag}>"
+class Tags:
+    """The tags of one question, none of which is a line of any of its texts; and blocks made with them."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        """Choose tags for a question that holds these texts."""
+        self._names = {tag: _free(tag, texts) for texts in [list(texts)] for tag in TAGS}
+
+    def __getitem__(self, tag: str) -> str:
+        """What is written for ``tag``: itself, or with a number."""
+        return self._names[tag]
+
+    def leaf(self, tag: str, text: str) -> str:
+        """A block that holds someone's text, to the letter."""
+        return f"<{self[tag]}>\n{text}\n</{self[tag]}>"
+
+    def group(self, tag: str, *blocks: str) -> str:
+        """A block of blocks."""
+        return "\n".join((f"<{self[tag]}>", *blocks, f"</{self[tag]}>"))
+
+    def inputs(self, inputs: Mapping[str, str]) -> list[str]:
+        """A block for each input."""
+        return [self.group("INPUT", self.leaf("NAME", name), self.leaf("DATA", data)) for name, data in inputs.items()]
+
+    def renamed(self, text: str) -> str:
+        """A text of ours, about the tag of the answer, with the tag as it is in this question."""
+        name = self[IMPROVED]
+        return text.replace(f"<{IMPROVED}>", f"<{name}>").replace(f"</{IMPROVED}>", f"</{name}>")
 
 
-def group(tag: str, *blocks: str) -> str:
-    """A block of blocks."""
-    return "\n".join((f"<{tag}>", *blocks, f"</{tag}>"))
+def _free(tag: str, texts: list[str]) -> str:
+    name, number = tag, 1
+    while any(_holds(text, name, anywhere=tag == IMPROVED) for text in texts):
+        number += 1
+        name = f"{tag}_{number}"
+    return name
+
+
+def _holds(text: str, name: str, *, anywhere: bool) -> bool:
+    if anywhere:  # The tag of an answer is read wherever it stands, whatever its capitals.
+        text = text.upper()
+        return f"<{name}>" in text or f"</{name}>" in text
+    if f"<{name}>" not in text and f"</{name}>" not in text:
+        return False
+    lines = f"\n{text}\n"
+    return f"\n<{name}>\n" in lines or f"\n</{name}>\n" in lines
 
 
 def read_blocks(text: str, tag: str) -> list[str]:
@@ -161,12 +196,13 @@ def critic_messages(
     prediction: Part, target: str | None, purpose: str, score: str, explanation: str, feedback: str = ""
 ) -> list[ChatMessage]:
     """Ask for feedback on one prediction. ``feedback`` is what came from behind the evaluator, ``""`` for nothing."""
-    blocks = [group("PREDICTION", leaf("ROLE", prediction.role), leaf("DATA", prediction.data))]
+    tags = Tags([prediction.role, prediction.data, target or "", purpose, score, explanation, feedback])
+    blocks = [tags.group("PREDICTION", tags.leaf("ROLE", prediction.role), tags.leaf("DATA", prediction.data))]
     if target is not None:
-        blocks.append(leaf("TARGET", target))
-    blocks += [leaf("PURPOSE", purpose), leaf("SCORE", score), leaf("EXPLANATION", explanation)]
+        blocks.append(tags.leaf("TARGET", target))
+    blocks += [tags.leaf("PURPOSE", purpose), tags.leaf("SCORE", score), tags.leaf("EXPLANATION", explanation)]
     if feedback:
-        blocks.append(leaf("FEEDBACK", feedback))
+        blocks.append(tags.leaf("FEEDBACK", feedback))
     return _chat(CRITIC_SYSTEM, blocks)
 
 
@@ -178,42 +214,82 @@ def propagator_messages(
     variables: Iterable[Part],
 ) -> list[ChatMessage]:
     """Ask for feedback to ``variables``, which are told apart by their names."""
-    messages = (group("MESSAGE", leaf("ROLE", m["role"]), leaf("DATA", m["content"])) for m in conversation)
+    conversation, variables = list(conversation), list(variables)
+    tags = Tags(
+        [
+            *(text for message in conversation for text in (message["role"], message["content"])),
+            *(text for item in inputs.items() for text in item),
+            *(text for part in [output, *variables] for text in part),
+            feedback,
+        ]
+    )
+    messages = [
+        tags.group("MESSAGE", tags.leaf("ROLE", m["role"]), tags.leaf("DATA", m["content"])) for m in conversation
+    ]
     blocks = [
-        group("CONVERSATION", *messages),
-        *_inputs(inputs),
-        group("OUTPUT", leaf("ROLE", output.role), leaf("DATA", output.data)),
-        leaf("FEEDBACK", feedback),
+        tags.group("CONVERSATION", *messages),
+        *tags.inputs(inputs),
+        tags.group("OUTPUT", tags.leaf("ROLE", output.role), tags.leaf("DATA", output.data)),
+        tags.leaf("FEEDBACK", feedback),
     ]
     for part in variables:
-        blocks.append(group("VARIABLE", leaf("NAME", part.name), leaf("ROLE", part.role), leaf("DATA", part.data)))
+        names = (tags.leaf("NAME", part.name), tags.leaf("ROLE", part.role), tags.leaf("DATA", part.data))
+        blocks.append(tags.group("VARIABLE", *names))
     return _chat(PROPAGATOR_SYSTEM, blocks)
 
 
-def optimizer_messages(
+class OptimizerQuestion(NamedTuple):
+    """A question for better data.
+
+    Attributes:
+        answer_tag: of the block in the answer that holds the new data.
+        own_tags: the question's other tags.
+    """
+
+    messages: list[ChatMessage]
+    answer_tag: str
+    own_tags: Sequence[str]
+
+
+def optimizer_question(
     variable: Part,
     feedback: Sequence[str],
     history: Sequence[Version] = (),
     inputs: Mapping[str, str] | None = None,
     constraints: Sequence[str] = (),
     own_messages: Sequence[ChatMessage] = (),
-) -> list[ChatMessage]:
+) -> OptimizerQuestion:
     """Ask for better data for ``variable``.
 
     ``own_messages`` are the user's, with their placeholders filled; they take the place of our system
     message, and the blocks follow them in a user message that repeats the form of the answer.
     """
-    blocks = [group("VARIABLE", leaf("ROLE", variable.role), leaf("DATA", variable.data))]
-    blocks += [leaf("FEEDBACK", text) for text in feedback]
+    inputs = inputs or {}
+    tags = Tags(
+        [
+            *(variable.role, variable.data),
+            *feedback,
+            *(text for version in history for text in (version.data, *version.feedback)),
+            *(text for item in inputs.items() for text in item),
+            *constraints,
+            *(message["content"] for message in own_messages),
+        ]
+    )
+    blocks = [tags.group("VARIABLE", tags.leaf("ROLE", variable.role), tags.leaf("DATA", variable.data))]
+    blocks += [tags.leaf("FEEDBACK", text) for text in feedback]
     for version in history:
-        blocks.append(
-            group("HISTORY", leaf("DATA", version.data), *(leaf("FEEDBACK", text) for text in version.feedback))
-        )
-    blocks += _inputs(inputs or {})
-    blocks += [leaf("CONSTRAINT", text) for text in constraints]
+        of_version = (tags.leaf("DATA", version.data), *(tags.leaf("FEEDBACK", text) for text in version.feedback))
+        blocks.append(tags.group("HISTORY", *of_version))
+    blocks += tags.inputs(inputs)
+    blocks += [tags.leaf("CONSTRAINT", text) for text in constraints]
     if own_messages:
-        return [*own_messages, {"role": "user", "content": "\n".join([*blocks, "", OPTIMIZER_ANSWER_FORM])}]
-    return _chat(OPTIMIZER_SYSTEM, blocks)
+        form = tags.renamed(OPTIMIZER_ANSWER_FORM)
+        messages = [*own_messages, {"role": "user", "content": "\n".join([*blocks, "", form])}]
+    else:
+        messages = _chat(tags.renamed(OPTIMIZER_SYSTEM), blocks)
+    used = ["VARIABLE", "ROLE", "DATA", "FEEDBACK"]
+    used += ["HISTORY"] * bool(history) + ["INPUT", "NAME"] * bool(inputs) + ["CONSTRAINT"] * bool(constraints)
+    return OptimizerQuestion(messages, tags[IMPROVED], [tags[name] for name in used])
 
 
 def correction(problem: str) -> str:
@@ -226,10 +302,6 @@ JUDGE_UNDER_TRAINING = (
     "The output is a judgement of the input named prediction, against the input named target where there is one. "
     "Do its score and its explanation fit? Say what in the instructions of the judge led it right or wrong."
 )
-
-
-def _inputs(inputs: Mapping[str, str]) -> list[str]:
-    return [group("INPUT", leaf("NAME", name), leaf("DATA", data)) for name, data in inputs.items()]
 
 
 def _chat(system: str, blocks: Iterable[str]) -> list[ChatMessage]:

@@ -36,6 +36,7 @@ FailureKind = Literal[
     "cut_off",  # the answer ended at the token limit before it was whole
     "blocked",  # the endpoint's content filter, or a refusal in its own field
     "form",  # no answer of the required form, after all tries
+    "harmful",  # of the required form, but what it says would do harm, after all tries
     "budget",  # not asked: the budget does not allow it
     "function",  # the function of a CallableModel failed
 ]

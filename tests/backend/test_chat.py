@@ -130,7 +130,7 @@ def test_a_gradient_of_the_wrong_length_is_refused() -> None:
 
 
 def test_an_unusable_answer_is_sent_back_three_times_in_all() -> None:
-    answers = iter(["not JSON", '{"variable_2": "x"}', '{"variable_1": 3}'])
+    answers = iter(["not JSON", '{"variable_2": "x"}', '{"variable_1": "x"'])
 
     def answer(messages: list[ChatMessage]) -> str:
         return next(answers) if messages[0]["content"].startswith(PROPAGATOR) else answer_like_a_model(messages)
@@ -142,9 +142,9 @@ def test_an_unusable_answer_is_sent_back_three_times_in_all() -> None:
     with pytest.raises(Refused) as caught:
         host.backward(output, gradients=["F"], retain_graph=True)
     assert "no usable answer in 3 tries" in caught.value.text
-    assert "not a string" in caught.value.text
+    assert "no complete JSON object" in caught.value.text
     assert [len(asked) for asked in host.asked] == [2, 4, 6]
-    assert "not JSON" in host.asked[1][2]["content"]
+    assert "no complete JSON object" in host.asked[1][3]["content"]
     assert grads(prompt) == []
 
 

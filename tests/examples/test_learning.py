@@ -36,7 +36,7 @@ def feedback_on(prompt: str, mail: Mail) -> str:
 
 def step(prompt: str, batch: list[Mail]) -> str:
     feedback = "".join(f"<ITEM>{feedback_on(prompt, mail)}</ITEM>" for mail in batch)
-    answer = stand_in(prompts.optimizer_messages(Part("system prompt", prompt), [feedback]))
+    answer = stand_in(prompts.optimizer_question(Part("system prompt", prompt), [feedback]).messages)
     return prompts.read_blocks(answer, prompts.IMPROVED)[0]
 
 

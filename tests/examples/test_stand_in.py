@@ -129,7 +129,7 @@ def test_the_optimizer_moves_points_from_the_wrong_answer_to_the_right_one() -> 
             lesson("negative", "positive", "great, leak"),
         )
     )
-    prompt = improved(prompts.optimizer_messages(Part("system prompt", WITH_RULES), [feedback]))
+    prompt = improved(prompts.optimizer_question(Part("system prompt", WITH_RULES), [feedback]).messages)
     assert prompt.startswith(f"{PROMPT}\n\n{RULES_HEADING}\n")
     rules = {word: {a: n for a, n in points.items() if n} for word, points in read_rules(prompt).items()}
     assert rules == {
@@ -141,25 +141,25 @@ def test_the_optimizer_moves_points_from_the_wrong_answer_to_the_right_one() -> 
 
 
 def test_the_optimizer_reads_every_feedback_and_no_earlier_one() -> None:
-    request = prompts.optimizer_messages(
+    request = prompts.optimizer_question(
         Part("system prompt", PROMPT),
         [lesson("negative", "neutral", "leak"), lesson("positive", "neutral", "great")],
         [Version(WITH_RULES, [lesson("negative", "neutral", "ancient")])],
         constraints=["Stay short."],
-    )
+    ).messages
     assert set(read_rules(improved(request))) == {"leak", "great"}
 
 
 @pytest.mark.parametrize("feedback", ["", 'The answer "neutral" is right.', "Be more polite."])
 def test_the_optimizer_leaves_a_prompt_alone_that_made_no_mistake(feedback: str) -> None:
     for prompt in (PROMPT, WITH_RULES):
-        assert improved(prompts.optimizer_messages(Part("system prompt", prompt), [feedback])) == prompt
+        assert improved(prompts.optimizer_question(Part("system prompt", prompt), [feedback]).messages) == prompt
 
 
 def test_what_it_learns_changes_its_answer() -> None:
     message = "Nobody came about the leak"
     feedback = propagated(message, 'The answer "neutral" is wrong, "negative" would have been right.')["variable_1"]
-    prompt = improved(prompts.optimizer_messages(Part("system prompt", PROMPT), [feedback]))
+    prompt = improved(prompts.optimizer_question(Part("system prompt", PROMPT), [feedback]).messages)
     assert classified(PROMPT, message) == "neutral"
     assert classified(prompt, message) == "negative"
 

@@ -9,11 +9,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..answers import read_feedback
 from ..asking import ask_for
 from ..data import Data, check_chars, items, sample, text
 from ..prompts import ChatMessage, Part, propagator_messages
 from ..questions import Question
+from ..reading.answers import read_feedback
 from ..refused import Refused
 from ..wire import Operand, plain
 from .op import Host

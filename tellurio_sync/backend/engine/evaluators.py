@@ -6,11 +6,11 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from ..answers import read_text
 from ..asking import ask_for
 from ..data import Data, Number, chars, check_chars, per_sample, sample, text
 from ..prompts import Part, critic_messages
 from ..questions import Question
+from ..reading.answers import read_text
 from ..refused import Refused
 from ..wire import Callable, Operand, plain
 from .conversation import batch_size

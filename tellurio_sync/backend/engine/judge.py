@@ -6,12 +6,12 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from ..answers import read_judgement
 from ..asking import ask_for
 from ..data import Data, text
 from ..objects import Model
 from ..prompts import JUDGE_UNDER_TRAINING
 from ..questions import Question
+from ..reading.answers import read_judgement
 from ..refused import Refused
 from ..wire import Operand, plain
 from .conversation import Conversation

@@ -1,0 +1,14 @@
+"""Reading what language models and their endpoints answer.  No I/O: texts and bytes in, plain values out.
+
+=================  ============================================================================================
+``completion``     the body of an HTTP response -> the text, the thoughts, the tokens, or what it was instead
+``thoughts``       a text -> what the model thought aloud, and the answer
+``loose_json``     a text with prose, fences and thoughts around -> the JSON objects in it
+``answers``        an answer -> feedback, a judgement, new data for a parameter; or the reason why not
+=================  ============================================================================================
+
+Models are loose: they think aloud, chat around what they were asked for, wrap it in fences, break the rules of JSON,
+are cut off.  Two rules hold all the same.  **The last complete form counts**, and never a draft: what stands in
+thoughts, or before another one.  **Every reader is linear in time**: no character is looked at more than a fixed
+number of times, whatever was sent; no regular expression here can go back over what it has matched.
+"""
