@@ -59,8 +59,9 @@ async def _run_function(scope: Scope, op: Op, grad_enabled: bool) -> Result:
 
 
 def _telling(scope: Scope, result: Result) -> Result:
-    """The result, and what was left out, where anything was: more than other clients look at."""
-    return {**result, "left_out": [one.as_json() for one in scope.left_out]} if scope.left_out else result
+    """The result, with what was left out and what else is to be told, where there is any: other clients skip these."""
+    more = {"left_out": [one.as_json() for one in scope.left_out], "told": scope.told}
+    return {**result, **{name: value for name, value in more.items() if value}}
 
 
 def _push_graph(scope: Scope, recorded: Step) -> None:
@@ -168,13 +169,14 @@ def run_step(scope: Scope, params: Params) -> Work:
     async def work() -> Result:
         for rewritten in await _rewrite(scope, tasks, all_ids):
             optimizer.momentum[rewritten.variable] = rewritten.kept
-        return {
+        result = {
             "message": "Optimizer step executed successfully.",
             "state": [
                 {"key": variable.tag, "value": {"momentum_buffer": version_tags(versions)}}
                 for variable, versions in optimizer.momentum.items()
             ],
         }
+        return _telling(scope, result)
 
     return work()
 
@@ -201,10 +203,11 @@ def run_optimizer_tgd(scope: Scope, params: Params) -> Work:
         kept = {task.parameter.variable: task.history for task in tasks}
         for rewritten in await _rewrite(scope, tasks, [variable.variable_id for variable in parameters]):
             kept[rewritten.variable] = rewritten.kept
-        return {
+        result = {
             "message": "Functional TGD optimization step executed successfully.",
             "momentum_buffer_list": [version_tags(kept[variable]) for variable in parameters],
         }
+        return _telling(scope, result)
 
     return work()
 

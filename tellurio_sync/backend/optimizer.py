@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..errors import shorten
 from . import prompts
 from .asking import ask_for
 from .data import Data, text
@@ -13,7 +14,7 @@ from .engine.concurrency import map_at_once
 from .engine.conversation import Conversation
 from .engine.op import Host
 from .objects import Model, Objects, Variable, Version
-from .questions import Question
+from .questions import Question, QuestionFailed
 from .reading.answers import read_improved
 from .refused import Refused
 from .wire import Operand, decode, plain
@@ -102,17 +103,32 @@ class Rewritten:
 async def step(objects: Objects, host: Host, tasks: Sequence[Task]) -> list[Rewritten]:
     """Rewrite the parameters of ``tasks``: all models are asked at the same time, then all changes are made together.
 
-    If a question fails, nothing is changed.  Gradients stay (protocol §I.3).
+    If a question fails, nothing is changed.  A parameter for which the model offers only what would do harm (a lost
+    placeholder, for instance) keeps its data, and the user is told.  Gradients stay (protocol §I.3).
     """
-    new = await map_at_once(lambda t: t.settings.improved(host, t.parameter, t.gradients, t.history), tasks)
+    new = await map_at_once(lambda task: _improved(host, task), tasks)
     rewritten = []
     for task, data in zip(tasks, new):
         variable = task.parameter.variable
+        if isinstance(data, QuestionFailed):
+            name = f"The parameter with the role {shorten(task.parameter.role, 100)!r}"
+            host.told.append(f"{name} keeps its data: {shorten(data.text, 500)}")
+            continue
         version = Version(objects.copy_of(variable), tuple(gradient.variable for gradient in task.gradients))
         variable.data = data
         momentum = task.settings.momentum
         rewritten.append(Rewritten(variable, version, [*task.history, version][-momentum:] if momentum else []))
     return rewritten
+
+
+async def _improved(host: Host, task: Task) -> Data | QuestionFailed:
+    """The new data; the failure where all that was offered would have done harm, which the old data does not."""
+    try:
+        return await task.settings.improved(host, task.parameter, task.gradients, task.history)
+    except QuestionFailed as exc:
+        if exc.kind != "harmful":
+            raise
+        return exc
 
 
 def version_tags(versions: Sequence[Version]) -> list[Any]:

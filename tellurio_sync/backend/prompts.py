@@ -185,8 +185,9 @@ def _holds(text: str, name: str, *, anywhere: bool) -> bool:
 
 
 def read_blocks(text: str, tag: str) -> list[str]:
-    """The contents of every ``tag`` block in ``text``, in order; blocks inside other blocks too."""
-    return re.findall(rf"^<{tag}>\n(.*?)\n</{tag}>$", text, re.MULTILINE | re.DOTALL)
+    """The contents of every ``tag`` block in ``text``, in order; blocks in blocks, and tags with a number, too."""
+    blocks = re.finditer(rf"^<({tag}(?:_\d+)?)>\n(.*?)\n</\1>$", text, re.MULTILINE | re.DOTALL)
+    return [block[2] for block in blocks]
 
 
 # --- the three questions ------------------------------------------------------------------------

@@ -46,6 +46,7 @@ class Scope:
     Attributes:
         max_failed: see ``engine.op.Host``.
         left_out: see ``engine.op.Host``.
+        told: see ``engine.op.Host``.
         late_pushes: pushes that are sent after the reply, unless it is an error.
     """
 
@@ -57,6 +58,7 @@ class Scope:
         self._used: dict[Model, None] = {}
         self.max_failed = DEFAULT_MAX_FAILED
         self.left_out: list[LeftOut] = []
+        self.told: list[str] = []
         self.late_pushes: list[LatePush] = []
 
     # --- asking ---------------------------------------------------------------------------------

@@ -160,5 +160,6 @@ def _strength(points: Counter[str]) -> int:
 
 
 def read_blocks(text: str, tag: str) -> list[str]:
-    """The contents of every ``tag`` block in ``text``, in order; its tags stand alone on their lines."""
-    return re.findall(rf"^<{tag}>\n(.*?)\n</{tag}>$", text, re.MULTILINE | re.DOTALL)
+    """The contents of every ``tag`` block in ``text``, in order; a tag stands alone on its line, some with a number."""
+    blocks = re.finditer(rf"^<({tag}(?:_\d+)?)>\n(.*?)\n</\1>$", text, re.MULTILINE | re.DOTALL)
+    return [block[2] for block in blocks]

@@ -13,6 +13,7 @@ from ..model.reply_checks import check_message, member
 from ..model.variable import Variable
 from ..model.wire import link_of, serialise, wait_until_made
 from .state import Momentum, StateDecoder
+from .told import warn_of_told
 
 _FLAG = "_pending_data"
 _DONE = "Functional TGD optimization step executed successfully."
@@ -86,6 +87,7 @@ def tgd(
             # Also after Ctrl-C: the server will not clear these flags any more.
             registries.clear_pending(params, _FLAG)
             raise
+    warn_of_told(result)
 
 
 def check_momentum(momentum: object) -> None:

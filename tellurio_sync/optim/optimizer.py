@@ -24,6 +24,7 @@ from ..model.variable import Variable
 from ..model.wire import link_of, mirrored_in, serialise, wait_until_made
 from . import checkpoint
 from .state import State, StateDecoder
+from .told import warn_of_told
 
 ParamGroup = dict[str, Any]
 Params = Iterable[Union[Variable, ParamGroup]]
@@ -111,6 +112,7 @@ class Optimizer:
                 # Also after Ctrl-C: the server will not clear these flags any more.
                 registries.clear_pending(parameters, _FLAG)
                 raise
+        warn_of_told(result)
         return True
 
     def _step_all_here(self) -> None:

@@ -30,6 +30,7 @@ class ScriptedHost:
         self.objects = Objects()
         self.max_failed = 0.5
         self.left_out: list[LeftOut] = []
+        self.told: list[str] = []
         self.functions: dict[str, Callable[..., Any]] = {}
         self.questions: list[Question] = []
         self.asked: list[list[ChatMessage]] = []

@@ -100,6 +100,32 @@ def test_step(rpc: RpcClient, model: dict[str, Any]) -> None:
     assert len(rpc.get(training.prompts[0])["grad"]) == 1, "gradients stay until they are cleared"
 
 
+def test_what_would_do_harm_is_asked_for_again_with_the_reason_and_then_refused(
+    rpc: RpcClient, model: dict[str, Any]
+) -> None:
+    """Each answer loses the placeholder: the old data stays, the other parameter is rewritten, the user is told."""
+
+    def answer(messages: list[dict[str, str]], **completion_args: Any) -> str:
+        (data,) = read_blocks(messages[1]["content"], "VARIABLE")
+        return "<IMPROVED>new</IMPROVED>" if "{mail}" in data else answer_like_a_model(messages)
+
+    rpc.functions["model"] = answer
+    training = Training(rpc, model, params=2, momentum=1)
+    rpc.call("update_variable", variable_id=training.prompts[0]["variable_id"], field="data", value="Sum up: {mail}")
+    training.feedback("Be kinder.", 0)
+    training.feedback("Be kinder.", 1)
+    result = rpc.call("run_step", optimizer_id=training.optimizer_id)
+    asked = [push["args"][0] for push in rpc.pushed("run_callable")]
+    assert [training.data(0), training.data(1)] == ["Sum up: {mail}", "prompt 1, better"]
+    (told,) = result["told"]
+    assert "'system prompt' keeps its data" in told
+    assert "lost {mail}" in told
+    assert [entry["key"] for entry in result["state"]] == [training.prompts[1]]
+    assert len(rpc.get(training.prompts[0])["grad"]) == 1
+    assert sorted(len(messages) for messages in asked) == [2, 2, 4, 6]
+    assert any("lost {mail}" in messages[-1]["content"] for messages in asked)
+
+
 def test_clear_step_comes_a_while_after_the_reply(
     rpc: RpcClient, model: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,7 +50,8 @@ def test_its_constants_are_those_of_the_backend(name: str) -> None:
 
 
 def test_it_reads_blocks_as_the_backend_writes_them() -> None:
-    text = prompts.group("PREDICTION", prompts.leaf("ROLE", "answer"), prompts.leaf("DATA", "a\n<DATA>\nb"))
+    tags = prompts.Tags([])
+    text = tags.group("PREDICTION", tags.leaf("ROLE", "answer"), tags.leaf("DATA", "a <DATA> b\n\nc"))
     for tag in ("PREDICTION", "ROLE", "DATA", "TARGET"):
         assert module.read_blocks(text, tag) == prompts.read_blocks(text, tag)
 

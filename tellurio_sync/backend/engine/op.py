@@ -18,10 +18,12 @@ class Host(Protocol):
     Attributes:
         max_failed: the share of a batch, from 0 to 1, for which feedback may be missing before a backward pass fails.
         left_out: samples that the work goes on without, for the user to be told.
+        told: what else the user is to be told, in words.
     """
 
     max_failed: float
     left_out: list[LeftOut]
+    told: list[str]
 
     async def call(self, function: Callable, *args: Any) -> Any:
         """The result of a function of the client, called with plain JSON values."""

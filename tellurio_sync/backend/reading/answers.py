@@ -67,7 +67,7 @@ def feedback_schema(names: Sequence[str]) -> dict[str, Any]:
 
 
 def read_judgement(answer: str) -> tuple[float, str]:
-    """The score and the explanation of a judge (PROTOCOL.md §G.2); a number in quotation marks is a number."""
+    """The score and the explanation of a judge (protocol §G.2); a number in quotation marks is a number."""
     wanted = "one JSON object with `score`, a number, and `explanation`, a text"
     found = _last_object(answer, ("score", "explanation"), wanted)
     return _score(found["score"]), _text(found["explanation"])

@@ -1,0 +1,34 @@
+"""Telling the user what the server says of a step, besides its result."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import Any
+
+_PACKAGE = __name__.partition(".")[0]
+
+
+class ParameterUnchanged(UserWarning):
+    """A step left a parameter as it was: all that the language model offered would have done harm.
+
+    The text says which parameter and what was wrong: a placeholder was lost, the data was empty or far too long, or
+    held tags of the question.
+    """
+
+
+def warn_of_told(result: Any) -> None:
+    """Give a warning for each parameter that a step did not change. Other servers than our backend tell nothing."""
+    told = result.get("told") if isinstance(result, dict) else None
+    for text in told if isinstance(told, list) else ():
+        if isinstance(text, str):
+            warnings.warn(ParameterUnchanged(text), stacklevel=_callers_level())
+
+
+def _callers_level() -> int:
+    """The ``stacklevel``, as seen from our caller, of the first frame outside of this package."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == _PACKAGE:
+        frame = frame.f_back
+        level += 1
+    return level
