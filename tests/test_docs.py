@@ -11,12 +11,15 @@ from pathlib import Path
 import pytest
 
 import tellurio_sync
+from tellurio_sync.backend.connection import EXTENSIONS
 from tellurio_sync.backend.long_methods import LONG_METHODS
 from tellurio_sync.backend.methods import METHODS
 from tellurio_sync.backend.options import BackendOptions
 from tellurio_sync.backend.rest import Rest
 from tellurio_sync.backend.store import Store
 from tellurio_sync.client import TellurioWebSocketClient
+
+from .test_layers import FLOORS
 
 ROOT = Path(__file__).parents[1]
 DOCS = Path(tellurio_sync.__file__).parent / "docs"
@@ -87,6 +90,17 @@ def test_the_map_shows_every_package_and_module() -> None:
     rooms = {path.name for path in DOCS.parent.glob("[!_]*.py")}
     rooms |= {f"{path.parent.name}/" for path in DOCS.parent.glob("*/__init__.py")}
     assert {room for room in rooms if f"`{room}" not in table} == set()
+
+
+def test_the_floors_of_the_map_are_those_of_the_layer_test() -> None:
+    drawing = (DOCS / "architecture.md").read_text(encoding="utf-8").partition("## The map")[2].split("```")[1]
+    drawn = [set(re.findall(r"\w+(?=/|\.py)", line)) for line in drawing.splitlines() if line.strip()]
+    assert drawn == [set(floor) for floor in reversed(FLOORS)]
+
+
+def test_the_protocol_describes_each_extension_of_the_backend() -> None:
+    extensions = PROTOCOL.partition("\n## K. ")[2]
+    assert [name for name in EXTENSIONS if f"`{name}`" not in extensions] == []
 
 
 # --- references to sections -----------------------------------------------------------------------------
