@@ -23,6 +23,7 @@ from websockets.sync.server import ServerConnection, serve
 
 WANTED = {
     "tellurio_sync/__init__.py",
+    "tellurio_sync/docs/protocol.md",
     "tellurio_sync/py.typed",
     "tellurio_sync/examples/facility_support.py",
     "tellurio_sync/examples/mails.json",

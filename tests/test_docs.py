@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 import tellurio_sync
+from tellurio_sync.autodiff.function import Function
 from tellurio_sync.backend.connection import EXTENSIONS
+from tellurio_sync.backend.engine.functions import FUNCTIONS
 from tellurio_sync.backend.long_methods import LONG_METHODS
 from tellurio_sync.backend.methods import METHODS
 from tellurio_sync.backend.options import BackendOptions
@@ -165,6 +167,13 @@ def test_the_protocol_names_each_method_of_the_server_and_which_of_them_run_long
 def test_the_protocol_names_each_method_of_the_client() -> None:
     methods = {name.removeprefix("rpc_") for name in dir(TellurioWebSocketClient) if name.startswith("rpc_")}
     assert {row[0].strip("`") for row in rows(section("D"))} == methods
+
+
+def test_the_protocol_names_each_function() -> None:
+    assert {row[0].strip("`") for row in rows(section("G"))} == FUNCTIONS.keys()
+    assert {
+        cls.__name__ for cls in Function.__subclasses__() if cls.__module__ == Function.__module__
+    } == FUNCTIONS.keys()
 
 
 def test_the_protocol_names_each_endpoint(tmp_path: Path) -> None:
