@@ -12,20 +12,33 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .data import text
+from .engine.chat import ChatCompletion
+from .engine.evaluators import Evaluator
+from .objects import PARAMETER, Variable
+from .question_log import DEFAULT_MAX_BYTES, DEFAULT_MAX_DAYS, Forward, QuestionLog, sample_of
 from .versions import Cause, Versions
 
 if TYPE_CHECKING:
-    from .objects import Variable
+    from .engine.op import Op
+    from .questions import Asked
     from .store import Store
 
 logger = logging.getLogger(__name__)
 
 
 class History:
-    """Notes in the store what happens in runs."""
+    """Notes in the store what happens in runs.
 
-    def __init__(self, store: Store) -> None:
+    Attributes:
+        versions: of parameters.
+        questions: to language models.
+    """
+
+    def __init__(
+        self, store: Store, *, max_question_bytes: int = DEFAULT_MAX_BYTES, max_question_days: float = DEFAULT_MAX_DAYS
+    ) -> None:
         self.versions = Versions(store)
+        self.questions = QuestionLog(store, max_bytes=max_question_bytes, max_days=max_question_days)
 
     def parameter(self, run_uuid: str, variable: Variable) -> None:
         """A parameter of a run (`""` is none) is new, or may have another value."""
@@ -43,16 +56,59 @@ class History:
         self._note(run_uuid, variable.variable_id, before)
         self._note(run_uuid, variable.variable_id, variable, "step", [part for one in feedback for part in _texts(one)])
 
-    def _note(
-        self, run_uuid: str, variable_id: str, variable: Variable, cause: Cause = "set", feedback: Sequence[str] = ()
-    ) -> None:
+    # --- questions ------------------------------------------------------------------------------
+
+    def question(self, asked: Asked) -> None:
+        """A question to a language model has ended (see ``LanguageModels.on_question``)."""
+        try:
+            self.questions.note(asked)
+        except sqlite3.Error as exc:
+            logger.warning("! a question of run %s was not kept: %s", asked.run_uuid, exc)
+
+    def function(self, run_uuid: str, op: Op) -> Forward | None:
+        """A function is about to be applied: what its questions will be about.
+
+        To be called when the request arrives: the parameters among its operands have these values now.
+        """
         if not run_uuid:
+            return None
+        if not isinstance(op, ChatCompletion):
+            return Forward()
+        prompts = {}
+        for operand in op.operands:
+            if operand.variable.obj_type == PARAMETER:
+                variable_id = operand.variable.variable_id
+                version = self._note(run_uuid, variable_id, operand.variable)
+                if version is not None:
+                    prompts[variable_id] = version
+        return Forward(lambda index: sample_of(op.subject(index), prompts))
+
+    def applied(self, op: Op, forward: Forward | None, outputs: Sequence[Variable]) -> None:
+        """A function was applied: its answers may be evaluated later, or it evaluated earlier ones."""
+        if forward is None:
             return
         try:
+            if isinstance(op, ChatCompletion):
+                self.questions.note_answers(outputs[0].variable_id, forward.numbers)
+            elif isinstance(op, Evaluator):
+                scores = [None if i in op.missing else (one.score, one.explanation) for i, one in enumerate(op.judged)]
+                self.questions.note_scores(op.prediction.variable.variable_id, scores)
+        except sqlite3.Error as exc:
+            logger.warning("! scores were not kept: %s", exc)
+
+    # --- helpers --------------------------------------------------------------------------------
+
+    def _note(
+        self, run_uuid: str, variable_id: str, variable: Variable, cause: Cause = "set", feedback: Sequence[str] = ()
+    ) -> int | None:
+        if not run_uuid:
+            return None
+        try:
             role, value = variable.role or "", text(variable.data)
-            self.versions.note(run_uuid, variable_id, role, value, cause, feedback)
+            return self.versions.note(run_uuid, variable_id, role, value, cause, feedback)
         except sqlite3.Error as exc:
             logger.warning("! the value of a parameter of run %s was not kept: %s", run_uuid, exc)
+            return None
 
 
 def _texts(gradient: Variable) -> list[str]:

@@ -23,6 +23,7 @@ from .engine.op import Op
 from .methods import Params, Result
 from .objects import Variable, Version
 from .optimizer import DEFAULTS, Rewritten, Settings, Task, step, version_tags
+from .question_log import Forward, asking
 from .refused import Refused, param
 from .scope import DEFAULT_MAX_FAILED, Scope
 from .wire import Operand
@@ -43,15 +44,17 @@ def run_function(scope: Scope, params: Params) -> Work:
     op = bind(
         scope.objects, param(params, "function_name", str), param(params, "args", list), param(params, "kwargs", dict)
     )
-    return _run_function(scope, op, param(params, "grad_enabled", bool))
+    return _run_function(scope, op, param(params, "grad_enabled", bool), scope.watch_function(op))
 
 
-async def _run_function(scope: Scope, op: Op, grad_enabled: bool) -> Result:
+async def _run_function(scope: Scope, op: Op, grad_enabled: bool, watched: Forward | None) -> Result:
     try:
-        outputs = await op.forward(scope)
+        with asking(watched):
+            outputs = await op.forward(scope)
     finally:
         scope.push_usage()
     recorded = record(scope.objects, op, outputs, grad_enabled=grad_enabled)
+    scope.watch_result(op, watched, recorded.outputs)
     _push_graph(scope, recorded)
     data = [wire.output(variable) for variable in recorded.outputs]
     result = {"message": "Function executed successfully.", "data": data if op.returns_list else data[0]}

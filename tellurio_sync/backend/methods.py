@@ -138,6 +138,8 @@ def create_model(scope: Scope, params: Params) -> Result:
     usage = {**zero_usage(), **(params.get("usage") or {})}
     model = Model(new_id(), provider, config, usage)
     scope.objects.models[model.model_id] = model
+    if scope.objects.history is not None:
+        scope.objects.history.questions.keep_out(config)
     return {"message": "Model created successfully.", "model_id": model.model_id}
 
 

@@ -34,6 +34,8 @@ class BackendOptions:
         lm_api_key: key for models that have none; None: ``OPENAI_API_KEY``.
         heartbeat_interval: seconds, > 0, between two heartbeats of a running request.
         session_grace: seconds, >= 0, for which the objects of a client are kept after its last connection has ended.
+        questions_mb: how much is kept of questions to language models for the pages, in MiB; 0: none.
+        questions_days: for how many days, > 0.
         ready_file: receives one JSON object once the backend serves; None: none is written.
         exit_with_stdin: stop when standard input reaches its end, that is, when the parent is gone.
     """
@@ -48,6 +50,8 @@ class BackendOptions:
     lm_base_url: str | None = None
     lm_api_key: str | None = field(default=None, repr=False)
     heartbeat_interval: float = DEFAULT_HEARTBEAT_INTERVAL
+    questions_mb: float = 256.0
+    questions_days: float = 90.0
     session_grace: float = DEFAULT_SESSION_GRACE
     ready_file: Path | None = None
     exit_with_stdin: bool = False
@@ -77,6 +81,8 @@ class BackendOptions:
             lm_base_url=args.lm_base_url,
             lm_api_key=args.lm_api_key,
             heartbeat_interval=args.heartbeat_interval,
+            questions_mb=args.questions_mb,
+            questions_days=args.questions_days,
             session_grace=args.session_grace,
             ready_file=args.ready_file,
             exit_with_stdin=args.exit_with_stdin,
@@ -115,6 +121,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="seconds for which a client that has left finds its objects again (default: %(default)s)",
     )
+    add(
+        "--questions-mb",
+        type=_size,
+        default=defaults.questions_mb,
+        metavar="MB",
+        help="how much is kept of questions to language models for the page; 0 keeps none (default: %(default)g)",
+    )
+    add(
+        "--questions-days",
+        type=_seconds,
+        default=defaults.questions_days,
+        metavar="N",
+        help="for how many days questions are kept (default: %(default)g)",
+    )
     add("--ready-file", type=Path, metavar="PATH", help="receives one JSON object once the backend serves")
     add("--exit-with-stdin", action="store_true", help="stop when standard input reaches its end")
 
@@ -124,6 +144,13 @@ def _port(text: str) -> int:
     if not 0 <= port <= 65535:
         raise argparse.ArgumentTypeError(f"not a port: {text}")
     return port
+
+
+def _size(text: str) -> float:
+    size = float(text)
+    if not (math.isfinite(size) and size >= 0):
+        raise argparse.ArgumentTypeError(f"not a size: {text}")
+    return size
 
 
 def _seconds(text: str) -> float:

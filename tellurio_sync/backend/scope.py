@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from .engine.samples import LeftOut
 from .lm import LanguageModels
@@ -12,6 +12,10 @@ from .objects import PARAMETER, BackwardModel, Model, Objects, Variable
 from .questions import Answer, Question, QuestionFailed
 from .refused import Refused
 from .wire import Callable
+
+if TYPE_CHECKING:
+    from .engine.op import Op
+    from .question_log import Forward
 
 # Where more samples than these are without feedback, it is rather the model that is at fault.
 DEFAULT_MAX_FAILED = 0.5
@@ -110,6 +114,16 @@ class Scope:
         """Show what an optimizer made of a parameter of the request's run, and the feedback that it read."""
         if self.objects.history is not None:
             self.objects.history.step(self._run_uuid, before, variable, feedback)
+
+    def watch_function(self, op: Op) -> Forward | None:
+        """Show the questions that applying ``op`` will ask; to be called when the request arrives."""
+        history = self.objects.history
+        return None if history is None else history.function(self._run_uuid, op)
+
+    def watch_result(self, op: Op, watched: Forward | None, outputs: Sequence[Variable]) -> None:
+        """Show what applying ``op`` gave."""
+        if self.objects.history is not None:
+            self.objects.history.applied(op, watched, outputs)
 
     # --- pushing (protocol §D) -----------------------------------------------------------------
 

@@ -139,7 +139,15 @@ class Backend:
     def _application(self, store: Store) -> web.Application:
         page = Page(self.options.host, self.api_key, store)
         self._page_path = page.entry_path
-        self._sessions = Sessions(self.options.session_grace, History(store))
+        history = History(
+            store,
+            max_question_bytes=round(self.options.questions_mb * 2**20),
+            max_question_days=self.options.questions_days,
+        )
+        for key in (self.api_key, self.options.lm_api_key, os.environ.get("OPENAI_API_KEY")):
+            history.questions.keep_out({"api_key": key})
+        self._lm.on_question.append(history.question)
+        self._sessions = Sessions(self.options.session_grace, history)
         app = web.Application(middlewares=[self._check_key(page)], client_max_size=_MAX_BODY_BYTES)
         app.add_routes([*Rest(self.options, store).routes(), *page.routes()])
         app.add_routes([web.get(RPC_PATH, self._rpc)])

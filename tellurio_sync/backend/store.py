@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -227,6 +229,22 @@ class Store:
     def write(self, sql: str, *values: Any) -> sqlite3.Cursor:
         """Change records, at once and for good."""
         return self._db.execute(sql, values)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Inside, everything is changed or nothing. One inside another is part of that."""
+        if self._db.in_transaction:
+            yield
+            return
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            # On some errors, such as a full disk, SQLite has ended it itself.
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
 
     def add_tables(self, sql: str) -> None:
         """Make the tables of a module that keeps its own, unless they are there."""

@@ -40,6 +40,10 @@ class ChatCompletion(Op):
         self._answers: list[str | None] = []
         self.operands = self._conversation.operands
 
+    def subject(self, index: int) -> list[Any]:
+        """What one sample is, as JSON: the same for the same input, whatever the parameters hold."""
+        return self._conversation.subject(index)
+
     async def forward(self, host: Host) -> list[Output]:
         async def answer(index: int) -> str:
             messages = self._conversation.messages(index)

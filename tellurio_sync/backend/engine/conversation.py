@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from ..asking import ask_for
 from ..data import Data, check_chars, items, sample, text
+from ..objects import PARAMETER
 from ..prompts import ChatMessage, Part, propagator_messages
 from ..questions import Question
 from ..reading.answers import read_feedback
@@ -74,6 +75,17 @@ class Conversation:
             name: text(plain(value[index] if isinstance(value, list) else _data(value, index)))
             for name, value in self._inputs.items()
         }
+
+    def subject(self, index: int) -> list[Any]:
+        """What one sample is, as JSON: its messages and inputs, in which each parameter is null."""
+
+        def of(part: Any) -> Data:
+            is_parameter = isinstance(part, Operand) and part.variable.obj_type == PARAMETER
+            return None if is_parameter else _data(part, index)
+
+        turns = [[role, [of(part) for part in parts]] for role, parts in self._turns]
+        inputs = {name: of(value[index] if isinstance(value, list) else value) for name, value in self._inputs.items()}
+        return [turns, inputs]
 
     def messages(self, index: int, extra: Mapping[str, str] | None = None) -> list[ChatMessage]:
         """The messages of one sample with their placeholders filled from its inputs and ``extra``.

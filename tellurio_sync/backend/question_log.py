@@ -1,0 +1,345 @@
+"""The questions to language models, kept for people to look at: what was asked, what came back, how right it was.
+
+A question is one row; its messages are texts that are kept once each, however many questions hold them (a prompt that
+was asked with 10,000 inputs is one text).  What a run has used in all is counted apart, and stays when questions go.
+
+Bounded by size and age: with each new question at most a few of the oldest go, so nobody waits for a clean-up.
+Event loop's thread only.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import hashlib
+import json
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .usage import cost as known_cost
+
+if TYPE_CHECKING:
+    from .questions import Asked
+    from .store import Store
+
+TABLES = """
+CREATE TABLE IF NOT EXISTS questions (
+    number INTEGER PRIMARY KEY,
+    run_uuid TEXT NOT NULL REFERENCES runs (uuid) ON DELETE CASCADE,
+    purpose TEXT NOT NULL,
+    model TEXT NOT NULL,
+    sample INTEGER,
+    sample_key BLOB,                 -- the same for the same input, whatever the prompt
+    answer TEXT,
+    thoughts TEXT NOT NULL,
+    error TEXT,
+    error_kind TEXT,
+    score REAL,                      -- what an evaluator gave to the answer
+    explanation TEXT,
+    tries INTEGER NOT NULL,
+    prompt_tokens INTEGER,
+    completion_tokens INTEGER,
+    cost REAL,
+    started_at REAL NOT NULL,
+    seconds REAL NOT NULL,
+    size_bytes INTEGER NOT NULL
+);
+CREATE INDEX IF NOT EXISTS questions_by_run ON questions (run_uuid, purpose, number);
+CREATE INDEX IF NOT EXISTS questions_by_sample ON questions (run_uuid, sample_key, number);
+CREATE TABLE IF NOT EXISTS texts (
+    number INTEGER PRIMARY KEY,
+    digest BLOB NOT NULL UNIQUE,
+    content TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS question_texts (
+    question INTEGER NOT NULL REFERENCES questions (number) ON DELETE CASCADE,
+    position INTEGER NOT NULL,
+    role TEXT NOT NULL,
+    text INTEGER NOT NULL REFERENCES texts (number),
+    PRIMARY KEY (question, position)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS question_texts_by_text ON question_texts (text);
+CREATE TABLE IF NOT EXISTS question_prompts (
+    question INTEGER NOT NULL REFERENCES questions (number) ON DELETE CASCADE,
+    variable_id TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    PRIMARY KEY (question, variable_id)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS question_prompts_by_version ON question_prompts (variable_id, version, question);
+CREATE TABLE IF NOT EXISTS usage (
+    run_uuid TEXT NOT NULL REFERENCES runs (uuid) ON DELETE CASCADE,
+    model TEXT NOT NULL,
+    purpose TEXT NOT NULL,
+    questions INTEGER NOT NULL,
+    cached INTEGER NOT NULL,
+    errors INTEGER NOT NULL,
+    retries INTEGER NOT NULL,
+    prompt_tokens INTEGER NOT NULL,
+    completion_tokens INTEGER NOT NULL,
+    cost REAL NOT NULL,
+    unpriced INTEGER NOT NULL,       -- questions whose price is not known
+    seconds REAL NOT NULL,
+    PRIMARY KEY (run_uuid, model, purpose)
+) WITHOUT ROWID;
+"""
+
+DEFAULT_MAX_BYTES = 256 * 2**20
+DEFAULT_MAX_DAYS = 90.0
+
+# At most so many of the oldest questions go with a new one.
+_GO_AT_ONCE = 20
+
+# Adding up the sizes of all takes long, so it is not done for each question.
+_MEASURE_EVERY = 5000
+
+# Of one question no more than this is kept of each text, in characters.
+_MOST_CHARS = 1_000_000
+
+# Shorter ones are no keys, and would be found in every text. More than so many are not looked for.
+_SHORT_SECRET = 4
+_MOST_SECRETS = 1000
+
+# Answers whose score may still come.
+_AWAITING_SCORE = 10_000
+
+_DAY_SECONDS = 86400.0
+
+
+class Sample(NamedTuple):
+    """What a question is about.
+
+    Attributes:
+        key: the same for the same input, whatever the prompt.
+        prompts: the versions of the parameters in it.
+    """
+
+    key: bytes
+    prompts: Mapping[str, int]
+
+
+@dataclass
+class Forward:
+    """One use of a function, while its questions are asked.
+
+    Attributes:
+        sample: what a question is about, by the index of the sample; None where that is not known.
+        numbers: the last question about each sample.
+    """
+
+    sample: Callable[[int], Sample] | None = None
+    numbers: dict[int, int] = field(default_factory=dict)
+
+
+# Tasks that are begun inside see it, too.
+_forward: contextvars.ContextVar[Forward | None] = contextvars.ContextVar("_forward", default=None)
+
+
+@contextmanager
+def asking(forward: Forward | None) -> Iterator[None]:
+    """Inside, questions belong to this use of a function; None: to none."""
+    token = _forward.set(forward)
+    try:
+        yield
+    finally:
+        _forward.reset(token)
+
+
+class QuestionLog:
+    """Keeps questions in a store, up to a size and an age."""
+
+    def __init__(self, store: Store, *, max_bytes: int = DEFAULT_MAX_BYTES, max_days: float = DEFAULT_MAX_DAYS) -> None:
+        """``max_bytes`` of 0: no question is kept; what they used in all is still counted."""
+        self._store = store
+        self._max_bytes = max_bytes
+        self._max_seconds = max_days * _DAY_SECONDS
+        store.add_tables(TABLES)
+        self._size_bytes = self._measured()
+        self._until_measured = _MEASURE_EVERY
+        # Of runs that were deleted while no backend kept count.
+        store.write("DELETE FROM texts WHERE number NOT IN (SELECT text FROM question_texts)")
+        self._secrets: dict[str, None] = {}
+        # Variable id of answers -> the questions that gave them, by sample.
+        self._answers: OrderedDict[str, dict[int, int]] = OrderedDict()
+
+    def keep_out(self, config: Mapping[str, Any]) -> None:
+        """Learn the keys of a language model's configuration: none of them will stand in what is kept."""
+        headers = config.get("default_headers")
+        for secret in (config.get("api_key"), *(headers.values() if isinstance(headers, Mapping) else ())):
+            if isinstance(secret, str) and len(secret) > _SHORT_SECRET:
+                self._secrets[secret] = None
+        while len(self._secrets) > _MOST_SECRETS:
+            del self._secrets[next(iter(self._secrets))]
+
+    def _clean(self, text: str) -> str:
+        for secret in self._secrets:
+            if secret in text:
+                text = text.replace(secret, "***")
+        # SQLite takes no text with half a surrogate pair.
+        whole = text.encode(errors="replace").decode()
+        left_out = len(whole) - _MOST_CHARS
+        return whole if left_out <= 0 else f"{whole[:_MOST_CHARS]} … ({left_out} more characters)"
+
+    def note(self, asked: Asked) -> None:
+        """Keep one question; nothing of one that belongs to no run."""
+        if not self._store.read("SELECT 1 FROM runs WHERE uuid = ?", asked.run_uuid):
+            return
+        with self._store.transaction():
+            self._count(asked)
+            if self._max_bytes:
+                self._keep(asked)
+        self._let_old_go()
+
+    def _keep(self, asked: Asked) -> None:
+        use = _forward.get()
+        place = asked.sample or 0
+        sample = None
+        if use is not None and use.sample is not None and asked.purpose == "forward":
+            sample = use.sample(place)
+        answer = asked.answer
+        prompt_tokens, completion_tokens = _tokens(asked)
+        made = self._store.write(
+            "INSERT INTO questions (run_uuid, purpose, model, sample, sample_key, answer, thoughts, error, error_kind,"
+            " tries, prompt_tokens, completion_tokens, cost, started_at, seconds, size_bytes)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0)",
+            *(asked.run_uuid, asked.purpose, asked.model_name, asked.sample, sample.key if sample else None),
+            *(self._clean(answer.text) if answer else None, self._clean(answer.thoughts) if answer else ""),
+            *(self._clean(asked.error) if asked.error is not None else None, asked.error_kind, asked.tries),
+            *(prompt_tokens, completion_tokens, _cost(asked), asked.started_at, asked.seconds),
+        )
+        number = made.lastrowid
+        assert number is not None
+        size = 200 + (len(answer.text) + len(answer.thoughts) if answer else 0) + len(asked.error or "")
+        for position, message in enumerate(asked.messages):
+            text, is_new = self._text(_content(message))
+            size += len(_content(message)) if is_new else 20
+            self._store.write(
+                "INSERT INTO question_texts VALUES (?, ?, ?, ?)",
+                number,
+                position,
+                self._clean(str(message.get("role", ""))),
+                text,
+            )
+        for variable_id, version in (sample.prompts if sample else {}).items():
+            self._store.write("INSERT INTO question_prompts VALUES (?, ?, ?)", number, variable_id, version)
+        self._store.write("UPDATE questions SET size_bytes = ? WHERE number = ?", size, number)
+        self._size_bytes += size
+        if use is not None and asked.purpose in ("forward", "judge"):
+            use.numbers[place] = number
+
+    def _text(self, content: str) -> tuple[int, bool]:
+        text = self._clean(content)
+        digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
+        known = self._store.read("SELECT number FROM texts WHERE digest = ?", digest)
+        if known:
+            return int(known[0]["number"]), False
+        made = self._store.write("INSERT INTO texts (digest, content) VALUES (?, ?)", digest, text)
+        assert made.lastrowid is not None
+        return made.lastrowid, True
+
+    def _count(self, asked: Asked) -> None:
+        is_cached = asked.answer is not None and asked.answer.is_cached
+        prompt_tokens, completion_tokens = (0, 0) if is_cached else _tokens(asked)
+        cost = 0.0 if is_cached else _cost(asked)
+        self._store.write(
+            "INSERT INTO usage VALUES (?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+            " questions = questions + 1, cached = cached + excluded.cached, errors = errors + excluded.errors,"
+            " retries = retries + excluded.retries, prompt_tokens = prompt_tokens + excluded.prompt_tokens,"
+            " completion_tokens = completion_tokens + excluded.completion_tokens, cost = cost + excluded.cost,"
+            " unpriced = unpriced + excluded.unpriced, seconds = seconds + excluded.seconds",
+            *(asked.run_uuid, asked.model_name, asked.purpose, int(is_cached), int(asked.answer is None)),
+            *(max(asked.tries - 1, 0), prompt_tokens or 0, completion_tokens or 0),
+            *(cost or 0.0, int(cost is None), asked.seconds),
+        )
+
+    # --- scores ---------------------------------------------------------------------------------
+
+    def note_answers(self, variable_id: str, numbers: Mapping[int, int]) -> None:
+        """The answers to these questions became the data of a Variable."""
+        if numbers:
+            self._answers[variable_id] = dict(numbers)
+            if len(self._answers) > _AWAITING_SCORE:
+                self._answers.popitem(last=False)
+
+    def note_scores(self, variable_id: str, scores: Sequence[tuple[float, str] | None]) -> None:
+        """The data of a Variable was evaluated: per sample a score and why, None for none."""
+        numbers = self._answers.get(variable_id, {})
+        with self._store.transaction():
+            for place, scored in enumerate(scores):
+                if scored is not None and place in numbers:
+                    self._store.write(
+                        "UPDATE questions SET score = ?, explanation = ? WHERE number = ?",
+                        *(float(scored[0]), self._clean(scored[1]), numbers[place]),
+                    )
+
+    # --- bounds ---------------------------------------------------------------------------------
+
+    def _measured(self) -> int:
+        return int(self._store.read("SELECT coalesce(sum(size_bytes), 0) AS size FROM questions")[0]["size"])
+
+    def _let_old_go(self) -> None:
+        self._until_measured -= 1
+        if self._size_bytes > self._max_bytes and self._until_measured < 0:
+            # Whole runs may have been deleted meanwhile.
+            self._size_bytes, self._until_measured = self._measured(), _MEASURE_EVERY
+        for _ in range(_GO_AT_ONCE):
+            oldest = self._store.read("SELECT number, started_at, size_bytes FROM questions ORDER BY number LIMIT 1")
+            if not oldest:
+                return
+            is_old = oldest[0]["started_at"] < time.time() - self._max_seconds
+            if not is_old and self._size_bytes <= self._max_bytes:
+                return
+            self._delete(oldest[0]["number"])
+            self._size_bytes -= oldest[0]["size_bytes"]
+
+    def _delete(self, number: int) -> None:
+        with self._store.transaction():
+            texts = self._store.read("SELECT text FROM question_texts WHERE question = ?", number)
+            self._store.write("DELETE FROM questions WHERE number = ?", number)
+            for row in texts:
+                self._store.write(
+                    "DELETE FROM texts WHERE number = ?1"
+                    " AND NOT EXISTS (SELECT 1 FROM question_texts WHERE question_texts.text = ?1)",
+                    row["text"],
+                )
+
+    def delete_some(self, run_uuid: str, most: int) -> bool:
+        """Delete ``most`` questions of a run at most; whether there are more."""
+        rows = self._store.read(
+            "SELECT number, size_bytes FROM questions WHERE run_uuid = ? LIMIT ?", run_uuid, most + 1
+        )
+        for row in rows[:most]:
+            self._delete(row["number"])
+            self._size_bytes -= row["size_bytes"]
+        return len(rows) > most
+
+
+def sample_of(parts: object, prompts: Mapping[str, int]) -> Sample:
+    """A sample from what identifies it, as JSON."""
+    text = json.dumps(parts, sort_keys=True)
+    return Sample(hashlib.blake2b(text.encode(), digest_size=16).digest(), prompts)
+
+
+def _content(message: Mapping[str, object]) -> str:
+    content = message.get("content")
+    return content if isinstance(content, str) else json.dumps(content)
+
+
+def _tokens(asked: Asked) -> tuple[int | None, int | None]:
+    usage = asked.answer.usage if asked.answer else {}
+    return _whole(usage.get("prompt_tokens")), _whole(usage.get("completion_tokens"))
+
+
+def _whole(value: object) -> int | None:
+    # An endpoint may report anything; SQLite takes 64 bits.
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53 else None
+
+
+def _cost(asked: Asked) -> float | None:
+    if asked.answer is None:
+        return 0.0
+    if asked.answer.cost is not None:
+        return asked.answer.cost
+    return known_cost(dict(asked.answer.usage), asked.model_name) or None
