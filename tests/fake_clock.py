@@ -13,7 +13,7 @@ from .conftest import FAILSAFE
 
 
 class FakeClock(Clock):
-    """Time that passes only in ``advance``, which wakes whoever waits by this clock.
+    """Time that passes only in ``advance``, which wakes the threads that wait by this clock.
 
     No wake-up is lost: a thread that read the time before ``advance`` and begins to wait after it returns at once
     (it may return early, and looks at its deadline again).

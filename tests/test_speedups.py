@@ -205,7 +205,7 @@ def test_two_threads_take_turns_without_losing_one(make: Make) -> None:
 
 
 def test_what_was_stored_before_a_release_is_seen_after_the_wait(make: Make) -> None:
-    """Also by who was just about to look as the release came, which counts as one with the release before it."""
+    """Also by a thread that was about to look when the release came; two releases then count as one."""
     semaphore = make()
     stored = 0
 

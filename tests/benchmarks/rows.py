@@ -1,4 +1,4 @@
-"""The rows of the table: what is measured, on which link, for whom, and what it is to reach."""
+"""The rows of the table: what is measured, on which link, for which peers, and the goal."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Row(NamedTuple):
         title: as printed.
         command: the worker's measurement, and its arguments.
         unit: of the printed figure, which is the measured one times ``scale``.
-        peers: who is measured.
+        peers: the peers that are measured.
         targets: what it is to reach.
         field: which value of a measurement with several.
         is_rate: more is better; ratios are then "times".

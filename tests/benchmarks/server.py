@@ -158,7 +158,7 @@ class Connection:
         if size <= SMALL_BYTES:
             text = unmask(data[start : start + size], mask)
         else:
-            tail = (size - END_BYTES) // 4 * 4  # where the mask begins anew
+            tail = (size - END_BYTES) // 4 * 4  # where the mask begins again
             text = unmask(data[start : start + END_BYTES], mask) + unmask(data[start + tail : start + size], mask)
         if b"bench_hold" in text:
             return None

@@ -95,7 +95,7 @@ def drive(peer_bin: Path, peer_environment: dict[str, str]) -> Drive:
             stderr=subprocess.DEVNULL,
             timeout=FAILSAFE,
         )
-        assert done.stdout, f"the driver {name} ended without a word (exit code {done.returncode})"
+        assert done.stdout, f"the driver {name} ended without any output (exit code {done.returncode})"
         outcome = json.loads(done.stdout)
         assert "failed" not in outcome, f"the driver {name} failed: {outcome['failed']}"
         return outcome["observed"]

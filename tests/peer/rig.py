@@ -234,7 +234,7 @@ TIMEOUT = 30.0
 
 
 def resolve(call: OpenCall, reply: dict[str, Any]) -> None:
-    """As the receive thread does it: who waits is woken when everything else is done."""
+    """As the receive thread does it: waiting threads are woken when everything else is done."""
     wakeups: list[Semaphore] = []
     call.resolve(reply, wakeups)
     release_all(wakeups)

@@ -421,7 +421,7 @@ def result_that_is_not_there_yet(line: Line, strike: Strike) -> None:
 
 
 def cancel(line: Line, strike: Strike) -> None:
-    """Either the call goes on or it is cancelled, and who waits for it is told."""
+    """Either the call goes on, or it is cancelled and the thread that waits for it is told."""
     future = line.peer.submit("mine", PARAMS, TIMEOUT)
     is_cancelled = under(strike, future.cancel)
     assert strike.where or is_cancelled
@@ -431,7 +431,7 @@ def cancel(line: Line, strike: Strike) -> None:
 
 
 def check_told(future: Any) -> None:
-    """Who waits for it is told that it is over."""
+    """The thread that waits for it is told that it is over."""
     is_free = future._condition.acquire(timeout=FAILSAFE)
     assert is_free, "the lock of the future is lost"
     future._condition.release()

@@ -1,4 +1,4 @@
-"""When who has its reply is woken: late, so that it finds the interpreter free, but behind nothing else."""
+"""When a thread that has its reply is woken: late, so that it finds the interpreter free, but before anything else."""
 
 from __future__ import annotations
 
@@ -277,7 +277,7 @@ def test_nobody_waits_for_what_is_logged(line: Line, behind: str, caplog: pytest
 
 
 class TestACallbackForWhichThereIsNoThread:
-    """It runs where its call ends, and may wait for who has been told, or has its reply."""
+    """It runs where its call ends, and may wait for a thread that has been told, or has its reply."""
 
     def test_of_the_same_future(self, line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
         future = line.submit()
@@ -355,7 +355,8 @@ def reset(line: Line, message: str) -> None:
     assert isinstance(line.far, SocketFarEnd)
     sock = line.far.connection.sock
     line.send(message)
-    # What has not been read is lost by a reset. It has, when who waited is back; but who waits there waits for both.
+    # A reset loses what has not been read. When the waiting thread is back, it has been read; but that thread waits for
+    # both.
     wait_until(lambda: line.connection._bytes_seen, "the reply does not come")
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     sock.close()

@@ -109,7 +109,7 @@ class FarEnd(ABC):
 
     @abstractmethod
     def end(self) -> None:
-        """End without a word."""
+        """End without a close frame."""
 
 
 class MemoryFarEnd(FarEnd):

@@ -143,7 +143,7 @@ def send_while_another_thread_queues(ground: Ground) -> None:
 
 
 def send_while_another_thread_queues_at_the_last_moment(ground: Ground) -> None:
-    """The other finds a writer, who has just seen that there is nothing left to write."""
+    """The other thread finds a writer that has just seen that nothing is left to write."""
     with far_end(ground) as far, Receiving(far.transport):
         queue_other = Interference(far.transport.send, ['"other"'])
         do_before_leaving(far.transport, queue_other)

@@ -434,7 +434,7 @@ class OpenSslServer:
         self._process.stdin.flush()
 
     def wait_for(self, text: bytes) -> bytes:
-        """Until it has shown this; what it showed before, and not before the last text."""
+        """Wait until it has shown this text; returns what it showed before, after the last text."""
         assert self._process.stdout is not None
         timer = threading.Timer(FAILSAFE, self._process.kill)
         timer.start()

@@ -1,4 +1,4 @@
-"""``with te.batch():`` who is in the block, who waits, and how it is left."""
+"""``with te.batch():`` which threads are in the block, what waits, and how the block is left."""
 
 # ruff: noqa: PT012 - what is tested is which block an error ends
 
@@ -19,7 +19,7 @@ from tellurio_sync.model.session_link import use_link
 from tellurio_sync.optim import TGD
 from tests.model.fake_link import CREATE, UPDATE, FakeLink, fail_for, in_thread, lose, refusal
 
-# --- who waits ------------------------------------------------------------------------------------------------------
+# --- what waits -----------------------------------------------------------------------------------------------------
 
 
 def use_in_a_function(link, variable):

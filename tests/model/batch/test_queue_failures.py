@@ -238,7 +238,7 @@ def test_several_changes_of_one_outside_a_batch_happen_all_or_none(link):
 
 
 def test_a_change_of_what_was_lost_meanwhile_is_a_loss(link):
-    """As if the call had been waiting: a loop that tries its batch again computes it anew."""
+    """The same error as for a call that waits: a loop that tries its batch again computes it again."""
     variable = Variable._received(link, "computed", "x", "role", True)
     variable._set_local("_arguments", (Variable("a"),))
     with pytest.raises(ConnectionLost, match="compute it again"), te.batch():

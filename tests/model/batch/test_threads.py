@@ -1,4 +1,4 @@
-"""Batches and threads, contexts and forks: who waits for whom, and never two for each other."""
+"""Batches with threads, contexts and forks: which thread waits for which, and never two for each other."""
 
 # ruff: noqa: PT012 - what is tested is which block an error ends
 
@@ -23,7 +23,7 @@ from tellurio_sync.optim.functional import tgd
 from tests.model.fake_link import CREATE, FAILSAFE_S, UPDATE, in_thread, refusal
 from tests.processes.test_fork import forked, needs_fork
 
-# --- who waits ------------------------------------------------------------------------------------------------------
+# --- which thread waits ---------------------------------------------------------------------------------------------
 
 
 def test_what_is_queued_in_another_batch_is_waited_for(link):
