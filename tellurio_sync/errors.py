@@ -14,6 +14,7 @@ The tree::
     │       ├─ MethodNotFound
     │       ├─ InvalidParams
     │       └─ RemoteInternalError
+    │           └─ SamplesFailed                         results, failures
     ├─ BatchFailed(RuntimeError)                         failures
     ├─ ProtocolError                                     never raised itself
     │   ├─ LocalProtocolError(ValueError)                this side was to send something that is not valid
@@ -43,6 +44,7 @@ and ``except ConnectionError`` catch what a reader expects.  Among the builtins 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 _SHORTENED_CHARS = 200
@@ -238,8 +240,10 @@ class RemoteError(CallError, RuntimeError):
     @staticmethod
     def from_reply(error: dict[str, Any], *, method: str = "", request_id: object = None) -> RemoteError:
         """The fitting error for the ``error`` member of a reply envelope."""
-        code = error.get("code", 0)
+        code, data = error.get("code", 0), error.get("data")
         cls = _BY_CODE.get(code, RemoteError)
+        if isinstance(data, dict) and isinstance(data.get("results"), list) and sample_failures(data.get("failures")):
+            cls = SamplesFailed
         return cls(code, error.get("message", ""), error.get("data"), method=method, request_id=request_id)
 
 
@@ -253,6 +257,65 @@ class InvalidParams(RemoteError):
 
 class RemoteInternalError(RemoteError):
     """The method failed on the server (code -32603)."""
+
+
+@dataclass(frozen=True)
+class SampleFailure:
+    """What went wrong with one sample of a batch.
+
+    Attributes:
+        index: of the sample in the batch, from 0.
+        kind: in a word: ``"refused"``, ``"blocked"``, ``"cut_off"``, ``"timeout"``, ``"not_asked"``, ...
+        error: the same in words.
+    """
+
+    index: int
+    kind: str
+    error: str
+
+
+def sample_failures(value: Any) -> tuple[SampleFailure, ...] | None:
+    """The failures in a message of the server's, None where it holds none."""
+    if not isinstance(value, list):
+        return None
+    found = [
+        SampleFailure(item["sample"], str(item.get("kind", "other")), str(item.get("error", "")))
+        for item in value
+        if isinstance(item, dict) and isinstance(item.get("sample"), int)
+    ]
+    return tuple(found) if found else None
+
+
+class SamplesFailed(RemoteInternalError):
+    """Some samples of a batch failed; the others were worked on all the same. The text names the failed ones.
+
+    Attributes:
+        results: of a chat completion the answers, of an evaluator the scores: one per sample, None for those that
+            failed.  Empty for a backward pass, which can be tried again as it was.
+        failures: what went wrong, a ``SampleFailure`` for each sample that failed.
+    """
+
+    def __init__(
+        self, code: int = 0, message: str = "", data: Any = None, *, method: str = "", request_id: object = None
+    ) -> None:
+        super().__init__(code, message, data, method=method, request_id=request_id)
+        found = data if isinstance(data, dict) else {}
+        self.results: list[Any] = list(found.get("results") or [])
+        self.failures: tuple[SampleFailure, ...] = sample_failures(found.get("failures")) or ()
+
+
+class SamplesLeftOut(UserWarning):
+    """Some samples of a batch failed, and the work went on without them.
+
+    Attributes:
+        size: of the batch.
+        failures: a ``SampleFailure`` for each sample that was left out.
+    """
+
+    def __init__(self, text: str, size: int = 0, failures: Sequence[SampleFailure] = ()) -> None:
+        super().__init__(text)
+        self.size = size
+        self.failures = tuple(failures)
 
 
 _BY_CODE: dict[int, type[RemoteError]] = {-32601: MethodNotFound, -32602: InvalidParams, -32603: RemoteInternalError}

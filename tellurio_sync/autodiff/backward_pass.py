@@ -19,6 +19,7 @@ from ..model.registries import Registries
 from ..model.reply_checks import check_message
 from ..model.variable import Variable, sources_of
 from ..model.wire import link_of, wait_until_made
+from .left_out import ON_ERROR, check_share, warn_of_left_out
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ def backward(
     retain_graph: bool | None = None,
     create_graph: bool = False,
     inputs: Variables | None = None,
+    max_failed: float | None = None,
 ) -> None:
     """Compute feedback for every leaf that needs it, from ``variables`` back through the graph.
 
@@ -47,8 +49,12 @@ def backward(
         retain_graph: keep the graph for another pass; None: as ``create_graph``.
         create_graph: make the gradients themselves part of a graph.
         inputs: collect gradients in these leaves only.
+        max_failed: the share of a batch, from 0 to 1, for which feedback may be missing because a language model
+            failed; those samples are left out, with a ``SamplesLeftOut`` warning. None: as the server decides, which
+            is 0.5 for the local backend. Other servers do not look at it.
 
     Raises:
+        SamplesFailed: feedback is missing for more samples than that.
         TypeError: an argument of the wrong type.
         UsageError: ``variables`` or ``inputs`` is empty, there are not as many gradients as starts, or the
             server does not know one of them.
@@ -58,6 +64,7 @@ def backward(
     if inputs is not None:
         _as_list("inputs", inputs)
     _check_gradients(grad_variables, len(starts))
+    share = check_share(max_failed)
     arguments = [starts, grad_variables, inputs]
     wait_until_made(arguments)
     link = link_of(arguments)
@@ -73,6 +80,8 @@ def backward(
             "create_graph": create_graph,
             "inputs": _references(inputs),
         }
+        if share is not None and ON_ERROR in link.extensions:
+            params["max_failed"] = share
         registries.mark_pending(receivers, _FLAG)
         try:
             answer, done = call.request_many([("get_backprop_ids", question), ("run_backward", params)])
@@ -86,6 +95,7 @@ def backward(
             raise
         ids = _ids_in(answer, registries)
         registries.clear_pending([variable for variable in receivers if variable.variable_id not in ids], _FLAG)
+    warn_of_left_out(done)
 
 
 def _receivers(starts: list[Variable]) -> list[Variable]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Callable, Sequence
-from typing import Any, Union
+from typing import Any, Literal, Union
 
 from ..errors import RemoteProtocolError
 from ..model.language import ChatCompletionModel
@@ -21,6 +21,7 @@ from .function import (
     Split,
     Sum,
 )
+from .left_out import check_on_error
 from .messages import Inputs, Messages, check_inputs, check_messages, check_model
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
 
 Score = Union[int, float]
 Reduction = Callable[[list[Score]], Score]
+OnError = Literal["raise", "skip"]
 Target = Union[str, list[str], Variable]
 
 
@@ -65,6 +67,7 @@ def chat_completion(
     forward_model_client: ChatCompletionModel | None,
     messages: Messages,
     inputs: Inputs | None = None,
+    on_error: OnError = "raise",
     **completion_args: Any,
 ) -> Variable:
     """The answer of a language model; a list of answers if any input is a list.
@@ -73,12 +76,23 @@ def chat_completion(
         forward_model_client: the model that answers.
         messages: the chat, ``[{"role": "system", "content": [Variable, ...]}, ...]``.
         inputs: values for the placeholders ``{name}`` in the messages.
+        on_error: what becomes of a batch in which the model fails on some samples, after all have been asked.
+            ``"raise"``: ``SamplesFailed``, whose ``results`` hold the answers to the others. ``"skip"``: the answer to
+            such a sample is None, which evaluators count as wrong and ``backward`` leaves out; a ``SamplesLeftOut``
+            warning names them. If all samples fail it is raised in any case, and so it is by servers that cannot
+            skip.
         completion_args: passed on to the model, such as ``model="gpt-4o"`` or ``temperature=0``.
+
+    A sample that is None in a Variable with a list as data is not asked about: its answer is None.
+
+    Raises:
+        SamplesFailed: some samples of the batch failed (see ``on_error``).
     """
+    check_on_error(on_error)
     check_model("forward_model_client", forward_model_client)
     check_messages(messages)
     check_inputs(inputs)
-    return _single(ChatCompletion.apply(forward_model_client, messages, inputs, **completion_args))
+    return _single(ChatCompletion.apply(forward_model_client, messages, inputs, on_error=on_error, **completion_args))
 
 
 def deterministic_evaluator(
@@ -89,6 +103,7 @@ def deterministic_evaluator(
     success_fn: Callable[[list[Score]], bool] | None = None,
     reduction_fn: Reduction | None = builtins.sum,
     reduction_fn_purpose: str | Variable | None = "summation",
+    on_error: OnError = "raise",
 ) -> tuple[Variable, Variable]:
     """Score and explanation by a function of yours.
 
@@ -100,16 +115,32 @@ def deterministic_evaluator(
         success_fn: ``success_fn(scores)`` returns True if nothing is left to improve; None: that never happens.
         reduction_fn: makes one score of the scores of a batch; None: the scores stay a list.
         reduction_fn_purpose: what ``reduction_fn`` does, in one word.
+        on_error: what happens if ``eval_fn`` fails on some samples of a batch, after all have been tried: ``"raise"``:
+            ``SamplesFailed``, whose ``results`` hold the scores of the others; ``"skip"``: such a sample scores 0 and
+            gets no feedback, with a ``SamplesLeftOut`` warning.
+
+    A sample whose prediction is None scores 0, without a call of ``eval_fn``, and gets no feedback.
 
     Your functions run on worker threads of this process, ``success_fn`` in the backward pass as well.
+
+    Raises:
+        SamplesFailed: ``eval_fn`` failed on some samples of the batch (see ``on_error``).
     """
+    check_on_error(on_error)
     _check_variable("prediction", prediction)
     _check_callable("eval_fn", eval_fn, is_optional=False)
     _check_callable("success_fn", success_fn)
     _check_callable("reduction_fn", reduction_fn)
     return _pair(
         DeterministicEvaluator.apply(
-            prediction, target, eval_fn, eval_fn_purpose, success_fn, reduction_fn, reduction_fn_purpose
+            prediction,
+            target,
+            eval_fn,
+            eval_fn_purpose,
+            success_fn,
+            reduction_fn,
+            reduction_fn_purpose,
+            on_error=on_error,
         )
     )
 
@@ -136,6 +167,7 @@ def lm_judge_evaluator(
     reduction_fn: Reduction | None = builtins.sum,
     reduction_fn_purpose: str | Variable | None = "summation",
     eval_mode: bool | Variable = True,
+    on_error: OnError = "raise",
     **completion_args: Any,
 ) -> tuple[Variable, Variable]:
     """Score and explanation by a language model, which answers JSON with ``score`` and ``explanation``.
@@ -148,11 +180,14 @@ def lm_judge_evaluator(
         inputs: values for other placeholders; the names ``prediction`` and ``target`` are reserved.
         success_fn, reduction_fn, reduction_fn_purpose: as in ``deterministic_evaluator``.
         eval_mode: True: feedback is for the prediction; False: for messages and inputs, to improve the judge.
+        on_error: as in ``deterministic_evaluator``, if the judge fails on some samples.
         completion_args: passed on to the model.
 
     Raises:
+        SamplesFailed: some samples of the batch failed (see ``on_error``).
         ValueError: ``inputs`` uses a taken name.
     """
+    check_on_error(on_error)
     check_model("forward_model_client", forward_model_client)
     check_messages(messages)
     _check_variable("prediction", prediction)
@@ -173,6 +208,7 @@ def lm_judge_evaluator(
             reduction_fn,
             reduction_fn_purpose,
             eval_mode,
+            on_error=on_error,
             **completion_args,
         )
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Union
 
+from ..errors import shorten, shorten_repr
 from ..model.language import ChatCompletionModel
 from ..model.variable import Variable
 
@@ -28,10 +29,10 @@ def check_messages(messages: object) -> None:
     for index, message in enumerate(messages):
         where = f"messages[{index}]"
         if not isinstance(message, dict) or not isinstance(message.get("role"), str) or "content" not in message:
-            raise TypeError(f'{where} must be {{"role": str, "content": [Variable, ...]}}, not {message!r}')
+            raise TypeError(f'{where} must be {{"role": str, "content": [Variable, ...]}}, not {shorten_repr(message)}')
         content = message["content"]
         if not isinstance(content, (list, tuple)) or not all(isinstance(part, Variable) for part in content):
-            raise TypeError(f'{where}["content"] must be a list of Variables, not {content!r}')
+            raise TypeError(f'{where}["content"] must be a list of Variables, not {shorten_repr(content)}')
 
 
 def check_inputs(inputs: object) -> None:
@@ -43,16 +44,45 @@ def check_inputs(inputs: object) -> None:
     for name, value in inputs.items():
         if not isinstance(name, str):
             raise TypeError(f"inputs must have str keys, not {name!r}")
-        if not isinstance(value, (str, Variable)) and not _is_list_of_one_kind(value):
+        where = f"inputs[{name!r}]"
+        if isinstance(value, (list, tuple)):
+            _check_column(where, value)
+        elif not isinstance(value, (str, Variable)):
             form = "a str, a list of str, a Variable or a list of Variables"
-            raise TypeError(f"inputs[{name!r}] must be {form}, not {value!r}")
+            raise TypeError(f"{where} must be {form}, not {_described(value)}")
 
 
-def _is_list_of_one_kind(value: object) -> bool:
-    if not isinstance(value, (list, tuple)):
+def _check_column(where: str, values: Sequence[object]) -> None:
+    """Raises TypeError, naming the first item that is not of the kind of the others."""
+    kind = Variable if values and isinstance(values[0], Variable) else str
+    # The usual case at the speed of C: a column may have a million items.
+    if {type(value) for value in values} == {kind}:
+        return
+    for index, value in enumerate(values):
+        if isinstance(value, kind):
+            continue
+        if _is_missing(value):
+            problem = f"is missing ({value!r}): leave this sample out of all inputs and targets, or give it a text"
+        else:
+            others = "a str or a Variable" if index == 0 else f"a {kind.__name__} as those before it"
+            problem = f"must be {others}, not {_described(value)}"
+        raise TypeError(f"{where}[{index}] {problem}")
+
+
+def _is_missing(value: object) -> bool:
+    """Whether it is what a table has in an empty cell: None, NaN, NaT or NA."""
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    try:
+        return bool(value != value)  # NaN, of whatever package
+    except Exception:  # noqa: BLE001 - the user's object, and whatever comparing it does
         return False
-    parts: Sequence[object] = value
-    return all(isinstance(part, str) for part in parts) or all(isinstance(part, Variable) for part in parts)
+
+
+def _described(value: object) -> str:
+    """The type, and of a value that is no container the beginning of it: containers hold the user's data."""
+    is_shown = isinstance(value, (str, bytes, int, float))
+    return f"{type(value).__name__} {shorten(repr(value), 60)}" if is_shown else type(value).__name__
 
 
 MultiTurnMessages = Messages

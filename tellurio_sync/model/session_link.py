@@ -86,6 +86,11 @@ class SessionLink(Protocol):
         """
         ...
 
+    @property
+    def extensions(self) -> frozenset[str]:
+        """What the server understands beyond the protocol; nothing before a login. Does not block."""
+        ...
+
     def admit(self) -> Admission:
         """Leave to make one call: use ``call.Call``. Blocks while a lost connection is being restored.
 

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..errors import UsageError
+from ..errors import UsageError, shorten_repr
 from .batch.block import open_queue
 from .batch.changes import CREATE, Change
 from .call import Call
@@ -116,7 +116,7 @@ class Variable(VariableState):
     @grad.setter
     def grad(self, gradients: list[Variable]) -> None:
         if not isinstance(gradients, list) or not all(isinstance(gradient, Variable) for gradient in gradients):
-            raise TypeError(f"grad must be a list of Variables, not {gradients!r}")
+            raise TypeError(f"grad must be a list of Variables, not {shorten_repr(gradients)}")
         self._check_holds_grad()
         self._tell(Change(self, "_grad", list(gradients)))
 
@@ -196,6 +196,7 @@ class Variable(VariableState):
         retain_graph: bool | None = None,
         create_graph: bool = False,
         inputs: Variable | Sequence[Variable] | None = None,
+        max_failed: float | None = None,
     ) -> None:
         """Compute the gradients of everything this was computed from; see ``autodiff.backward``. One round trip.
 
@@ -206,7 +207,7 @@ class Variable(VariableState):
             raise UsageError("Variable does not require grad or does not have a grad_fn.")
         from ..autodiff.backward_pass import backward
 
-        backward(self, gradient, retain_graph, create_graph, inputs)
+        backward(self, gradient, retain_graph, create_graph, inputs, max_failed)
 
     # --- arithmetic ------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..errors import ConnectionLost, UsageError
+from ..errors import ConnectionLost, UsageError, shorten_repr
 from .batch.block import open_queue, wait_until_made
 from .batch.changes import MADE_WITH, Change
 from .call import tell
@@ -199,7 +199,7 @@ class VariableState:
         """
         if self.variable_id is None and self._lost is None:
             text = "was made under suppress_variable_notifications() or unpickled, so the server does not know it"
-            raise UsageError(f"{self!r} {text}. Make a new Variable of its data.")
+            raise UsageError(f"{shorten_repr(self)} {text}. Make a new Variable of its data.")
         self._check_not_lost()
         return {self._TAG: True, "variable_id": self.variable_id}
 

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Union
 
-from ..errors import ClosedByUser, ConnectionLost, RemoteProtocolError, UsageError
+from ..errors import ClosedByUser, ConnectionLost, RemoteProtocolError, UsageError, shorten_repr
 from ..model.batch.block import batch
 from ..model.batch.changes import Change
 from ..model.call import Call
@@ -280,7 +280,7 @@ def _as_groups(params: Params) -> tuple[list[ParamGroup], bool]:
 
 def _checked_group(group: Any) -> ParamGroup:
     if not isinstance(group, dict) or "params" not in group:
-        raise TypeError(f'a group must be a dict with "params", not {group!r}')
+        raise TypeError(f'a group must be a dict with "params", not {shorten_repr(group)}')
     params = group["params"]
     params = [params] if isinstance(params, Variable) else list(params)
     for index, parameter in enumerate(params):
@@ -296,7 +296,7 @@ def _check_parameters(groups: list[ParamGroup]) -> None:
             raise ValueError("a group has no params: there is nothing to optimise")
         for parameter in group["params"]:
             if parameter in seen:
-                raise ValueError(f"a parameter is given twice: {parameter!r}")
+                raise ValueError(f"a parameter is given twice: {shorten_repr(parameter)}")
             if not parameter.is_leaf:
-                raise UsageError(f"Only leaves can be optimised, and this was computed: {parameter!r}")
+                raise UsageError(f"Only leaves can be optimised, and this was computed: {shorten_repr(parameter)}")
             seen.add(parameter)

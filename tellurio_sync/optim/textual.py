@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..autodiff.messages import Inputs, Messages, check_inputs, check_messages, check_model
+from ..errors import shorten_repr
 from ..model.batch.dataset import variables
 from ..model.language import ChatCompletionModel
 from ..model.variable import Variable
@@ -91,4 +92,4 @@ def _check_constraints(constraints: object) -> None:
     if constraints is None:
         return
     if not isinstance(constraints, (list, tuple)) or not all(isinstance(item, (str, Variable)) for item in constraints):
-        raise TypeError(f"constraints must be a list of str or Variables, not {constraints!r}")
+        raise TypeError(f"constraints must be a list of str or Variables, not {shorten_repr(constraints)}")

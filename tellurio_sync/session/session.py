@@ -277,6 +277,12 @@ class Session(Login):
 
         check_consent()
 
+    @property
+    def extensions(self) -> frozenset[str]:
+        """What the server understands beyond the protocol; nothing before a login. Does not block."""
+        greeting = None if self._client is None else self._client.greeting
+        return frozenset() if greeting is None else greeting.extensions
+
     def request(self, method: str, params: dict[str, Any]) -> Any:
         """Call the server and return the ``result`` of its reply. Logs in first, if necessary.
 

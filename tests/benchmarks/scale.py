@@ -26,6 +26,7 @@ class Link:
 
     pending_timeout = 1.0
     is_local = True
+    extensions: frozenset[str] = frozenset()
 
     def __init__(self) -> None:
         from tellurio_sync.model.registries import Registries

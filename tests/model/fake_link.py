@@ -30,6 +30,7 @@ class FakeLink:
         self.is_local = False
         self.asked_for_consent = 0
         self.refusal: Exception | None = None
+        self.extensions: frozenset[str] = frozenset()
         self.requests: list[tuple[str, dict[str, Any]]] = []
         self.bursts: list[list[str]] = []
         self.answers: dict[str, Answer] = {}

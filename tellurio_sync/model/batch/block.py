@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from ...errors import CallTimeout, ConnectionLost, NotConnected, UsageError
+from ...errors import CallTimeout, ConnectionLost, NotConnected, UsageError, shorten_repr
 from ..session_link import SessionLink, current_link
 from .queue import Queue
 
@@ -68,7 +68,7 @@ def wait_until_made(variable: VariableState, queue: Queue) -> None:
     else:
         queue.settle()
     if variable._queue is queue:
-        raise UsageError(f"{variable!r} is being made by this thread at this moment: use it later.")
+        raise UsageError(f"{shorten_repr(variable)} is being made by this thread at this moment: use it later.")
 
 
 class batch(ContextDecorator):
