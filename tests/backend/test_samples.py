@@ -57,7 +57,7 @@ class TestForward:
             chat(host, MAILS)
         assert len(host.asked) == 20
         assert str(caught.value).startswith(
-            "2 of 20 samples failed (counted from 0). Samples 3, 17: The content filter of the endpoint did not let it "
+            "2 of 20 samples failed (counted from 0): samples 3, 17: The content filter of the endpoint did not let it "
             "through. It said: no. The error's `results` hold those of the other samples"
         )
         data = caught.value.data
@@ -72,7 +72,7 @@ class TestForward:
         assert output.data == [None if i == 3 else f"MAIL {i}" for i in range(20)]
         (left_out,) = host.left_out
         assert left_out.as_json() == {
-            "text": f"1 of 20 samples failed (counted from 0). Sample 3: {BLOCKED} "
+            "text": f"1 of 20 samples failed (counted from 0): sample 3: {BLOCKED} "
             "What was asked goes on without them.",
             "size": 20,
             "failures": [{"sample": 3, "kind": "blocked", "error": str(BLOCKED)}],
@@ -85,7 +85,7 @@ class TestForward:
             chat(host, MAILS, on_error=on_error)
         assert len(host.asked) == 20
         assert "20 of 20 samples failed" in str(caught.value)
-        assert "Samples 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 10 more: " in str(caught.value)
+        assert "samples 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 10 more: " in str(caught.value)
 
     def test_on_a_single_sample_it_is_the_failure_itself(self) -> None:
         for on_error in ("raise", "skip"):
@@ -222,7 +222,7 @@ class TestEvaluators:
     def test_the_error_names_the_sample(self) -> None:
         with pytest.raises(SamplesFailed) as caught:
             self.evaluate(ScriptedHost(), self.failing_on("b"))
-        assert str(caught.value).startswith("1 of 4 samples failed (counted from 0). Sample 1: KeyError: 'b'")
+        assert str(caught.value).startswith("1 of 4 samples failed (counted from 0): sample 1: KeyError: 'b'")
         assert caught.value.data["results"] == [1, None, 1, 1]
 
     def test_left_out_it_counts_as_wrong_and_gets_no_feedback(self) -> None:
@@ -299,7 +299,7 @@ class TestBackward:
             return
         with pytest.raises(SamplesFailed) as caught:
             host.backward(explanation)
-        assert str(caught.value).startswith("2 of 4 samples failed (counted from 0). Samples 1, 2: ")
+        assert str(caught.value).startswith("2 of 4 samples failed (counted from 0): samples 1, 2: ")
         assert "can be tried again" in str(caught.value)
         assert grads(prompt) == []
         is_down = False
@@ -347,7 +347,7 @@ class TestGather:
     def test_the_text_stays_short_whatever_went_wrong(self) -> None:
         failures = [Failure(i, "other", f"{i} " + "x" * 100_000) for i in range(1000)]
         text = told(failures, 5000)
-        assert text.startswith("1000 of 5000 samples failed (counted from 0). Sample 0: 0 xxx")
+        assert text.startswith("1000 of 5000 samples failed (counted from 0): sample 0: 0 xxx")
         assert text.endswith("and 997 more samples for other reasons.")
         assert len(text) < 1500
 

@@ -192,7 +192,7 @@ def told(failures: Sequence[Failure], size: int) -> str:
     if len(parts) > _TOLD_KINDS:
         left = sum(len(indices) for indices in list(kinds.values())[_TOLD_KINDS:])
         parts[_TOLD_KINDS:] = [f"and {left} more samples for other reasons."]
-    return f"{len(failures)} of {size} samples failed (counted from 0). {' '.join(parts)}"
+    return f"{len(failures)} of {size} samples failed (counted from 0): {' '.join(parts)}"
 
 
 def check_on_error(value: Any) -> bool:
@@ -209,7 +209,7 @@ def check_on_error(value: Any) -> bool:
 def _named(indices: Sequence[int]) -> str:
     shown = ", ".join(map(str, indices[:_TOLD_SAMPLES]))
     more = f" and {len(indices) - _TOLD_SAMPLES} more" if len(indices) > _TOLD_SAMPLES else ""
-    return f"{'Sample' if len(indices) == 1 else 'Samples'} {shown}{more}"
+    return f"{'sample' if len(indices) == 1 else 'samples'} {shown}{more}"
 
 
 def _kind(exc: Refused) -> str:
