@@ -1,5 +1,7 @@
 """afnio 0.3.7, unchanged, as a client of the local backend: a black box in an environment of its own.
 
+Everything runs twice: over afnio's own WebSocket client, and over ours (``tellurio_sync.afnio``).
+
 The clean room: afnio's licence differs from ours, so nothing of it is read here.  Drivers (``drivers/``) are ours; they
 use what the protocol names, run in afnio's environment, and print what they observed as JSON.  What afnio itself writes
 is thrown away.
@@ -13,15 +15,18 @@ import subprocess
 import sys
 import venv
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import tellurio_sync
 from tellurio_sync.testing import ScriptedBackend
 
 PEER = "afnio==0.3.7"
 DRIVERS = Path(__file__).parent / "drivers"
+PACKAGE_ROOT = Path(tellurio_sync.__file__).parents[1]
 FAILSAFE = 300.0
 """Seconds: a driver that is not done by then hangs."""
 
@@ -50,12 +55,26 @@ def peer_bin(request: pytest.FixtureRequest) -> Path:
         venv.create(home, with_pip=True, clear=True)
         install = [str(programs / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", PEER]
         subprocess.run(install, check=True, timeout=FAILSAFE, stdout=subprocess.DEVNULL)
+        # What this package needs, for the runs over its client; the package itself is the one that is tested.
+        subprocess.run(
+            [*install[:-1], *_core_requirements()],
+            check=True,
+            timeout=FAILSAFE,
+            stdout=subprocess.DEVNULL,
+        )
         done.touch()
     return programs
 
 
+@pytest.fixture(scope="module", params=["afnio's client", "our client"])
+def way(request: pytest.FixtureRequest) -> str:
+    """Whose client is under afnio: all that is observed has to be the same."""
+    chosen: str = request.param
+    return chosen
+
+
 @pytest.fixture(scope="module")
-def backend() -> Iterator[ScriptedBackend]:
+def backend(way: str) -> Iterator[ScriptedBackend]:
     with ScriptedBackend(username="alice", email="alice@example.org", namespaces=["alice", "team"]) as backend:
         yield backend
 
@@ -76,17 +95,24 @@ def peer_environment(backend: ScriptedBackend, tmp_path_factory: pytest.TempPath
     }
 
 
+def _core_requirements() -> list[str]:
+    return [each for each in metadata.requires("tellurio_sync") or [] if "extra ==" not in each]
+
+
 Drive = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
-def drive(peer_bin: Path, peer_environment: dict[str, str]) -> Drive:
+def drive(peer_bin: Path, peer_environment: dict[str, str], way: str) -> Drive:
     """A function that runs a driver with these arguments and returns what it observed."""
 
     def drive(name: str, environment: dict[str, str] | None = None, **arguments: Any) -> Any:
         done = subprocess.run(
-            [str(peer_bin / "python"), str(DRIVERS / f"{name}.py"), json.dumps(arguments)],
-            env={**peer_environment, **(environment or {})},
+            [
+                *(str(peer_bin / "python"), *(["-m", "tellurio_sync.afnio"] if way == "our client" else [])),
+                *(str(DRIVERS / f"{name}.py"), json.dumps(arguments)),
+            ],
+            env={**peer_environment, "PYTHONPATH": str(PACKAGE_ROOT), **(environment or {})},
             # Its trainer writes checkpoints into the working directory.
             cwd=peer_environment["HOME"],
             stdin=subprocess.DEVNULL,

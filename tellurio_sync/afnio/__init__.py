@@ -1,0 +1,38 @@
+"""Run programs that are written for afnio, unchanged, over the client of this package (extra ``afnio``).
+
+::
+
+    import tellurio_sync.afnio
+
+    tellurio_sync.afnio.install()  # before or after importing afnio, before or after its login
+
+or, without touching the program, ``python -m tellurio_sync.afnio script.py [arguments]``; in a notebook
+``%load_ext tellurio_sync.afnio``.
+
+afnio's own layers (its Variables, modules, trainer, optimizers) go on as they are.  Its default connection becomes one
+of ours: calls run in the thread that makes them, what the server pushes is applied on the receive thread, in order and
+before the reply behind it, and functions that the server calls run on worker threads.  So losing the connection ends
+waiting calls at once, and the client connects again with its key.  afnio's event loop, its ``.env`` loading and its
+logging stay as they are.
+
+What is used of afnio: the names that its published API has, and those that ``docs/protocol.md`` has no part in, the
+functions of its registries.  They are known for the versions that ``check_version`` takes.
+
+Importing this package does not import afnio; ``install`` does.
+"""
+
+from __future__ import annotations
+
+from .install import AfnioVersionError, install, is_installed, uninstall
+
+__all__ = ["AfnioVersionError", "install", "is_installed", "uninstall"]
+
+
+def load_ipython_extension(ipython: object) -> None:
+    """``%load_ext tellurio_sync.afnio``: ``install``."""
+    install()
+
+
+def unload_ipython_extension(ipython: object) -> None:
+    """``%unload_ext tellurio_sync.afnio``: ``uninstall``."""
+    uninstall()

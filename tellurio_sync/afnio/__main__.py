@@ -1,0 +1,44 @@
+"""``python -m tellurio_sync.afnio script.py [arguments]``: run a program for afnio over this package's client."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from .install import AfnioVersionError, install
+
+_USAGE = (
+    "usage: python -m tellurio_sync.afnio SCRIPT [ARGUMENT ...]\n       python -m tellurio_sync.afnio -m MODULE ..."
+)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the program named first, with the other arguments as its own; the exit code is the program's."""
+    if not arguments or arguments[0] in ("-h", "--help") or arguments == ["-m"]:
+        print(_USAGE, file=sys.stdout if arguments[:1] != [] and arguments != ["-m"] else sys.stderr)
+        return 0 if arguments and arguments != ["-m"] else 2
+    try:
+        install()
+    except AfnioVersionError as exc:
+        print(f"tellurio_sync.afnio: {exc}", file=sys.stderr)
+        return 1
+    if arguments[0] == "-m":
+        sys.argv = list(arguments[1:])
+        sys.path.insert(0, "")
+        runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+        return 0
+    script = Path(arguments[0])
+    if not script.exists():
+        print(f"tellurio_sync.afnio: there is no program {script}.", file=sys.stderr)
+        return 2
+    sys.argv = list(arguments)
+    # As `python script.py` does: the folder of the program comes first.
+    sys.path.insert(0, str(script.resolve().parent))
+    runpy.run_path(str(script), run_name="__main__")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

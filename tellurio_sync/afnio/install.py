@@ -1,0 +1,184 @@
+"""Putting our client under afnio, and taking it away again.
+
+| State | Written by | Guarded by |
+|---|---|---|
+| ``_installation`` | ``install``, ``uninstall`` | ``_lock`` |
+"""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from types import TracebackType
+from typing import Any
+
+from ..errors import UsageError
+from .bridge import PushClient, make_bridge_class
+from .patches import Patches
+from .pushes import Pushes
+from .suppression import is_variable_notify_suppressed, suppress_variable_notifications
+from .trampoline import drive
+
+KNOWN = ("0.3.",)
+"""Beginnings of the versions of afnio that this is known to work with."""
+
+_PACKAGE = "afnio"
+
+_lock = threading.Lock()
+_installation: _Installation | None = None
+
+
+class AfnioVersionError(UsageError):
+    """afnio is not installed, or a version that this package does not know."""
+
+
+class Installed:
+    """What ``install`` gives: a context manager that uninstalls at its end, for those who want it."""
+
+    def __enter__(self) -> Installed:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        uninstall()
+
+
+def install(**options: Any) -> Installed:
+    """Let afnio's default WebSocket client be ours. Imports afnio; blocks only if that is connected already.
+
+    Idempotent. An open connection of afnio's is closed, and one of ours opened with its key.
+
+    Args:
+        options: further arguments of ``TellurioWebSocketClient``, such as ``hard_timeout`` or ``ping_interval``.
+
+    Returns:
+        A context manager, which uninstalls at the end of its block. Without a block it stays installed.
+
+    Raises:
+        AfnioVersionError: afnio is not installed, or in a version that is not known.
+        TypeError, ValueError: options that the client does not take, when it is made.
+        As ``TellurioWebSocketClient.connect``, where afnio was connected.
+    """
+    global _installation
+    with _lock:
+        if _installation is None:
+            check_version()
+            _installation = _Installation(options)
+    return Installed()
+
+
+def uninstall() -> None:
+    """Put everything back as it was. An open connection of ours is closed. Idempotent.
+
+    afnio connects again by itself at its next ``login``.
+    """
+    global _installation
+    with _lock:
+        installation, _installation = _installation, None
+    if installation is not None:
+        installation.undo()
+
+
+def is_installed() -> bool:
+    """Whether afnio runs over this package now."""
+    return _installation is not None
+
+
+def check_version() -> str:
+    """The version of afnio.
+
+    Raises:
+        AfnioVersionError: it is not installed, or not one of those that are known to work.
+    """
+    from importlib import metadata
+
+    try:
+        version = metadata.version(_PACKAGE)
+    except metadata.PackageNotFoundError:
+        raise AfnioVersionError("afnio is not installed: pip install 'tellurio_sync[afnio]'.") from None
+    if not version.startswith(KNOWN):
+        known = ", ".join(f"{start}x" for start in KNOWN)
+        raise AfnioVersionError(
+            f"afnio {version} is not known to work over tellurio_sync, which knows {known}: install one of these, or "
+            "a newer tellurio_sync."
+        )
+    return version
+
+
+class _Installation:
+    """Everything that is replaced in afnio."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self._patches = Patches()
+        self._pushes = Pushes()
+        self._manager: Any = importlib.import_module("afnio.tellurio._client_manager")
+        try:
+            self._replace(options)
+        except BaseException:
+            self._patches.undo()
+            raise
+
+    def _replace(self, options: dict[str, Any]) -> None:
+        patches, manager = self._patches, self._manager
+        registry = importlib.import_module("afnio.tellurio._variable_registry")
+        loop = importlib.import_module("afnio.tellurio._eventloop")._event_loop_thread
+        for name, ours in (
+            ("suppress_variable_notifications", suppress_variable_notifications),
+            ("is_variable_notify_suppressed", is_variable_notify_suppressed),
+        ):
+            patches.replace_everywhere(_PACKAGE, getattr(registry, name), ours)
+        self._replace_waits(registry)
+
+        original = manager.TellurioWebSocketClient
+        bridge = make_bridge_class(original, self._pushes, **options)
+        codes = {bridge.connect.__code__, bridge.call.__code__, bridge.close.__code__}
+        login = importlib.import_module("afnio.tellurio._auth")._login.__code__
+        run_in_loop = loop.run
+
+        def run(coroutine: Any) -> Any:
+            """In the caller's thread what never suspends; afnio's loop is left for everything else."""
+            code = getattr(coroutine, "cr_code", None)
+            is_ours = code in codes or (
+                code is login and isinstance(coroutine.cr_frame.f_locals.get("ws_client"), bridge)
+            )
+            return drive(coroutine) if is_ours else run_in_loop(coroutine)
+
+        former = manager._default_ws_client
+        patches.set(manager, "TellurioWebSocketClient", bridge)
+        if former is not None:
+            ours = bridge(former.base_url, former.port, former.default_timeout)
+            was_open = former.connection is not None
+            key = former.api_key
+            if was_open:
+                run_in_loop(former.close())
+                drive(ours.connect(key))
+            patches.set(manager, "_default_ws_client", ours)
+        patches.set(loop, "run", run)
+
+    def _replace_waits(self, registry: Any) -> None:
+        pushes = self._pushes
+        variable_class = importlib.import_module("afnio._variable").Variable
+        optimizer = importlib.import_module("afnio.optim.optimizer")
+
+        def wait_for_pending(variable: Any, attr_name: str, timeout: float = 3, interval: float = 0.01) -> None:
+            if not pushes.wait(lambda: not getattr(variable, attr_name), timeout):
+                raise RuntimeError(
+                    f"Timeout waiting for {attr_name} to be cleared for variable_id={variable.variable_id}"
+                )
+
+        def wait_for_variable(variable_id: str, timeout: float = 3, interval: float = 0.01) -> Any:
+            if not pushes.wait(lambda: registry.get_variable(variable_id) is not None, timeout):
+                raise RuntimeError(f"Timeout waiting for variable with variable_id={variable_id} to be registered.")
+            return registry.get_variable(variable_id)
+
+        self._patches.set(variable_class, "_wait_for_pending", wait_for_pending)
+        self._patches.replace_everywhere(_PACKAGE, optimizer._wait_for_variable, wait_for_variable)
+
+    def undo(self) -> None:
+        """Put everything back."""
+        current = self._manager._default_ws_client
+        self._patches.undo()
+        if isinstance(getattr(current, "client", None), PushClient):
+            current.client.close()
+            # The next use makes one of afnio's own.
+            if self._manager._default_ws_client is current:
+                self._manager._default_ws_client = None
