@@ -22,7 +22,7 @@ FLOORS = [
     ("peer",),
     ("model",),
     ("autodiff", "client"),
-    ("optim", "cognitive", "data"),
+    ("optim", "cognitive", "data", "afnio"),
     ("session",),
     ("trainer",),
     ("__init__",),
@@ -55,6 +55,7 @@ USES = {
     "optim": {"errors", "model", "autodiff"},
     "cognitive": {"errors", "model", "autodiff"},
     "data": {"model"},
+    "afnio": {"client", "deadlines", "errors", "jsonrpc"},
     "session": {
         *("errors", "deadlines", "addresses", "active_run", "client", "local", "model", "autodiff", "optim", "peer"),
         *("secret", "studio"),

@@ -128,7 +128,8 @@ def make_bridge_class(original: Any, pushes: Pushes, **options: Any) -> Any:
             )
 
         async def connect(self, api_key: Any = None, retries: int = 3, delay: float = 5) -> dict[str, Any]:
-            self.api_key = api_key if api_key is not None else self.api_key
+            if api_key is not None:
+                self.api_key = api_key
             greeting = self.client.connect(self.api_key, retries, delay)
             self.connection: Any = self.client  # what afnio looks at is whether there is one
             return greeting
