@@ -78,7 +78,7 @@ USES = {
     },
     "cli": {"_version", "backend", "errors", "examples", "local", "studio"},
     "examples": {"__init__", "model", "studio"},
-    "testing": {"deadlines", "errors", "local", "model", "session", "studio"},
+    "testing": {"deadlines", "errors", "local", "model", "session"},
     "__main__": {"cli"},
 }
 
