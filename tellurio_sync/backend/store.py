@@ -2,12 +2,17 @@
 
 Every change is committed before its method returns, in write-ahead mode, so everything that was confirmed to a client
 survives a killed process.  One process uses a data directory, and in it one thread: the event loop's.
+
+A run gives signs of life while its process lives, if its client is one that does (:meth:`Store.saw`).  When none
+has come for :data:`LOST_AFTER` seconds it is shown as CRASHED (:meth:`Store.mark_lost`), until one comes again.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -16,45 +21,32 @@ from typing import Any
 from uuid import uuid4
 
 from ..errors import BackendError
+from ..journal.format import Decoder, MalformedJournal
+from . import metrics
 from .run_names import new_run_name
+from .schema import prepare
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS projects (
-    uuid TEXT PRIMARY KEY,
-    namespace TEXT NOT NULL,
-    slug TEXT NOT NULL,
-    display_name TEXT NOT NULL,
-    visibility TEXT NOT NULL,
-    date_created TEXT NOT NULL,
-    UNIQUE (namespace, slug)
-);
-CREATE TABLE IF NOT EXISTS runs (
-    number INTEGER PRIMARY KEY,
-    uuid TEXT NOT NULL UNIQUE,
-    project_uuid TEXT NOT NULL REFERENCES projects (uuid) ON DELETE CASCADE,
-    name TEXT NOT NULL,
-    description TEXT,
-    status TEXT NOT NULL,
-    date_created TEXT NOT NULL,
-    date_updated TEXT NOT NULL,
-    UNIQUE (project_uuid, name)
-);
-CREATE TABLE IF NOT EXISTS run_notes (
-    run_uuid TEXT PRIMARY KEY REFERENCES runs (uuid) ON DELETE CASCADE,
-    tags TEXT NOT NULL,
-    notes TEXT NOT NULL
-);
-CREATE TABLE IF NOT EXISTS metrics (
-    number INTEGER PRIMARY KEY,
-    run_uuid TEXT NOT NULL REFERENCES runs (uuid) ON DELETE CASCADE,
-    name TEXT NOT NULL,
-    value TEXT NOT NULL,
-    step INTEGER NOT NULL
-);
-CREATE INDEX IF NOT EXISTS metrics_by_run ON metrics (run_uuid, name, step);
-"""
+# Seconds without a sign of life after which a run counts as lost. Clients give one every 3 s or oftener.
+LOST_AFTER = 9.0
+LOST_REASON = "No sign of life came any more: its process was killed, or its connection is lost."
+
+MAX_NAME_CHARS = 200
+# How long to wait for another program that has locked the database. The event loop waits with it.
+_LOCK_TIMEOUT = 0.25
 
 Row = dict[str, Any]
+
+
+class JournalGap(ValueError):
+    """What was sent of a journal does not follow what is known of it.
+
+    Attributes:
+        position: from where on it must be sent.
+    """
+
+    def __init__(self, position: int) -> None:
+        super().__init__(f"Of this journal {position} bytes are known; send it from there on.")
+        self.position = position
 
 
 class Store:
@@ -71,18 +63,23 @@ class Store:
             BackendError: another backend uses the directory, or it cannot be used at all.
         """
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            # Prompts and results are nobody else's business.
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = _lock(directory)
             self.path = directory / "tellurio.sqlite3"
-            self._db = sqlite3.connect(self.path, isolation_level=None)
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+            self._db = sqlite3.connect(self.path, timeout=_LOCK_TIMEOUT, isolation_level=None)
             self._db.row_factory = sqlite3.Row
             self._db.execute("PRAGMA journal_mode = WAL")
             # A killed process loses nothing; a power cut may lose the last moments.
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.execute("PRAGMA foreign_keys = ON")
-            self._db.executescript(_SCHEMA)
+            prepare(self._db, self.path)
         except (OSError, sqlite3.Error) as exc:
             raise BackendError(f"The data directory {directory} cannot be used: {exc}") from exc
+        # When each run gave its last sign of life, on the monotonic clock. A new backend waits for the first ones.
+        rows = self._db.execute("SELECT uuid FROM runs WHERE status = 'RUNNING' AND seen IS NOT NULL")
+        self._signs: dict[str, float] = dict.fromkeys((row["uuid"] for row in rows), time.monotonic())
 
     def close(self) -> None:
         """Close the records and let go of the directory."""
@@ -141,15 +138,44 @@ class Store:
         """How many runs this project has."""
         return self._count("runs WHERE project_uuid = ?", project_uuid)
 
-    def create_run(self, project_uuid: str, name: str | None, description: str | None, status: str) -> Row:
-        """The new run; a name that is taken gets ``_1``, ``_2``, ... (protocol §J)."""
-        run_uuid, now = str(uuid4()), _now()
+    def create_run(
+        self,
+        project_uuid: str,
+        name: str | None,
+        description: str | None,
+        status: str,
+        *,
+        config: Row | None = None,
+        run_uuid: str | None = None,
+        key: str | None = None,
+    ) -> Row | None:
+        """The new run; a name that is taken gets ``_1``, ``_2``, ... (protocol §J).
+
+        Args:
+            config: what the user wants to remember of it.
+            run_uuid: the id that it is to get; None: a new one.
+            key: of the request: where a run was made with it, that is the answer. None: always a new run.
+
+        Returns:
+            None: there is another run with this id.
+        """
+        if key is not None:
+            made = self._one("SELECT * FROM runs WHERE creation_key = ?", key)
+            if made is not None:
+                return made
+        now = _now()
+        run_uuid = run_uuid or str(uuid4())
+        if self._one("SELECT 1 FROM runs WHERE uuid = ?", run_uuid) is not None:
+            return None
         self._db.execute(
-            "INSERT INTO runs (uuid, project_uuid, name, description, status, date_created, date_updated)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (run_uuid, project_uuid, self._free_name(project_uuid, name), description, status, now, now),
+            "INSERT INTO runs (uuid, project_uuid, name, description, status, date_created, date_updated, config,"
+            " creation_key) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                *(run_uuid, project_uuid, self._free_name(project_uuid, name), description, status, now, now),
+                *(None if config is None else json.dumps(config), key),
+            ),
         )
-        return self.read("SELECT * FROM runs WHERE uuid = ?", run_uuid)[0]
+        return self._one("SELECT * FROM runs WHERE uuid = ?", run_uuid)
 
     def _free_name(self, project_uuid: str, name: str | None) -> str:
         wanted = name or new_run_name()
@@ -161,64 +187,127 @@ class Store:
             free = f"{wanted}_{number}"
         return free
 
-    def update_run(self, run_uuid: str, status: str) -> Row:
-        """The run with its new status."""
-        self._db.execute("UPDATE runs SET status = ?, date_updated = ? WHERE uuid = ?", (status, _now(), run_uuid))
+    def update_run(
+        self, run_uuid: str, status: str, *, reason: str | None = None, config: Row | None = None
+    ) -> Row:
+        """The run with its new status.
+
+        Args:
+            reason: why it has this status; None: none is known.
+            config: added to what is kept, name by name; None: nothing is added.
+        """
+        if config is not None:
+            (kept,) = self.read("SELECT config FROM runs WHERE uuid = ?", run_uuid)
+            config = {**(json.loads(kept["config"]) if kept["config"] else {}), **config}
+        self._db.execute(
+            "UPDATE runs SET status = ?, reason = ?, is_lost = 0, date_updated = ?, config = coalesce(?, config)"
+            " WHERE uuid = ?",
+            (status, reason, _now(), None if config is None else json.dumps(config), run_uuid),
+        )
+        if status == "RUNNING":
+            if run_uuid in self._signs:
+                self._signs[run_uuid] = time.monotonic()
+        else:
+            self._signs.pop(run_uuid, None)
         return self.read("SELECT * FROM runs WHERE uuid = ?", run_uuid)[0]
 
+    def saw(self, run_uuid: str) -> None:
+        """The run gave a sign of life. One that counted as lost is RUNNING again."""
+        if run_uuid not in self._signs:
+            changed = self._db.execute(
+                "UPDATE runs SET seen = ?, status = 'RUNNING', reason = NULL, is_lost = 0"
+                " WHERE uuid = ? AND (status = 'RUNNING' OR is_lost)",
+                (time.time(), run_uuid),
+            )
+            if not changed.rowcount:
+                return  # it has ended
+        self._signs[run_uuid] = time.monotonic()
+
+    def mark_lost(self) -> list[str]:
+        """Show the runs whose signs of life have stayed away as CRASHED; returns their ids. To be called regularly."""
+        limit = time.monotonic() - LOST_AFTER
+        lost = [run_uuid for run_uuid, seen in self._signs.items() if seen < limit]
+        for run_uuid in lost:
+            self._db.execute(
+                "UPDATE runs SET status = 'CRASHED', reason = ?, is_lost = 1, date_updated = ? WHERE uuid = ?",
+                (LOST_REASON, _now(), run_uuid),
+            )
+            del self._signs[run_uuid]
+        return lost
+
     # --- metrics --------------------------------------------------------------------------------
+    # NaN and infinities are floats here, as in Python.
 
     def metrics(self, run_uuid: str) -> list[Row]:
         """The metrics of this run, in the order in which they came."""
-        rows = self.read("SELECT name, value, step FROM metrics WHERE run_uuid = ? ORDER BY number", run_uuid)
-        return [{**row, "value": json.loads(row["value"])} for row in rows]
+        return [
+            {"name": name, "value": value, "step": step} for name, value, step in metrics.all_values(self, run_uuid)
+        ]
 
-    def add_metric(self, run_uuid: str, name: str, value: Any, step: int | None) -> Row:
-        """The new metric; without a step it gets the one after the last of its name, the first is 0."""
-        self._db.execute(
-            "INSERT INTO metrics (run_uuid, name, value, step) VALUES (?1, ?2, ?3, coalesce(?4,"
-            " (SELECT max(step) + 1 FROM metrics WHERE run_uuid = ?1 AND name = ?2), 0))",
-            (run_uuid, name, json.dumps(value, allow_nan=False), step),
-        )
-        (row,) = self.read("SELECT name, value, step FROM metrics WHERE number = last_insert_rowid()")
-        return {**row, "value": json.loads(row["value"])}
+    def add_metric(self, run_uuid: str, name: str, value: Any, step: int | None, *, key: str | None = None) -> Row:
+        """The new metric; without a step it gets the one after the highest of its name, the first is 0.
+
+        Args:
+            key: of the request: a value that came with it already is not added again. None: it is always added.
+        """
+        run = self._number(run_uuid)
+        with self._transaction():
+            if key is not None:
+                known = self._one("SELECT step FROM value_keys WHERE run = ? AND key = ?", run, key)
+                if known is not None:
+                    return {"name": name, "value": value, "step": known["step"]}
+            (step,) = metrics.add_values(self._db, run, [(name, value, step)])
+            if key is not None:
+                self._db.execute("INSERT INTO value_keys VALUES (?, ?, ?)", (run, key, step))
+        return {"name": name, "value": value, "step": step}
+
+    def add_journal(self, run_uuid: str, writer: str, position: int, data: bytes) -> Row:
+        """Add what a part of a writer's journal holds (``journal.format``), each record once however often it comes.
+
+        Args:
+            position: where in the journal ``data`` begins. What is known of it already is passed over.
+
+        Returns:
+            ``position``: up to where the journal is known now, a record that has not ended left out. ``refused``:
+            values that cannot be kept, with ``name``, ``step`` and ``detail``. ``malformed``: why the journal cannot
+            be read further, or None.
+
+        Raises:
+            JournalGap: ``data`` begins after what is known.
+        """
+        run = self._number(run_uuid)
+        with self._transaction():
+            known = self._one("SELECT position, state FROM writers WHERE run = ? AND writer = ?", run, writer)
+            begin = known["position"] if known is not None else 0
+            if position > begin:
+                raise JournalGap(begin)
+            decoder = Decoder(json.loads(known["state"]) if known is not None else None, begin)
+            malformed = None
+            try:
+                records = decoder.feed(data[begin - position :])
+            except MalformedJournal as exc:
+                records, malformed = exc.records, str(exc)
+            refused = []
+            values = []
+            for step, items, _ in records:
+                for name, value in items:
+                    if problem := _problem(name, value):
+                        refused.append({"name": name[:MAX_NAME_CHARS], "step": step, "detail": problem})
+                    else:
+                        values.append((name, value, step))
+            if values:
+                metrics.add_values(self._db, run, values)
+            if decoder.position > begin:
+                self._db.execute(
+                    "INSERT OR REPLACE INTO writers VALUES (?, ?, ?, ?)",
+                    (run, writer, decoder.position, json.dumps(decoder.state())),
+                )
+        return {"position": decoder.position, "refused": refused, "malformed": malformed}
 
     def value_count(self, run_uuid: str) -> int:
         """How many values the metrics of a run have in all."""
-        return int(self.read("SELECT coalesce(max(number) + 1, 0) AS count FROM metrics")[0]["count"])
-
-    def metric_summaries(self, run_uuid: str, limit: int) -> list[Row]:
-        """``name`` and ``last`` value of ``limit`` metrics of this run at most, in the order of their begin.
-
-        Takes as long as there are metrics, not values: each is found by a jump in the index.
-        """
-        rows = self.read(
-            "WITH RECURSIVE names (name) AS (SELECT min(name) FROM metrics WHERE run_uuid = ?1 UNION ALL"
-            " SELECT (SELECT min(name) FROM metrics WHERE run_uuid = ?1 AND name > names.name) FROM names"
-            " WHERE names.name IS NOT NULL)"
-            " SELECT name, (SELECT value FROM metrics WHERE run_uuid = ?1 AND metrics.name = names.name"
-            " ORDER BY step DESC, number DESC LIMIT 1) AS last, (SELECT number FROM metrics WHERE run_uuid = ?1"
-            " AND metrics.name = names.name ORDER BY step, number LIMIT 1) AS first"
-            # Not before the order: the names come alphabetically, and the first of them are not the first to begin.
-            " FROM names WHERE name IS NOT NULL ORDER BY first LIMIT ?2",
-            run_uuid,
-            limit,
-        )
-        return [{"name": row["name"], "last": json.loads(row["last"])} for row in rows]
-
-    def metric_count(self, run_uuid: str, name: str) -> int:
-        """How many values one metric has."""
-        return self._count("metrics WHERE run_uuid = ? AND name = ?", run_uuid, name)
-
-    def latest_metrics(self, run_uuid: str, name: str, limit: int) -> list[Row]:
-        """The last ``limit`` values of one metric, in the order of their steps."""
-        rows = self.read(
-            "SELECT value, step FROM metrics WHERE run_uuid = ? AND name = ? ORDER BY step DESC, number DESC LIMIT ?",
-            run_uuid,
-            name,
-            limit,
-        )
-        return [{**row, "value": json.loads(row["value"])} for row in reversed(rows)]
+        row = self._one("SELECT value_count FROM runs WHERE uuid = ?", run_uuid)
+        return 0 if row is None else int(row["value_count"])
 
     # --- helpers --------------------------------------------------------------------------------
 
@@ -250,6 +339,22 @@ class Store:
         """Make the tables of a module that keeps its own, unless they are there."""
         self._db.executescript(sql)
 
+    def _number(self, run_uuid: str) -> int:
+        row = self._one("SELECT number FROM runs WHERE uuid = ?", run_uuid)
+        return -1 if row is None else int(row["number"])
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All that is written inside is kept, or nothing."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            if self._db.in_transaction:  # on some errors, such as a full disk, SQLite has ended it itself
+                self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
     def _one(self, sql: str, *values: Any) -> Row | None:
         rows = self.read(sql, *values)
         return rows[0] if rows else None
@@ -266,10 +371,25 @@ def _lock(directory: Path) -> sqlite3.Connection:
         lock.execute("BEGIN EXCLUSIVE")
     except sqlite3.OperationalError as exc:
         lock.close()
+        if "locked" not in str(exc):
+            raise  # a full disk, say: there may be no other backend
         raise BackendError(
             f"Another backend uses the data directory {directory}. Stop it, or choose another directory."
         ) from exc
     return lock
+
+
+def _problem(name: str, value: Any) -> str | None:
+    """Why a value from a journal cannot be kept, or None."""
+    if not name.strip():
+        return "The name is empty."
+    if len(name) > MAX_NAME_CHARS:
+        return f"The name is over {MAX_NAME_CHARS} characters."
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return "The name holds half a surrogate pair."
+    return None
 
 
 def _now() -> str:

@@ -20,10 +20,7 @@ _ORDERS = {
     "duration": "CASE WHEN status = 'RUNNING' THEN julianday('now') ELSE julianday(date_updated) END"
     " - julianday(date_created)",
 }
-_LAST_NUMBER = (
-    "(SELECT CASE WHEN json_type(value) IN ('integer', 'real') THEN CAST(value AS REAL) END FROM metrics"
-    " WHERE run_uuid = runs.uuid AND metrics.name = ? ORDER BY step DESC, metrics.number DESC LIMIT 1)"
-)
+_LAST_NUMBER = "(SELECT last_number FROM series WHERE series.run = runs.number AND series.name = ?)"
 _METRIC = "metric:"
 
 

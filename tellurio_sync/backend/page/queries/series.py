@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+from ...metrics import values_of
 from ..reader import Records
 
 # Beyond this, differences and ticks would leave the range of floating point numbers.
@@ -29,10 +29,8 @@ def series(records: Records, run_uuid: str, name: str, columns: int) -> list[Poi
 
     The first and the last are always among them, so that the plot begins and ends where the metric does.
     """
-    rows = records.read(
-        "SELECT step, value FROM metrics WHERE run_uuid = ? AND name = ? ORDER BY step, number", run_uuid, name
-    )
-    points = [Point(row["step"], float(value)) for row in rows if is_number(value := json.loads(row["value"]))]
+    values = values_of(records, run_uuid, name)
+    points = [Point(step, float(value)) for _, step, value in values if is_number(value)]
     return points if len(points) <= 2 * columns else list(_extremes(points, columns))
 
 

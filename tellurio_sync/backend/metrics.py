@@ -1,0 +1,376 @@
+"""The values of metrics in SQLite: numbers packed by hundreds, other JSON values one by one.
+
+A row per value would take 20 to 30 bytes of numbers that are nearly always one more than the last ones, and an
+index as much again.  Here a row holds up to some hundred numbers of one metric:
+
+    byte     what is regular: numbers (1), steps (2); all values are floats (4)
+    uint16   count
+    int64    number of the first value within the run: the order in which values of all metrics came
+    int64    step of the first value
+    numbers  regular: uint32, the distance from one to the next; else uint32 * count, from the first one on
+    steps    regular: int64, the distance; else int64 * count
+    kinds    unless all are floats: byte * count, 1 for an integer
+    values   double * count
+
+All integers are little-endian.  NaN and infinities are doubles as others are.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+import struct
+import sys
+from array import array
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple, Protocol
+
+# A packed row stays below half a page of SQLite's, so two of them share one.
+_PACKED_BYTES = 1_900
+_MAX_OFFSET = 0xFFFFFFFF
+_HEAD = struct.Struct("<BHqq")
+_REGULAR_NUMBERS, _REGULAR_STEPS, _FLOATS = 1, 2, 4
+_MAX_EXACT = 2**53
+_MAX_STEP = 2**63 - 1
+
+
+class Value(NamedTuple):
+    """One value of a metric. ``number``: its place among all values of its run."""
+
+    number: int
+    step: int
+    value: Any
+
+
+class Records(Protocol):
+    """Where rows come from: the store itself, or a reader's own connection."""
+
+    def read(self, sql: str, *values: Any) -> list[dict[str, Any]]:
+        """The rows that a SELECT gives."""
+        ...
+
+
+# --- writing ------------------------------------------------------------------------------------
+
+
+def add_values(db: sqlite3.Connection, run: int, values: Iterable[tuple[str, Any, int | None]]) -> list[int]:
+    """Add values (name, value, step) to a run in this order, and return their steps.
+
+    Without a step a value gets the one after the highest of its metric, the first is 0. To be called inside a
+    transaction: all are kept or none.
+
+    Args:
+        run: its ``number`` in the table ``runs``.
+    """
+    (number,) = db.execute("SELECT value_count FROM runs WHERE number = ?", (run,)).fetchone()
+    begun: dict[str, _Series] = {}
+    steps = []
+    for name, value, step in values:
+        series = begun.get(name)
+        if series is None:
+            series = begun[name] = _Series(db, run, name)
+        steps.append(series.add(number, value, step))
+        number += 1
+    for series in begun.values():
+        series.write()
+    db.execute("UPDATE runs SET value_count = ? WHERE number = ?", (number, run))
+    return steps
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+
+def all_values(records: Records, run_uuid: str) -> list[tuple[str, Any, int]]:
+    """Name, value and step of all values of a run, in the order in which they came."""
+    found: list[tuple[int, str, Any, int]] = []
+    for series in records.read(f"SELECT {_SERIES} AND TRUE", run_uuid):
+        found += [(number, series["name"], value, step) for number, step, value in _values(records, series["number"])]
+    found.sort(key=_number)
+    return [row[1:] for row in found]
+
+
+def values_of(records: Records, run_uuid: str, name: str) -> list[Value]:
+    """The values of one metric, by step; those of one step in the order in which they came."""
+    return sorted(
+        (value for row in _series(records, run_uuid, name) for value in _values(records, row["number"])),
+        key=_step_and_number,
+    )
+
+
+def last_values(records: Records, run_uuid: str, name: str, limit: int) -> list[Value]:
+    """The last ``limit`` values of one metric, by step, latest first. Takes as long as they are many, as a rule."""
+    for row in _series(records, run_uuid, name):
+        if not row["is_in_order"]:
+            break
+        found = [
+            Value(other["number"], other["step"], json.loads(other["value"]))
+            for other in records.read(
+                "SELECT number, step, value FROM others WHERE series = ? ORDER BY number DESC LIMIT ?",
+                *(row["number"], limit),
+            )
+        ]
+        packed, before = 0, _MAX_STEP
+        while packed < limit:
+            block = records.read(
+                "SELECT number, data FROM points WHERE series = ? AND number < ? ORDER BY number DESC LIMIT 1",
+                *(row["number"], before),
+            )
+            if not block:
+                break
+            before = block[0]["number"]
+            new = list(unpack(block[0]["data"]).values())
+            found += new
+            packed += len(new)
+        found.sort(key=_step_and_number, reverse=True)
+        return found[:limit]
+    return values_of(records, run_uuid, name)[::-1][:limit]
+
+
+def summaries(records: Records, run_uuid: str, limit: int = -1) -> list[dict[str, Any]]:
+    """``name``, ``count``, ``last`` value, ``last_step``, ``low`` and ``high`` of at most ``limit`` metrics.
+
+    In the order in which they began; -1: of all. Takes as long as there are metrics, not values.
+    """
+    rows = records.read(
+        f"SELECT series.name, count, last_value AS last, last_step, low, high, {_SERIES}"
+        " AND count > 0 ORDER BY first_number LIMIT ?",
+        *(run_uuid, limit),
+    )
+    return [{**row, "last": json.loads(row["last"])} for row in rows]
+
+
+def count_of(records: Records, run_uuid: str, name: str) -> int:
+    """How many values one metric has."""
+    return sum(row["count"] for row in _series(records, run_uuid, name))
+
+
+_SERIES = (
+    "series.number, series.name, series.is_in_order, series.count FROM series JOIN runs ON runs.number = series.run"
+    " WHERE runs.uuid = ?"
+)
+
+
+def _series(records: Records, run_uuid: str, name: str) -> list[dict[str, Any]]:
+    return records.read(f"SELECT {_SERIES} AND series.name = ?", run_uuid, name)
+
+
+def _values(records: Records, series: int) -> Iterator[Value]:
+    for row in records.read("SELECT data FROM points WHERE series = ? ORDER BY number", series):
+        yield from unpack(row["data"]).values()
+    for row in records.read("SELECT number, step, value FROM others WHERE series = ?", series):
+        yield Value(row["number"], row["step"], json.loads(row["value"]))
+
+
+def _number(row: tuple[int, str, Any, int]) -> int:
+    return row[0]
+
+
+def _step_and_number(value: Value) -> tuple[int, int]:
+    return value.step, value.number
+
+
+# --- packing ------------------------------------------------------------------------------------
+
+
+def is_packed(value: Any) -> bool:
+    """Whether a value is one of those that are packed: a number that a double holds exactly, NaN and infinities."""
+    kind = type(value)
+    return kind is float or (kind is int and -_MAX_EXACT <= value <= _MAX_EXACT)
+
+
+class _Series:
+    """One metric while values are added to it."""
+
+    def __init__(self, db: sqlite3.Connection, run: int, name: str) -> None:
+        self._db = db
+        db.execute("INSERT OR IGNORE INTO series (run, name) VALUES (?, ?)", (run, name))
+        row = db.execute(
+            "SELECT number, count, first_step, first_number, last_step, last_value, low, high, is_in_order FROM series"
+            " WHERE run = ? AND name = ?",
+            (run, name),
+        ).fetchone()
+        self._number, self._count, self._first_step, self._first_number = row[0], row[1], row[2], row[3]
+        self._last_step, last, self._low, self._high, self._is_in_order = row[4], row[5], row[6], row[7], row[8]
+        self._last: Any = None if last is None else json.loads(last)
+        self._block: _Block | None = None
+        self._block_row: int | None = None
+
+    def add(self, number: int, value: Any, step: int | None) -> int:
+        last = self._last_step
+        if step is None:
+            step = 0 if last is None else min(last + 1, _MAX_STEP)
+        if last is None or step >= last:
+            self._last_step, self._last = step, value
+        else:
+            self._is_in_order = False
+        if self._first_step is None or step < self._first_step:
+            self._first_step, self._first_number = step, number
+        self._count += 1
+        if is_packed(value):
+            if -math.inf < value < math.inf:
+                if self._low is None or value < self._low:
+                    self._low = value
+                if self._high is None or value > self._high:
+                    self._high = value
+            self._packed(number, value, step)
+        else:
+            self._db.execute(
+                "INSERT INTO others VALUES (?, ?, ?, ?)", (self._number, number, step, json.dumps(value))
+            )
+        return step
+
+    def _packed(self, number: int, value: float, step: int) -> None:
+        block = self._block
+        if block is None:
+            block = self._block = self._last_block()
+        if block.size_bytes > _PACKED_BYTES or (block.numbers and number - block.numbers[0] > _MAX_OFFSET):
+            self._write_block()
+            block = self._block = _Block()
+        block.add(number, value, step)
+
+    def _last_block(self) -> _Block:
+        row = self._db.execute(
+            "SELECT number, data FROM points WHERE series = ? ORDER BY number DESC LIMIT 1", (self._number,)
+        ).fetchone()
+        if row is None:
+            return _Block()
+        self._block_row = row[0]
+        return unpack(row[1])
+
+    def _write_block(self) -> None:
+        if self._block is None:
+            return
+        data = self._block.pack()
+        if self._block_row is None:
+            self._db.execute("INSERT INTO points (series, data) VALUES (?, ?)", (self._number, data))
+        else:
+            self._db.execute("UPDATE points SET data = ? WHERE number = ?", (data, self._block_row))
+        self._block_row = None
+
+    def write(self) -> None:
+        self._write_block()
+        self._block = None
+        last = self._last
+        is_number = type(last) in (int, float) and abs(last) < math.inf and is_packed(last)
+        self._db.execute(
+            "UPDATE series SET count = ?, first_step = ?, first_number = ?, last_step = ?, last_value = ?,"
+            " last_number = ?, low = ?, high = ?, is_in_order = ? WHERE number = ?",
+            (
+                *(self._count, self._first_step, self._first_number, self._last_step, json.dumps(last)),
+                *(last if is_number else None, self._low, self._high, self._is_in_order, self._number),
+            ),
+        )
+
+
+class _Block:
+    """Numbers of one metric that share a row."""
+
+    def __init__(self) -> None:
+        self.numbers = array("q")
+        self.steps = array("q")
+        self.doubles = array("d")
+        self.integers: set[int] = set()  # places
+        # The distance from each to the next while that is always the same, else None.
+        self.number_distance: int | None = 0
+        self.step_distance: int | None = 0
+
+    def add(self, number: int, value: float, step: int) -> None:
+        count = len(self.doubles)
+        if count == 1:
+            self.number_distance = number - self.numbers[0]
+            if self.number_distance > _MAX_OFFSET:
+                self.number_distance = None
+            self.step_distance = step - self.steps[0]
+        elif count:
+            if number - self.numbers[-1] != self.number_distance:
+                self.number_distance = None
+            if step - self.steps[-1] != self.step_distance:
+                self.step_distance = None
+        if type(value) is int:
+            self.integers.add(count)
+        self.numbers.append(number)
+        self.steps.append(step)
+        self.doubles.append(value)
+
+    @property
+    def size_bytes(self) -> int:
+        """How many bytes :meth:`pack` makes of it."""
+        count = len(self.doubles)
+        numbers = 4 * count if self.number_distance is None else 4
+        steps = 8 * count if self.step_distance is None else 8
+        return _HEAD.size + numbers + steps + (count if self.integers else 0) + 8 * count
+
+    def values(self) -> Iterator[Value]:
+        doubles: Iterable[float] = self.doubles
+        if self.integers:
+            doubles = [int(one) if at in self.integers else one for at, one in enumerate(self.doubles)]
+        return map(Value._make, zip(self.numbers, self.steps, doubles))
+
+    def pack(self) -> bytes:
+        flags = 0
+        parts = [b""]
+        if self.number_distance is not None:
+            flags |= _REGULAR_NUMBERS
+            parts.append(struct.pack("<I", self.number_distance))
+        else:
+            first = self.numbers[0]
+            parts.append(_bytes(array("I", [number - first for number in self.numbers])))
+        if self.step_distance is not None:
+            flags |= _REGULAR_STEPS
+            parts.append(struct.pack("<q", self.step_distance))
+        else:
+            parts.append(_bytes(self.steps))
+        if not self.integers:
+            flags |= _FLOATS
+        else:
+            parts.append(bytes(at in self.integers for at in range(len(self.doubles))))
+        parts.append(_bytes(self.doubles))
+        parts[0] = _HEAD.pack(flags, len(self.doubles), self.numbers[0], self.steps[0])
+        return b"".join(parts)
+
+
+def unpack(data: bytes) -> _Block:
+    """The numbers of one packed row."""
+    flags, count, first_number, first_step = _HEAD.unpack_from(data)
+    block = _Block()
+    at = _HEAD.size
+    if flags & _REGULAR_NUMBERS:
+        (distance,) = struct.unpack_from("<I", data, at)
+        at += 4
+        block.number_distance = distance
+        block.numbers = array("q", [first_number + distance * place for place in range(count)])
+    else:
+        offsets = _array("I", data[at : at + 4 * count])
+        at += 4 * count
+        block.number_distance = None
+        block.numbers = array("q", [first_number + offset for offset in offsets])
+    if flags & _REGULAR_STEPS:
+        (distance,) = struct.unpack_from("<q", data, at)
+        at += 8
+        block.step_distance = distance
+        block.steps = array("q", [first_step + distance * place for place in range(count)])
+    else:
+        block.step_distance = None
+        block.steps = _array("q", data[at : at + 8 * count])
+        at += 8 * count
+    if not flags & _FLOATS:
+        block.integers = {place for place in range(count) if data[at + place]}
+        at += count
+    block.doubles = _array("d", data[at : at + 8 * count])
+    return block
+
+
+def _bytes(numbers: array[Any]) -> bytes:
+    if sys.byteorder == "big":
+        numbers = array(numbers.typecode, numbers)
+        numbers.byteswap()
+    return numbers.tobytes()
+
+
+def _array(typecode: str, data: bytes) -> array[Any]:
+    numbers: array[Any] = array(typecode)
+    numbers.frombytes(data)
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers

@@ -1,0 +1,380 @@
+"""One writer's journal as bytes: a header, then records, each with a checksum.  No input and output, no threads.
+
+All numbers are little-endian; ``varint`` is an unsigned LEB128 integer, ``zigzag`` a signed one in that form.
+
+    file      = "tellurio journal 1\\n" record*
+    record    = kind body crc                     crc: the low 16 bits of the CRC-32 of kind and body
+    kind 0x00-0x7f   mode (2 bits), name (5 bits): one number.    body: double [step]
+    kind 0x80        a name gets its number.       body: varint number, varint length, UTF-8
+    kind 0x81        any values, all or nothing.   body: mode [step] varint count, (varint name, type, value)*
+    kind 0x82        a list of names.              body: varint number, varint count, varint name*
+    kind 0x83        numbers for such a list.      body: varint list, mode [step] double*
+    kind 0x90-0x93   mode (2 bits): one number.    body: varint name, double [step]
+    mode      = 0 without a step | 1 the current step | 2 the one after it | 3 a step (varint), which becomes the
+                current one | 4 a step (varint), and the current one stays; 2 makes its step the current one
+    type      = 0 double | 1 zigzag integer | 2 a JSON text: varint length, UTF-8
+
+A single number takes 11 bytes (12 with a new step that is not the next one), 20 numbers in one record 9 bytes each.
+Names and lists are told before their first use, so a file is read from its begin, or from a place to which the state
+of the reader was kept (:meth:`Decoder.state`).
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+MAGIC = b"tellurio journal 1\n"
+
+NONE, CURRENT, NEXT, NEW, ASIDE = range(5)
+_NAME, _ANY, _LIST, _NUMBERS, _WIDE = 0x80, 0x81, 0x82, 0x83, 0x90
+_FLOAT, _INTEGER, _JSON = range(3)
+_SHORT_NAMES = 32
+_MAX_STEP = 2**63
+
+_crc32 = zlib.crc32
+_pack_crc = struct.Struct("<H").pack
+_unpack_crc = struct.Struct("<H").unpack_from
+_pack_short = struct.Struct("<Bd").pack
+_pack_double = struct.Struct("<d").pack
+_unpack_double = struct.Struct("<d").unpack_from
+
+
+class Record(NamedTuple):
+    """What one call logged.
+
+    Attributes:
+        step: None: none was given, so the server counts.
+        values: name and value of each metric.
+        end: where the next record begins.
+    """
+
+    step: int | None
+    values: list[tuple[str, Any]]
+    end: int
+
+
+class MalformedJournal(ValueError):
+    """A record cannot be read; so cannot what follows it.
+
+    Attributes:
+        position: where it begins.
+        records: those before it that were read in the same step.
+    """
+
+    def __init__(self, position: int, why: str) -> None:
+        super().__init__(f"The journal cannot be read from byte {position} on: {why}.")
+        self.position = position
+        self.records: list[Record] = []
+
+
+def _sealed(record: bytes) -> bytes:
+    return record + _pack_crc(_crc32(record) & 0xFFFF)
+
+
+def _varint(number: int) -> bytes:
+    if number < 0x80:
+        return bytes((number,))
+    parts = bytearray()
+    while number >= 0x80:
+        parts.append(number & 0x7F | 0x80)
+        number >>= 7
+    parts.append(number)
+    return bytes(parts)
+
+
+class Encoder:
+    """Makes the records of one file. Not thread-safe: the writer takes a lock.
+
+    The current step changes only by :meth:`written`, so that a record that was not written changes nothing.
+    """
+
+    def __init__(self) -> None:
+        self._names: dict[str, int] = {}
+        self._lists: dict[tuple[str, ...], tuple[bytes, struct.Struct]] = {}
+        self._step: int | None = None
+        self._made: int | None = None
+
+    def number(self, name: str, value: float, step: int | None) -> bytes:
+        """The record of one float; definitions it needs come before it."""
+        number = self._names.get(name)
+        if number is None:
+            return self._define(name) + self.number(name, value, step)
+        self._made = step
+        rest = b""
+        if step is None:
+            mode = NONE
+        else:
+            current = self._step
+            if step == current:
+                mode = CURRENT
+            elif current is not None and step == current + 1:
+                mode = NEXT
+            else:
+                mode, rest = NEW, _varint(step)
+        if number < _SHORT_NAMES:
+            record = _pack_short(mode << 5 | number, value)
+        else:
+            record = bytes((_WIDE | mode,)) + _varint(number) + _pack_double(value)
+        if rest:
+            record += rest
+        return record + _pack_crc(_crc32(record) & 0xFFFF)
+
+    def numbers(self, values: Mapping[str, float], step: int | None) -> bytes:
+        """One record of several floats."""
+        names = tuple(values)
+        known = self._lists.get(names)
+        if known is None:
+            before = b"".join(self._define(name) for name in names if name not in self._names)
+            list_number = _varint(len(self._lists))
+            listed = b"".join(_varint(self._names[name]) for name in names)
+            before += _sealed(bytes((_LIST,)) + list_number + _varint(len(names)) + listed)
+            self._lists[names] = bytes((_NUMBERS,)) + list_number, struct.Struct(f"<{len(names)}d")
+            return before + self.numbers(values, step)
+        head, packer = known
+        return _sealed(head + self._mode(step) + packer.pack(*values.values()))
+
+    def any(self, values: Mapping[str, Any], step: int | None, *, aside: bool = False) -> bytes:
+        """One record of values of any kind that JSON has, and of NaN and infinities.
+
+        Args:
+            aside: the current step stays as it is: for a record made while another one is.
+
+        Raises:
+            ValueError, TypeError: as ``json.dumps``.
+        """
+        before = b""
+        parts = [bytes((_ANY,)), b"", _varint(len(values))]
+        for name, value in values.items():
+            text = b"" if type(value) is float or type(value) is int else json.dumps(value, allow_nan=False).encode()
+            # Aside: the record that is being made may not have been written, with the names that it tells.
+            if aside or name not in self._names:
+                before += self._define(name)
+            parts.append(_varint(self._names[name]))
+            if type(value) is float:
+                parts += bytes((_FLOAT,)), _pack_double(value)
+            elif type(value) is int:
+                parts += bytes((_INTEGER,)), _varint(value << 1 if value >= 0 else ~(value << 1))
+            else:
+                parts += bytes((_JSON,)), _varint(len(text)), text
+        parts[1] = bytes((ASIDE,)) + _varint(step) if aside and step is not None else self._mode(step)
+        return before + _sealed(b"".join(parts))
+
+    def written(self) -> None:
+        """The last record made is in the file."""
+        if self._made is not None:
+            self._step = self._made
+
+    def forget(self) -> None:
+        """It is not known what is in the file: the next records tell everything again."""
+        self._names, self._lists, self._step, self._made = {}, {}, None, None
+
+    def _mode(self, step: int | None) -> bytes:
+        self._made = step
+        if step is None:
+            return bytes((NONE,))
+        if step == self._step:
+            return bytes((CURRENT,))
+        if self._step is not None and step == self._step + 1:
+            return bytes((NEXT,))
+        return bytes((NEW,)) + _varint(step)
+
+    def _define(self, name: str) -> bytes:
+        number = self._names.setdefault(name, len(self._names))
+        text = name.encode(errors="surrogatepass")
+        return _sealed(bytes((_NAME,)) + _varint(number) + _varint(len(text)) + text)
+
+
+class _Incomplete(Exception):
+    """The bytes end inside a record."""
+
+
+class Decoder:
+    """Reads the records of one file, piece by piece.
+
+    Args:
+        state: of a decoder that has read up to ``position``; None: at the begin.
+        position: where in the file the next piece begins.
+    """
+
+    def __init__(self, state: dict[str, Any] | None = None, position: int = 0) -> None:
+        state = state or {}
+        self.position = position
+        self._names: dict[int, str] = {int(number): name for number, name in state.get("names", {}).items()}
+        self._lists: dict[int, tuple[list[str], struct.Struct]] = {}
+        for number, names in state.get("lists", {}).items():
+            self._lists[int(number)] = list(names), struct.Struct(f"<{len(names)}d")
+        self._step: int | None = state.get("step")
+
+    def state(self) -> dict[str, Any]:
+        """What has been told up to ``position``, as plain JSON values."""
+        return {
+            "names": {str(number): name for number, name in self._names.items()},
+            "lists": {str(number): names for number, (names, _) in self._lists.items()},
+            "step": self._step,
+        }
+
+    def feed(self, data: bytes) -> list[Record]:
+        """The whole records in ``data``, which begins at ``position``; ``position`` moves to the end of the last one.
+
+        Bytes of a record that has not ended are left over: they come again, with more, as the next piece.
+
+        Raises:
+            MalformedJournal: something that is no record; the records before it are in ``records`` of the error.
+        """
+        records: list[Record] = []
+        at, base, length = 0, self.position, len(data)
+        if base == 0:
+            if not data.startswith(MAGIC):
+                if MAGIC.startswith(data[: len(MAGIC)]):
+                    return []
+                raise MalformedJournal(0, "it does not begin as a journal of this version does")
+            at = len(MAGIC)
+        self.position = base + at
+        names = self._names
+        while at < length:
+            kind = data[at]
+            if kind < 0x60:  # the usual case, in a few steps
+                end = at + 11
+                if end > length:
+                    break
+                name = names.get(kind & 0x1F)
+                if name is not None and _crc32(data[at : at + 9]) & 0xFFFF == _unpack_crc(data, at + 9)[0]:
+                    step = self._step_of(kind >> 5, None)
+                    records.append(Record(step, [(name, _unpack_double(data, at + 1)[0])], base + end))
+                    at = end
+                    self.position = base + at
+                    continue
+            try:
+                end, record = self._read(data, at)
+            except _Incomplete:
+                break
+            except (MalformedJournal, ValueError, KeyError) as exc:
+                error = MalformedJournal(base + at, str(exc) or type(exc).__name__)
+                error.records = records
+                raise error from None
+            at = end
+            self.position = base + at
+            if record is not None:
+                records.append(record._replace(end=base + at))
+        return records
+
+    def _step_of(self, mode: int, step: int | None) -> int | None:
+        if mode == NONE:
+            return None
+        if mode == NEXT:
+            if self._step is None:
+                raise ValueError("a step after none")
+            self._step += 1
+            return self._step
+        if mode == CURRENT:
+            if self._step is None:
+                raise ValueError("no step was told")
+            return self._step
+        if mode == NEW:
+            self._step = step
+        return step
+
+    def _read(self, data: bytes, at: int) -> tuple[int, Record | None]:
+        """The record at ``at``, and where the next one begins. Looks at the checksum before anything has an effect."""
+        cursor = _Cursor(data, at + 1)
+        kind = data[at]
+        if kind < 0x80:
+            mode, numbers, values = kind >> 5, [kind & 0x1F], [cursor.double()]
+            step = cursor.varint() if mode == NEW else None
+        elif _WIDE <= kind <= _WIDE | NEW:
+            mode, numbers, values = kind & 3, [cursor.varint()], [cursor.double()]
+            step = cursor.varint() if mode == NEW else None
+        elif kind == _ANY:
+            mode = cursor.byte()
+            step = cursor.varint() if mode in (NEW, ASIDE) else None
+            numbers, values = [], []
+            for _ in range(cursor.varint()):
+                numbers.append(cursor.varint())
+                values.append(cursor.value())
+        elif kind == _NUMBERS:
+            number = cursor.varint()
+            mode = cursor.byte()
+            step = cursor.varint() if mode in (NEW, ASIDE) else None
+            if number not in self._lists:
+                raise ValueError("it names a list that was not told")
+            list_names, packer = self._lists[number]
+            values = list(packer.unpack(cursor.take(packer.size)))
+            cursor.check(at)
+            return cursor.at, Record(self._step_of(mode, step), list(zip(list_names, values)), 0)
+        elif kind == _NAME:
+            number = cursor.varint()
+            text = cursor.take(cursor.varint())
+            cursor.check(at)
+            self._names[number] = text.decode(errors="surrogatepass")
+            return cursor.at, None
+        elif kind == _LIST:
+            number = cursor.varint()
+            listed = [cursor.varint() for _ in range(cursor.varint())]
+            cursor.check(at)
+            known = [self._names[one] for one in listed]
+            self._lists[number] = known, struct.Struct(f"<{len(known)}d")
+            return cursor.at, None
+        else:
+            raise ValueError("a record of an unknown kind")
+        cursor.check(at)
+        if mode > ASIDE or (step is not None and step >= _MAX_STEP):
+            raise ValueError("a step of an unknown form")
+        if any(number not in self._names for number in numbers):
+            raise ValueError("it names a metric that was not told")
+        read = [(self._names[number], value) for number, value in zip(numbers, values)]
+        return cursor.at, Record(self._step_of(mode, step), read, 0)
+
+
+class _Cursor:
+    __slots__ = ("at", "_data")
+
+    def __init__(self, data: bytes, at: int) -> None:
+        self._data = data
+        self.at = at
+
+    def take(self, length: int) -> bytes:
+        end = self.at + length
+        if end > len(self._data):
+            raise _Incomplete
+        part = self._data[self.at : end]
+        self.at = end
+        return part
+
+    def byte(self) -> int:
+        return self.take(1)[0]
+
+    def double(self) -> float:
+        value: float = _unpack_double(self.take(8))[0]
+        return value
+
+    def varint(self) -> int:
+        number = shift = 0
+        while True:
+            byte = self.byte()
+            number |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return number
+            shift += 7
+            if shift > 700:
+                raise ValueError("an integer without an end")
+
+    def value(self) -> Any:
+        kind = self.byte()
+        if kind == _FLOAT:
+            return self.double()
+        if kind == _INTEGER:
+            number = self.varint()
+            return ~(number >> 1) if number & 1 else number >> 1
+        if kind == _JSON:
+            return json.loads(self.take(self.varint()))
+        raise ValueError("a value of an unknown type")
+
+    def check(self, begin: int) -> None:
+        """Read the checksum of the record that began there."""
+        body = self._data[begin : self.at]
+        if _crc32(body) & 0xFFFF != _unpack_crc(self.take(2))[0]:
+            raise ValueError("the checksum of a record is another one")
