@@ -16,7 +16,7 @@ PACKAGE = Path(tellurio_sync.__file__).parent
 # The floors, from the ground up: a module imports from lower floors only, and from none of its own. Every module and
 # package directly below ``tellurio_sync`` has its place here.
 FLOORS = [
-    ("_version", "errors", "deadlines", "speedups", "active_run", "secret"),
+    ("_version", "errors", "deadlines", "journal", "speedups", "active_run", "secret"),
     ("run_context", "addresses", "jsonrpc"),
     ("transport", "local", "studio", "backend"),
     ("peer",),
@@ -36,6 +36,7 @@ USES = {
     "_version": set(),
     "errors": set(),
     "deadlines": set(),
+    "journal": set(),
     "speedups": set(),
     "active_run": set(),
     "secret": set(),
@@ -45,7 +46,7 @@ USES = {
     "transport": {"speedups"},
     "local": {"errors", "deadlines"},
     "studio": {"_version", "errors", "deadlines", "addresses", "jsonrpc", "active_run", "secret"},
-    "backend": {"errors", "jsonrpc"},
+    "backend": {"errors", "jsonrpc", "journal"},
     "peer": {"errors", "deadlines", "jsonrpc", "speedups", "transport"},
     "model": {"errors", "jsonrpc", "secret"},
     "autodiff": {"errors", "model"},

@@ -215,9 +215,7 @@ class _Series:
                     self._high = value
             self._packed(number, value, step)
         else:
-            self._db.execute(
-                "INSERT INTO others VALUES (?, ?, ?, ?)", (self._number, number, step, json.dumps(value))
-            )
+            self._db.execute("INSERT INTO others VALUES (?, ?, ?, ?)", (self._number, number, step, json.dumps(value)))
         return step
 
     def _packed(self, number: int, value: float, step: int) -> None:

@@ -1,22 +1,44 @@
-"""The REST API: account, projects, runs, metrics (protocol §J)."""
+"""REST: who I am, projects, runs, metrics (protocol §J).
+
+Beyond §J, said in the header ``Tellurio-Extensions`` of each answer:
+
+    idempotency   POST of a run or a value with an ``Idempotency-Key``: the same key again adds nothing
+    journal       POST .../runs/{run}/journal/{writer}/?position=N: bytes of a journal (``journal.format``) from N on;
+                  the answer says up to where it is known. 409: from where it must be sent. Also a sign of life
+    run-details   runs have ``config`` and ``reason``; a new one may be given its ``uuid``
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import math
+import sqlite3
+from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn
-from uuid import NAMESPACE_DNS, uuid5
+from uuid import NAMESPACE_DNS, UUID, uuid5
 
 from aiohttp import web
 from slugify import slugify
 
 from .options import BackendOptions
-from .store import Row, Store
+from .store import MAX_NAME_CHARS, JournalGap, Row, Store
+
+logger = logging.getLogger(__name__)
+
+EXTENSIONS_HEADER = "Tellurio-Extensions"
+EXTENSIONS = ("idempotency", "journal", "run-details")
+IDEMPOTENCY_HEADER = "Idempotency-Key"
 
 VISIBILITIES = ("RESTRICTED", "TEAM", "PUBLIC", "OPEN")
 STATUSES = ("RUNNING", "COMPLETED", "CRASHED", "FAILED")
 
-_MAX_NAME_CHARS = 200
+_MAX_KEY_CHARS = 200
+_NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Rest:
@@ -45,7 +67,25 @@ class Rest:
             web.patch(run, self.update_run),
             web.get(run + "metrics/", self.list_metrics),
             web.post(run + "metrics/", self.create_metric),
+            web.post(run + "journal/{writer}/", self.add_journal),
         ]
+
+    @staticmethod
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Says what this backend knows beyond the protocol, and answers what the database cannot do."""
+        if not request.path.startswith("/api/"):
+            return await handler(request)
+        try:
+            response = await handler(request)
+        except web.HTTPException as exc:
+            exc.headers[EXTENSIONS_HEADER] = ", ".join(EXTENSIONS)
+            raise
+        except sqlite3.Error as exc:
+            logger.warning("! %s %s: %s", request.method, request.path, exc)
+            raise _database_error(exc) from exc
+        response.headers[EXTENSIONS_HEADER] = ", ".join(EXTENSIONS)
+        return response
 
     async def verify_api_key(self, request: web.Request) -> web.Response:
         return web.json_response({"email": self._options.email, "username": self._options.username})
@@ -93,31 +133,57 @@ class Rest:
             _optional_text(body, "name") or None,
             _optional_text(body, "description", limit=None),
             _choice(body, "status", STATUSES, "RUNNING"),
+            config=_config(body),
+            run_uuid=_uuid(body),
+            key=_idempotency_key(request),
         )
+        if run is None:
+            refuse(409, f"There is a run {body['uuid']!r} already.")
         return web.json_response(self._run_form(project, run), status=201)
 
     async def update_run(self, request: web.Request) -> web.Response:
         body = await _body(request)
         project, run = self._run(request)
         status = _choice(body, "status", STATUSES, run["status"])
-        return web.json_response(self._run_form(project, self._store.update_run(run["uuid"], status)))
+        reason = _optional_text(body, "reason", limit=None)
+        run = self._store.update_run(run["uuid"], status, reason=reason, config=_config(body))
+        return web.json_response(self._run_form(project, run))
 
     # --- metrics --------------------------------------------------------------------------------
 
     async def list_metrics(self, request: web.Request) -> web.Response:
         _, run = self._run(request)
-        return web.json_response(self._store.metrics(run["uuid"]))
+        return web.json_response([_metric_form(metric) for metric in self._store.metrics(run["uuid"])])
 
     async def create_metric(self, request: web.Request) -> web.Response:
         body = await _body(request)
         _, run = self._run(request)
         if "value" not in body:
             refuse(400, "`value` is missing.")
+        value = body["value"]
+        if value is None and isinstance(special := body.get("not_finite"), str):
+            value = _NOT_FINITE.get(special)
         step = body.get("step")
         if step is not None and (isinstance(step, bool) or not isinstance(step, int) or not 0 <= step < 2**63):
             refuse(400, "`step` must be an integer of at least 0.")
-        metric = self._store.add_metric(run["uuid"], _text(body, "name"), body["value"], step)
-        return web.json_response(metric, status=201)
+        key = _idempotency_key(request)
+        metric = self._store.add_metric(run["uuid"], _text(body, "name"), value, step, key=key)
+        return web.json_response(_metric_form(metric), status=201)
+
+    async def add_journal(self, request: web.Request) -> web.Response:
+        data = await request.read()
+        _, run = self._run(request)
+        writer, position = request.match_info["writer"], request.query.get("position", "")
+        if len(writer) > _MAX_KEY_CHARS:
+            refuse(400, f"The name of the writer is over {_MAX_KEY_CHARS} characters.")
+        if not (position.isascii() and position.isdigit() and len(position) < 19):
+            refuse(400, "`position` must be a number of bytes.")
+        self._store.saw(run["uuid"])
+        try:
+            added = self._store.add_journal(run["uuid"], writer, int(position), data)
+        except JournalGap as exc:
+            return web.json_response({"detail": str(exc), "position": exc.position}, status=409)
+        return web.json_response(added)
 
     # --- what a path names ------------------------------------------------------------------------
 
@@ -147,6 +213,8 @@ class Rest:
     def _run_form(self, project: Row, run: Row) -> Row:
         username = self._options.username
         form = {key: run[key] for key in ("uuid", "name", "description", "status", "date_created", "date_updated")}
+        form["config"] = json.loads(run["config"]) if run["config"] else None
+        form["reason"] = run["reason"]
         form["project"] = {key: project[key] for key in ("uuid", "display_name", "slug")}
         form["user"] = {"uuid": _stable_uuid(f"user/{username}"), "username": username, "slug": slugify(username)}
         return form
@@ -156,6 +224,14 @@ def _project_form(project: Row) -> Row:
     return {
         key: project[key] for key in ("uuid", "display_name", "slug", "date_created", "last_run_date", "visibility")
     }
+
+
+def _metric_form(metric: Row) -> Row:
+    """As JSON, which has neither NaN nor infinities: they are null, and ``not_finite`` says which."""
+    value = metric["value"]
+    if type(value) is float and not math.isfinite(value):
+        return {**metric, "value": None, "not_finite": str(value)}
+    return metric
 
 
 def _stable_uuid(name: str) -> str:
@@ -177,12 +253,53 @@ def error_response(status: int, detail: str) -> web.HTTPException:
         401: web.HTTPUnauthorized,
         404: web.HTTPNotFound,
         409: web.HTTPConflict,
+        503: web.HTTPServiceUnavailable,
+        507: web.HTTPInsufficientStorage,
     }
     return classes[status](text=json.dumps({"detail": detail}), content_type="application/json")
 
 
+def _database_error(exc: sqlite3.Error) -> web.HTTPException:
+    text = str(exc)
+    if "full" in text or "disk I/O" in text:
+        return error_response(507, f"The disk of the backend's data directory is full or broken ({text}).")
+    if "readonly" in text:
+        return error_response(507, f"The backend's data directory is read-only ({text}).")
+    if "locked" in text:
+        error = error_response(503, f"Another program has locked the backend's database ({text}). Try again.")
+        error.headers["Retry-After"] = "1"
+        return error
+    return error_response(507, f"The backend's database failed ({text}).")
+
+
+def _idempotency_key(request: web.Request) -> str | None:
+    key = request.headers.get(IDEMPOTENCY_HEADER)
+    if key is not None and len(key) > _MAX_KEY_CHARS:
+        refuse(400, f"The {IDEMPOTENCY_HEADER} is over {_MAX_KEY_CHARS} characters.")
+    return key or None
+
+
+def _config(body: dict[str, Any]) -> dict[str, Any] | None:
+    config = body.get("config")
+    if config is not None and not isinstance(config, dict):
+        refuse(400, "`config` must be a JSON object.")
+    return config
+
+
+def _uuid(body: dict[str, Any]) -> str | None:
+    text = body.get("uuid")
+    if text is None:
+        return None
+    with contextlib.suppress(ValueError, TypeError, AttributeError):
+        return str(UUID(text))
+    refuse(400, "`uuid` must be a UUID.")
+
+
 async def _body(request: web.Request) -> dict[str, Any]:
-    text = await request.text()
+    try:
+        text = await request.text()
+    except (UnicodeDecodeError, LookupError) as exc:
+        refuse(400, f"The body is not the text that its headers announce: {exc}")
     try:
         # NaN is not JSON (RFC 8259 §6), and could not be sent back.
         body = json.loads(
@@ -211,12 +328,14 @@ def _text(body: dict[str, Any], key: str) -> str:
     return value
 
 
-def _optional_text(body: dict[str, Any], key: str, *, limit: int | None = _MAX_NAME_CHARS) -> str | None:
+def _optional_text(body: dict[str, Any], key: str, *, limit: int | None = MAX_NAME_CHARS) -> str | None:
     value = body.get(key)
     if value is not None and not isinstance(value, str):
         refuse(400, f"`{key}` must be a text.")
     if value is not None and limit is not None and len(value) > limit:
         refuse(400, f"`{key}` is over {limit} characters.")
+    if value is not None and any("\ud800" <= char <= "\udfff" for char in value):
+        refuse(400, f"`{key}` holds half a surrogate pair, which is no text.")
     return value
 
 

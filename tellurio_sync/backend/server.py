@@ -9,6 +9,7 @@ import logging
 import os
 import secrets
 import signal
+import sqlite3
 import sys
 import tempfile
 import threading
@@ -27,6 +28,8 @@ from .page import Page
 from .rest import Rest, error_response
 from .sessions import SESSION_HEADER, Sessions
 from .store import Store
+
+logger = logging.getLogger(__name__)
 
 RPC_PATH = "/ws/v0/rpc/"
 
@@ -99,6 +102,8 @@ class Backend:
                 directory = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="tellurio-")))
             store = Store(directory)
             cleanup.callback(store.close)
+            looking = asyncio.create_task(_look_for_lost_runs(store))
+            cleanup.callback(looking.cancel)
             cleanup.push_async_callback(self._lm.close)
             cleanup.callback(lambda: self._sessions.close())
             runner = web.AppRunner(self._application(store), access_log=None, shutdown_timeout=1.0)
@@ -148,7 +153,7 @@ class Backend:
             history.questions.keep_out({"api_key": key})
         self._lm.on_question.append(history.question)
         self._sessions = Sessions(self.options.session_grace, history)
-        app = web.Application(middlewares=[self._check_key(page)], client_max_size=_MAX_BODY_BYTES)
+        app = web.Application(middlewares=[self._check_key(page), Rest.middleware], client_max_size=_MAX_BODY_BYTES)
         app.add_routes([*Rest(self.options, store).routes(), *page.routes()])
         app.add_routes([web.get(RPC_PATH, self._rpc)])
         app.on_shutdown.append(page.stop)
@@ -189,6 +194,17 @@ class Backend:
 
     async def _close_connections(self, app: web.Application) -> None:
         await asyncio.gather(*(connection.close() for connection in self._connections), return_exceptions=True)
+
+
+async def _look_for_lost_runs(store: Store) -> None:
+    """Every second, show the runs whose process gives no sign of life any more as CRASHED."""
+    while True:
+        await asyncio.sleep(1.0)
+        try:
+            for run_uuid in store.mark_lost():
+                logger.info("! run %s gives no sign of life any more", run_uuid)
+        except sqlite3.Error as exc:
+            logger.warning("! a lost run could not be marked: %s", exc)
 
 
 def _announced_size(request: web.Request) -> int:

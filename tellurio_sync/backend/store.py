@@ -187,9 +187,7 @@ class Store:
             free = f"{wanted}_{number}"
         return free
 
-    def update_run(
-        self, run_uuid: str, status: str, *, reason: str | None = None, config: Row | None = None
-    ) -> Row:
+    def update_run(self, run_uuid: str, status: str, *, reason: str | None = None, config: Row | None = None) -> Row:
         """The run with its new status.
 
         Args:
@@ -251,7 +249,7 @@ class Store:
             key: of the request: a value that came with it already is not added again. None: it is always added.
         """
         run = self._number(run_uuid)
-        with self._transaction():
+        with self.transaction():
             if key is not None:
                 known = self._one("SELECT step FROM value_keys WHERE run = ? AND key = ?", run, key)
                 if known is not None:
@@ -276,7 +274,7 @@ class Store:
             JournalGap: ``data`` begins after what is known.
         """
         run = self._number(run_uuid)
-        with self._transaction():
+        with self.transaction():
             known = self._one("SELECT position, state FROM writers WHERE run = ? AND writer = ?", run, writer)
             begin = known["position"] if known is not None else 0
             if position > begin:
@@ -342,18 +340,6 @@ class Store:
     def _number(self, run_uuid: str) -> int:
         row = self._one("SELECT number FROM runs WHERE uuid = ?", run_uuid)
         return -1 if row is None else int(row["number"])
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        """All that is written inside is kept, or nothing."""
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            if self._db.in_transaction:  # on some errors, such as a full disk, SQLite has ended it itself
-                self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
 
     def _one(self, sql: str, *values: Any) -> Row | None:
         rows = self.read(sql, *values)

@@ -330,7 +330,7 @@ class Decoder:
 
 
 class _Cursor:
-    __slots__ = ("at", "_data")
+    __slots__ = ("_data", "at")
 
     def __init__(self, data: bytes, at: int) -> None:
         self._data = data

@@ -16,9 +16,7 @@ def names_of_metrics(records: Records, run_uuid: str) -> list[str]:
 
 def last_values(records: Records, run_uuid: str, name: str, limit: int) -> list[Row]:
     """The last ``step``s and ``value``s of one metric, latest first."""
-    return [
-        {"step": step, "value": value} for _, step, value in metrics.last_values(records, run_uuid, name, limit)
-    ]
+    return [{"step": step, "value": value} for _, step, value in metrics.last_values(records, run_uuid, name, limit)]
 
 
 def last_value(records: Records, run_uuid: str, name: str) -> Any:

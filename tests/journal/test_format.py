@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import math
+import struct
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tellurio_sync.journal.format import MAGIC, Decoder, Encoder, MalformedJournal
+
+NAMES = st.sampled_from([f"metric {number}" for number in range(50)]) | st.text(min_size=1, max_size=5)
+STEPS = st.none() | st.integers(0, 20) | st.integers(0, 2**63 - 1)
+FLOATS = st.floats(width=64)
+JSON = (
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.text(max_size=5) | st.lists(st.integers(), max_size=3)
+)
+CALLS = st.lists(
+    st.tuples(st.just("number"), NAMES, FLOATS, STEPS)
+    | st.tuples(st.just("numbers"), st.dictionaries(NAMES, FLOATS, min_size=1, max_size=4), STEPS)
+    | st.tuples(st.just("any"), st.dictionaries(NAMES, FLOATS | JSON, min_size=1, max_size=4), STEPS)
+    | st.tuples(st.just("aside"), st.dictionaries(NAMES, FLOATS | JSON, min_size=1, max_size=2), STEPS),
+    max_size=30,
+)
+
+
+def written(calls: list[Any]) -> tuple[list[bytes], list[Any]]:
+    """The records, and what is expected of them, in a form in which NaN is equal to itself."""
+    encoder, records, expected = Encoder(), [], []
+    for kind, *arguments in calls:
+        if kind == "number":
+            name, value, step = arguments
+            records.append(encoder.number(name, value, step))
+            values = {name: value}
+        elif kind == "numbers":
+            values, step = arguments
+            records.append(encoder.numbers(values, step))
+        else:
+            values, step = arguments
+            records.append(encoder.any(values, step, aside=kind == "aside"))
+        if kind != "aside":
+            encoder.written()
+        expected.append(comparable(step, list(values.items())))
+    return records, expected
+
+
+def comparable(step: int | None, values: list[tuple[str, Any]]) -> Any:
+    return step, [(name, struct.pack("<d", value) if type(value) is float else value) for name, value in values]
+
+
+def read(data: bytes, pieces: list[int]) -> list[Any]:
+    """Read in pieces of these sizes, each with a decoder made from the state of the last one."""
+    decoder, got, sizes = Decoder(), [], iter(pieces)
+    while decoder.position < len(data):
+        size = next(sizes, len(data))
+        before = decoder.position
+        got += decoder.feed(data[before : before + size])
+        if decoder.position == before and size >= len(data) - before:
+            break
+        decoder = Decoder(decoder.state(), decoder.position)
+    return [comparable(record.step, record.values) for record in got]
+
+
+@settings(deadline=None, max_examples=50)
+@given(CALLS, st.lists(st.integers(1, 60), max_size=20))
+def test_what_is_written_is_read_in_any_pieces(calls: list[Any], pieces: list[int]) -> None:
+    records, expected = written(calls)
+    assert read(MAGIC + b"".join(records), pieces) == expected
+
+
+@settings(deadline=None, max_examples=50)
+@given(CALLS, st.data())
+def test_of_a_torn_journal_the_whole_records_are_read(calls: list[Any], data: st.DataObject) -> None:
+    records, expected = written(calls)
+    whole = MAGIC + b"".join(records)
+    cut = data.draw(st.integers(0, len(whole)))
+    got = read(whole[:cut], [])
+    assert got == expected[: len(got)]
+    position, kept = len(MAGIC), 0
+    for record in records:
+        position += len(record)
+        kept += position <= cut
+    assert len(got) == kept
+
+
+@settings(deadline=None, max_examples=50)
+@given(CALLS.filter(bool), st.data())
+def test_a_changed_byte_is_never_read_as_a_value(calls: list[Any], data: st.DataObject) -> None:
+    records, expected = written(calls)
+    whole = bytearray(MAGIC + b"".join(records))
+    place = data.draw(st.integers(0, len(whole) - 1))
+    whole[place] ^= data.draw(st.integers(1, 255))
+    decoder = Decoder()
+    try:
+        got = decoder.feed(bytes(whole))
+    except MalformedJournal as exc:
+        got = exc.records
+    got = [comparable(record.step, record.values) for record in got]
+    assert got == expected[: len(got)]
+
+
+def test_sizes() -> None:
+    encoder = Encoder()
+
+    def size(record: bytes) -> int:
+        encoder.written()
+        return len(record)
+
+    encoder.number("loss", 1.0, None)
+    assert size(encoder.number("loss", 0.5, None)) == 11
+    assert size(encoder.number("loss", 0.5, 0)) == 12
+    assert {size(encoder.number("loss", 0.5, step)) for step in range(1, 100_000, 1)} == {11}
+    many = {f"metric {number}": 0.5 for number in range(20)}
+    encoder.numbers(many, 1)
+    encoder.written()
+    assert size(encoder.numbers(many, 2)) <= 20 * 9
+
+
+def test_a_record_that_was_not_written_changes_nothing() -> None:
+    encoder = Encoder()
+    data = encoder.number("loss", 1.0, 5)
+    encoder.written()
+    encoder.number("loss", 2.0, 6)  # never written
+    data += encoder.number("loss", 3.0, 7)
+    assert [record.step for record in Decoder().feed(MAGIC + data)] == [5, 7]
+
+
+def test_after_forgetting_everything_is_told_again() -> None:
+    encoder = Encoder()
+    encoder.number("lost", 1.0, 5)
+    encoder.written()
+    encoder.forget()
+    data = MAGIC + encoder.number("kept", 2.0, 6) + encoder.numbers({"kept": 1.0, "lost": 2.0}, 7)
+    records = Decoder().feed(data)
+    assert [(record.step, record.values) for record in records] == [
+        (6, [("kept", 2.0)]),
+        (7, [("kept", 1.0), ("lost", 2.0)]),
+    ]
+
+
+@pytest.mark.parametrize(
+    "data", [b"another file", b"tellurio journal 2\n", MAGIC + b"\x00" * 64, MAGIC + b"\xff", MAGIC + b"\x81\x09" * 9]
+)
+def test_what_is_no_journal(data: bytes) -> None:
+    with pytest.raises(MalformedJournal) as caught:
+        Decoder().feed(data)
+    assert caught.value.records == []
+
+
+def test_the_end_of_a_record_is_where_the_next_begins() -> None:
+    records, _ = written([("number", "a", 1.0, None), ("number", "a", math.inf, 3)])
+    first, second = Decoder().feed(MAGIC + b"".join(records))
+    assert (first.end, second.end) == (len(MAGIC) + len(records[0]), len(MAGIC) + len(b"".join(records)))
