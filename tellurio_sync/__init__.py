@@ -21,7 +21,7 @@ from .autodiff.backward_pass import backward
 from .autodiff.grad_mode import is_grad_enabled, no_grad, set_grad_enabled
 from .autodiff.messages import MultiTurnMessages
 from .client import TellurioWebSocketClient
-from .client.calls import LONG_RUNNING_METHODS
+from .client.client import LONG_RUNNING_METHODS
 from .cognitive import Module
 from .data import DataLoader, Dataset
 from .errors import (

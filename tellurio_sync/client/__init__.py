@@ -1,10 +1,7 @@
-"""The Tellurio WebSocket client: what is called on the server (``calls``), and what the server may call here
-(``server_methods``).
-"""
+"""The Tellurio WebSocket client (``client``), and what the server may call here (``server_methods``)."""
 
 from __future__ import annotations
 
-from .calls import LONG_RUNNING_METHODS
-from .client import TellurioWebSocketClient
+from .client import LONG_RUNNING_METHODS, TellurioWebSocketClient
 
 __all__ = ["LONG_RUNNING_METHODS", "TellurioWebSocketClient"]

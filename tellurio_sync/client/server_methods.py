@@ -1,6 +1,6 @@
-"""The methods that the server may call (protocol §D), as functions on the registries of a session.
+"""The methods that the server may call (protocol §D): each is the ``rpc_...`` method of the client of the same name.
 
-Every function takes the ``params`` of the request and returns the ``result`` of its reply.  A failure raises: an
+Every method takes the ``params`` of the request and returns the ``result`` of its reply.  A failure raises: an
 ``RpcError`` is answered as it is, any other exception as -32603 with its text.  Texts that programs compare are kept
 exactly (§B.1).
 
@@ -11,7 +11,7 @@ code of the user.  ``run_callable`` runs on a worker thread; the function that i
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Protocol
 
 from ..errors import (
     LocalProtocolError,
@@ -30,6 +30,9 @@ from ..model.session_link import use_link
 from ..model.variable import CLASS_BY_TAG, Variable, check_output_nr
 from ..model.wire import deserialise
 
+ON_WORKER = frozenset({"run_callable"})
+"""The methods that run on a worker thread; all others run on the receive thread."""
+
 _OK = {"message": "Ok"}
 _VARIABLE_KEYS = (
     "variable_id",
@@ -46,10 +49,16 @@ _VARIABLE_KEYS = (
 _GRADIENT_KEYS = frozenset({"variable_id", "data", "role", "requires_grad"})
 
 
+class HasRegistries(Protocol):
+    """What a method needs of the object that it belongs to: in use it is the client."""
+
+    registries: Registries
+
+
 # --- variables ----------------------------------------------------------------------------------
 
 
-def create_variable(registries: Registries, params: dict[str, Any]) -> Any:
+def create_variable(self: HasRegistries, params: dict[str, Any]) -> Any:
     """Make a Variable or Parameter that exists on the server: a copy that an optimizer keeps.
 
     Raises:
@@ -58,6 +67,7 @@ def create_variable(registries: Registries, params: dict[str, Any]) -> Any:
         TypeError, ValueError: data that no Variable may hold.
         UnknownVariable: a gradient that is not registered.
     """
+    registries = self.registries
     variable_id, obj_type, data, role, requires_grad, retain_grad, grad, output_nr, node_id, is_leaf = (
         _required(params, key) for key in _VARIABLE_KEYS
     )
@@ -77,7 +87,7 @@ def create_variable(registries: Registries, params: dict[str, Any]) -> Any:
     return _OK
 
 
-def update_variable(registries: Registries, params: dict[str, Any]) -> Any:
+def update_variable(self: HasRegistries, params: dict[str, Any]) -> Any:
     """Set one field (protocol §D.1). Fields that are neither documented nor a user's own are refused.
 
     Raises:
@@ -86,22 +96,23 @@ def update_variable(registries: Registries, params: dict[str, Any]) -> Any:
         AttributeError: a field that the server may not set.
         TypeError, ValueError: a value that the field cannot have.
     """
+    registries = self.registries
     variable_id, field, value = (_required(params, key) for key in ("variable_id", "field", "value"))
     variable = registries.variables.lookup(variable_id)
     if variable is None:
         # Protocol §B.1: programs compare this text.
         raise UnknownVariable(f"'NoneType' object has no attribute '{field}'", variable_id=variable_id)
     if field == "data":
-        _set(registries, variable, "_data", normalise(value))
+        registries.set_pushed(variable, "_data", normalise(value))
     elif field in ("role", "is_leaf", "requires_grad", "_retain_grad"):
-        _set(registries, variable, field, value if field == "role" else _bool(field, value))
+        registries.set_pushed(variable, field, value if field == "role" else _bool(field, value))
     elif field == "_grad":
         _check_holds_grad(variable)
         gradients = [_gradient(registries, item) for item in _list(field, [] if value is None else value)]
-        _set(registries, variable, "_grad", gradients)
+        registries.set_pushed(variable, "_grad", gradients)
     elif field in ("_output_nr", "output_nr"):
         check_output_nr(value)
-        _set(registries, variable, "_output_nr", value)
+        registries.set_pushed(variable, "_output_nr", value)
     elif field == "_grad_fn":
         node = None if value is None else _known_grad_fn(registries, variable_id, value)
         registries.rebind_grad_fn(variable, node)
@@ -112,21 +123,7 @@ def update_variable(registries: Registries, params: dict[str, Any]) -> Any:
     return _OK
 
 
-def _set(registries: Registries, variable: Variable, name: str, value: object) -> None:
-    """Set an attribute in a way that can be taken back, if the call that caused the push is cut off."""
-
-    def undo() -> None:
-        # Not if the user has set the attribute since then.
-        if getattr(variable, name) is value:
-            variable._set_local(name, before)
-
-    with registries.lock:
-        before = getattr(variable, name)
-        variable._set_local(name, value)
-        registries.note_push(variable, undo)
-
-
-def append_grad(registries: Registries, params: dict[str, Any]) -> Any:
+def append_grad(self: HasRegistries, params: dict[str, Any]) -> Any:
     """Append one gradient to the live list of a Variable, and register it under its id.
 
     Raises:
@@ -135,6 +132,7 @@ def append_grad(registries: Registries, params: dict[str, Any]) -> Any:
         UsageError: it holds no gradients.
         TypeError, ValueError: a gradient that is no Variable.
     """
+    registries = self.registries
     variable_id, gradient_id, gradient = (_required(params, key) for key in ("variable_id", "gradient_id", "gradient"))
     variable = registries.variables.lookup(variable_id)
     if variable is None:
@@ -142,18 +140,8 @@ def append_grad(registries: Registries, params: dict[str, Any]) -> Any:
         raise UnknownVariable("'NoneType' object has no attribute 'append_grad'", variable_id=variable_id)
     _check_holds_grad(variable)
     new = _gradient(registries, {**_object("gradient", gradient), "variable_id": _id("gradient_id", gradient_id)})
-    gradients = variable._grad
-    with registries.lock:
-        gradients.append(new)
-        registries.note_push(variable, lambda: _remove(gradients, new))
+    registries.append_pushed_gradient(variable, new)
     return _OK
-
-
-def _remove(gradients: list[Variable], gradient: Variable) -> None:
-    for index in reversed(range(len(gradients))):
-        if gradients[index] is gradient:
-            del gradients[index]
-            return
 
 
 def _gradient(registries: Registries, item: Any) -> Variable:
@@ -191,19 +179,19 @@ def _known_grad_fn(registries: Registries, variable_id: Any, node_id: Any) -> No
     return node
 
 
-def clear_backward(registries: Registries, params: dict[str, Any]) -> Any:
+def clear_backward(self: HasRegistries, params: dict[str, Any]) -> Any:
     """All gradients of a backward pass have come: reading them does not wait any more.
 
     Raises:
         MissingParam: ``variable_ids`` is absent.
         UnknownVariable: some of them are not registered; the others are cleared all the same (protocol §D).
     """
-    return _clear(registries, params, "_pending_grad", "backward pass")
+    return _clear(self.registries, params, "_pending_grad", "backward pass")
 
 
-def clear_step(registries: Registries, params: dict[str, Any]) -> Any:
+def clear_step(self: HasRegistries, params: dict[str, Any]) -> Any:
     """All new data of an optimizer step has come; otherwise as ``clear_backward``."""
-    return _clear(registries, params, "_pending_data", "optimizer step")
+    return _clear(self.registries, params, "_pending_data", "optimizer step")
 
 
 def _clear(registries: Registries, params: dict[str, Any], flag: str, what: str) -> Any:
@@ -221,19 +209,20 @@ def _clear(registries: Registries, params: dict[str, Any], flag: str, what: str)
 # --- graph --------------------------------------------------------------------------------------
 
 
-def create_node(registries: Registries, params: dict[str, Any]) -> Any:
+def create_node(self: HasRegistries, params: dict[str, Any]) -> Any:
     """Register a node of the graph, and bind the Variables that wait for it (protocol §E.4).
 
     Raises:
         MissingParam: a key is absent.
         TypeError: id or name is no string.
     """
+    registries = self.registries
     node_id, name = (_id(key, _required(params, key)) for key in ("node_id", "name"))
     registries.register_pushed_node(Node(node_id, name))
     return _OK
 
 
-def create_edge(registries: Registries, params: dict[str, Any]) -> Any:
+def create_edge(self: HasRegistries, params: dict[str, Any]) -> Any:
     """Append an edge to a node; a null target leads nowhere.
 
     Raises:
@@ -241,12 +230,12 @@ def create_edge(registries: Registries, params: dict[str, Any]) -> Any:
         UnknownNode: an end is not registered.
         TypeError: ``output_nr`` is no int >= 0.
     """
+    registries = self.registries
     from_id, to_id, output_nr = (_required(params, key) for key in ("from_node_id", "to_node_id", "output_nr"))
     check_output_nr(output_nr)
-    with registries.lock:
-        start = _known_end(registries, "from_node", from_id)
-        end = None if to_id is None else _known_end(registries, "to_node", to_id)
-        start.add_edge(GradientEdge(end, output_nr))
+    start = _known_end(registries, "from_node", from_id)
+    end = None if to_id is None else _known_end(registries, "to_node", to_id)
+    registries.add_pushed_edge(start, GradientEdge(end, output_nr))
     return _OK
 
 
@@ -260,7 +249,7 @@ def _known_end(registries: Registries, end: str, node_id: Any) -> Node:
 # --- models and callables -----------------------------------------------------------------------
 
 
-def update_model(registries: Registries, params: dict[str, Any]) -> Any:
+def update_model(self: HasRegistries, params: dict[str, Any]) -> Any:
     """Set one field of a language model: ``_usage``, or a name that has no meaning here.
 
     Raises:
@@ -269,6 +258,7 @@ def update_model(registries: Registries, params: dict[str, Any]) -> Any:
         AttributeError: a field that the server may not set.
         TypeError: usage that is not an object.
     """
+    registries = self.registries
     model_id, field, value = (_required(params, key) for key in ("model_id", "field", "value"))
     model = registries.models.lookup(model_id)
     if model is None:
@@ -283,7 +273,7 @@ def update_model(registries: Registries, params: dict[str, Any]) -> Any:
     return _OK
 
 
-def run_callable(registries: Registries, params: dict[str, Any]) -> Any:
+def run_callable(self: HasRegistries, params: dict[str, Any]) -> Any:
     """Run a function of the user on plain values and return its result (protocol §D.2).
 
     Every exception in it, also ``SystemExit`` and ``KeyError``, is answered as -32603.
@@ -292,6 +282,7 @@ def run_callable(registries: Registries, params: dict[str, Any]) -> Any:
         MissingParam: ``callable_id`` is absent.
         RpcError: the function is not registered, it failed, or its result has no JSON form.
     """
+    registries = self.registries
     callable_id = _required(params, "callable_id")
     args = _list("args", params.get("args", []))
     kwargs = _object("kwargs", params.get("kwargs", {}))

@@ -9,7 +9,7 @@
 | calls under way, what they may take back, ``unsure`` | callers, receive thread | callers, a restore |
 | ids of objects | a restore, while no call is under way (``call``); once, who makes them | any thread |
 
-All of it is guarded by ``Registries.lock``, which only ``model/`` and ``client.server_methods`` take.
+All of it is guarded by ``Registries.lock``, which only ``registries`` and its tables take.
 ``Registries.lock`` is never held while sending, waiting for the server, or calling user code.  It is
 re-entrant, because the garbage collector may run a finaliser of the user at any allocation.
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from ..autodiff.backward_model import BackwardModel
     from ..optim.optimizer import Optimizer
     from .call import Call
-    from .graph import Node
+    from .graph import GradientEdge, Node
     from .language import ChatCompletionModel
     from .session_link import SessionLink
     from .variable import Variable
@@ -264,8 +264,32 @@ class Registries:
 
     # --- pushes -----------------------------------------------------------------------------------
 
-    def note_push(self, variable: Variable, undo: Callable[[], None]) -> None:
-        """Note how a pushed change can be taken back. The caller holds the lock."""
+    def set_pushed(self, variable: Variable, name: str, value: object) -> None:
+        """Set an attribute to what the server has pushed; it is taken back if the call that caused it is cut off."""
+
+        def undo() -> None:
+            # Not if the user has set the attribute since then.
+            if getattr(variable, name) is value:
+                variable._set_local(name, before)
+
+        with self.lock:
+            before = getattr(variable, name)
+            variable._set_local(name, value)
+            self._note_push_locked(variable, undo)
+
+    def append_pushed_gradient(self, variable: Variable, gradient: Variable) -> None:
+        """Append a gradient that the server has pushed; otherwise as ``set_pushed``."""
+        with self.lock:
+            gradients = variable._grad
+            gradients.append(gradient)
+            self._note_push_locked(variable, lambda: _remove(gradients, gradient))
+
+    def add_pushed_edge(self, start: Node, edge: GradientEdge) -> None:
+        """Append an edge that the server has pushed to a node."""
+        with self.lock:
+            start.add_edge(edge)
+
+    def _note_push_locked(self, variable: Variable, undo: Callable[[], None]) -> None:
         if any(id(variable) in call.ids for call in self._changing.values()):
             self._undo.append((variable, undo))
 
@@ -401,6 +425,13 @@ class Registries:
                 self._callables_by_identity[identity] = registered
                 self.callables.register(registered.callable_id, registered)
             return registered
+
+
+def _remove(gradients: list[Variable], gradient: Variable) -> None:
+    for index in reversed(range(len(gradients))):
+        if gradients[index] is gradient:
+            del gradients[index]
+            return
 
 
 def _identity(function: Callable[..., Any]) -> object:

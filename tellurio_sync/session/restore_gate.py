@@ -20,7 +20,7 @@ from typing import Any
 from weakref import WeakSet
 
 from ..client import TellurioWebSocketClient
-from ..client.calls import LONG_RUNNING_METHODS
+from ..client.client import LONG_RUNNING_METHODS
 from ..deadlines import MONOTONIC, Deadline
 from ..errors import CallTimeout, ConnectionLost, RemoteError, TellurioError
 from ..model.session_link import SessionLink

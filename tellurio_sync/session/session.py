@@ -21,7 +21,7 @@ from weakref import WeakSet
 from .. import active_run
 from ..addresses import ws_address
 from ..client import TellurioWebSocketClient
-from ..client.calls import DEFAULT_TIMEOUT
+from ..client.client import DEFAULT_TIMEOUT
 from ..deadlines import MONOTONIC, Deadline, check_timeout
 from ..errors import ConnectionLost, UsageError
 from ..model.batch.block import open_queue, settle_open_queue

@@ -123,9 +123,7 @@ class ScaleWorker(Worker):
         ids = [variable.variable_id for variable in kept]
         start = time.process_time()
         for id_ in ids:
-            server_methods.update_variable(
-                link.registries, {"variable_id": id_, "field": "data", "value": "Another mail."}
-            )
+            server_methods.update_variable(link, {"variable_id": id_, "field": "data", "value": "Another mail."})
         yield "update", time.process_time() - start
 
         # What a session keeps while no call runs is not to be freed later.

@@ -13,6 +13,7 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -241,17 +242,17 @@ def test_calls_that_end_unanswered_cost_the_same_however_many(client: TellurioWe
 @needs_monitoring
 @pytest.mark.parametrize("operation", ["create_variable", "update_variable"])
 def test_a_push_costs_the_same_beside_many_variables(operation: str) -> None:
-    registries = Registries()
+    owner = SimpleNamespace(registries=Registries())
     kept: list[Any] = []
 
     def create() -> None:
         id_ = f"variable-{len(kept)}"
-        server_methods.create_variable(registries, {**peers.PUSHED, "variable_id": id_})
-        kept.append(registries.variables.lookup(id_))
+        server_methods.create_variable(owner, {**peers.PUSHED, "variable_id": id_})
+        kept.append(owner.registries.variables.lookup(id_))
 
     def update() -> None:
         params = {"variable_id": kept[len(kept) // 2].variable_id, "field": "data", "value": "other"}
-        server_methods.update_variable(registries, params)
+        server_methods.update_variable(owner, params)
 
     push = create if operation == "create_variable" else update
 

@@ -10,7 +10,7 @@ import pytest
 
 from tellurio_sync import run_context
 from tellurio_sync.client import TellurioWebSocketClient
-from tellurio_sync.client.calls import LONG_RUNNING_METHODS
+from tellurio_sync.client.client import LONG_RUNNING_METHODS
 from tellurio_sync.errors import (
     CallTimeout,
     LocalProtocolError,

@@ -301,7 +301,7 @@ def test_the_server_makes_variables_and_parameters_only(link, obj_type):
 @pytest.mark.parametrize("callable_id", ["never-registered", "sum", "builtins.eval", "__import__", "", None, 3, {}])
 def test_only_what_the_user_passed_is_called(link, callable_id):
     with pytest.raises(RpcError) as caught:
-        server_methods.run_callable(link.registries, {"callable_id": callable_id, "args": ["1"]})
+        server_methods.run_callable(link, {"callable_id": callable_id, "args": ["1"]})
     assert f"Callable with ID '{callable_id}' not found in registry." in caught.value.data["exception"]
 
 
@@ -310,7 +310,7 @@ def test_what_the_user_let_go_of_is_called_no_more(link):
     callable_id = registered.callable_id
     del registered
     with pytest.raises(RpcError, match="Internal error"):
-        server_methods.run_callable(link.registries, {"callable_id": callable_id})
+        server_methods.run_callable(link, {"callable_id": callable_id})
 
 
 # --- run_callable -------------------------------------------------------------------------------
@@ -319,16 +319,14 @@ def test_what_the_user_let_go_of_is_called_no_more(link):
 def run(link, function, *args, **kwargs):
     registered = link.registries.register_callable(function)
     params = {"callable_id": registered.callable_id, "args": list(args), "kwargs": kwargs}
-    return registered.callable_id, server_methods.run_callable(link.registries, params)
+    return registered.callable_id, server_methods.run_callable(link, params)
 
 
 def test_run_callable_returns_what_the_function_returns(link):
     _, result = run(link, lambda x, y=0: [x, y], {"__variable__": True, "variable_id": "v"}, y=None)
     assert result == {"message": "Ok", "data": [{"__variable__": True, "variable_id": "v"}, None]}
     registered = link.registries.register_callable(lambda: "no arguments")
-    assert (
-        server_methods.run_callable(link.registries, {"callable_id": registered.callable_id})["data"] == "no arguments"
-    )
+    assert server_methods.run_callable(link, {"callable_id": registered.callable_id})["data"] == "no arguments"
 
 
 def raising(error):
@@ -357,7 +355,7 @@ def test_a_failing_callable_is_answered_with_its_text(link, function, text):
     registered = link.registries.register_callable(function)
     callable_id = registered.callable_id
     with pytest.raises(RpcError) as caught:
-        server_methods.run_callable(link.registries, {"callable_id": callable_id})
+        server_methods.run_callable(link, {"callable_id": callable_id})
     assert (caught.value.code, caught.value.message) == (-32603, "Internal error")
     assert caught.value.data == {"exception": text.format(callable_id, callable_id)}
 
@@ -372,7 +370,7 @@ def test_a_callable_must_not_return_what_json_does_not_have(link, value):
 @pytest.mark.parametrize("callable_id", ["unknown", 3, None, []])
 def test_an_unknown_callable(link, callable_id):
     with pytest.raises(RpcError) as caught:
-        server_methods.run_callable(link.registries, {"callable_id": callable_id})
+        server_methods.run_callable(link, {"callable_id": callable_id})
     begin = f"Failed to run callable with ID '{callable_id}'"
     assert caught.value.data["exception"] == f"{begin}: Callable with ID '{callable_id}' not found in registry."
 
@@ -387,5 +385,5 @@ def test_a_callable_may_make_variables_in_its_session(link):
 
     registered = link.registries.register_callable(function)
     with use_link(FakeLink()):
-        server_methods.run_callable(link.registries, {"callable_id": registered.callable_id})
+        server_methods.run_callable(link, {"callable_id": registered.callable_id})
     assert [params["data"] for params in link.calls("create_variable")] == ["made"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import queue
+import threading
 from typing import Any
 
 import pytest
@@ -120,3 +121,48 @@ class TestServerRequests:
         with ScriptedServer(script) as server:
             connect(server, Client).call("m")
             assert seen == list(range(500))
+
+    RECEIVE_THREAD, WORKER = "tellurio-sync receive", "tellurio-sync worker"
+    THREADS = {  # noqa: RUF012
+        "append_grad": RECEIVE_THREAD,
+        "clear_backward": RECEIVE_THREAD,
+        "clear_step": RECEIVE_THREAD,
+        "create_edge": RECEIVE_THREAD,
+        "create_node": RECEIVE_THREAD,
+        "create_variable": RECEIVE_THREAD,
+        "heartbeat": RECEIVE_THREAD,
+        "run_callable": WORKER,
+        "update_model": RECEIVE_THREAD,
+        "update_variable": RECEIVE_THREAD,
+    }
+
+    def test_each_method_runs_on_its_thread(self, connect: Connect) -> None:
+        """On a worker a push would be overtaken by the reply behind it; a function must not hold up the pushes."""
+        seen: dict[str, str] = {}
+
+        class Client(TellurioWebSocketClient):
+            pass
+
+        def noting(name: str) -> Any:
+            def method(self: Client, params: dict[str, Any]) -> Any:
+                seen[name] = threading.current_thread().name
+                return {"message": "Ok"}
+
+            return method
+
+        methods = [name.removeprefix("rpc_") for name in dir(TellurioWebSocketClient) if name.startswith("rpc_")]
+        for name in methods:
+            setattr(Client, f"rpc_{name}", noting(name))
+
+        def script(connection: ServerConnection) -> None:
+            request = connection.receive()
+            for name in methods:
+                connection.send({"jsonrpc": "2.0", "method": name, "params": {}, "id": name})
+            for _ in methods:
+                connection.receive()
+            connection.reply(request, None)
+            connection.wait_for_end()
+
+        with ScriptedServer(script) as server:
+            connect(server, Client).call("m")
+        assert {name: thread.rstrip("-0123456789 ") for name, thread in seen.items()} == self.THREADS

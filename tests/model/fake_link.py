@@ -92,7 +92,7 @@ class FakeLink:
         def receive() -> None:
             self._receive_thread = threading.get_ident()
             try:
-                outcome.append((True, getattr(server_methods, method)(self.registries, params)))
+                outcome.append((True, getattr(server_methods, method)(self, params)))
             except BaseException as exc:  # noqa: BLE001  raised again by the test's thread
                 outcome.append((False, exc))
             finally:

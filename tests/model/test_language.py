@@ -169,9 +169,7 @@ def test_clearing_usage_is_up_to_the_server(link):
 
 def call(link, model, *args, **kwargs):
     callable_id = model._config["callable_id"]
-    return server_methods.run_callable(
-        link.registries, {"callable_id": callable_id, "args": list(args), "kwargs": kwargs}
-    )
+    return server_methods.run_callable(link, {"callable_id": callable_id, "args": list(args), "kwargs": kwargs})
 
 
 def test_a_callable_model_is_called_with_messages_and_completion_args(link):
