@@ -60,7 +60,13 @@ _MESSAGES_PER_TURN = 32
 
 
 # Names of the wire's extensions that this backend knows; clients use none that the greeting does not name.
-EXTENSIONS = ("on_error", "session")
+EXTENSIONS = ("cancel", "on_error", "session")
+
+# As the Language Server Protocol has it: the reply to a request that was cancelled.
+REQUEST_CANCELLED = -32800
+
+# Seconds after which a client that acknowledges nothing of what is sent, not even a heartbeat, is taken to be gone.
+GONE_AFTER = 60.0
 
 # If an error cannot be sent as it is, an id of more characters than these is left out.
 _LONG_ID = 1000
@@ -86,6 +92,7 @@ class Connection:
         self._loop = asyncio.get_running_loop()
         # Two for each long-running request: its work and its heartbeats.
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._works: dict[Id, asyncio.Task[Any]] = {}
         self._timers: set[asyncio.TimerHandle] = set()
         self._next_id = 1
         self._calls: dict[int, asyncio.Future[Any]] = {}
@@ -110,6 +117,8 @@ class Connection:
         with corked(self._transport):
             await self._ws.prepare(request)
             await self._ws.send_str(jsonrpc.encode(greeting))
+        _give_up_on_the_gone(self._transport)
+        self._session.go_on_with(self)
         writer = self._loop.create_task(self._write())
         try:
             await self._receive()
@@ -125,6 +134,11 @@ class Connection:
             # A client that does not read would delay even the close frame, and so the end of the process.
             if self._transport is not None:
                 self._transport.abort()
+
+    def abandon(self) -> None:
+        """Cancel all running requests: the client goes on with its session on another connection."""
+        for task in self._tasks:
+            task.cancel()
 
     async def _end(self, writer: asyncio.Task[None]) -> None:
         self._is_over = True
@@ -194,7 +208,9 @@ class Connection:
         try:
             if not isinstance(run_uuid, str):
                 raise Refused("`run_uuid` must be a string.", INVALID_PARAMS, "Invalid params")
-            if method in METHODS:
+            if method == "cancel":
+                self._cancel(params.get("id"))
+            elif method in METHODS:
                 self._finish(request_id, scope, METHODS[method](scope, params))
             elif method in LONG_METHODS:
                 if len(self._tasks) >= 2 * MAX_RUNNING:
@@ -211,12 +227,19 @@ class Connection:
         task = self._loop.create_task(work)
         beats = self._loop.create_task(self._beat(request_id))
         self._tasks |= {task, beats}
+        if request_id is not None:
+            self._works[request_id] = task
         beats.add_done_callback(self._tasks.discard)
 
         def end(task: asyncio.Task[Any]) -> None:
             self._tasks.discard(task)
+            if self._works.get(request_id) is task:
+                del self._works[request_id]
             beats.cancel()
             if task.cancelled():
+                # Nothing was changed: a request makes its changes together, at its end.
+                if request_id is not None:
+                    self._reply_error(request_id, _cancelled())
                 return
             try:
                 self._finish(request_id, scope, task.result())
@@ -224,6 +247,13 @@ class Connection:
                 self._fail(request_id, method, exc)
 
         task.add_done_callback(end)
+
+    def _cancel(self, request_id: Any) -> None:
+        """Stop working on a request that nobody waits for; one that has ended, or never was, changes nothing."""
+        work = self._works.get(request_id) if isinstance(request_id, (str, int, float)) else None
+        if work is not None:
+            logger.debug("= cancelled: request %r", request_id)
+            work.cancel()
 
     async def _beat(self, request_id: Id) -> None:
         while True:
@@ -368,6 +398,20 @@ def corked(transport: asyncio.Transport | None) -> Iterator[None]:
         yield
     finally:
         found.setsockopt(socket.IPPROTO_TCP, option, 0)
+
+
+def _give_up_on_the_gone(transport: asyncio.Transport | None) -> None:
+    """Let the system end the connection of a client that vanished, such as a closed laptop: its calls cost money."""
+    found = transport.get_extra_info("socket") if transport is not None else None
+    option = getattr(socket, "TCP_USER_TIMEOUT", None)
+    if found is not None and option is not None:
+        found.setsockopt(socket.IPPROTO_TCP, option, int(GONE_AFTER * 1000))
+
+
+def _cancelled() -> RpcError:
+    return RpcError(
+        REQUEST_CANCELLED, "Request cancelled", {"exception": "The call was cancelled; it changed nothing."}
+    )
 
 
 def _size_bytes(text: str, limit: int) -> int:

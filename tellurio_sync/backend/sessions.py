@@ -5,7 +5,7 @@ the greeting; with that id, at a reconnect, the same one again.  What the client
 the model of backward passes) is seen in that session only, so two programs at one backend never use each other's
 models.
 
-Clients that do not send the header share one session, which is never forgotten (protocol §C.3).
+Clients that do not send the header share one session (protocol §C.3).
 
 When the last connection of a session has ended, the session is kept for a grace time, in which a reconnect finds
 everything again.  Then it is forgotten, with everything in it.
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from .objects import Objects, new_id
 
 if TYPE_CHECKING:
+    from .connection import Connection
     from .history import History
 
 SESSION_HEADER = "X-Tellurio-Session"
@@ -35,12 +36,22 @@ class Session:
     Attributes:
         session_id: None for the session that is shared by clients that send no header.
         connections: how many are open.
+        connection: the latest one of a session of its own.
     """
 
     session_id: str | None
     objects: Objects = field(repr=False)
     connections: int = 0
+    connection: Connection | None = field(default=None, repr=False)
     expiry: asyncio.TimerHandle | None = field(default=None, repr=False)
+
+    def go_on_with(self, connection: Connection) -> None:
+        """Note that the client has a new connection. Nobody waits for what still runs on the one it had before."""
+        if self.session_id is None:
+            return
+        former, self.connection = self.connection, connection
+        if former is not None:
+            former.abandon()
 
 
 class Sessions:
@@ -78,6 +89,7 @@ class Sessions:
         """A connection of ``session`` has ended."""
         session.connections -= 1
         if not session.connections:
+            session.connection = None
             session.expiry = asyncio.get_running_loop().call_later(self._grace, self._forget, session)
 
     def _forget(self, session: Session) -> None:

@@ -1,0 +1,302 @@
+"""Nobody waits any more: what a call still asks is not asked, and nothing of it is seen (protocol §K.2)."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tellurio_sync.backend.connection import REQUEST_CANCELLED
+from tellurio_sync.backend.lingering import Lingering
+
+from .conftest import RunningBackend
+from .rpc_client import FAILSAFE, RpcClient, tag
+from .scripted import model_answer, run
+
+Connect = Callable[..., RpcClient]
+
+MAILS = [f"mail {i}" for i in range(40)]
+
+
+class Held:
+    """A model whose answers are held back; which of its questions have come is seen on the wire."""
+
+    def __init__(self, rpc: RpcClient) -> None:
+        self.rpc = rpc
+        rpc.functions["held"] = model_answer
+        result = rpc.call(
+            "create_model", class_type="CallableModel", provider="callable", config={"callable_id": "held"}, usage={}
+        )
+        self.tag = {"__model_client__": True, "model_id": result["model_id"]}
+
+    def begin(self, method: str, **params: Any) -> str:
+        """Send a request, and wait for its first question, which stays unanswered."""
+        self.rpc.frames = []
+        answer, self.rpc._answer = self.rpc._answer, lambda frame: {}  # type: ignore[method-assign]
+        sent = self.rpc.send_json
+        self.rpc.send_json = lambda message: None if message.keys() == {"jsonrpc", "id"} else sent(message)  # type: ignore[method-assign]
+        try:
+            request_id = self.rpc.send(method, **params)
+            self.rpc.until("run_callable")
+        finally:
+            self.rpc._answer = answer  # type: ignore[method-assign]
+            self.rpc.send_json = sent  # type: ignore[method-assign]
+        return request_id
+
+    def asked(self) -> int:
+        return len(self.rpc.pushed("run_callable"))
+
+
+def cancel(rpc: RpcClient, request_id: Any) -> None:
+    rpc.send_json({"jsonrpc": "2.0", "method": "cancel", "params": {"id": request_id}})
+
+
+def chat(rpc: RpcClient, held: Held) -> dict[str, Any]:
+    question = rpc.variable("{mail}", "mail")
+    return {
+        "function_name": "ChatCompletion",
+        "args": [held.tag, [{"role": "user", "content": [question]}], {"mail": MAILS}],
+        "kwargs": {},
+        "grad_enabled": True,
+    }
+
+
+class TestAForwardCall:
+    def test_no_more_is_asked_and_the_reply_says_so(self, rpc: RpcClient) -> None:
+        held = Held(rpc)
+        request_id = held.begin("run_function", **chat(rpc, held))
+        cancel(rpc, request_id)
+        error = rpc.reply(request_id)["error"]
+        assert (error["code"], error["message"]) == (REQUEST_CANCELLED, "Request cancelled")
+        assert "it changed nothing" in error["data"]["exception"]
+        asked = held.asked()
+        assert asked < len(MAILS)
+        rpc.variable("and the connection goes on")
+        assert "run_callable" not in rpc.pushes()
+
+    def test_no_heartbeat_follows(self, start_backend: Callable[..., RunningBackend], connect: Connect) -> None:
+        rpc = connect(start_backend(heartbeat_interval=0.01))
+        held = Held(rpc)
+        request_id = held.begin("run_function", **chat(rpc, held))
+        cancel(rpc, request_id)
+        rpc.reply(request_id)
+        rpc.frames = []
+        for _ in range(20):
+            rpc.result(rpc.send("create_variable", data="x", role="", requires_grad=False))
+        assert "heartbeat" not in rpc.pushes()
+
+
+class TestAStep:
+    @pytest.fixture
+    def held(self, rpc: RpcClient) -> Held:
+        return Held(rpc)
+
+    @pytest.fixture
+    def parameter(self, rpc: RpcClient) -> dict[str, Any]:
+        parameter = rpc.variable("at first", "prompt", requires_grad=True, parameter=True)
+        gradient = rpc.variable("better, please", "feedback")
+        rpc.call("append_grad", variable_id=parameter["variable_id"], gradient=gradient)
+        return parameter
+
+    def test_it_is_wholly_dropped(self, rpc: RpcClient, held: Held, parameter: dict[str, Any]) -> None:
+        optimizer = rpc.call(
+            "create_optimizer",
+            optimizer_name="TGD",
+            params=[parameter],
+            defaults={"model_client": held.tag, "momentum": 2},
+        )["optimizer_id"]
+        request_id = held.begin("run_step", optimizer_id=optimizer)
+        cancel(rpc, request_id)
+        assert rpc.reply(request_id)["error"]["code"] == REQUEST_CANCELLED
+        assert set(rpc.pushes("reply", "heartbeat", "run_callable", "update_model")) == set()
+        assert rpc.get(parameter)["data"] == "at first"
+        # It can be made once more, and remembers nothing of the one before.
+        state = rpc.call("run_step", optimizer_id=optimizer)["state"]
+        assert len(state[0]["value"]["momentum_buffer"]) == 1
+        assert rpc.get(parameter)["data"] == "at first, better"
+
+    def test_once_it_was_made_it_is_too_late(self, rpc: RpcClient, held: Held, parameter: dict[str, Any]) -> None:
+        optimizer = rpc.call(
+            "create_optimizer", optimizer_name="TGD", params=[parameter], defaults={"model_client": held.tag}
+        )["optimizer_id"]
+        rpc.frames = []
+        request_id = rpc.send("run_step", optimizer_id=optimizer)
+        assert "state" in rpc.result(request_id)
+        cancel(rpc, request_id)
+        assert rpc.get(parameter)["data"] == "at first, better"
+        assert [frame for frame in rpc.frames if "error" in frame] == []
+
+
+def test_a_backward_pass_can_be_tried_again(rpc: RpcClient) -> None:
+    held = Held(rpc)
+    rpc.set_backward_model(held.tag)
+    parameter = rpc.variable("p", "prompt", requires_grad=True, parameter=True)
+    output = tag(rpc.run("ChatCompletion", held.tag, [{"role": "user", "content": [parameter]}]))
+    gradient = rpc.variable("bad", "feedback")
+    request_id = held.begin("run_backward", variables=output, grad_variables=gradient, retain_graph=None)
+    cancel(rpc, request_id)
+    assert rpc.reply(request_id)["error"]["code"] == REQUEST_CANCELLED
+    assert rpc.get(parameter)["grad"] == []
+    rpc.backward(output, gradient)
+    assert len(rpc.get(parameter)["grad"]) == 1
+
+
+@pytest.mark.parametrize("request_id", ["nothing", None, 5, 1.5, True, [], {}, "request-1"])
+def test_what_does_not_run_is_not_cancelled(rpc: RpcClient, request_id: Any) -> None:
+    """Also request-1, which has ended: no reply comes to a notification."""
+    rpc.variable("x")
+    rpc.frames = []
+    cancel(rpc, request_id)
+    rpc.send_json({"jsonrpc": "2.0", "method": "cancel", "params": {}})
+    rpc.variable("y")
+    assert rpc.pushes() == ["reply"]
+
+
+def test_another_clients_requests_are_not_cancelled(backend: RunningBackend, connect: Connect) -> None:
+    one, two = connect(backend), connect(backend)
+    held = Held(one)
+    request_id = held.begin("run_function", **chat(one, held))
+    cancel(two, request_id)
+    two.variable("x")
+    one.variable("y")
+    assert all("error" not in frame for frame in one.frames)
+
+
+class TestAClientThatIsGone:
+    def test_its_calls_end_with_the_connection(self, backend: RunningBackend, connect: Connect) -> None:
+        one = connect(backend, X_Tellurio_Session="new")
+        held = Held(one)
+        held.begin("run_function", **chat(one, held))
+        assert running(backend) == 2
+        one.close()
+        until(lambda: running(backend) == 0)
+
+    def test_and_at_the_latest_when_it_comes_back(self, backend: RunningBackend, connect: Connect) -> None:
+        """As after a network that died without a word: the former connection is open as far as this end can tell."""
+        one = connect(backend, X_Tellurio_Session="new")
+        held = Held(one)
+        held.begin("run_function", **chat(one, held))
+        other = connect(backend, X_Tellurio_Session="new")
+        assert running(backend) == 2
+        again = connect(backend, X_Tellurio_Session=one.greeting["result"]["session_id"])
+        again.variable("x")
+        assert running(backend) == 0
+        other.close()
+
+    def test_who_shares_a_session_does_not_end_the_others_calls(
+        self, backend: RunningBackend, connect: Connect
+    ) -> None:
+        one = connect(backend)
+        held = Held(one)
+        held.begin("run_function", **chat(one, held))
+        connect(backend).variable("x")
+        assert running(backend) == 2
+
+
+def running(backend: RunningBackend) -> int:
+    """Tasks of all connections: two for each long call."""
+    counts: list[int] = []
+    done = threading.Event()
+
+    def count() -> None:
+        counts.append(sum(len(connection._tasks) for connection in backend._backend._connections))
+        done.set()
+
+    backend._loop.call_soon_threadsafe(count)
+    assert done.wait(FAILSAFE)
+    return counts[0]
+
+
+def until(is_reached: Callable[[], bool]) -> None:
+    waited = threading.Event()
+    for _ in range(int(FAILSAFE * 100)):
+        if is_reached():
+            return
+        waited.wait(0.01)
+    pytest.fail("it did not come to that")
+
+
+class TestLingering:
+    """What was asked is paid: the bill is waited for, and nobody but the bill."""
+
+    def test_the_result_of_what_is_not_cancelled(self) -> None:
+        async def scenario() -> None:
+            booked: list[int] = []
+            lingering = Lingering()
+
+            async def request() -> int:
+                return 5
+
+            assert await lingering.see_through(request(), booked.append) == 5
+            assert booked == []
+            assert len(lingering) == 0
+
+        run(scenario())
+
+    def test_a_cancelled_one_is_booked_when_it_comes(self) -> None:
+        async def scenario() -> None:
+            booked: list[int] = []
+            lingering, answer = Lingering(), asyncio.get_running_loop().create_future()
+
+            async def request() -> int:
+                return int(await answer)
+
+            task = asyncio.ensure_future(lingering.see_through(request(), booked.append))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert len(lingering) == 1
+            answer.set_result(7)
+            while len(lingering):
+                await asyncio.sleep(0)
+            assert booked == [7]
+
+        run(scenario())
+
+    @pytest.mark.parametrize("ending", ["never", "failure", "closed"])
+    def test_what_brings_no_bill_ends_all_the_same(self, ending: str) -> None:
+        async def scenario() -> None:
+            booked: list[int] = []
+            lingering = Lingering(patience=0.001 if ending == "never" else 3600.0)
+            answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+            ended = asyncio.Event()
+
+            async def request() -> int:
+                try:
+                    return await answer
+                finally:
+                    ended.set()
+
+            task = asyncio.ensure_future(lingering.see_through(request(), booked.append))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            if ending == "failure":
+                answer.set_exception(ValueError("the endpoint's"))
+            if ending == "closed":
+                await lingering.close()
+            await asyncio.wait_for(ended.wait(), FAILSAFE)
+            while len(lingering):
+                await asyncio.sleep(0)
+            assert booked == []
+
+        run(scenario())
+
+    def test_its_own_cancellation_is_passed_on(self) -> None:
+        async def scenario() -> None:
+            lingering = Lingering()
+
+            async def request() -> None:
+                raise asyncio.CancelledError
+
+            with pytest.raises(asyncio.CancelledError):
+                await lingering.see_through(request(), lambda result: None)
+            assert len(lingering) == 0
+
+        run(scenario())
