@@ -130,9 +130,13 @@ def _to_port(value: int | str) -> int:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host name or IP address means this machine; DNS is not asked (RFC 6761 §6.3)."""
+    """Whether a host name or IP address means this machine; DNS is not asked.
+
+    The only such name is ``localhost``: RFC 6761 §6.3 reserves all names under ``.localhost``, but many systems ask
+    their name server for those, which may answer with any address.
+    """
     name = host.strip("[]").rstrip(".").lower()
-    if name == "localhost" or name.endswith(".localhost"):
+    if name == "localhost":
         return True
     try:
         return ipaddress.ip_address(name).is_loopback

@@ -43,7 +43,7 @@ and ``except ConnectionError`` catch what a reader expects.  Among the builtins 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,10 +58,13 @@ def shorten(text: str, limit: int = _SHORTENED_CHARS) -> str:
     return f"{text[:limit]}... ({len(text)} characters)"
 
 
-def shorten_repr(value: object) -> str:
-    """The beginning of ``repr(value)``; a description if the value is nested too deeply for ``repr``."""
+def shorten_repr(value: object, *, redact: Callable[[str], str] = str) -> str:
+    """The beginning of ``repr(value)``; a description if the value is nested too deeply for ``repr``.
+
+    ``redact`` blots out what must not be seen, before anything is cut off: half a key is one, too.
+    """
     try:
-        return shorten(repr(value))
+        return shorten(redact(repr(value)))
     except RecursionError:
         return f"a {type(value).__name__} nested too deeply to show"
 

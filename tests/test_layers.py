@@ -43,11 +43,11 @@ USES = {
     "run_context": {"active_run"},
     "addresses": {"errors"},
     "jsonrpc": {"errors"},
-    "transport": {"speedups"},
+    "transport": {"secret", "speedups"},
     "local": {"errors", "deadlines"},
     "studio": {"_version", "errors", "deadlines", "addresses", "jsonrpc", "active_run", "secret"},
     "backend": {"errors", "jsonrpc", "journal"},
-    "peer": {"errors", "deadlines", "jsonrpc", "speedups", "transport"},
+    "peer": {"errors", "deadlines", "jsonrpc", "secret", "speedups", "transport"},
     "model": {"errors", "jsonrpc", "secret"},
     "autodiff": {"errors", "model"},
     "client": {

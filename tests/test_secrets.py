@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import pickle
+import socket
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -50,11 +52,79 @@ def failing(script: Callable[..., None] | None = None, **options: Any) -> None:
         connect(server.port, retries=1)
 
 
+def answer(text: str) -> Callable[[socket.socket], None]:
+    def on_accept(sock: socket.socket) -> None:
+        sock.recv(65536)
+        sock.sendall(text.encode())
+
+    return on_accept
+
+
+def greet_with(message: Any) -> Callable[..., None]:
+    """A server whose first message shows the key: at the end of what is shown, too."""
+
+    def script(connection: ServerConnection) -> None:
+        connection.send_text(message if isinstance(message, str) else json.dumps(message))
+        connection.wait_for_end()
+
+    return script
+
+
+def lose(script: Callable[[ServerConnection], None]) -> None:
+    """Raise how a call ended whose server does this instead of answering it."""
+
+    def serve(connection: ServerConnection) -> None:
+        connection.receive()
+        script(connection)
+        connection.close(1011, f"I do not like {WRONG_KEY}")
+
+    with ScriptedServer(serve) as server:
+        client = te.TellurioWebSocketClient("ws://127.0.0.1", server.port, reconnect=False)
+        client.connect(WRONG_KEY, retries=1)
+        try:
+            reply = client.call("m", {"run_uuid": "r"})
+            raise te.RemoteError.from_reply(reply["error"], method="m", request_id="1")
+        finally:
+            client.close()
+
+
+def reply_with(**members: Any) -> Callable[[ServerConnection], None]:
+    def script(connection: ServerConnection) -> None:
+        connection.send({"jsonrpc": "2.0", "id": connection.last_id, **members})
+
+    return script
+
+
+PADDING = "x" * 190
+"""So that the key stands where what is shown is cut off."""
+
 FAILURES: dict[str, Callable[[], object]] = {
     "refused key": lambda: failing(status=403),
     "unavailable": lambda: failing(status=503),
     "wrong greeting": lambda: failing(refuse, greet=False),
     "no handshake": lambda: failing(on_accept=lambda sock: sock.close()),
+    "echo in the status line": lambda: failing(on_accept=answer(f"HTTP/1.1 500 bad {WRONG_KEY}\r\n\r\n")),
+    "echo instead of HTTP": lambda: failing(on_accept=answer(f"Api-Key {WRONG_KEY}\r\n\r\n")),
+    "echo in the greeting's error": lambda: failing(
+        greet_with({"jsonrpc": "2.0", "error": {"code": 1, "message": PADDING[:150] + WRONG_KEY}, "id": None}),
+        greet=False,
+    ),
+    "echo in a greeting": lambda: failing(
+        greet_with({"jsonrpc": "2.0", "result": {WRONG_KEY: PADDING[:130] + WRONG_KEY}, "id": None}), greet=False
+    ),
+    "echo in a text": lambda: failing(greet_with(PADDING + WRONG_KEY), greet=False),
+    "echo in an array": lambda: failing(greet_with([PADDING + WRONG_KEY]), greet=False),
+    "echo in a close frame": lambda: lose(lambda connection: None),
+    "echo in what is no message": lambda: lose(lambda c: c.send_text(f"{PADDING}{WRONG_KEY}")),
+    "echo in an invalid message": lambda: lose(lambda c: c.send([{"x": PADDING + WRONG_KEY}, WRONG_KEY])),
+    "echo in an unknown reply": lambda: lose(
+        lambda c: c.send({"jsonrpc": "2.0", "id": PADDING + WRONG_KEY, "result": 1})
+    ),
+    "echo in a notification": lambda: lose(
+        lambda c: c.send({"jsonrpc": "2.0", "method": WRONG_KEY, "params": {"x": WRONG_KEY}})
+    ),
+    "echo in an error": lambda: lose(reply_with(error={"code": 1, "message": WRONG_KEY, "data": {"x": [WRONG_KEY]}})),
+    "echo in a reply of no form": lambda: lose(reply_with(x=PADDING + WRONG_KEY)),
     "closed port": lambda: connect(free_port(), retries=1),
     "unencrypted": lambda: te.TellurioWebSocketClient("ws://192.0.2.1", 80).connect(WRONG_KEY),
     "not printable": lambda: te.TellurioWebSocketClient("ws://127.0.0.1", 80).connect(WRONG_KEY + "\n"),

@@ -22,7 +22,7 @@ from ..peer.connection import Connection
 from ..peer.dispatch import Method
 from ..peer.lifecycle import CLOSED, OPEN
 from ..peer.peer import Peer
-from ..secret import Secret, hidden
+from ..secret import Secret, hidden, redact
 from ..transport.base import DialFailed
 from ..transport.handshake import Dialer
 from ..transport.tls import check_context
@@ -496,13 +496,16 @@ class TellurioWebSocketClient:
             raise connect_failed(self.ws_url, self.is_loopback, failure) from failure
 
     def _make_peer(self) -> Peer:
+        secrets = (self._api_key,) if self._api_key else ()
         return Peer(
             lambda: Dialer(
                 self.ws_url,
                 self._headers(),
                 timeout=self._connect_timeout,
+                is_loopback=self.is_loopback,
                 ssl_context=self._ssl_context,
                 max_message_size=self._max_message_size,
+                redact=lambda text: redact(text, *secrets),
             ),
             self._methods(),
             url=self.ws_url,
@@ -514,6 +517,7 @@ class TellurioWebSocketClient:
             reconnect=self._reconnect,
             on_lost=self._lost,
             on_restored=self._restored,
+            secrets=secrets,
         )
 
     def _headers(self) -> list[str]:

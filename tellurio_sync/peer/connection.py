@@ -30,7 +30,8 @@ from typing import Any, NoReturn
 from .. import jsonrpc
 from ..deadlines import Clock
 from ..errors import CallTimeout, ClosedByUser, ConnectionLost, RemoteProtocolError, WouldDeadlock, shorten_repr
-from ..jsonrpc import Invalid, Reply
+from ..jsonrpc import Batch, Invalid, Reply
+from ..secret import redact, redact_json
 from ..speedups import release_all
 from ..transport.base import DialFailed, Ending, NoRoom, Transport, TransportEnded
 from .dispatch import Dispatcher
@@ -40,6 +41,7 @@ from .pending import OpenCall, PendingCall, PendingTable
 
 log = logging.getLogger("tellurio_sync.peer")
 
+_SHOWN = 4096  # characters or bytes of an unreadable message: more than an error shows, so that no key is cut
 _LONGEST_SLEEP = 3600.0  # poll() refuses to wait for more than some weeks
 # This many requests of a batch are framed and sent at a time, so that the server works on the first ones while the
 # last ones are being framed. A thousand calls over a link of 50 ms take 1.20 round trips instead of 1.25.
@@ -63,6 +65,7 @@ class Connection:
         write_timeout: seconds, > 0, after which the connection ends if the server takes nothing of what is written.
         clock: the clock of all deadlines.
         on_open: called on the receive thread with what ``opening`` returned.
+        secrets: blotted out of what the server says, wherever that is shown.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class Connection:
         write_timeout: float,
         clock: Clock,
         on_open: Callable[[Any], None],
+        secrets: Sequence[str] = (),
     ) -> None:
         self.transport = transport
         self.pending = PendingTable()
@@ -89,6 +93,7 @@ class Connection:
         self._write_timeout = write_timeout
         self._clock = clock
         self._on_open = on_open
+        self._secrets = secrets
         self._bytes_seen = 0
         self._expiry_lock = threading.Lock()
         self._next_expiry = math.inf  # not later than the first deadline of a submitted call
@@ -177,7 +182,10 @@ class Connection:
     def lost(self, ending: Ending, was_sent: bool | None) -> ConnectionLost:
         """A new error object that says how the connection ended."""
         cls = ClosedByUser if self._is_closed_by_user else ConnectionLost
-        return cls(ending.reason, who=ending.who, was_sent=was_sent, code=ending.code)
+        return cls(self._redact(ending.reason), who=ending.who, was_sent=was_sent, code=ending.code)
+
+    def _redact(self, text: str) -> str:
+        return redact(text, *self._secrets)
 
     def close(self) -> None:
         """Begin the orderly end: refuse open requests, fail waiting calls, send a close frame. Does not wait."""
@@ -224,7 +232,7 @@ class Connection:
                 if self._is_closed_by_user and self.transport.is_over:
                     self._fail_waiting_at_close()
         except TransportEnded as ended:
-            ending = ended.ending
+            ending = ended.ending._replace(reason=self._redact(ended.ending.reason))
         except Exception as exc:
             log.exception("! the receive loop failed")
             ending = Ending(f"internal error: {type(exc).__name__}: {exc}", "local")
@@ -271,19 +279,24 @@ class Connection:
         envelope = jsonrpc.classify(value)
         if isinstance(envelope, Reply):
             self._on_reply(envelope)
-        elif self._opening is not None and isinstance(envelope, Invalid):
-            self._fail_opening(f"the first message is not a greeting: {shorten_repr(value)}")
+        elif self._opening is not None and isinstance(envelope, (Invalid, Batch)):
+            self._fail_opening(f"the first message is not a greeting: {shorten_repr(value, redact=self._redact)}")
         else:
             self._dispatcher.handle(envelope)
 
     def _on_malformed(self, exc: Exception, message: str | bytes) -> None:
         if self._opening is not None:
-            self._fail_opening(f"the first message is not JSON: {shorten_repr(message[:200])}")
+            shown = shorten_repr(message[:_SHOWN], redact=self._redact)
+            self._fail_opening(f"the first message is not JSON: {shown}")
         error = jsonrpc.RpcError(jsonrpc.PARSE_ERROR, "Parse error", {"error": str(exc)})
         # JSON-RPC 2.0 §5: the id could not be read, so it is null (protocol §B.1).
-        self._dispatcher.handle(Invalid(None, error, message[:200]))
+        self._dispatcher.handle(Invalid(None, error, message[:_SHOWN]))
 
     def _on_reply(self, reply: Reply) -> None:
+        if self._secrets and (
+            reply.problem is not None or "error" in reply.envelope or self._opening is not None
+        ):  # what is shown, in an error of ours, instead of being used
+            reply = Reply(reply.id, *redact_json([reply.envelope, reply.problem], *self._secrets))
         if self._opening is not None:
             # No call can be pending yet, so this is the greeting; its id is not checked (protocol §A.2).
             self._on_greeting(self._opening, reply)
@@ -297,7 +310,7 @@ class Connection:
         elif self.pending.was_given_up(reply.id):
             log.debug("< reply %s came late; its call was given up", reply.id)
         else:
-            log.warning("! reply to an unknown request: id %s", shorten_repr(reply.id))
+            log.warning("! reply to an unknown request: id %s", shorten_repr(reply.id, redact=self._redact))
 
     def _on_greeting(self, opening: Opening, reply: Reply) -> None:
         try:

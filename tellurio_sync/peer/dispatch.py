@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Union
 
 from .. import jsonrpc
 from ..errors import LocalProtocolError, shorten_repr
 from ..jsonrpc import Batch, Invalid, Notification, Request, RpcError
 from ..jsonrpc.codes import error_for
+from ..secret import redact
 from .workers import WorkerPool
 
 log = logging.getLogger("tellurio_sync.peer")
@@ -52,10 +53,18 @@ class Dispatcher:
         methods: name to method.
         pool: where methods marked ``on_worker`` run.
         send: sends one text, never waits; called on the receive thread and on workers.
+        secrets: blotted out of what is logged.
     """
 
-    def __init__(self, methods: Mapping[str, Method], pool: WorkerPool, send: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        methods: Mapping[str, Method],
+        pool: WorkerPool,
+        send: Callable[[str], None],
+        secrets: Sequence[str] = (),
+    ) -> None:
         self._methods = dict(methods)
+        self._secrets = secrets
         self._pool = pool
         self._send = send
         self._lock = threading.Lock()
@@ -87,10 +96,12 @@ class Dispatcher:
 
     def _handle_one(self, message: Request | Notification | Invalid, answer: Answer) -> None:
         if isinstance(message, Invalid):
-            log.warning("! invalid message: %s: %s", message.error.message, shorten_repr(message.received))
+            log.warning("! invalid message: %s: %s", message.error.message, self._shown(message.received))
             answer(_encode_error(message.id, message.error) if message.is_answered else None)
             return
-        reply = _OneReply(message.id if isinstance(message, Request) else None, isinstance(message, Request), answer)
+        reply = _OneReply(
+            message.id if isinstance(message, Request) else None, isinstance(message, Request), answer, self._shown
+        )
         method = self._methods.get(message.method)
         if method is None:
             error = RpcError(
@@ -124,6 +135,9 @@ class Dispatcher:
         if text is not None:
             self._send(text)
 
+    def _shown(self, value: object) -> str:
+        return shorten_repr(value, redact=lambda text: redact(text, *self._secrets))
+
 
 def _run(method: Method, message: Request | Notification, reply: _OneReply) -> None:
     try:
@@ -138,8 +152,11 @@ def _run(method: Method, message: Request | Notification, reply: _OneReply) -> N
 class _OneReply:
     """The reply to one request. Given once: by the handler, or at closing. For a notification it is only logged."""
 
-    def __init__(self, id_: jsonrpc.envelopes.Id, is_wanted: bool, answer: Answer) -> None:
+    def __init__(
+        self, id_: jsonrpc.envelopes.Id, is_wanted: bool, answer: Answer, show: Callable[[object], str]
+    ) -> None:
         self._id = id_
+        self._show = show
         self._is_wanted = is_wanted
         self._answer = answer
         self._lock = threading.Lock()
@@ -159,7 +176,7 @@ class _OneReply:
     def fail(self, error: RpcError) -> None:
         if not self._is_wanted:
             # JSON-RPC 2.0 §4.1: no reply to a notification, not even an error.
-            log.warning("! notification failed: %s %s", error.message, shorten_repr(error.data))
+            log.warning("! notification failed: %s", self._show([error.message, error.data]))
             self._give(None)
             return
         self._give(_encode_error(self._id, error))

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import itertools
 import logging
-import secrets
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from secrets import token_hex
 from typing import Any, Protocol
 
 from ..deadlines import MONOTONIC, Clock, Deadline
@@ -68,6 +68,7 @@ class Lifecycle:
         on_lost: called on the receive thread with a ``ConnectionLost`` when an open connection has ended.
         on_restored: called on the receive thread with the new greeting when it is open again.
         clock: the clock of all deadlines.
+        secrets: blotted out of what the server says, wherever that is shown.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Lifecycle:
         on_lost: Callable[[ConnectionLost], None] | None = None,
         on_restored: Callable[[Any], None] | None = None,
         clock: Clock = MONOTONIC,
+        secrets: Sequence[str] = (),
     ) -> None:
         self._make_dialer = make_dialer
         self._url = url
@@ -97,7 +99,8 @@ class Lifecycle:
         self._on_lost = on_lost
         self._on_restored = on_restored
         self._clock = clock
-        self._token = secrets.token_hex(4)  # distinguishes this peer from every other, also in other processes
+        self._secrets = secrets
+        self._token = token_hex(4)  # distinguishes this peer from every other, also in other processes
         self._pool = WorkerPool()
         self._methods = dict(methods)
 
@@ -145,7 +148,11 @@ class Lifecycle:
         self._thread = thread
         exit_and_fork.register(self)
         try:
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError as exc:
+                # Too many threads, the end of the interpreter, or one that allows no daemon threads.
+                raise DialFailed("internal error", f"the receive thread cannot be started: {exc}") from None
             self._wait_for_state(lambda: self._state != CONNECTING, self._opening_deadline(retries, delay))
         except BaseException:  # Ctrl-C: leave nothing open behind
             self.close(0.0)
@@ -367,13 +374,14 @@ class Lifecycle:
 
         connection = Connection(
             transport,
-            Dispatcher(self._methods, self._pool, send_reply),
+            Dispatcher(self._methods, self._pool, send_reply, self._secrets),
             opening=self._opening,
             opening_timeout=self._opening_timeout,
             keepalive=Keepalive(self._ping_interval, self._ping_timeout, self._clock.now()),
             write_timeout=self._ping_timeout,
             clock=self._clock,
             on_open=on_open,
+            secrets=self._secrets,
         )
         return connection
 

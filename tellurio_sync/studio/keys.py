@@ -1,7 +1,7 @@
 """API keys: their form, and how they are sent without appearing anywhere else.
 
 A key must not appear in a log line, an error, a ``repr`` or a pickle.  So one object keeps it and does not show it, and
-texts that come from outside pass through ``redact``.
+texts that come from outside pass through ``secret.redact``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NoReturn
 
 from ..errors import InvalidAPIKeyError
-from ..secret import Secret
+from ..secret import Secret, redact
 
 if TYPE_CHECKING:
     import requests
@@ -26,11 +26,6 @@ def clean_key(key: str) -> str:
     if not all("!" <= char <= "~" for char in stripped):
         raise InvalidAPIKeyError("The API key holds blanks or characters that no key has. Was it copied completely?")
     return stripped
-
-
-def redact(text: str, key: str | None) -> str:
-    """The text, with the key replaced by stars."""
-    return text.replace(key, "***") if key else text
 
 
 class KeyHeader:

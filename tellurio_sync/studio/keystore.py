@@ -9,8 +9,8 @@ import os
 from types import ModuleType
 from typing import NamedTuple
 
+from ..secret import redact
 from . import config
-from .keys import redact
 
 # Backends that are no real keyrings: they refuse, forget, or hold keys of other people.
 _UNUSABLE = ("keyring.backends.fail", "keyring.backends.null", "keyrings.gauth")

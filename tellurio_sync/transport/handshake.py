@@ -1,26 +1,33 @@
-"""Opening a WebSocket: address, proxy, TLS and the HTTP upgrade, all by websocket-client.
+"""Opening a WebSocket: address, proxy, TCP, TLS, and the HTTP upgrade, which is websocket-client's.
 
-The only module that imports it.
+The only module that imports it.  The socket is ours from the beginning (see ``tcp``), so that every stage can be
+aborted, and nothing is sent by an attempt that was given up.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import socket
 import ssl
 import threading
+import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import websocket
+from websocket._url import get_proxy_info
 
+from ..secret import Secret
+from . import tcp
 from .base import DialFailed
-from .tls import TlsStream
+from .tls import FLAGS, TlsStream
 from .websocket import DEFAULT_MAX_MESSAGE_SIZE, WebSocketTransport
 
-_NO_ROUTE = {errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EADDRNOTAVAIL}
 _LONGEST_TIMEOUT = 86400.0  # sockets and timers refuse centuries
+# RFC 6455 §4.1: an answer with either is refused, for none is offered.
+_NOT_OFFERED = (("sec-websocket-extensions", "extension"), ("sec-websocket-protocol", "subprotocol"))
 
 
 class Dialer:
@@ -29,9 +36,12 @@ class Dialer:
     Args:
         url: ``ws://`` or ``wss://``.
         headers: more lines for the upgrade request.
-        timeout: seconds, > 0, for the attempt as a whole; a name server that does not answer is not interrupted.
+        timeout: seconds, > 0, for the attempt as a whole; a name server that does not answer is not interrupted, but
+            nothing is sent afterwards.
+        is_loopback: the host is this machine: neither a proxy nor a name server is asked.
         ssl_context: None: the system's certificates, host name checked.
         max_message_size: bytes, > 0, of an incoming message.
+        redact: blots the secrets out of a text that came from outside.
     """
 
     def __init__(
@@ -40,16 +50,22 @@ class Dialer:
         headers: list[str],
         *,
         timeout: float,
+        is_loopback: bool = False,
         ssl_context: ssl.SSLContext | None = None,
         max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
+        redact: Callable[[str], str] = str,
     ) -> None:
         self._url = url
         self._headers = headers
         self._timeout = min(timeout, _LONGEST_TIMEOUT)
+        self._is_loopback = is_loopback
+        self._ssl_context = ssl_context
         self._max_message_size = max_message_size
-        self._tls: TlsStream | None = None  # during the TLS handshake
-        context = _WatchedContext(ssl_context, self._tls_handshake) if url.startswith("wss:") else None
-        self._websocket = websocket.WebSocket(sslopt={"context": context}, skip_utf8_validation=True)
+        self._redact = redact
+        self._stage = "url"
+        self._proxy: _Proxy | None = None
+        self._sock: socket.socket | None = None  # connected, and not handed over yet
+        self._websocket = websocket.WebSocket(skip_utf8_validation=True)
         self._is_aborted = False
         self._is_expired = False
 
@@ -57,38 +73,100 @@ class Dialer:
         """Connect, upgrade, and hand over the socket. Blocks, at most the timeout.
 
         Raises:
-            DialFailed: the attempt failed; nothing stays open.
+            DialFailed: it did not work; nothing stays open.
         """
         try:
             with self._watchdog():
-                # A redirect is not followed: it would carry the key to another host.
-                self._websocket.connect(self._url, header=self._headers, timeout=self._timeout, redirect_limit=0)
-            return self._take_over()
-        except Exception as exc:  # noqa: BLE001 - whatever it is, an error of this package is raised for it below
+                return self._dial(time.monotonic() + self._timeout)
+        except DialFailed as exc:
+            failure = exc
+        except Exception as exc:  # noqa: BLE001 - whatever it is, it is raised below, as one of ours
             failure = self._failure(exc)
-        # Not raised in the handler: the library's exception would be attached to it, with the key in its frames.
+        finally:
+            sock, self._sock = self._sock, None
+            if sock is not None:
+                sock.close()
+        # Not inside the handler: the library's exception would hang on to it, with the key in its frames' variables.
         raise failure
 
     def abort(self) -> None:
-        """Make ``dial`` fail soon: at once during TLS and the handshake, at the end of the TCP connect before it."""
+        """Make ``dial`` fail soon. It sends nothing any more; only the look-up of a name is not interrupted."""
         self._is_aborted = True
-        sock = self._tls or self._websocket.sock
+        sock = self._sock
         if sock is not None:
             try:
                 sock.shutdown(socket.SHUT_RDWR)
             except OSError:
-                pass  # not connected yet, or no longer: then there is nothing to wake
+                pass  # no longer connected: then there is nothing to wake
+
+    def _dial(self, deadline: float) -> WebSocketTransport:
+        host, port, is_secure = _target(self._url)
+        if not self._is_loopback:
+            self._proxy = _proxy_for(host, is_secure)
+        proxy = self._proxy
+        self._stage = "DNS" if proxy is None else "proxy"
+        sock = tcp.connect(
+            proxy.host if proxy else host,
+            proxy.port if proxy else port,
+            deadline=deadline,
+            is_aborted=lambda: self._is_aborted,
+            is_loopback=self._is_loopback,
+        )
+        self._sock = sock
+        sock.settimeout(self._timeout)
+        self._check_not_aborted()
+        if proxy is not None:
+            tcp.tunnel(sock, host, port, proxy.authorization)
+        stream: _PlainStream | TlsStream = _PlainStream(sock)
+        if is_secure:
+            self._stage = "TLS"
+            stream = TlsStream(sock, self._ssl_context or ssl.create_default_context(), host)
+            stream.do_handshake()
+        self._stage = "handshake"
+        self._check_not_aborted()
+        try:
+            # A redirect is not followed: it would carry the key to another host.
+            self._websocket.connect(
+                self._url, header=self._headers, timeout=self._timeout, redirect_limit=0, socket=stream
+            )
+            self._check_answer()
+        finally:
+            self._websocket.sock = None  # else it would be closed with that object
+        self._check_not_aborted()
+        transport = WebSocketTransport(
+            stream if isinstance(stream, TlsStream) else sock, max_message_size=self._max_message_size
+        )
+        self._sock = None
+        if self._is_aborted:  # after it was looked at above: nobody else closes it now
+            transport.dispose()
+            raise ConnectionAbortedError
+        return transport
+
+    def _check_not_aborted(self) -> None:
+        # `abort` notes that it was called and then looks for a socket; here it is the other way round. So either this
+        # raises, or the socket is shut down and takes nothing more.
+        if self._is_aborted:
+            raise ConnectionAbortedError
+
+    def _check_answer(self) -> None:
+        answer = self._websocket.handshake_response
+        if answer is None or answer.status != 101:
+            raise ConnectionAbortedError
+        for name, what in _NOT_OFFERED:
+            value = answer.headers.get(name)
+            if value:
+                raise _Refused(f"the server chose the {what} {value[:100]!r}, which was not offered (RFC 6455 §4.1)")
 
     @contextlib.contextmanager
     def _watchdog(self) -> Iterator[None]:
-        # The time-out of the socket starts again with each byte of the reply, so a slow server could take for ever.
+        # The socket's own time-out counts anew for each byte of the reply: a slow server could take for ever.
         timer = threading.Timer(self._timeout, self._expire)
         timer.daemon = True
         timer.name = "tellurio-sync connect time-out"
         try:
             timer.start()
         except RuntimeError:
-            # No thread can be started, as at the end of the interpreter: the time-out of the socket must suffice.
+            # No thread can be started, as when the interpreter shuts down: the socket's time-out must do.
             yield
             return
         try:
@@ -101,30 +179,8 @@ class Dialer:
         self._is_expired = True
         self.abort()
 
-    def _tls_handshake(self, stream: TlsStream) -> None:
-        self._tls = stream
-        try:
-            if self._is_aborted:
-                raise ConnectionAbortedError
-            stream.do_handshake()
-        except BaseException:
-            stream.close()
-            raise
-        self._tls = None
-
-    def _take_over(self) -> WebSocketTransport:
-        sock, self._websocket.sock = self._websocket.sock, None
-        assert sock is not None, "connect returned"
-        try:
-            if self._is_aborted or self._websocket.status != 101:
-                raise ConnectionAbortedError
-            return WebSocketTransport(sock, max_message_size=self._max_message_size)
-        except BaseException:
-            sock.close()
-            raise
-
     def _failure(self, exc: Exception) -> DialFailed:
-        """The error for a failed attempt: the stage, and a text without headers."""
+        """What to tell of a failed attempt: the stage, and a text without headers."""
         status = self._refusal_status(exc)
         if self._is_expired or isinstance(exc, (TimeoutError, websocket.WebSocketTimeoutException)):
             text = f"no complete answer within {self._timeout:g} s"
@@ -136,36 +192,87 @@ class Dialer:
             text = f"the server answered HTTP {status}, a redirect, which is not followed"
         else:
             text = (exc.strerror if isinstance(exc, OSError) else None) or str(exc) or type(exc).__name__
-        return DialFailed(self._stage(exc), text, status)
+        text = self._redact(text)
+        if self._proxy is not None:
+            way = "the proxy" if self._stage == "proxy" else "on the way through the proxy"
+            text = f"{way} {self._proxy.name} (of the environment's {self._proxy.variable}): {text}"
+        return DialFailed(self._stage_of(exc), text, status)
 
     def _refusal_status(self, exc: Exception) -> int | None:
         if isinstance(exc, websocket.WebSocketBadStatusException):
             return int(exc.status_code)
-        status = self._websocket.status
+        answer = self._websocket.handshake_response
+        status = None if answer is None else answer.status
         return None if status in (None, 101) else int(status)
 
-    def _stage(self, exc: Exception) -> str:
-        if self._tls is not None or isinstance(exc, ssl.SSLError):
+    def _stage_of(self, exc: Exception) -> str:
+        if isinstance(exc, ssl.SSLError):
             return "TLS"
-        if isinstance(exc, websocket.WebSocketAddressException):
-            return "DNS"
-        if isinstance(exc, websocket.WebSocketProxyException):
-            return "proxy"
-        if isinstance(exc, websocket.WebSocketException):
-            return "handshake"
-        if isinstance(exc, TimeoutError) or (isinstance(exc, OSError) and exc.errno in _NO_ROUTE):
-            return "TCP"
-        return "url" if isinstance(exc, ValueError) else "handshake"
+        # Connecting to the server is both: a name without an address, or an address that does not answer.
+        return "TCP" if self._stage == "DNS" and not isinstance(exc, socket.gaierror) else self._stage
 
 
-class _WatchedContext:
-    """The part of a TLS context that websocket-client uses. Shows the stream before its handshake, for ``abort``."""
+class _Refused(Exception):
+    """The server's answer breaks RFC 6455."""
 
-    def __init__(self, context: ssl.SSLContext | None, handshake: Callable[[TlsStream], None]) -> None:
-        self._context = ssl.create_default_context() if context is None else context
-        self._handshake = handshake
 
-    def wrap_socket(self, sock: socket.socket, *, server_hostname: str, **_: Any) -> TlsStream:
-        stream = TlsStream(sock, self._context, server_hostname)
-        self._handshake(stream)
-        return stream
+class _Proxy(NamedTuple):
+    """An HTTP proxy of the environment.
+
+    Attributes:
+        name: its address, without credentials.
+        variable: what it is set by.
+        authorization: for its ``Proxy-Authorization`` header.
+    """
+
+    name: str
+    variable: str
+    host: str
+    port: int
+    authorization: Secret | None
+
+
+def _target(url: str) -> tuple[str, int, bool]:
+    """Host, port, and whether it is encrypted; raises ValueError."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("ws", "wss") or not parts.hostname:
+        raise ValueError("it must begin with ws:// or wss:// and name a host")
+    is_secure = parts.scheme == "wss"
+    return parts.hostname, parts.port or (443 if is_secure else 80), is_secure
+
+
+def _proxy_for(host: str, is_secure: bool) -> _Proxy | None:
+    """What ``http_proxy`` (``ws://``), ``https_proxy`` (``wss://``) and ``no_proxy`` say; raises DialFailed."""
+    variable = "https_proxy" if is_secure else "http_proxy"
+    try:
+        proxy_host, port, auth = get_proxy_info(host, is_secure)
+    except ValueError:  # its text may hold the password
+        raise DialFailed("proxy", f"the environment's {variable} is no address") from None
+    if not proxy_host:
+        return None
+    authorization: Secret | None = None
+    if auth:
+        authorization = Secret("Basic " + b64encode(":".join(auth).encode()).decode())
+    shown = f"[{proxy_host}]" if ":" in proxy_host else proxy_host
+    return _Proxy(f"http://{shown}:{port or 80}", variable, proxy_host, port or 80, authorization)
+
+
+class _PlainStream:
+    """What websocket-client uses of a socket during the handshake."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self.recv = sock.recv
+        self.gettimeout = sock.gettimeout
+        self.settimeout = sock.settimeout
+        self.fileno = sock.fileno
+
+    def send(self, data: bytes) -> int:
+        self._sock.sendall(data, *FLAGS)
+        return len(data)
+
+    def shutdown(self, how: int) -> None:
+        self._sock.shutdown(how)
+
+    def close(self) -> None:
+        self._sock.close()

@@ -21,6 +21,9 @@ import threading
 RECORD_SIZE = 16 * 1024
 """Bytes: the most that one record holds (RFC 8446 §5.1)."""
 
+FLAGS: tuple[int] = (getattr(socket, "MSG_NOSIGNAL", 0),)
+"""For every ``send``: a far end that has gone must not kill a process that left SIGPIPE to the system."""
+
 _READ_SIZE = 64 * 1024
 _ALL = (-1,)
 
@@ -135,7 +138,7 @@ class TlsStream:
     def _send_out(self) -> None:
         data = self._outgoing.read()
         if data:  # an empty send makes Linux report and forget that the server is gone, before its last words are read
-            self.sock.sendall(data)
+            self.sock.sendall(data, *FLAGS)
 
     def gettimeout(self) -> float | None:
         return self.sock.gettimeout()
@@ -177,7 +180,7 @@ class TlsStream:
             if not self._records:
                 self._encrypt(data[:RECORD_SIZE])
             # One piece of C code calls `_send_some` and stores the result: Ctrl-C cannot come in between.
-            self._sent.extend(map(self._send_some, self._records))
+            self._sent.extend(map(self._send_some, self._records, FLAGS))
             self._account()
         return self.written - offset
 

@@ -25,7 +25,7 @@ lose the lock.
 | queue, offsets in it, ``_ending`` | any thread | ``_queue_lock``, not held while anything waits |
 | taking the writer's role | any thread | ``_queue_lock`` |
 | rest, written offset, writes to the socket | the writer | the role; the socket is non-blocking |
-| decoder, receiver, ``wakeups``, ``bytes_received`` | receive thread | ownership |
+| decoder, receiver, ``wakeups``, ``bytes_received``, unanswered ping | receive thread | ownership |
 | TLS, if it is used | the writer, receive thread | see ``tls`` |
 """
 
@@ -42,7 +42,7 @@ from . import frames
 from .base import Ending, NoRoom, Receipt, Transport, TransportEnded
 from .frames import Close, FrameDecoder, FrameError, Ping, TextEncoder
 from .readiness import READABLE, WOKEN, make_receiver
-from .tls import TlsStream
+from .tls import FLAGS, TlsStream
 
 DEFAULT_MAX_MESSAGE_SIZE = 64 * 1024 * 1024
 """Bytes: the largest incoming message, all fragments together."""
@@ -92,6 +92,7 @@ class WebSocketTransport(Transport):
         self._written = 0
         self._write_failure: OSError | None = None
         self.stalled_since = None
+        self._unanswered: bytes | None = None  # payload of the newest ping, while the server takes nothing
 
         self._wake_in, self._wake_out = socket.socketpair()
         self._wake_in.settimeout(0)
@@ -187,7 +188,7 @@ class WebSocketTransport(Transport):
         with self._queue_lock:
             if not self._is_disposed:
                 try:
-                    self._wake_out.send(b"\0")
+                    self._wake_out.send(b"\0", *FLAGS)
                 except BlockingIOError:
                     pass  # a full pipe wakes as well
 
@@ -271,7 +272,7 @@ class WebSocketTransport(Transport):
                 continue
             try:
                 # One piece of C code calls `send` and stores the result: Ctrl-C cannot come in between.
-                self._taken.extend(map(self._send_some, (self._rest,)))
+                self._taken.extend(map(self._send_some, (self._rest,), FLAGS))
             except (BlockingIOError, ssl.SSLWantReadError, InterruptedError):
                 self.stalled_since = self.stalled_since or time.monotonic()
                 break
@@ -311,7 +312,7 @@ class WebSocketTransport(Transport):
             with self._queue_lock:
                 self._wake_senders_locked()
 
-    def _send_some_tls(self, data: bytes | memoryview) -> int:
+    def _send_some_tls(self, data: bytes | memoryview, _: int) -> int:
         # If Ctrl-C comes before the caller stores the result, the next call returns it again.
         assert self._tls is not None
         return self._tls.write(data, self._written)
@@ -359,6 +360,8 @@ class WebSocketTransport(Transport):
                 self._read()
             if self._writer is None and (self._rest or self._queue) and self._has_unwritten():
                 self._flush()
+            if self._unanswered is not None and self.stalled_since is None:
+                self._answer_ping(self._unanswered)
             if self._ending is not None:
                 raise TransportEnded(self._ending)
             if self._write_failure is not None:
@@ -444,9 +447,20 @@ class WebSocketTransport(Transport):
             if isinstance(event, (str, bytes)):
                 self._messages.append(event)
             elif isinstance(event, Ping):
-                self._queue_control(frames.encode_frame(frames.PONG, event.payload))
+                self._answer_ping(event.payload)
             elif isinstance(event, Close):
                 self._on_close(event)
+
+    def _answer_ping(self, payload: bytes) -> None:
+        """Answer at once; while the server takes nothing, only the newest of its pings, when it reads again.
+
+        RFC 6455 §5.5.3 allows it. So a server that only asks does not fill this side's memory.
+        """
+        if self.stalled_since is not None:
+            self._unanswered = payload
+            return
+        self._unanswered = None
+        self._queue_control(frames.encode_frame(frames.PONG, payload))
 
     def _on_close(self, event: Close) -> None:
         # RFC 6455 §5.5.1: the end that did not start to close answers with a close frame of the same code.

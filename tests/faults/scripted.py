@@ -34,6 +34,7 @@ class ServerConnection:
         self.sock = sock
         self.headers = headers
         self.close_code: int | None = None
+        self.last_id: Any = None  # of the newest message received
         self.pings = 0
         self.pongs: list[bytes] = []
         self._ws = Connection(ConnectionType.SERVER)
@@ -75,7 +76,9 @@ class ServerConnection:
             if self.close_code is not None:
                 raise Disconnected
             self._read()
-        return json.loads(self._messages.pop(0))
+        message = json.loads(self._messages.pop(0))
+        self.last_id = message.get("id") if isinstance(message, dict) else None
+        return message
 
     def requests(self) -> Iterator[dict[str, Any]]:
         """The messages of the client until it disconnects."""

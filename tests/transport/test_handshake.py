@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 
 from tellurio_sync.client import TellurioWebSocketClient
+from tellurio_sync.transport import handshake, tcp
 from tellurio_sync.transport.base import DialFailed
 from tellurio_sync.transport.handshake import Dialer
 from tellurio_sync.transport.tls import check_context
 
 from ..conftest import FAILSAFE
+from ..faults import scripted
 from ..faults.scripted import GREETING, ScriptedServer
 from .conftest import Tls
 from .ends import receive
@@ -163,6 +165,85 @@ def _reply(text: str) -> Callable[[socket.socket], None]:
 def test_an_answer_that_is_no_upgrade_is_the_handshake_stage(reply: str) -> None:
     with ScriptedServer(on_accept=_reply(reply)) as server:
         assert failure(dialer(server.port)).stage == "handshake"
+
+
+@pytest.mark.parametrize(
+    ("header", "named"),
+    [
+        ("Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover", "extension 'permessage-deflate"),
+        ("sec-websocket-protocol: chat", "subprotocol 'chat'"),
+    ],
+)
+def test_an_answer_with_what_was_not_offered_is_refused(
+    header: str, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RFC 6455 §4.1: its frames would not be what they seem."""
+    real = scripted._upgrade
+    monkeypatch.setattr(scripted, "_upgrade", lambda headers: real(headers)[:-2] + f"{header}\r\n\r\n".encode())
+    with ScriptedServer() as server:
+        error = failure(dialer(server.port))
+    assert error.stage == "handshake"
+    assert named in str(error)
+
+
+def test_a_look_up_that_outlives_the_attempt_sends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name server answers when nobody waits any more: the key must not go out then."""
+    asked, answered = threading.Event(), threading.Event()
+    real = socket.getaddrinfo
+
+    def look_up(*args: Any, **options: Any) -> Any:
+        asked.set()
+        assert answered.wait(FAILSAFE)
+        return real("127.0.0.1", *args[1:], **options)
+
+    with ScriptedServer(on_accept=wait_for_the_client_to_leave) as server:
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
+        attempt = dialer(server.port, host="slow.example")
+        outcome: list[DialFailed] = []
+        thread = threading.Thread(target=lambda: outcome.append(failure(attempt)))
+        thread.start()
+        assert asked.wait(FAILSAFE)
+        attempt.abort()
+        answered.set()
+        thread.join(FAILSAFE)
+        assert "given up" in str(outcome[0])
+        assert server.accepted == 0
+
+
+@pytest.mark.parametrize("moment", ["connected", "before the key"])
+def test_an_abort_between_connecting_and_the_handshake_sends_nothing(
+    moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    received: list[bytes] = []
+    left = threading.Event()
+
+    def take_down(sock: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            received.append(sock.recv(65536))
+        left.set()
+
+    with ScriptedServer(on_accept=take_down) as server:
+        attempt = dialer(server.port)
+        if moment == "connected":
+            real = tcp.connect
+
+            def connect(*args: Any, **options: Any) -> socket.socket:
+                sock = real(*args, **options)
+                attempt.abort()
+                return sock
+
+            monkeypatch.setattr(tcp, "connect", connect)
+        else:
+            send = handshake._PlainStream.send
+
+            def aborted_before(stream: Any, data: bytes) -> int:
+                attempt.abort()
+                return send(stream, data)
+
+            monkeypatch.setattr(handshake._PlainStream, "send", aborted_before)
+        assert "given up" in str(failure(attempt))
+        assert left.wait(FAILSAFE)
+    assert received in ([], [b""])
 
 
 def test_a_handshake_that_is_never_answered_ends_at_its_timeout() -> None:

@@ -91,9 +91,9 @@ def do_before_sending(transport: WebSocketTransport, do: Interference) -> None:
     sender = sender_of(transport)
     real = sender._send_some
 
-    def send_some(data: Any) -> int:
+    def send_some(data: Any, *flags: int) -> int:
         do()
-        return real(data)
+        return int(real(data, *flags))
 
     sender._send_some = send_some
 
@@ -115,7 +115,7 @@ def do_before_leaving(transport: WebSocketTransport, do: Interference) -> None:
     transport.__class__ = Observed
 
 
-def take_nothing(_: object) -> int:
+def take_nothing(*_: object) -> int:
     raise BlockingIOError
 
 

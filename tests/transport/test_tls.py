@@ -230,8 +230,8 @@ def test_records_that_came_together_are_read_in_one_go_and_a_message_is_written_
     assert wire.transport.receive(FAILSAFE) == ["a", "b", "c"]
     real, writes = wire.stream._send_some, []
 
-    def send_some(data: bytes) -> int:
-        writes.append(real(data))
+    def send_some(data: bytes, *flags: int) -> int:
+        writes.append(real(data, *flags))
         return writes[-1]
 
     monkeypatch.setattr(wire.stream, "_send_some", send_some)
@@ -271,11 +271,11 @@ def test_a_record_that_the_socket_takes_bit_by_bit_is_written_when_all_of_it_is(
 ) -> None:
     real, room = wire.stream._send_some, 10
 
-    def send_some(data: bytes | memoryview) -> int:
+    def send_some(data: bytes | memoryview, *flags: int) -> int:
         nonlocal room
         if not room:
             raise BlockingIOError
-        taken = real(data[:room])
+        taken = real(data[:room], *flags)
         room -= taken
         return taken
 
@@ -358,7 +358,7 @@ def test_a_server_that_asks_for_answers_and_does_not_read_them_is_given_up(
         wire.stream._outgoing.write(bytes(100_000))
         raise ssl.SSLWantReadError
 
-    def take_nothing(_: object) -> int:
+    def take_nothing(*_: object) -> int:
         raise BlockingIOError
 
     monkeypatch.setattr(wire.stream, "_send_some", take_nothing)
