@@ -9,11 +9,11 @@
 or, without touching the program, ``python -m tellurio_sync.afnio script.py [arguments]``; in a notebook
 ``%load_ext tellurio_sync.afnio``.
 
-afnio's own layers (its Variables, modules, trainer, optimizers) go on as they are.  Its default connection becomes one
-of ours: calls run in the thread that makes them, what the server pushes is applied on the receive thread, in order and
-before the reply behind it, and functions that the server calls run on worker threads.  So losing the connection ends
-waiting calls at once, and the client connects again with its key.  afnio's event loop, its ``.env`` loading and its
-logging stay as they are.
+afnio's own layers (its Variables, modules, trainer, optimizers) stay as they are.  Its default connection is replaced
+by the client of this package: calls run in the thread that makes them, pushes of the server are applied on the receive
+thread, in order and before the reply that follows them, and functions that the server calls run on worker threads.  So
+a lost connection ends waiting calls at once, and the client connects again with its key.  afnio's event loop, its
+``.env`` loading and its logging stay as they are.
 
 What is used of afnio: the names that its published API has, and those that ``docs/protocol.md`` has no part in, the
 functions of its registries.  They are known for the versions that ``check_version`` takes.

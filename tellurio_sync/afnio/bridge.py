@@ -1,4 +1,4 @@
-"""The object that afnio takes for its WebSocket client, and the client of ours behind it."""
+"""The object that afnio uses as its WebSocket client, and the client of this package behind it."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class PushClient(TellurioWebSocketClient):
         return self._applied("rpc_clear_step", params)
 
     def rpc_run_callable(self, params: dict[str, Any]) -> Any:
-        """Run a function of the user's; on a worker thread, where it may call the server."""
+        """Run a function of the user; on a worker thread, where it may call the server."""
         return _handled(self._handlers.rpc_run_callable, params)
 
 

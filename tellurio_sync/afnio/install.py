@@ -1,4 +1,4 @@
-"""Putting our client under afnio, and taking it away again.
+"""Installs the client of this package under afnio, and removes it again.
 
 | State | Written by | Guarded by |
 |---|---|---|

@@ -30,7 +30,7 @@ class Patches:
                     self.set(module, name, value)
 
     def undo(self) -> None:
-        """Put everything back, the last replaced first. What somebody else has replaced since is left to them."""
+        """Put everything back, the last replaced first. An attribute that other code has replaced since stays."""
         while self._done:
             owner, name, before = self._done.pop()
             if before is _ABSENT:

@@ -1,9 +1,9 @@
-"""Waiting for what the server pushes.
+"""Waits for pushes of the server.
 
 | State | Written by | Guarded by |
 |---|---|---|
 | the number of pushes, the losses of the connection | receive thread | ``_changed`` |
-| who waits | any thread | ``_changed`` |
+| the threads that wait | any thread | ``_changed`` |
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from contextlib import contextmanager
 from ..errors import ConnectionLost
 
 _LOOK_INTERVAL = 0.05
-"""Seconds: what is waited for may also come about without a push."""
+"""Seconds: the awaited state may also come without a push."""
 
 
 class Pushes:
-    """Wakes the threads that wait for something which a push brings about. Thread-safe."""
+    """Wakes the threads that wait for the effect of a push. Thread-safe."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()

@@ -1,7 +1,7 @@
-"""Whether changes of afnio's Variables are told to the server: per thread, where afnio has one switch for all.
+"""Whether the server is told of changes of afnio's Variables: per thread, not by one switch for all threads.
 
-A push is applied while notifications are suppressed.  With one switch for the process, a Variable that another thread
-makes in that moment would never be told to the server.
+A push is applied while notifications are suppressed.  With one switch for the process, the server would never be told
+of a Variable that another thread makes at that moment.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ def drive(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end, in this thread, and return its result. Raises what it raises.
 
     Raises:
-        RuntimeError: it waits for an event loop, which there is none of.
+        RuntimeError: it waits for an event loop, and there is none.
     """
     try:
         coroutine.send(None)

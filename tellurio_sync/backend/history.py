@@ -1,7 +1,7 @@
-"""What the backend keeps of a run for people to look at, beside what its clients asked for.
+"""The records of a run that the backend keeps for people to look at.
 
-A training goes on although it cannot be watched: what cannot be kept is logged, and left out.
-Event loop's thread only.
+A training goes on even if it cannot be watched: what cannot be stored is logged and left out.
+Only the event loop's thread uses this module.
 """
 
 from __future__ import annotations

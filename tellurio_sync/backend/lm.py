@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Calls a function of the client's, with keyword arguments.
+# Calls a function of the client, with keyword arguments.
 CallFunction = Callable[..., Awaitable[Any]]
 OnQuestion = Callable[[Asked], None]
 
-# Requests to one model at a time; more wait here rather than in the endpoint's rate limit.
+# The most requests to one model at a time; more of them wait here, not in the endpoint's rate limit.
 AT_ONCE = 16
 
-# What protocol §H.2 lets a client configure, as the openai client takes it.
+# The settings that a client may give (protocol §H.2), under the names of the openai client.
 _SETTINGS = ("max_retries", "organization", "project", "default_headers", "default_query", "timeout")
 
 # Arguments under which an answer would not be one text, unless they have one of these values.

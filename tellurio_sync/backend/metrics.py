@@ -1,7 +1,7 @@
 """The values of metrics in SQLite: numbers packed by hundreds, other JSON values one by one.
 
-A row per value would take 20 to 30 bytes of numbers that are nearly always one more than the last ones, and an
-index as much again.  Here a row holds up to some hundred numbers of one metric:
+A row for each value would take 20 to 30 bytes, for numbers that are nearly always one more than the last ones, and as
+much again for an index.  Here a row holds up to some hundred numbers of one metric:
 
     byte     what is regular: numbers (1), steps (2); all values are floats (4)
     uint16   count
@@ -26,7 +26,7 @@ from array import array
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
-# A packed row stays below half a page of SQLite's, so two of them share one.
+# A packed row stays below half a page of SQLite, so that two of them share a page.
 _PACKED_BYTES = 1_900
 _MAX_OFFSET = 0xFFFFFFFF
 _HEAD = struct.Struct("<BHqq")

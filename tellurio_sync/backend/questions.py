@@ -1,8 +1,8 @@
 """Questions to language models, their answers, and what is known of each afterwards.
 
-The engine makes a :class:`Question` and gets an :class:`Answer` or a :class:`QuestionFailed`.  Whoever wants to know of
-all that was asked (the database, a bill) is told of each in an :class:`Asked`, by the callbacks in
-``LanguageModels.on_question``.  Plain values, no I/O.
+The engine makes a :class:`Question` and gets an :class:`Answer` or a :class:`QuestionFailed`.  Observers of all
+questions (the database, a bill) get an :class:`Asked` for each one, by the callbacks in ``LanguageModels.on_question``.
+Plain values, no I/O.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Purpose = Literal["forward", "judge", "critic", "propagator", "optimizer"]
 
 FailureKind = Literal[
     "settings",  # the question could not be sent as it is: no model name, no key, an address that cannot be
-    "unreachable",  # no connection: nobody listens, the name does not resolve, the certificate is not trusted
+    "unreachable",  # no connection: no server listens, the name does not resolve, the certificate is not trusted
     "timeout",  # no whole answer in the time that a question has
     "rate",  # 429, after all tries
     "server",  # 5xx, after all tries

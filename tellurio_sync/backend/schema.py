@@ -1,7 +1,7 @@
 """The form of the database, its version, and the way from older versions to this one.
 
-Modules that keep tables of their own make them by ``Store.add_tables``; they are not looked at here.
-The version is SQLite's ``user_version``.  A database without one was made before versions were kept.
+Modules that have their own tables make them by ``Store.add_tables``; this module does not check those.
+The version is SQLite's ``user_version``.  A database without a version was made before there were versions.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ _INDEXES = "CREATE UNIQUE INDEX IF NOT EXISTS runs_by_creation_key ON runs (crea
 
 
 def prepare(db: sqlite3.Connection, path: Path) -> None:
-    """Bring the database to this version, in one transaction: as it was before, or wholly new.
+    """Bring the database to this version, in one transaction: it changes completely, or not at all.
 
     Raises:
         BackendError: it was made by a later version, or has another form than its version says.

@@ -1,6 +1,7 @@
-"""The versions of a run's parameters, and what led to each: who changed it, on which feedback, at which step.
+"""The versions of a run's parameters, and the cause of each: what changed it, which feedback, at which step.
 
-For people to look at, and bounded; the values that a training works with are elsewhere.  Event loop's thread only.
+They are for people to look at, and their number is bounded; the values that a training uses are elsewhere.  Only the
+event loop's thread uses this module.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Literal
 
 from .store import Store
 
-# What is kept of the parameters of a run. A version over the limit of characters is cut, and says so.
+# How much is kept of the parameters of a run. A version that is longer than the limit is cut, and says so.
 PARAMETERS_PER_RUN = 50
 VERSIONS_PER_PARAMETER = 1000
 CHARS_PER_VERSION = 200_000

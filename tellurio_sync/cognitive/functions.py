@@ -1,4 +1,4 @@
-"""The functions of the package as modules: no state of their own, so that a program can name its parts."""
+"""The functions of the package as modules without state, so that a program can name its parts."""
 
 from __future__ import annotations
 

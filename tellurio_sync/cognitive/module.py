@@ -1,7 +1,7 @@
 """A program as a tree of modules, in the shape of PyTorch's ``Module``.
 
-What belongs to a module are its attributes: nothing has to be registered, and none of them is hidden.  The kinds are
-told apart by value:
+A module consists of its attributes: nothing has to be registered, and nothing is hidden.  The value of an attribute
+decides its kind:
 
 | Kind | Value of the attribute |
 |---|---|
@@ -13,9 +13,9 @@ told apart by value:
 | completion config | a dict with texts as keys, such as ``{"model": "gpt-4o"}`` |
 | function | a plain function |
 
-Attributes whose name begins with ``_`` are the module's own business: they belong to no kind.
+Attributes whose name begins with ``_`` belong to no kind.
 
-Not thread-safe while attributes are set; running ``forward`` from several threads is up to ``forward``.
+Not thread-safe while attributes are set; whether ``forward`` may run in several threads depends on ``forward``.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _EXTRA_STATE = "_extra_state"
 
 
 class LoadedKeys(NamedTuple):
-    """What ``load_state_dict`` did not use, and did not find."""
+    """The keys that ``load_state_dict`` did not use, and those that it did not find."""
 
     missing_keys: list[str]
     unexpected_keys: list[str]
@@ -79,7 +79,7 @@ class Module:
         return self.forward(*args, **kwargs)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the module computes. Write it in the subclass.
+        """The computation of the module. Write it in the subclass.
 
         Raises:
             NotImplementedError: the subclass has none.
@@ -97,7 +97,7 @@ class Module:
             persistent: whether ``state_dict`` holds it.
 
         Raises:
-            TypeError: not a Variable, or a name that is no attribute's.
+            TypeError: not a Variable, or a name that no attribute can have.
             KeyError: the module has such an attribute.
         """
         self._check_new(name)
@@ -107,7 +107,7 @@ class Module:
         setattr(self, name, variable)
 
     def register_parameter(self, name: str, param: Parameter | None) -> None:
-        """Set an attribute to a Parameter, or to None where there is none yet. Raises as ``register_buffer``."""
+        """Set an attribute to a Parameter, or to None if there is none yet. Raises as ``register_buffer``."""
         self._register(name, param, Parameter)
         self._parameter_names = (*self._parameter_names, name)
 
@@ -166,7 +166,7 @@ class Module:
         """This module and all below it, with dotted names.
 
         Args:
-            memo: modules that are left out; those that are given are added.
+            memo: modules to leave out; every module that is given is added to it.
             prefix: put before each name.
             remove_duplicate: whether a module that is reached twice is given once.
         """
@@ -190,8 +190,8 @@ class Module:
 
         Args:
             prefix: put before each name.
-            recurse: whether those of the modules below are given, too.
-            remove_duplicate: whether one that is reached twice is given once.
+            recurse: whether the parameters of the modules below are given, too.
+            remove_duplicate: whether a parameter that is reached twice is given once.
         """
         return self._named(_is_parameter, prefix, recurse, remove_duplicate)
 
@@ -274,7 +274,7 @@ class Module:
     # --- what is done to all of it -------------------------------------------------------------------
 
     def train(self, mode: bool = True) -> Self:
-        """Say that this module and all below are being trained (or not). Local.
+        """Set whether this module and all below are being trained. Local.
 
         Raises:
             ValueError: ``mode`` is no bool.
@@ -290,14 +290,14 @@ class Module:
         return self.train(False)
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
-        """Say for all parameters whether feedback is wanted. One round trip, in a batch none."""
+        """Set for all parameters whether feedback is wanted. One round trip, in a batch none."""
         with batch():
             for parameter in self.parameters():
                 parameter.requires_grad_(requires_grad)
         return self
 
     def empty_grad(self) -> None:
-        """Drop the gradients of all parameters, where there are any. One round trip, in a batch none."""
+        """Drop the gradients of all parameters that have some. One round trip, in a batch none."""
         with batch():
             for parameter in self.parameters():
                 if parameter.grad:
@@ -308,9 +308,9 @@ class Module:
     def state_dict(
         self, *, destination: dict[str, Any] | None = None, prefix: str = "", keep_vars: bool = False
     ) -> dict[str, Any]:
-        """What was learnt or set: parameters, saved buffers, chats, completion configs, extra state. Local.
+        """The state of the module: parameters, saved buffers, chats, completion configs, extra state. Local.
 
-        Models and functions are not in it: the constructor makes them.
+        Models and functions are not part of it: the constructor makes them.
 
         Args:
             destination: a dict that is filled and returned; None: a new one.
@@ -359,13 +359,13 @@ class Module:
         assign: bool = False,
         model_clients: Mapping[str, ChatCompletionModel] | None = None,
     ) -> LoadedKeys:
-        """Take over what ``state_dict`` holds. One round trip, in a batch none; nothing changes if it does not fit.
+        """Load a ``state_dict``. One round trip, in a batch none; nothing changes if it does not fit.
 
         Args:
-            state_dict: from ``state_dict()``, perhaps saved and loaded.
-            strict: whether all of it must be used, and nothing may be missing.
-            assign: True: the attributes become the Variables of ``state_dict``, as new ones of the server; False:
-                the Variables stay and take over data, role and ``requires_grad``.
+            state_dict: from ``state_dict()``, perhaps saved and loaded. strict: whether every key must be used, and
+            none may be missing. assign: True: the attributes become the Variables of ``state_dict``, which are made on
+            the server; False: the
+                Variables stay, and get the data, role and ``requires_grad``.
             model_clients: dotted name to a model that is set as this attribute.
 
         Returns:
@@ -408,11 +408,11 @@ class Module:
         return LoadedKeys(missing, unexpected)
 
     def get_extra_state(self) -> Any:
-        """What ``state_dict`` is to hold besides; None: nothing. Override it together with ``set_extra_state``."""
+        """Extra state for ``state_dict``; None: there is none. Override it together with ``set_extra_state``."""
         return None
 
     def set_extra_state(self, state: Any) -> None:
-        """Take over what ``get_extra_state`` has given. Override it together with that.
+        """Load the extra state that ``get_extra_state`` has given. Override it together with that method.
 
         Raises:
             NotImplementedError: the subclass has none.
@@ -453,7 +453,7 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} has no configure_optimizers(): write one in the class.")
 
     def optimizers(self) -> Optimizer | list[Optimizer]:
-        """What ``configure_optimizers`` gave to the trainer that trains this.
+        """The optimizers that ``configure_optimizers`` gave to the trainer.
 
         Raises:
             UsageError: no trainer has begun yet.
@@ -465,7 +465,7 @@ class Module:
     # --- what it looks like ------------------------------------------------------------------------------
 
     def extra_repr(self) -> str:
-        """What ``repr`` shows besides the modules below. Override it."""
+        """The text that ``repr`` shows beside the modules below. Override it."""
         return ""
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""What a data set is, and how other kinds of tables are read as one."""
+"""Data sets, and how other kinds of tables are read as data sets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T_co = TypeVar("T_co", covariant=True)
 class Dataset(Generic[T_co]):
     """Base class of data sets: subclass it and write ``__getitem__`` and ``__len__``.
 
-    Nothing needs it: a list, or any object with ``__getitem__`` and ``__len__``, is a data set, too.
+    The base class is optional: a list, or any object with ``__getitem__`` and ``__len__``, is a data set, too.
     """
 
     def __getitem__(self, index: int) -> T_co:
@@ -18,7 +18,7 @@ class Dataset(Generic[T_co]):
 
 
 class Samples(Protocol):
-    """What ``DataLoader`` reads: samples by number."""
+    """Samples by number, as ``DataLoader`` reads them."""
 
     def __len__(self) -> int: ...
 
@@ -44,7 +44,7 @@ def as_samples(dataset: Any) -> Samples:
     """``dataset`` as samples by number.
 
     Raises:
-        TypeError: it is no such thing; the text says what would be.
+        TypeError: it is not a data set; the text says which kinds there are.
     """
     if hasattr(dataset, "iloc") and hasattr(dataset, "columns"):
         return _Rows(dataset)

@@ -1,4 +1,4 @@
-"""Batches of a data set, made ahead by a thread.
+"""Batches of a data set, which a thread makes ahead.
 
 | State | Written by | Guarded by |
 |---|---|---|
@@ -21,13 +21,13 @@ from .dataset import Samples, as_samples
 from .sampler import RandomSampler, SequentialSampler
 
 _LOOK_INTERVAL = 0.2
-"""Seconds after which a thread that waits for the other looks whether that is still there."""
+"""Seconds after which a thread that waits for the other one checks that it still exists."""
 
 _END = object()
 
 
 class DataLoader:
-    """The batches of a data set, in one order or another. Iterate it once for each epoch.
+    """The batches of a data set. Iterate it once for each epoch.
 
     Samples are read without telling the server of their Variables; the Variables of a batch are made together, in one
     round trip. A thread reads and makes the next batches while you work on this one.
@@ -37,14 +37,14 @@ class DataLoader:
             Hugging Face dataset.
         batch_size: samples in a batch, >= 1; None: the samples themselves, one by one, uncollated.
         shuffle: whether each epoch has another order.
-        sampler: the order instead: numbers of samples, for each epoch.
+        sampler: gives the order itself: the numbers of the samples, for each epoch.
         drop_last: whether a last batch with fewer samples is left out.
-        seed: of the order with ``shuffle``; None: another one in each process.
+        seed: the seed of the order with ``shuffle``; None: each process has another order.
         collate_fn: makes the batch of a list of samples.
         prefetch: batches that are made ahead, >= 0; 0: none, without a thread.
 
-    Iterating raises what reading a sample, ``collate_fn`` or the server raises, at the batch where it happened. One
-    iteration belongs to one thread; several threads may iterate the same loader, each on its own.
+    An iteration raises the exceptions of reading a sample, of ``collate_fn`` and of the server, at the batch where they
+    happened. One iteration belongs to one thread; several threads may iterate the same loader independently.
 
     Raises:
         TypeError: a data set or an argument of another type.
@@ -119,18 +119,18 @@ class DataLoader:
             return self._collate(samples)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the order stands: for a training that is taken up again. Empty where the sampler keeps no state."""
+        """The state of the order, to resume a training. Empty if the sampler keeps no state."""
         state_dict = getattr(self.sampler, "state_dict", None)
         return {} if state_dict is None else {"sampler": state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with the order that the loader had which gave this state."""
+        """Continue with the order of the loader that gave this state."""
         if "sampler" in state and hasattr(self.sampler, "load_state_dict"):
             self.sampler.load_state_dict(state["sampler"])
 
 
 def _ahead(batches: Iterator[Any], count: int) -> Generator[Any, None, None]:
-    """The same, made by a thread that is up to ``count`` ahead. Ends with the loop, however that is left."""
+    """The same batches, made by a thread that is up to ``count`` ahead. The thread ends with the loop in any case."""
     ready: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(count)
     is_stopped = threading.Event()
 

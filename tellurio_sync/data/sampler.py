@@ -1,8 +1,8 @@
 """The order in which samples are drawn.
 
-Each pass is another order, and the passes of a sampler with a seed are the same in each process: the order follows
-from the seed and the number of the pass alone.  So a training that is resumed goes on with the order that it would
-have had (``state_dict``).
+Each pass has another order.  With a seed the passes are the same in each process: the order depends only on the seed
+and the number of the pass.  So a training that is resumed continues with the order that it would have had
+(``state_dict``).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Sampler:
 
 
 class SequentialSampler(Sampler):
-    """The order in which the samples stand.
+    """The samples in their own order.
 
     Args:
         data_source: the data set.

@@ -1,4 +1,4 @@
-"""The journal: what a run logged, in files of its own, before and while it is sent to the server.
+"""The journal: files with the values that a run has logged, before and while they are sent to the server.
 
     format.py    one writer's file as bytes, both ways: records in, values out; no files, no threads
     writer.py    appends records to a file, one write(2) each; survives a full disk

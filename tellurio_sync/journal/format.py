@@ -15,8 +15,8 @@ All numbers are little-endian; ``varint`` is an unsigned LEB128 integer, ``zigza
     type      = 0 double | 1 zigzag integer | 2 a JSON text: varint length, UTF-8
 
 A single number takes 11 bytes (12 with a new step that is not the next one), 20 numbers in one record 9 bytes each.
-Names and lists are told before their first use, so a file is read from its begin, or from a place to which the state
-of the reader was kept (:meth:`Decoder.state`).
+Names and lists are defined before their first use, so a file is read from its beginning, or from a place for which the
+state of the reader was kept (:meth:`Decoder.state`).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _unpack_double = struct.Struct("<d").unpack_from
 
 
 class Record(NamedTuple):
-    """What one call logged.
+    """The values of one call of ``log``.
 
     Attributes:
         step: None: none was given, so the server counts.
@@ -58,7 +58,7 @@ class Record(NamedTuple):
 
 
 class MalformedJournal(ValueError):
-    """A record cannot be read; so cannot what follows it.
+    """A record cannot be read, and so nothing that follows it can.
 
     Attributes:
         position: where it begins.
@@ -141,7 +141,7 @@ class Encoder:
         """One record of values of any kind that JSON has, and of NaN and infinities.
 
         Args:
-            aside: the current step stays as it is: for a record made while another one is.
+            aside: the current step stays as it is: for a record that is made while another one is being made.
 
         Raises:
             ValueError, TypeError: as ``json.dumps``.
@@ -164,12 +164,12 @@ class Encoder:
         return before + _sealed(b"".join(parts))
 
     def written(self) -> None:
-        """The last record made is in the file."""
+        """Note that the last record is in the file."""
         if self._made is not None:
             self._step = self._made
 
     def forget(self) -> None:
-        """It is not known what is in the file: the next records tell everything again."""
+        """Note that it is not known what is in the file: the next records define everything again."""
         self._names, self._lists, self._step, self._made = {}, {}, None, None
 
     def _mode(self, step: int | None) -> bytes:

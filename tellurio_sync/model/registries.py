@@ -7,7 +7,7 @@
 | ``_grad_fn``, and Variables that wait for it | callers (replies), receive thread (``create_node``) | any thread |
 | edges of a node, gradient lists | callers, receive thread | any thread, without the lock |
 | calls under way, what they may take back, ``unsure`` | callers, receive thread | callers, a restore |
-| ids of objects | a restore, while no call is under way (``call``); once, who makes them | any thread |
+| ids of objects | a restore, while no call is in progress (``call``); once, the thread that makes them | any thread |
 
 All of it is guarded by ``Registries.lock``, which only ``registries`` and its tables take.
 ``Registries.lock`` is never held while sending, waiting for the server, or calling user code.  It is

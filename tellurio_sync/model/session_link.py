@@ -37,7 +37,7 @@ class Admission(Protocol):
     def request_many(
         self, requests: Sequence[tuple[str, dict[str, Any]]], on_reply: Callable[[], None] | None = None
     ) -> list[Any]:
-        """Call the server many times in one round trip: all requests leave in one go. Blocks until all are over.
+        """Call the server many times in one round trip: all requests are sent together. Blocks until all are over.
 
         Together they have the timeout of one call, and 10 ms more for each.
 

@@ -111,7 +111,7 @@ class Connection:
             )
 
     def start(self, calls: Sequence[OpenCall], texts: list[str]) -> None:
-        """Register the calls and send their requests in one go. Waits for room at most until the first deadline.
+        """Register the calls and send their requests together. Waits for room at most until the first deadline.
 
         Raises:
             ConnectionLost: the connection is over; nothing was sent.

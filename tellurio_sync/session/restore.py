@@ -51,7 +51,7 @@ from ..optim.optimizer import Optimizer
 
 Requests = Sequence[tuple[str, dict[str, Any]]]
 CallMany = Callable[[Requests], list[Any]]
-"""Sends requests in one go; returns the reply envelope of each, or the error in its place."""
+"""Sends requests together; returns the reply envelope of each, or the error in its place."""
 
 _IN_ONE_GO = 500
 _GRAPH_LOST = (

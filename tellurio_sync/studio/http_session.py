@@ -1,7 +1,7 @@
 """HTTP sessions whose requests have one deadline, from the first address that is tried to the last byte of the answer.
 
-The HTTP library bounds connecting, and sending as a whole, but of the answer each read: a server that sends a byte a
-second can hold a request for ever.  Here each read gets what is left of the time.
+The HTTP library limits connecting and sending as a whole, but of the answer only each single read: a server that sends
+one byte a second can hold a request for ever.  Here each read gets the rest of the time.
 
 | State | Written by | Read by | Guarded by |
 |---|---|---|---|
@@ -83,7 +83,7 @@ class _BoundedReader(io.RawIOBase):
 
 
 class _BoundedSocket:
-    """All that ``http.client.HTTPResponse`` wants of a socket."""
+    """The part of a socket that ``http.client.HTTPResponse`` uses."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock

@@ -245,7 +245,7 @@ def start_run(
 
 
 class RunGuard:
-    """Sees to it that no run of this process stays RUNNING for ever (protocol §J.1). One per session; thread-safe.
+    """Makes sure that no run of this process stays RUNNING for ever (protocol §J.1). One per session; thread-safe.
 
     * A new run ends an unfinished earlier one as FAILED.
     * An exit of the interpreter ends the unfinished one: as CRASHED if an unhandled exception (Ctrl-C included) is

@@ -1,4 +1,4 @@
-"""What a training tells while it runs."""
+"""Callbacks of a training: they are told about its progress."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 @dataclass(frozen=True)
 class EpochResult:
-    """What came of one epoch.
+    """The result of one epoch.
 
     Attributes:
         epoch: its number, from 1.

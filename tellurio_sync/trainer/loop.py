@@ -1,7 +1,8 @@
 """The training loop: forward, backward, step, for each batch of each epoch.
 
-The loop written by hand is as good; this one adds what it then usually lacks: a batch that is begun again after a lost
-connection, means over an epoch, the best parameters kept, an end when nothing gets better, checkpoints.
+A loop that you write yourself is just as good.  This one adds what such loops usually lack: a batch is tried again
+after a lost connection, metrics are averaged over an epoch, the best parameters are kept, the training ends when
+nothing gets better, and there are checkpoints.
 """
 
 from __future__ import annotations
@@ -39,12 +40,12 @@ LAST = "last.json"
 BEST = "best.json"
 
 _LOST = (ConnectionLost, CallTimeout)
-"""After these the same batch may be tried again: ``clear_grad`` at its beginning makes both sides agree."""
+"""After these errors the same batch may be tried again: ``clear_grad`` at its beginning makes both sides agree."""
 
 
 @dataclass
 class FitResult:
-    """What came of a training.
+    """The result of a training.
 
     Attributes:
         epochs: one result for each epoch that was trained.
@@ -85,31 +86,30 @@ def fit(
 
     Args:
         training_step: computes a batch; see ``Step``.
-        optimizers: what changes the parameters; several step one after the other.
+        optimizers: change the parameters; several of them step one after another.
         train: batches: a ``DataLoader``, a list, any object that can be iterated once for each epoch.
         validation_step, validation: the same without backward and step, after each epoch.
         max_epochs: passes over ``train`` in all, >= 1; a training that is resumed counts those before.
         monitor: the metric that says how good an epoch was, such as ``"val_accuracy"``: the parameters of the best
             epoch are put back at the end. None: the last ones stay.
         mode: whether more of it (``"max"``) or less is better.
-        patience: epochs without anything better after which the training ends, >= 1; None: never. Needs ``monitor``.
+        patience: epochs without improvement after which the training ends, >= 1; None: never. Needs ``monitor``.
         min_delta: by how much better an epoch must be, >= 0.
         retries: how often a batch is tried again after a lost connection or a time-out, >= 0.
-        models: whose cost is counted.
+        models: the models whose cost is counted.
         checkpoint_dir: where ``last.json`` is written after each epoch, and ``best.json``; None: nowhere.
         resume: a checkpoint to go on from; its epochs are not trained again.
         agent: an object with ``state_dict`` and ``load_state_dict``, such as a ``Module``: kept in checkpoints, too.
         log_metric: called with name, value and epoch for each mean; None: nothing is logged.
-        callbacks: told what happens.
+        callbacks: are told about the progress.
 
     Returns:
-        The result; also of a training that had nothing left to do.
+        The result, even if the training had nothing left to do.
 
     Raises:
-        TypeError, ValueError: an argument, or what a step returns, of the wrong form.
-        CheckpointError: the file is no checkpoint, or does not fit.
-        OSError: a checkpoint cannot be read or written.
-        Whatever a step, a loader or the server raises: the training ends there, and ``last.json`` has the last epoch.
+        TypeError, ValueError: an argument, or the output of a step, has the wrong form. CheckpointError: the file is no
+        checkpoint, or does not fit. OSError: a checkpoint cannot be read or written. Every exception of a step, a
+        loader or the server: the training ends there, and ``last.json`` has the last epoch.
     """
     training = _Training(
         training_step,
@@ -360,7 +360,7 @@ class _Training:
 
 
 def checkpoint_copies(parameters: Sequence[Variable]) -> list[Variable]:
-    """Copies of these that the server does not know."""
+    """Copies of these, which the server does not know."""
     values = [(type(each), copy_data(each.data), each.role, each.requires_grad) for each in parameters]
     with suppress_variable_notifications():
         return [kind(data, role, requires_grad) for kind, data, role, requires_grad in values]

@@ -1,4 +1,4 @@
-"""What a step of the training returns, and the means of that over an epoch."""
+"""The output of a training step, and the means of its metrics over an epoch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class StepOutput:
         output: ``(score, explanation)``; a dict with these under ``"loss"``, and further metrics; None.
 
     Attributes:
-        explanation: what a backward pass begins from; None: there is none.
+        explanation: the start of the backward pass; None: there is none.
         metrics: name to number.
     """
 

@@ -24,11 +24,11 @@ class Trainer:
         max_epochs: passes over the training data, >= 1; None: 1.
         enable_checkpointing: whether ``last.json`` (and ``best.json``) are written after each epoch.
         enable_progress_bar: whether a line for each epoch is printed to the standard error.
-        enable_agent_summary: whether what the module consists of is printed first.
+        enable_agent_summary: whether a summary of the module is printed first.
         default_root_dir: the folder of ``checkpoints/``; None: the working directory.
         monitor, mode, patience, min_delta: see ``fit``: the best parameters kept, and an early end.
         retries: how often a batch is tried again after a lost connection, >= 0.
-        callbacks: told what happens.
+        callbacks: are told about the progress.
 
     Metrics go to the active run: ``train_...`` and ``val_...`` with the epoch as step, ``test_...``, and
     ``total_cost($)``, the cost of ``llm_clients`` since the trainer began with them.
@@ -75,7 +75,7 @@ class Trainer:
             agent: the module.
             train_dataloader: batches: a ``DataLoader``, a list, anything that can be iterated once for each epoch.
             val_dataloader: the same, for the validation after each epoch; None: none.
-            ckpt_path: a checkpoint (``last.json``) to go on from.
+            ckpt_path: a checkpoint (``last.json``) from which to continue.
             llm_clients: models whose cost is counted; None: those among the module's attributes.
 
         Returns:
@@ -123,7 +123,7 @@ class Trainer:
         return self._evaluate("test_step", agent, test_dataloader, "test", llm_clients)
 
     def predict(self, agent: Module, dataloader: Iterable[Any] | None = None) -> list[Any]:
-        """What ``predict_step`` gives for each batch, without gradients. Blocks."""
+        """The output of ``predict_step`` for each batch, without gradients. Blocks."""
         if dataloader is None:
             raise ValueError("Trainer.predict() needs dataloader: the batches to answer.")
         step = _evaluating(agent, agent.predict_step)

@@ -20,7 +20,7 @@ ROLE = "response"
 class ChatCompletion(Op):
     """The answer of a language model; a list of answers for a batch, asked for at once.
 
-    ``on_error="skip"`` leaves a gap (null) where there is no answer to a sample; else one error tells of all of those.
+    With ``on_error="skip"`` a sample without an answer is a gap (null); otherwise one error names all such samples.
     """
 
     def __init__(

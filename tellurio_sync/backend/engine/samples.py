@@ -1,10 +1,10 @@
-"""Batches in which one bad sample is one bad sample: the others' results are kept, whatever becomes of it.
+"""Batches in which some samples fail: the results of the other samples are kept.
 
-A language model refuses one sample of forty, or a function of the user's fails on it.  All others are asked all the
-same, and then one error tells which samples failed, with the results of the rest; or the sample is left out, and the
-user is told that.
+A language model may refuse one sample of forty, or a function of the user may fail on it.  All other samples are asked
+all the same.  Then one error names the samples that failed, and has the results of the others; or the sample is left
+out, and the user is told.
 
-Where the first questions show that none can be answered (no key, nobody listens), the rest is not asked.
+If the first questions show that none can be answered (no key, no server listens), the others are not asked.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ class Failure:
     """What went wrong with one sample.
 
     Attributes:
-        sample: its index in the batch, from 0.
-        kind: as ``questions.FailureKind``, ``"function"`` for a function of the user's, ``"not_asked"`` where it was
-            clear from others that it would fail, ``"other"``.
-        error: the same in words; of the sample itself it holds a short piece at most.
+        sample: its index in the batch, from 0. kind: as ``questions.FailureKind``; ``"function"`` for a function of the
+        user; ``"not_asked"`` if others have shown
+            that it would fail; ``"other"``.
+        error: the same in words; it quotes at most a short piece of the sample.
     """
 
     sample: int
@@ -62,12 +62,12 @@ class Failure:
 
 @dataclass(frozen=True)
 class Gathered(Generic[R]):
-    """What became of the samples of a batch.
+    """The results and failures of the samples of a batch.
 
     Attributes:
-        results: of those of which something came, by index.
-        failures: of the others, in order.
-        cause: the failure of all, where nothing came of any sample for one and the same reason.
+        results: the results, by index of the sample.
+        failures: the failures of the other samples, in order.
+        cause: the failure of all samples, if all have failed for the same reason.
     """
 
     results: dict[int, R]
@@ -138,11 +138,11 @@ async def gather(function: Callable[[int], Awaitable[R]], samples: Sequence[int]
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Samples that a function, or a backward pass, went on without.
+    """Samples that a function, or a backward pass, has left out.
 
     Attributes:
-        failures: why.
-        size: of the batch.
+        failures: the reasons.
+        size: the size of the batch.
     """
 
     failures: list[Failure]

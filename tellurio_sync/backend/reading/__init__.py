@@ -7,8 +7,8 @@
 ``answers``        an answer -> feedback, a judgement, new data for a parameter; or the reason why not
 =================  ============================================================================================
 
-Models are loose: they think aloud, chat around what they were asked for, wrap it in fences, break the rules of JSON,
-are cut off.  Two rules hold all the same.  **The last complete form counts**, and never a draft: what stands in
-thoughts, or before another one.  **Every reader is linear in time**: no character is looked at more than a fixed
-number of times, whatever was sent; no regular expression here can go back over what it has matched.
+Models are loose: they think aloud, chat around the answer, wrap it in fences, break the rules of JSON, and are cut off.
+Two rules hold all the same.  **The last complete form counts**, never a draft: a form inside thoughts, or before
+another one, is a draft.  **Every reader is linear in time**: each character is read a fixed number of times at most,
+whatever was sent; no regular expression here can go back over its match.
 """

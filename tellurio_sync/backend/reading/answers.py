@@ -14,10 +14,10 @@ from ..refused import Refused
 from . import loose_json
 from .thoughts import end_of_thoughts, next_tag
 
-# Characters of an answer in which a form is looked for: some ten times what a model can say at once.
+# Characters of an answer in which a form is searched: some ten times the longest answer of a model.
 MAX_CHARS = 1_000_000
 
-# Characters of new data: a prompt that grows without end is no better one, and has to be paid for with each question.
+# Characters of new data: a prompt that grows without end does not get better, and costs money with each question.
 MAX_NEW_CHARS = 20_000
 MAX_GROWTH = 4
 
@@ -33,7 +33,7 @@ class BadAnswer(Exception):
     """The answer cannot be used; the text says why, for the model that gave it.
 
     Attributes:
-        is_harmful: it has the required form, but adopting what it says would do harm.
+        is_harmful: it has the required form, but to adopt it would do harm.
     """
 
     def __init__(self, reason: str, *, is_harmful: bool = False) -> None:
@@ -156,13 +156,13 @@ def _shown(value: Any) -> str:
 def read_improved(current: Data, tag: str = IMPROVED, own_tags: Sequence[str] = ()) -> Callable[[str], Data]:
     """A reader of new data of the same kind as ``current``: text as it stands, numbers and lists as JSON.
 
-    The last complete block counts.  A fence around the data is taken off where the old data had none; white space
-    around becomes that of the old data.
+    The last complete block counts.  A fence around the data is removed if the old data had none; the white space around
+    the data becomes that of the old data.
 
     Args:
         current: the old data.
-        tag: of the block.
-        own_tags: further tags of the question, which do not belong into data.
+        tag: the tag of the block.
+        own_tags: further tags of the question, which must not be in the data.
     """
 
     def read(answer: str) -> Data:

@@ -1,7 +1,7 @@
-"""The body of an endpoint's response: a chat completion, or what came instead.
+"""The body of an endpoint's response: a chat completion, or something else.
 
-An endpoint answers with anything: an error in the body of a success, the web page of the server in front of it, a
-stream, a completion without a text.  Each is named, with what the endpoint said.
+An endpoint may answer with anything: an error in the body of a success, the web page of the server in front of it, a
+stream, a completion without a text.  Each of these has its own error, with the endpoint's own words.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Problem:
     Attributes:
         kind: what went wrong.
         text: the same in words, and what to do.
-        said: what the endpoint said; "" for nothing.
-        may_pass: asked again later, the same question may be answered.
+        said: the endpoint's own words; "" if there are none.
+        may_pass: whether the same question may be answered if it is asked again later.
     """
 
     kind: FailureKind
@@ -40,15 +40,15 @@ class Problem:
 
 @dataclass(frozen=True)
 class Completion:
-    """What a response says.
+    """The content of a response.
 
     Attributes:
         text: the answer without thoughts.
         thoughts: what the model thought aloud, from whatever place.
-        finish_reason: None where the endpoint does not say it.
-        usage: tokens as reported, whatever else happened: they are paid for.
-        cost: US dollars as reported by the endpoint; None where it is not.
-        problem: why the text is no answer; None where it is one.
+        finish_reason: None if the endpoint does not say it.
+        usage: the reported tokens, even if there is no answer, because they are paid for.
+        cost: the US dollars that the endpoint reports; None if it reports none.
+        problem: why the text is not an answer; None if it is one.
     """
 
     text: str = ""
