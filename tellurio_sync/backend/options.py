@@ -29,8 +29,7 @@ class BackendOptions:
         namespaces: the namespaces that exist, the user's own first; empty: one with the user's name. With ``*`` among
             them every namespace exists.
         lm_base_url: address of the OpenAI-compatible endpoint for models that name none; None: ``OPENAI_BASE_URL``,
-        else
-            OpenAI itself.
+            else OpenAI itself.
         lm_api_key: key for models that have none; None: ``OPENAI_API_KEY``.
         heartbeat_interval: seconds, > 0, between two heartbeats of a running request.
         session_grace: seconds, >= 0, for which the objects of a client are kept after its last connection has ended.

@@ -362,10 +362,10 @@ class Module:
         """Load a ``state_dict``. One round trip, in a batch none; nothing changes if it does not fit.
 
         Args:
-            state_dict: from ``state_dict()``, perhaps saved and loaded. strict: whether every key must be used, and
-            none may be missing. assign: True: the attributes become the Variables of ``state_dict``, which are made on
-            the server; False: the
-                Variables stay, and get the data, role and ``requires_grad``.
+            state_dict: from ``state_dict()``, perhaps saved and loaded.
+            strict: whether every key must be used, and none may be missing.
+            assign: True: the attributes become the Variables of ``state_dict``, which are made on the server; False:
+                the Variables stay, and get the data, role and ``requires_grad``.
             model_clients: dotted name to a model that is set as this attribute.
 
         Returns:

@@ -43,8 +43,9 @@ class WorkerPool:
         """Run ``task`` soon, on a worker. Thread-safe, never blocks.
 
         Args:
-            task: an exception that it raises is logged. must_run: queue it even if the queue is full or the pool closed
-            (for tasks whose number is bounded elsewhere).
+            task: an exception that it raises is logged.
+            must_run: queue it even if the queue is full or the pool closed (for tasks whose number is bounded
+                elsewhere).
 
         Returns:
             False if it will not run: the queue is full, or the pool closed.

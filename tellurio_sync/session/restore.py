@@ -64,10 +64,11 @@ class Restored:
     """The result of a restore.
 
     Attributes:
-        session_id: the session id of the new connection. known: how many leaf Variables the server still had as they
-        are here. renewed: objects that were made again there, under new ids: Variables, models, optimizers. Nothing of
-        them is lost. lost: objects that can no longer be used with the server: computed Variables, and objects that it
-        refused.
+        session_id: the session id of the new connection.
+        known: how many leaf Variables the server still had as they are here.
+        renewed: objects that were made again there, under new ids: Variables, models, optimizers. Nothing of them is
+            lost.
+        lost: objects that can no longer be used with the server: computed Variables, and objects that it refused.
     """
 
     session_id: str

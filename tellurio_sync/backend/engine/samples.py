@@ -45,9 +45,9 @@ class Failure:
     """What went wrong with one sample.
 
     Attributes:
-        sample: its index in the batch, from 0. kind: as ``questions.FailureKind``; ``"function"`` for a function of the
-        user; ``"not_asked"`` if others have shown
-            that it would fail; ``"other"``.
+        sample: its index in the batch, from 0.
+        kind: as ``questions.FailureKind``; ``"function"`` for a function of the user; ``"not_asked"`` if others have
+            shown that it would fail; ``"other"``.
         error: the same in words; it quotes at most a short piece of the sample.
     """
 
