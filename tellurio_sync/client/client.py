@@ -86,8 +86,7 @@ class TellurioWebSocketClient:
 
     Raises:
         ValueError: an address, timeout or size that cannot be right, or an ``ssl_context`` that overrides
-        ``wrap_socket``
-            or ``sslsocket_class``, because these would not be used.
+            ``wrap_socket`` or ``sslsocket_class``, because these would not be used.
     """
 
     def __init__(

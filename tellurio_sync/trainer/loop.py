@@ -110,8 +110,7 @@ def fit(
         TypeError, ValueError: an argument, or the output of a step, has the wrong form.
         CheckpointError: the file is no checkpoint, or does not fit.
         OSError: a checkpoint cannot be read or written.
-        Every exception of a step, a loader or the server; the training ends there, and ``last.json`` has the last
-        epoch.
+        Every exception of a step, a loader or the server; ``last.json`` then has the last epoch.
     """
     training = _Training(
         training_step,
