@@ -104,8 +104,7 @@ class History:
         if not run_uuid:
             return None
         try:
-            role, value = variable.role or "", text(variable.data)
-            return self.versions.note(run_uuid, variable_id, role, value, cause, feedback)
+            return self.versions.note(run_uuid, variable_id, variable.role or "", variable.data, cause, feedback)
         except sqlite3.Error as exc:
             logger.warning("! the value of a parameter of run %s was not kept: %s", run_uuid, exc)
             return None

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Literal
 
+from .data import Data, text
 from .store import Store
 
 # How much is kept of the parameters of a run. A version that is longer than the limit is cut, and says so.
@@ -59,7 +60,7 @@ class Versions:
         run_uuid: str,
         variable_id: str,
         role: str,
-        value: str,
+        data: Data,
         cause: Cause = "set",
         feedback: Sequence[str] = (),
     ) -> int | None:
@@ -73,12 +74,15 @@ class Versions:
             run_uuid: the run in which it has this value.
             variable_id: which parameter.
             role: what it is for.
-            value: its data, as text.
+            data: what it holds.
             cause: why it is another than before; the first version always has the cause "begin".
             feedback: what the optimizer read.
         """
         # As JSON, because SQLite takes no text that holds half a surrogate pair.
-        content = json.dumps([role, _cut(value, CHARS_PER_VERSION)])
+        value = text(data)
+        # Beside the text that is read, what is no text as it is: for those who want it back.
+        exact = [] if isinstance(data, str) or len(value) > CHARS_PER_VERSION else [data]
+        content = json.dumps([role, _cut(value, CHARS_PER_VERSION), *exact])
         known, version = self._last_version(run_uuid, variable_id)
         if known == content:
             return version
@@ -137,9 +141,9 @@ def _cut(text: str, limit: int) -> str:
 
 def _cut_all(texts: Sequence[str]) -> list[str]:
     kept, left = [], CHARS_OF_FEEDBACK
-    for text in texts:
-        kept.append(_cut(text, left))
-        left -= len(text)
+    for one in texts:
+        kept.append(_cut(one, left))
+        left -= len(one)
         if left <= 0:
             break
     return kept

@@ -17,10 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tellurio_sync.backend import versions
+from tellurio_sync.backend.history import History
 from tellurio_sync.backend.page import pages, plots
 from tellurio_sync.backend.page.pages import Asked
 from tellurio_sync.backend.page.queries.parameters import parameters
-from tellurio_sync.backend.page.queries.series import Point, series
+from tellurio_sync.backend.page.queries.series import series
 from tellurio_sync.backend.store import Row, Store
 from tellurio_sync.backend.versions import Versions
 
@@ -128,7 +129,7 @@ def test_the_metrics_that_began_first_are_those_of_the_overview(browser: Browser
 @pytest.fixture
 def stored_run(tmp_path: Path) -> Iterator[tuple[Store, Row, Row]]:
     store = Store(tmp_path)
-    Versions(store)  # makes its tables
+    History(store)  # makes its tables
     project = store.create_project("local", "p", "P", "TEAM")
     assert project is not None
     yield store, project, store.create_run(project["uuid"], "r", None, "RUNNING")
@@ -173,7 +174,8 @@ def test_no_extreme_is_lost(
     steps = list(itertools.accumulate(gaps))
     for step, value in zip(steps, values):
         store.add_metric(run, "loss", value, step)
-    all_points = [Point(*pair) for pair in zip(steps, values)]
+    all_points = series(store, run, "loss", len(values))
+    assert [(point.step, point.value) for point in all_points] == list(zip(steps, values))
     found = series(store, run, "loss", columns)
     assert set(found) <= set(all_points)
     assert [point.step for point in found] == sorted(point.step for point in found)
@@ -438,7 +440,7 @@ def test_texts_stay_texts(browser: Browser, make_run: MakeRun, text: str) -> Non
 
 TAGS_IN_USE = (
     *("html", "head", "meta", "title", "link", "style", "body", "main", "footer", "script", "nav", "section"),
-    *("h1", "h2", "h3", "p", "div", "span", "a", "ins", "time", "details", "summary", "article", "ol", "li", "br"),
+    *("h1", "h2", "h3", "p", "div", "span", "a", "b", "ins", "time", "details", "summary", "article", "ol", "li", "br"),
     *("table", "caption", "thead", "tbody", "tr", "th", "td", "tellurio-plot"),
     *("form", "label", "input", "select", "option", "button", "textarea", "fieldset"),
 )

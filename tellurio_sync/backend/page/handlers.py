@@ -10,9 +10,10 @@ from collections.abc import Callable
 from aiohttp import web
 
 from ..store import Store
-from . import pages
+from . import files, pages
 from .access import TOKEN_PARAMETER, Access
 from .assets import PLAIN_HEADERS, static_file
+from .files import File
 from .pages import Asked, NotFound
 from .reader import Reader, Records
 from .render import Html
@@ -25,6 +26,15 @@ _PAGES: dict[str, Callable[[Records, Asked], Html]] = {
     _PROJECTS: pages.overview,
     _PROJECT: pages.project_page,
     _RUN: pages.run_page,
+    _RUN + "prompts/{position}/": pages.story_page,
+    _RUN + "samples/": pages.samples_page,
+    _RUN + "samples/{number}/": pages.sample_page,
+}
+
+_FILES: dict[str, Callable[[Records, Asked], File]] = {
+    _RUN + "prompts/{position}/versions/{version}.{form}": files.version_file,
+    _RUN + "values.csv": files.values_file,
+    _RUN + "series.json": files.series_file,
 }
 
 # How often a page that waits for changes looks for them, and how long it may take that a client is found gone. Seconds.
@@ -57,13 +67,14 @@ class Page:
         return [
             *(web.get(path, self.show) for path in _PAGES),
             *(web.post(path, self.enter) for path in _PAGES),
+            *(web.get(path, self.file) for path in _FILES),
             web.get("/events/", self.events),
             web.get("/static/{version}/{name}", self.static),
         ]
 
     def serves(self, request: web.Request) -> bool:
         """Whether the request is for these pages, which check the key themselves."""
-        return request.match_info.handler in (self.show, self.enter, self.events, self.static)
+        return request.match_info.handler in (self.show, self.enter, self.file, self.events, self.static)
 
     async def stop(self, app: web.Application) -> None:
         """End what waits for changes: for ``on_shutdown``."""
@@ -99,12 +110,22 @@ class Page:
         self._access.remember(response)
         return response
 
+    async def file(self, request: web.Request) -> web.Response:
+        """Something to take away, or to draw."""
+        if not (self._access.is_expected_host(request) and self._access.is_allowed(request)):
+            return web.Response(status=401, headers=PLAIN_HEADERS)
+        make, asked = _FILES[_path_of(request)], _asked(request, self._revision)
+        try:
+            found = await self._reader.run(lambda records: make(records, asked))
+        except NotFound as exc:
+            return web.Response(status=404, text=str(exc), headers=PLAIN_HEADERS)
+        headers = {**PLAIN_HEADERS, "Content-Type": f"{found.media_type}; charset=utf-8"}
+        if found.name is not None:
+            headers["Content-Disposition"] = f'attachment; filename="{found.name}"'
+        return web.Response(body=found.content, headers=headers)
+
     async def _response(self, request: web.Request, revision: str) -> web.Response:
-        resource = request.match_info.route.resource
-        assert resource is not None
-        make = _PAGES[resource.canonical]
-        lists = {name: request.query.getall(name) for name in request.query}
-        asked = Asked(request.match_info, request.query, lists, revision)
+        make, asked = _PAGES[_path_of(request)], _asked(request, revision)
         is_compressed = "gzip" in request.headers.get("Accept-Encoding", "")
         try:
             return await self._reader.run(lambda records: _page(make(records, asked), revision, is_compressed))
@@ -154,6 +175,17 @@ class Page:
                 "Vary": "Accept-Encoding",
             },
         )
+
+
+def _path_of(request: web.Request) -> str:
+    resource = request.match_info.route.resource
+    assert resource is not None
+    return resource.canonical
+
+
+def _asked(request: web.Request, revision: str) -> Asked:
+    lists = {name: request.query.getall(name) for name in request.query}
+    return Asked(request.match_info, request.query, lists, revision)
 
 
 def _wrong_host() -> Html:

@@ -15,8 +15,19 @@ from .queries import metrics
 from .queries.parameters import parameters, version_before
 from .queries.projects import count_of_projects, project, projects
 from .queries.runs import Wanted, count_of_runs, metric_columns, run, runs, tags_in_use, values_of
+from .queries.samples import (
+    WantedSamples,
+    count_of_samples,
+    same_sample,
+    sample,
+    samples,
+    with_answers,
+)
+from .queries.scores import changed_samples
+from .queries.usage import usage
 from .reader import Records
-from .render import Html, age, project_path, query, render, run_path
+from .render import Html, age, project_path, query, render, run_path, short
+from .story import SAMPLES_SHOWN, Marks, story
 from .words import compare, only_new
 
 PROJECTS_SHOWN = 50
@@ -24,6 +35,10 @@ RUNS_PER_PROJECT = 10
 RUNS_PER_PAGE = 100
 METRICS_PER_RUN = 4
 METRICS_SHOWN = 40
+SAMPLES_PER_PAGE = 50
+PURPOSES = ("forward", "judge", "critic", "propagator", "optimizer")
+
+_OTHERS_SHOWN = 50
 
 _NAMED_RUNS = 1000
 
@@ -156,16 +171,25 @@ def run_page(records: Records, asked: Asked) -> Html:
     """One run: its metrics and its parameters."""
     found, row = run_of(records, asked)
     names = metrics.names_of_metrics(records, row["uuid"])
+    marks = Marks(records, row["uuid"], run_path(found, row))
+    used = usage(records, row["uuid"])
     return _page(
         "run.html",
         asked,
         scripts=("live.js", "plots.js"),
         has_plots=True,
         **_about_run(found, row, ""),
-        plots=plots(records, row, names[:METRICS_SHOWN], run_path(found, row)),
+        plots=plots(records, row, names[:METRICS_SHOWN], run_path(found, row), marks),
         more_metrics=len(names) > METRICS_SHOWN,
+        usage=used,
+        used=_total(used),
         parameters=[_parameter(records, found, row, *one) for one in enumerate(parameters(records, row["uuid"]), 1)],
     )
+
+
+def _total(used: list[Row]) -> Row:
+    names = ("questions", "cached", "errors", "retries", "prompt_tokens", "completion_tokens", "cost", "unpriced")
+    return {name: sum(row[name] for row in used) for name in names}
 
 
 def _parameter(records: Records, project: Row, run: Row, position: int, newest: Row) -> Row:
@@ -187,7 +211,7 @@ def _about_run(project: Row, run: Row, here: str) -> Row:
     }
 
 
-_PARTS = (("Overview", ""),)
+_PARTS = (("Overview", ""), ("Samples", "samples/"))
 
 
 def _shown_run(project: Row, run: Row) -> Row:
@@ -197,6 +221,122 @@ def _shown_run(project: Row, run: Row) -> Row:
         "path": run_path(project, run),
         "took": age(run["date_created"], run["date_updated"] if is_over else None),
     }
+
+
+# --- a prompt, and what was asked -------------------------------------------------------------------
+
+
+def story_page(records: Records, asked: Asked) -> Html:
+    """The story of one parameter."""
+    found, row = run_of(records, asked)
+    position = _position(asked.names["position"])
+    wanted = {
+        "version": asked.number("version", 0, least=0),
+        "against": asked.number("against", 0, least=0),
+        "metric": asked.query.get("metric"),
+    }
+    values = story(records, row, run_path(found, row), position, wanted)
+    if values is None:
+        raise NotFound("There is no such parameter.")
+    for name in ("broke", "mended"):
+        shown = values[name][:SAMPLES_SHOWN]
+        values[name] = [*with_answers(records, row["uuid"], shown), *values[name][SAMPLES_SHOWN:]]
+    return _page(
+        "story.html",
+        asked,
+        scripts=("live.js", "plots.js"),
+        has_plots=True,
+        **{**_about_run(found, row, f"prompts/{position}/"), "title": f"Prompt of {row['name']}"},
+        **values,
+    )
+
+
+def samples_page(records: Records, asked: Asked) -> Html:
+    """The questions of a run."""
+    found, row = run_of(records, asked)
+    position = asked.number("prompt", 1)
+    prompts = parameters(records, row["uuid"])
+    variable_id = prompts[position - 1]["variable_id"] if position <= len(prompts) else ""
+    version, before = asked.number("version", 0, least=0), asked.number("before", 0, least=0)
+    change = asked.query.get("change", "")
+    problem, changes = "", None
+    if change in ("broke", "mended"):
+        after = version or (prompts[position - 1]["version"] if variable_id else 0)
+        changes = changed_samples(records, row["uuid"], variable_id, before or after - 1, after)
+        changes = [one for one in changes if (one["now"] < one["was"]) == (change == "broke")]
+        if after < 2:
+            problem = "Choose a version from 2 on: what a change broke shows between two versions of a prompt."
+    wanted = WantedSamples(
+        purpose=asked.query.get("purpose", ""),
+        state=asked.query.get("state", ""),
+        text=asked.query.get("q", "").strip(),
+        variable_id=variable_id,
+        version=0 if changes is not None else version,
+        numbers=None if changes is None else tuple(one["now_question"] for one in changes),
+    )
+    page = asked.number("page", 1)
+    total = count_of_samples(records, row["uuid"], wanted)
+    rows = samples(records, row["uuid"], wanted, limit=SAMPLES_PER_PAGE, offset=(page - 1) * SAMPLES_PER_PAGE)
+    if changes is not None:
+        by_number = {one["now_question"]: one for one in with_answers(records, row["uuid"], changes)}
+        rows = [{**one, **by_number[one["number"]]} for one in rows]
+    searched = {
+        "purpose": wanted.purpose,
+        "state": wanted.state,
+        "q": wanted.text,
+        "prompt": asked.query.get("prompt", ""),
+        "version": version or "",
+        "change": change,
+        "before": before or "",
+    }
+    return _page(
+        "samples.html",
+        asked,
+        **{**_about_run(found, row, "samples/"), "title": f"Samples of {row['name']}"},
+        purposes=PURPOSES,
+        states=("right", "wrong", "error"),
+        wanted=wanted,
+        prompts=[one["role"] or f"parameter {i}" for i, one in enumerate(prompts, 1)],
+        prompt=position,
+        version=version,
+        before=before,
+        change=change,
+        problem=problem,
+        rows=rows,
+        total=total,
+        page=page,
+        first=(page - 1) * SAMPLES_PER_PAGE + 1,
+        searched=searched,
+        is_filtered=any(searched.values()),
+    )
+
+
+def sample_page(records: Records, asked: Asked) -> Html:
+    """One question."""
+    found, row = run_of(records, asked)
+    shown = sample(records, row["uuid"], _position(asked.names["number"]))
+    if shown is None:
+        raise NotFound("This sample is not kept, or not any more.")
+    path = run_path(found, row)
+    prompts = []
+    for position, parameter in enumerate(parameters(records, row["uuid"]), 1):
+        version = shown["prompts"].get(parameter["variable_id"])
+        if version is not None:
+            label = f"{short(parameter['role'] or 'prompt', 40)}, version {version}"
+            prompts.append((label, f"{path}prompts/{position}/?version={version}"))
+    return _page(
+        "sample.html",
+        asked,
+        **{**_about_run(found, row, ""), "title": f"Sample of {row['name']}"},
+        sample=shown,
+        prompts=prompts,
+        others=same_sample(records, row["uuid"], shown, _OTHERS_SHOWN),
+    )
+
+
+def _position(text: str) -> int:
+    """A number in a path; 0 for what is none."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0
 
 
 # --- what an address names --------------------------------------------------------------------------

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..store import Row
 from .queries.metrics import count_of_values, last_values
 from .queries.series import Point, series
 from .reader import Records
 from .render import number
+
+if TYPE_CHECKING:
+    from .story import Marks
 
 VALUES_IN_TABLE = 50
 
@@ -17,10 +20,10 @@ _POINTS_PER_PAGE = 12_000
 _MOST_COLUMNS, _FEWEST_COLUMNS = 500, 60
 
 
-def plots(records: Records, run: Row, names: list[str], path: str) -> list[Row]:
-    """One plot per metric of a run, with its last values as a table."""
+def plots(records: Records, run: Row, names: list[str], path: str, marks: Marks) -> list[Row]:
+    """One plot per metric of a run, with the versions of its prompts as marks and its last values as a table."""
     columns = columns_for(len(names))
-    return [_plot(records, run, name, columns, path) for name in names]
+    return [_plot(records, run, name, columns, path, marks) for name in names]
 
 
 def columns_for(lines: int) -> int:
@@ -28,12 +31,12 @@ def columns_for(lines: int) -> int:
     return min(max(_POINTS_PER_PAGE // (2 * max(lines, 1)), _FEWEST_COLUMNS), _MOST_COLUMNS)
 
 
-def _plot(records: Records, run: Row, name: str, columns: int, path: str) -> Row:
+def _plot(records: Records, run: Row, name: str, columns: int, path: str, marks: Marks) -> Row:
     rows = last_values(records, run["uuid"], name, VALUES_IN_TABLE)
     total = count_of_values(records, run["uuid"], name)
     points = series(records, run["uuid"], name, columns)
     is_thinned = total > 2 * columns
-    line = line_of(run["name"], points)
+    line = {**line_of(run["name"], points), "marks": marks.on(points), "v": marks.axis(points) if points else None}
     data = {"name": name, "runs": [line], "isThinned": is_thinned, "path": path}
     return {
         "name": name,

@@ -61,6 +61,7 @@ def environment() -> Environment:
         "number": number,
         "shown": shown,
         "short": short,
+        "brief": brief,
         "duration": duration,
         "money": money,
         "count": count,
@@ -147,6 +148,12 @@ def shown(value: Any) -> str:
 def short(value: str, limit: int = 200) -> str:
     """The beginning of a text, and how much was left out."""
     return value if len(value) <= limit else f"{value[:limit]} … ({len(value) - limit} more characters)"
+
+
+def brief(value: str, limit: int) -> str:
+    """The beginning of a text in one line."""
+    line = " ".join(value[: 2 * limit].split())
+    return line if len(line) <= limit and len(value) <= 2 * limit else f"{line[:limit]}…"
 
 
 def utc(iso: str) -> str:

@@ -33,7 +33,7 @@ def versions(records: Records, run_uuid: str, variable_id: str) -> list[Row]:
 
 
 def version(records: Records, run_uuid: str, variable_id: str, number: int) -> Row | None:
-    """One version of a parameter, with its ``role``, ``value`` and the ``feedback`` that led to it."""
+    """One version of a parameter, with its ``role``, ``value`` as text, ``data`` as it was, and the ``feedback``."""
     rows = records.read(
         "SELECT parameters.*, cause, feedback, value_count FROM parameters LEFT JOIN causes ON parameter = number"
         " WHERE run_uuid = ? AND variable_id = ? AND version = ?",
@@ -41,8 +41,9 @@ def version(records: Records, run_uuid: str, variable_id: str, number: int) -> R
     )
     if not rows:
         return None
-    role, value = json.loads(rows[0]["content"])
-    return {**rows[0], "role": role, "value": value, "feedback": json.loads(rows[0]["feedback"] or "[]")}
+    role, value, *exact = json.loads(rows[0]["content"])
+    data = exact[0] if exact else value
+    return {**rows[0], "role": role, "value": value, "data": data, "feedback": json.loads(rows[0]["feedback"] or "[]")}
 
 
 def version_before(records: Records, run_uuid: str, variable_id: str, number: int) -> Row | None:

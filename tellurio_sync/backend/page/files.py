@@ -1,0 +1,86 @@
+"""What the pages offer to take away, and what their plots fetch for a closer look."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from typing import NamedTuple
+
+from ..store import Row
+from .pages import Asked, NotFound, run_of
+from .plots import columns_for, line_of
+from .queries.parameters import parameters, version
+from .queries.runs import run
+from .queries.series import series, values
+from .reader import Records
+from .story import export
+
+# So many runs can be drawn into one plot.
+_MOST_RUNS = 100
+
+
+class File(NamedTuple):
+    """What is sent; ``name`` is that of the file it becomes, None where it stays in the page."""
+
+    content: bytes
+    media_type: str
+    name: str | None
+
+
+def version_file(records: Records, asked: Asked) -> File:
+    """One version of a parameter, as text, Markdown or JSON."""
+    _, row = run_of(records, asked)
+    position, number, form = (asked.names[name] for name in ("position", "version", "form"))
+    found = parameters(records, row["uuid"])
+    if not (position.isdigit() and 1 <= int(position[:9]) <= len(found) and number.isdigit() and form in _FORMS):
+        raise NotFound("There is no such version.")
+    parameter = found[int(position) - 1]
+    shown = version(records, row["uuid"], parameter["variable_id"], int(number[:18]))
+    if shown is None:
+        raise NotFound("There is no such version.")
+    text, media_type = export(parameter["role"], shown, form)
+    return File(text.encode(errors="replace"), media_type, f"{_file_name(parameter['role'])}_v{number}.{form}")
+
+
+_FORMS = ("txt", "md", "json")
+
+
+def values_file(records: Records, asked: Asked) -> File:
+    """All values of one metric, of this run or of several, as CSV."""
+    rows, name = _runs(records, asked), asked.query.get("metric", "")
+    text = io.StringIO()
+    writer = csv.writer(text)
+    is_one = len(rows) == 1
+    writer.writerow(["step", "value"] if is_one else ["run", "step", "value"])
+    for row in rows:
+        for step, value in values(records, row["uuid"], name):
+            shown = value if isinstance(value, (int, float)) and not isinstance(value, bool) else json.dumps(value)
+            writer.writerow([step, shown] if is_one else [_harmless(row["name"]), step, shown])
+    return File(text.getvalue().encode(errors="replace"), "text/csv", f"{_file_name(name)}.csv")
+
+
+def series_file(records: Records, asked: Asked) -> File:
+    """One metric in a span of steps, thinned out to what can be seen of that; of this run or of several."""
+    rows, name = _runs(records, asked), asked.query.get("metric", "")
+    span = (asked.number("from", 0, least=0, most=2**63 - 1), asked.number("to", 2**63 - 1, most=2**63 - 1))
+    columns = columns_for(len(rows))
+    lines = [line_of(row["name"], series(records, row["uuid"], name, columns, span)) for row in rows]
+    return File(json.dumps({"runs": lines}).encode(), "application/json", None)
+
+
+def _runs(records: Records, asked: Asked) -> list[Row]:
+    project, row = run_of(records, asked)
+    chosen = asked.lists.get("run", [])[:_MOST_RUNS]
+    found = [run(records, project["uuid"], run_uuid) for run_uuid in chosen]
+    return [one for one in found if one is not None] or [row]
+
+
+def _file_name(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._")[:80] or "values"
+
+
+def _harmless(text: str) -> str:
+    # A spreadsheet would take it as a formula.
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text

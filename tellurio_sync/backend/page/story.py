@@ -1,0 +1,230 @@
+"""The story of a prompt: its versions on the curve of a metric, and of each what changed, why, and what came of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from bisect import bisect_right
+from typing import Any
+
+from ..store import Row
+from .plots import columns_for, in_words, line_of
+from .queries.metrics import names_of_metrics
+from .queries.parameters import parameters, version, versions
+from .queries.scores import changed_samples, scores_of_versions
+from .queries.series import Point, series
+from .reader import Records
+from .render import number, query
+from .words import compare
+
+SAMPLES_SHOWN = 12
+_METRICS_SHOWN = 8
+
+# A batch's feedback in one text.
+_ITEM = re.compile(r"<ITEM>(.*?)</ITEM>", re.DOTALL)
+
+_CAUSES = {"begin": "as it began", "step": "made by an optimizer's step", "set": "set by the program", "": ""}
+
+
+class Marks:
+    """Where on a curve the versions of a run's parameters came."""
+
+    def __init__(self, records: Records, run_uuid: str, path: str, here: tuple[int, int] = (0, 0)) -> None:
+        """``here`` is the parameter and the version that is looked at; 0 is none."""
+        self._changes: list[tuple[int, Row]] = []
+        self.first: list[int] = []
+        found = parameters(records, run_uuid)
+        for position, parameter in enumerate(found, 1):
+            if parameter["count"] < 2:
+                continue
+            rows = versions(records, run_uuid, parameter["variable_id"])
+            if not self.first:
+                # The axis of versions is that of the first parameter that has some.
+                self.first = [row["value_count"] for row in rows]
+            for row in rows[1:]:
+                label = f"v{row['version']}" if len(found) == 1 else f"{position}·v{row['version']}"
+                mark = {
+                    "label": label,
+                    "href": f"{path}prompts/{position}/?version={row['version']}",
+                    "isHere": here == (position, row["version"]),
+                    "isSwap": here[0] == position,
+                }
+                self._changes.append((row["value_count"], mark))
+
+    def on(self, points: list[Point]) -> list[Row]:
+        """The marks on one curve: between the last value before a change and the first one after it."""
+        numbers = [point.number for point in points]
+        if numbers != sorted(numbers) or not points:
+            # Values that came in another order than their steps: a change has no place among them.
+            return []
+        marks = []
+        for count, mark in self._changes:
+            at = bisect_right(numbers, count - 1)
+            before, after = points[max(at - 1, 0)], points[min(at, len(points) - 1)]
+            marks.append({**mark, "x": (before.step + after.step) / 2})
+        return marks
+
+    def axis(self, points: list[Point]) -> list[float] | None:
+        """Per point the version that was in force, and how far on it was; None without versions."""
+        if len(self.first) < 2:
+            return None
+        begins = self.first
+        end = max(points[-1].number + 1, begins[-1] + 1)
+        found = []
+        for point in points:
+            at = max(bisect_right(begins, point.number) - 1, 0)
+            begin, until = begins[at], begins[at + 1] if at + 1 < len(begins) else end
+            share = (point.number - begin) / max(until - begin, 1)
+            found.append(round(at + 1 + min(max(share, 0.0), 0.999), 4))
+        return found if found == sorted(found) else None
+
+
+def story(records: Records, run: Row, path: str, position: int, asked: dict[str, Any]) -> Row | None:
+    """The values of the page of one parameter; None if there is none at this position.
+
+    Args:
+        records: where to look.
+        run: whose parameter.
+        path: of the run.
+        position: of the parameter, from 1.
+        asked: ``version`` to look at, ``against`` which other, and the ``metric`` of the curve; each may be missing.
+    """
+    found = parameters(records, run["uuid"])
+    if not 1 <= position <= len(found):
+        return None
+    parameter = found[position - 1]
+    variable_id = parameter["variable_id"]
+    rows = versions(records, run["uuid"], variable_id)
+    numbers = [row["version"] for row in rows]
+    here: int = asked["version"] if asked.get("version") in numbers else numbers[-1]
+    place = numbers.index(here)
+    earlier = numbers[place - 1] if place else here
+    against: int = asked["against"] if asked.get("against") in numbers else earlier
+    shown = version(records, run["uuid"], variable_id, here)
+    other = version(records, run["uuid"], variable_id, against)
+    assert shown is not None
+    assert other is not None
+
+    scores = scores_of_versions(records, run["uuid"], variable_id)
+    names = names_of_metrics(records, run["uuid"])[:_METRICS_SHOWN]
+    curves = {name: series(records, run["uuid"], name, columns_for(1)) for name in names}
+    curves = {name: points for name, points in curves.items() if points}
+    metric = asked["metric"] if asked.get("metric") in curves else _best_to_see(curves)
+    base = {"version": here, "against": against if against != earlier else None, "metric": asked.get("metric")}
+    changes = changed_samples(records, run["uuid"], variable_id, earlier, here) if place else []
+    return {
+        "parameter": parameter,
+        "position": position,
+        "shown": {**shown, "how": _CAUSES[shown["cause"] or ""], "texts": _texts(shown["feedback"])},
+        "against": against,
+        "earlier": earlier,
+        "words": compare(other["value"], shown["value"]),
+        "versions": [_chip(row, scores, rows, i, here, base) for i, row in enumerate(rows)],
+        "numbers": numbers,
+        "before_link": query(base, version=numbers[place - 1], against=None) if place else None,
+        "next_link": query(base, version=numbers[place + 1], against=None) if place + 1 < len(numbers) else None,
+        "score": scores.get(here),
+        "score_before": scores.get(earlier) if place else None,
+        "metrics": _around(curves, shown["value_count"] or 0) if place else [],
+        "broke": [row for row in changes if row["now"] < row["was"]],
+        "mended": [row for row in changes if row["now"] > row["was"]][::-1],
+        "most": SAMPLES_SHOWN,
+        "curves": [(name, query(base, metric=name), name == metric) for name in curves],
+        "plot": _plot(records, run, path, metric, curves, (position, here)) if metric else None,
+        "restore": restore_lines(parameter["role"], shown),
+        "looked_at": base,
+    }
+
+
+def _best_to_see(curves: dict[str, list[Point]]) -> str | None:
+    """Of the curves the one with most values: the story is told along it."""
+    return max(curves, key=lambda name: len(curves[name])) if curves else None
+
+
+def _plot(
+    records: Records, run: Row, path: str, name: str, curves: dict[str, list[Point]], here: tuple[int, int]
+) -> Row:
+    marks = Marks(records, run["uuid"], path, here)
+    line = {**line_of(run["name"], curves[name]), "marks": marks.on(curves[name]), "v": marks.axis(curves[name])}
+    return {
+        "name": name,
+        "in_words": in_words(name, curves[name]),
+        "data": {"name": name, "runs": [line], "isThinned": False, "path": path},
+    }
+
+
+def _chip(row: Row, scores: dict[int, Row], rows: list[Row], i: int, here: int, base: Row) -> Row:
+    score = scores.get(row["version"])
+    before = scores.get(rows[i - 1]["version"]) if i else None
+    change = score["mean"] - before["mean"] if score and before else 0
+    return {
+        **row,
+        "link": query(base, version=row["version"], against=None),
+        "is_here": row["version"] == here,
+        "score": score,
+        "trend": "up" if change > 0 else "down" if change < 0 else "",
+    }
+
+
+def _around(curves: dict[str, list[Point]], count: int) -> list[Row]:
+    """Of each metric the last value before a change, and the first one after it."""
+    found = []
+    for name, points in curves.items():
+        before = [point for point in points if point.number < count]
+        after = [point for point in points if point.number >= count]
+        last = max(before, key=lambda point: point.number, default=None)
+        first = min(after, key=lambda point: point.number, default=None)
+        if last is not None or first is not None:
+            found.append({"name": name, "before": last, "after": first})
+    return found
+
+
+def _texts(feedback: list[str]) -> list[str]:
+    texts = []
+    for one in feedback:
+        items = [item.strip() for item in _ITEM.findall(one)]
+        texts += [item for item in items if item] if items else [one]
+    return texts
+
+
+# --- to take away ---------------------------------------------------------------------------------
+
+
+def restore_lines(role: str, shown: Row) -> str:
+    """The lines of Python that bring a version back."""
+    literal = _literal(shown["data"])
+    return f"# version {shown['version']} of {role or 'the parameter'!r}\nprompt.data = {literal}\n"
+
+
+def _literal(data: Any) -> str:
+    if not isinstance(data, str):
+        return repr(data)
+    lines = data.splitlines(keepends=True)
+    if len(lines) < 2:
+        return repr(data)
+    return "(\n" + "".join(f"    {line!r}\n" for line in lines) + ")"
+
+
+def export(role: str, shown: Row, form: str) -> tuple[str, str]:
+    """A version as text, Markdown, or the JSON that ``te.load`` reads; and its media type."""
+    if form == "txt":
+        return shown["value"], "text/plain"
+    if form == "md":
+        fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`{3,}", shown["value"]))])
+        title = f"{_one_line(role) or 'Parameter'}, version {shown['version']}"
+        text = f"# {title}\n\n{fence}text\n{shown['value']}\n{fence}\n"
+        for feedback in _texts(shown["feedback"]):
+            quoted = "\n".join(f"> {line}" for line in feedback.splitlines())
+            text += f"\n## Feedback\n\n{quoted}\n" if "## Feedback" not in text else f"\n{quoted}\n"
+        return text, "text/markdown"
+    content = {"format": "tellurio parameter", "role": role, "data": shown["data"], "version": shown["version"]}
+    return json.dumps(content, ensure_ascii=True, indent=1) + "\n", "application/json"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def trend(was: float, now: float) -> str:
+    """Two scores as text."""
+    return f"{number(was)} → {number(now)}"
