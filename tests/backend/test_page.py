@@ -6,6 +6,7 @@ import base64
 import hashlib
 import itertools
 import json
+import math
 import re
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
@@ -161,30 +162,54 @@ def plots_of(page: str) -> list[dict[str, Any]]:
 
 
 @given(
-    values=st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=60),
-    gaps=st.lists(st.integers(0, 2**40), min_size=60, max_size=60),
+    values=st.lists(st.floats(-1e6, 1e6) | st.sampled_from([math.nan, 1e308, 10**16]), min_size=1, max_size=60),
+    times=st.sampled_from([1, 12]),
+    gaps=st.lists(st.integers(0, 2**40), min_size=1, max_size=9),
     columns=st.integers(1, 12),
 )
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_extreme_is_lost(
-    stored_run: tuple[Store, Row, Row], values: list[float], gaps: list[int], columns: int
+    stored_run: tuple[Store, Row, Row], values: list[float], times: int, gaps: list[int], columns: int
 ) -> None:
+    """Of few values and of several packed rows of them; NaN is a gap, and what is too large is left out."""
     store, project, _ = stored_run
-    run = store.create_run(project["uuid"], None, None, "RUNNING")["uuid"]
-    steps = list(itertools.accumulate(gaps))
-    for step, value in zip(steps, values):
-        store.add_metric(run, "loss", value, step)
-    all_points = series(store, run, "loss", len(values))
-    assert [(point.step, point.value) for point in all_points] == list(zip(steps, values))
-    found = series(store, run, "loss", columns)
-    assert set(found) <= set(all_points)
-    assert [point.step for point in found] == sorted(point.step for point in found)
-    assert (found[0], found[-1]) == (all_points[0], all_points[-1])
-    assert min(p.value for p in found) == min(values)
-    assert max(p.value for p in found) == max(values)
-    assert len(found) <= 2 * columns + 4
-    if len(values) <= 2 * columns:
-        assert found == all_points
+    run = store.create_run(project["uuid"], None, None, "RUNNING")
+    assert run is not None
+    values = values * times
+    steps = list(itertools.islice(itertools.accumulate(itertools.cycle(gaps)), len(values)))
+    with store.transaction():
+        for step, value in zip(steps, values):
+            store.add_metric(run["uuid"], "loss", value, step)
+    wanted = [
+        (step, None if math.isnan(value) else float(value), number)
+        for number, (step, value) in enumerate(zip(steps, values))
+        if value != 1e308
+    ]
+    assert series(store, run["uuid"], "loss", len(values)) == wanted
+    found = series(store, run["uuid"], "loss", columns)
+    assert set(found) <= set(wanted)
+    assert found == sorted(found, key=lambda point: (point.step, point.number))
+    assert found[:1] + found[-1:] == wanted[:1] + wanted[-1:]
+    numbers = [value for _, value, _ in wanted if value is not None]
+    if numbers:
+        plotted = [point.value for point in found if point.value is not None]
+        assert (min(plotted), max(plotted)) == (min(numbers), max(numbers))
+    assert len(found) <= 3 * columns + 5
+    if len(wanted) <= 2 * columns:
+        assert found == wanted
+
+
+def test_a_closer_look_shows_more(stored_run: tuple[Store, Row, Row]) -> None:
+    store, _, run = stored_run
+    with store.transaction():
+        for step in range(3000):
+            store.add_metric(run["uuid"], "loss", step % 7, step)
+    found = series(store, run["uuid"], "loss", 100, (1000, 1150))
+    assert [point.step for point in found] == list(range(1000, 1151))
+    found = series(store, run["uuid"], "loss", 100, (1000, 2500))
+    assert len(found) <= 205
+    assert (found[0].step, found[-1].step) == (1000, 2500)
+    assert series(store, run["uuid"], "loss", 100, (5000, 6000)) == []
 
 
 # --- parameters -----------------------------------------------------------------------------------

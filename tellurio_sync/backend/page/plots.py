@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..store import Row
 from .queries.metrics import count_of_values, last_values
-from .queries.series import Point, series
+from .queries.series import Point, finite, series
 from .reader import Records
 from .render import number
 
@@ -43,9 +43,9 @@ def _plot(records: Records, run: Row, name: str, columns: int, path: str, marks:
         "rows": rows,
         "total": total,
         "is_thinned": is_thinned,
-        "now": number(points[-1].value) if points else "",
-        "in_words": in_words(name, points) if points else "",
-        "data": data if points else None,
+        "now": number(finite(points)[-1][1]) if finite(points) else "",
+        "in_words": in_words(name, points),
+        "data": data if finite(points) else None,
     }
 
 
@@ -54,16 +54,19 @@ def line_of(label: str, points: list[Point]) -> dict[str, Any]:
     return {"label": label, "x": [point.step for point in points], "y": [_rounded(point.value) for point in points]}
 
 
-def _rounded(value: float) -> float:
+def _rounded(value: float | None) -> float | None:
     # More digits cannot be seen, and would be half of the page.
-    return float(f"{value:.7g}")
+    return None if value is None else float(f"{value:.7g}")
 
 
 def in_words(name: str, points: list[Point]) -> str:
     """What a screen reader says of a line."""
-    values = [point.value for point in points]
-    first, last = points[0], points[-1]
+    numbers = finite(points)
+    if not numbers:
+        return f"{name}: no numbers"
+    values = [value for _, value in numbers]
+    first, last = numbers[0][0], numbers[-1][0]
     return (
-        f"{name}: {number(first.value)} at step {first.step}, {number(last.value)} at step {last.step}; "
+        f"{name}: {number(values[0])} at step {first.step}, {number(values[-1])} at step {last.step}; "
         f"lowest {number(min(values))}, highest {number(max(values))}"
     )

@@ -12,7 +12,7 @@ from .plots import columns_for, in_words, line_of
 from .queries.metrics import names_of_metrics
 from .queries.parameters import parameters, version, versions
 from .queries.scores import changed_samples, scores_of_versions
-from .queries.series import Point, series
+from .queries.series import Point, finite, series
 from .reader import Records
 from .render import number, query
 from .words import compare
@@ -108,7 +108,7 @@ def story(records: Records, run: Row, path: str, position: int, asked: dict[str,
     scores = scores_of_versions(records, run["uuid"], variable_id)
     names = names_of_metrics(records, run["uuid"])[:_METRICS_SHOWN]
     curves = {name: series(records, run["uuid"], name, columns_for(1)) for name in names}
-    curves = {name: points for name, points in curves.items() if points}
+    curves = {name: points for name, points in curves.items() if finite(points)}
     metric = asked["metric"] if asked.get("metric") in curves else _best_to_see(curves)
     base = {"version": here, "against": against if against != earlier else None, "metric": asked.get("metric")}
     changes = changed_samples(records, run["uuid"], variable_id, earlier, here) if place else []

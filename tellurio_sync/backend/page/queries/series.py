@@ -55,7 +55,10 @@ def series(
     if not found:
         return []
     low, high = max(span[0], found[0]["first_step"]), min(span[1], found[0]["last_step"])
-    if found[0]["is_in_order"] and count_of(records, run_uuid, name) > 2 * columns:
+    # Among those that are not packed there may be integers too large for that, which are drawn too.
+    has_others = records.read("SELECT 1 FROM others WHERE series = ? LIMIT 1", found[0]["number"])
+    is_simple = found[0]["is_in_order"] and not has_others
+    if is_simple and count_of(records, run_uuid, name) > 2 * columns:
         rows = records.read("SELECT data FROM points WHERE series = ? ORDER BY number", found[0]["number"])
         parts: Iterable[list[Point]] = _parts((row["data"] for row in rows), low, high, columns)
     else:
@@ -70,7 +73,7 @@ def _points(found: Iterable[Any]) -> Iterator[Point]:
     for number, step, value in found:
         if is_number(value):
             yield Point(step, float(value), number)
-        elif isinstance(value, float):
+        elif isinstance(value, float) and not math.isfinite(value):
             yield Point(step, None, number)
 
 
@@ -86,11 +89,9 @@ def _parts(packed: Iterable[bytes], low: int, high: int, columns: int) -> Iterat
             continue
         at, until = _column(first, low, high, columns), _column(last, low, high, columns)
         is_inside = low < first and last < high
-        if at == until and is_inside and len(block.doubles) > 4 and math.isfinite(sum(block.doubles)):
-            yield [
-                Point(block.steps[place], block.doubles[place], block.numbers[place])
-                for place in sorted({block.doubles.index(min(block.doubles)), block.doubles.index(max(block.doubles))})
-            ]
+        if at == until and is_inside and is_number(sum(map(abs, block.doubles))):
+            places = {block.doubles.index(min(block.doubles)), block.doubles.index(max(block.doubles))}
+            yield [Point(block.steps[place], block.doubles[place], block.numbers[place]) for place in sorted(places)]
         else:
             yield [point for point in _points(block.values()) if low <= point.step <= high]
 

@@ -1,0 +1,269 @@
+"""The story of a prompt and the samples, as a browser without script gets them."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tellurio_sync.backend.page.words import compare, only_new
+
+from .conftest import RunningBackend
+from .watched_run import Browser, WatchedRun
+
+
+@pytest.fixture
+def browser(backend: RunningBackend) -> Iterator[Browser]:
+    with Browser(backend) as browser:
+        yield browser
+
+
+class Trained(WatchedRun):
+    """A run whose prompt went through three versions: the second mended one sample, the third broke one.
+
+    The model answers a word in capitals if the prompt names it.
+    """
+
+    def __init__(self, backend: RunningBackend) -> None:
+        super().__init__(backend, name="calm_river_1")
+        self.prompt = self.parameter("Shout: yes no", "system prompt")
+
+        def model(messages: list[dict[str, str]]) -> str:
+            word = messages[-1]["content"]
+            return word.upper() if word in messages[0]["content"] else word
+
+        self._lm = self.rpc.model(model, "answering")
+        user = self.rpc.variable("{word}", "user prompt")
+        self._chat = [{"role": "system", "content": [self.prompt]}, {"role": "user", "content": [user]}]
+        for text in ("", "Shout: yes no maybe", "Shout: yes maybe"):
+            if text:
+                self.step(self.prompt, text)
+            right = self.evaluate()
+            self.log("accuracy", right / 3)
+
+    def evaluate(self) -> int:
+        words = ["yes", "no", "maybe"]
+        output = self.rpc.run("ChatCompletion", self._lm, self._chat, {"word": words})
+        tag = {"__variable__": True, "variable_id": output["variable_id"]}
+        score, _ = self.rpc.run("ExactMatchEvaluator", tag, [word.upper() for word in words])
+        return int(score["data"])
+
+
+@pytest.fixture
+def run(backend: RunningBackend) -> Iterator[Trained]:
+    run = Trained(backend)
+    yield run
+    run.close()
+
+
+def plain(html: str) -> str:
+    """What is read, without tags."""
+    return re.sub(r"\s+", " ", re.sub("<[^>]*>", "", html))
+
+
+def part(page: str, name: str) -> str:
+    """One part of a page, without those that follow."""
+    return page.split(f'data-part="{name}"')[1].split("data-part")[0].split("<footer>")[0]
+
+
+def test_the_newest_version_with_what_changed_why_and_what_came_of_it(browser: Browser, run: Trained) -> None:
+    page = browser.look(f"{run.path}prompts/1/").text
+    shown = part(page, "version")
+    assert "Version 3" in shown
+    assert "Shout: yes <del>no </del>maybe" in shown
+    text = plain(shown)
+    assert "The feedback that led to it Do better." in text
+    assert "score 1 → 0.66667 (mean of 3 evaluated answers, before of 3)" in text
+    assert "What it broke 1 no v2: “NO” (1) → v3: “no” (0)" in text
+    assert "What it mended 0" in text
+    assert "accuracy1 step 10.66667 step 2" in text.replace("accuracy 1", "accuracy1")
+
+
+def test_each_version_can_be_looked_at(browser: Browser, run: Trained) -> None:
+    text = plain(part(browser.look(f"{run.path}prompts/1/?version=2").text, "version"))
+    assert "score 0.66667 → 1" in text
+    assert "What it mended 1 maybe v1: “maybe” (0) → v2: “MAYBE” (1)" in text
+    first = plain(part(browser.look(f"{run.path}prompts/1/?version=1").text, "version"))
+    assert "as it began" in first
+    assert "feedback that led" not in first
+
+
+def test_any_two_versions_are_compared(browser: Browser, run: Trained) -> None:
+    page = browser.look(f"{run.path}prompts/1/?version=3&against=1").text
+    assert "What changed since version 1" in page
+    assert "Shout: yes <del>no</del><ins>maybe</ins>" in page
+    # What is no version is no reason for an error.
+    for query in ("version=99", "version=x", "against=0", "version=-1&against=1e9", "metric=none"):
+        assert browser.look(f"{run.path}prompts/1/?{query}").status_code == 200
+
+
+def test_versions_are_marks_on_the_curve(browser: Browser, run: Trained) -> None:
+    for path in (run.path, f"{run.path}prompts/1/?version=2"):
+        page = browser.look(path).text
+        (plot,) = [json.loads(found) for found in re.findall('<script type="application/json">(.*?)</script>', page)]
+        line = plot["runs"][0]
+        assert [(mark["label"], mark["x"]) for mark in line["marks"]] == [("v2", 0.5), ("v3", 1.5)]
+        assert line["marks"][0]["href"] == f"{run.path}prompts/1/?version=2"
+        assert [int(at) for at in line["v"]] == [1, 2, 3], "each value belongs to one version"
+    assert [mark["isHere"] for mark in line["marks"]] == [True, False]
+
+
+@pytest.mark.parametrize("path", ["prompts/0/", "prompts/2/", "prompts/x/", "samples/999/", "samples/x/"])
+def test_what_there_is_not(browser: Browser, run: Trained, path: str) -> None:
+    assert browser.look(run.path + path).status_code == 404
+
+
+# --- to take away ---------------------------------------------------------------------------------
+
+
+def test_a_version_is_exported(browser: Browser, run: Trained) -> None:
+    versions = f"{run.path}prompts/1/versions/"
+    text = browser.look(f"{versions}2.txt")
+    assert text.text == "Shout: yes no maybe"
+    assert text.headers["Content-Disposition"] == 'attachment; filename="system_prompt_v2.txt"'
+    markdown = browser.look(f"{versions}2.md").text
+    assert markdown == (
+        "# system prompt, version 2\n\n```text\nShout: yes no maybe\n```\n\n## Feedback\n\n> Do better.\n"
+    )
+    exported = browser.look(f"{versions}2.json").json()
+    assert (exported["format"], exported["data"]) == ("tellurio parameter", "Shout: yes no maybe")
+    for missing in ("9.txt", "2.exe", "x.txt"):
+        assert browser.look(versions + missing).status_code == 404
+
+
+@pytest.mark.parametrize("data", ["one line", "two\nlines 'and' \"quotes\"\n", "", 0.5, ["a", None], "half \ud83d"])
+def test_the_lines_that_restore_a_version_do_that(browser: Browser, backend: RunningBackend, data: Any) -> None:
+    run = WatchedRun(backend)
+    run.parameter(data, "what it is for")
+    page = browser.look(f"{run.path}prompts/1/").text
+    run.close()
+    lines = re.search('id="restore">(.*?)</pre>', page, re.DOTALL)
+    assert lines is not None
+    code = lines[1].replace("&#39;", "'").replace("&#34;", '"')
+    (assignment,) = ast.parse(code).body
+    assert isinstance(assignment, ast.Assign)
+    assert ast.unparse(assignment.targets[0]) == "prompt.data"
+    assert ast.literal_eval(assignment.value) == data
+
+
+def test_values_are_exported(browser: Browser, run: Trained) -> None:
+    run.log("accuracy", None)
+    run.log("accuracy", "=1+1")
+    page = browser.look(f"{run.path}values.csv?metric=accuracy")
+    assert page.headers["Content-Type"] == "text/csv; charset=utf-8"
+    assert page.text.splitlines()[:2] == ["step,value", f"0,{2 / 3}"]
+    assert page.text.splitlines()[-2:] == ["3,null", '4,"""=1+1"""']
+    assert browser.look(f"{run.path}values.csv?metric=none").text.splitlines() == ["step,value"]
+
+
+def test_nothing_is_taken_away_without_the_key(backend: RunningBackend, run: Trained) -> None:
+    with Browser(backend, token="") as stranger:
+        for path in ("values.csv?metric=accuracy", "series.json?metric=accuracy", "prompts/1/versions/1.txt"):
+            answer = stranger.look(run.path + path)
+            assert (answer.status_code, answer.content) == (401, b"")
+        for path in ("prompts/1/", "samples/", "samples/1/"):
+            assert stranger.look(run.path + path).status_code == 401
+
+
+# --- samples --------------------------------------------------------------------------------------
+
+
+def rows(page: str) -> list[str]:
+    return [plain(row).strip() for row in re.findall("<tr>(<td.*?)</tr>", part(page, "samples"), re.DOTALL)]
+
+
+def test_every_question_is_a_sample(browser: Browser, run: Trained) -> None:
+    page = browser.look(f"{run.path}samples/").text
+    assert "1 to 11 of 11" in plain(page), "nine answers and two steps"
+    assert rows(page)[0].startswith("forward sample 2 maybe MAYBE 1")
+
+
+def test_samples_are_filtered(browser: Browser, run: Trained) -> None:
+    def found(query: str) -> list[str]:
+        return rows(browser.look(f"{run.path}samples/?{query}").text)
+
+    assert len(found("purpose=optimizer")) == 2
+    assert len(found("purpose=forward")) == 9
+    assert len(found("state=wrong")) == 2
+    assert len(found("state=right")) == 7
+    assert len(found("version=1")) == 3
+    assert len(found("q=YES&purpose=forward")) == 9, "it stands in the prompts"
+    assert found("q=what nobody said") == []
+    assert found("state=error") == []
+    assert len(browser.look(f"{run.path}samples/?page=7").text) > 0
+
+
+def test_what_a_change_broke_and_mended(browser: Browser, run: Trained) -> None:
+    def found(query: str) -> list[str]:
+        return rows(browser.look(f"{run.path}samples/?{query}").text)
+
+    (broken,) = found("change=broke&version=3")
+    assert broken.startswith("forward sample 1 no no before: “NO” 1 → 0")
+    assert found("change=mended&version=3") == []
+    (mended,) = found("change=mended&version=2")
+    assert mended.startswith("forward sample 2 maybe MAYBE before: “maybe” 0 → 1")
+    assert len(found("change=mended&version=3&before=1")) == 1, "between any two versions"
+    assert found("change=broke") == [broken], "of the newest version"
+    assert "Choose a version" in browser.look(f"{run.path}samples/?change=broke&version=1").text
+
+
+def test_one_sample_whole(browser: Browser, run: Trained) -> None:
+    page = browser.look(f"{run.path}samples/?change=broke&version=3").text
+    link = re.search(r'href="([^"]*samples/\d+/)"', page)
+    assert link is not None
+    text = plain(browser.look(link[1]).text)
+    assert "score 0" in text
+    assert "Answerno" in text
+    assert "systemShout: yes maybe userno" in text
+    assert "v1NO1 v2NO1 v3no0" in text, "the same sample at other times"
+    assert "system prompt, version 3" in text
+
+
+# --- words ----------------------------------------------------------------------------------------
+
+
+def marked(before: str, after: str) -> str:
+    signs = {"same": "{}", "new": "[+{}]", "gone": "[-{}]"}
+    return "".join(signs[piece.kind].format(piece.text) for piece in compare(before, after))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ("", "", ""),
+        ("a", "a", "a"),
+        ("", "new", "[+new]"),
+        ("gone", "", "[-gone]"),
+        ("Answer in one word.", "Answer in two words.", "Answer in [-one word][+two words]."),
+        ("a\nb\nc\n", "a\nx\nb\nc\n", "a\n[+x\n]b\nc\n"),
+        ("- one\n- two\n", "- one\n- one and a half\n- two\n", "- one\n[+- one and a half\n]- two\n"),
+        ("a b", "a  b", "a[- ][+  ]b"),
+    ],
+)
+def test_what_changed_is_marked_word_by_word(before: str, after: str, expected: str) -> None:
+    assert marked(before, after) == expected
+
+
+texts = st.text("ab \n.", max_size=40)
+
+
+@given(texts, texts)
+@settings(deadline=None)
+def test_the_pieces_make_both_texts(before: str, after: str) -> None:
+    pieces = compare(before, after)
+    assert "".join(piece.text for piece in pieces if piece.kind != "new") == before
+    assert "".join(piece.text for piece in pieces if piece.kind != "gone") == after
+    assert all(piece.text for piece in pieces)
+    assert "".join(piece.text for piece in only_new(pieces)) == after
+
+
+def test_huge_texts_are_compared_all_the_same() -> None:
+    before = "".join(f"line {i}\n" for i in range(20_000))
+    pieces = compare(before, before.replace("9", "nine"))
+    assert "".join(piece.text for piece in pieces if piece.kind != "new") == before
