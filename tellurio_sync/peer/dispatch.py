@@ -125,11 +125,14 @@ class Dispatcher:
                 with self._lock:
                     self._open.pop(key, None)
 
-        if not self._pool.submit(task):
+        def refuse(reason: str) -> None:
             with self._lock:
                 self._open.pop(key, None)
             # An error, not a wait: if the receive thread waited, the heartbeats of all calls would stop.
-            reply.fail(RpcError(BUSY, "The client is busy: its queue of callables is full.", {}))
+            reply.fail(RpcError(BUSY, reason, {}))
+
+        if not self._pool.submit(task, refuse=refuse):
+            refuse(self._pool.refusal or "No thread can be started for a callable.")
 
     def _send_reply(self, text: str | None) -> None:
         if text is not None:

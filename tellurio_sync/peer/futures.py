@@ -31,6 +31,7 @@ from ..deadlines import MONOTONIC
 from ..errors import ConnectionLost
 from ..speedups import Semaphore, make_semaphore, release_all
 from .pending import OpenCall, PendingTable
+from .workers import begin_wait, end_wait
 
 PENDING = "PENDING"
 FINISHED = "FINISHED"
@@ -213,6 +214,7 @@ class CallFuture(OpenCall, Future[dict[str, Any]]):
         end = None if timeout is None else time.monotonic() + timeout
         semaphore = make_semaphore()
         self._semaphores.append(semaphore)
+        place = begin_wait()
         try:
             while self._outcome == PENDING:
                 remaining = _LONGEST_WAIT if end is None else end - time.monotonic()
@@ -220,6 +222,7 @@ class CallFuture(OpenCall, Future[dict[str, Any]]):
                     raise FutureTimeoutError()
                 MONOTONIC.wait(semaphore, remaining)
         finally:
+            end_wait(place)
             self._semaphores.remove(semaphore)
 
 

@@ -29,7 +29,7 @@ from .connection import Connection, Opening
 from .dispatch import Dispatcher, Method
 from .keepalive import Keepalive
 from .pending import OpenCall
-from .workers import WorkerPool
+from .workers import WorkerPool, begin_wait, end_wait, forget_after_fork
 
 log = logging.getLogger("tellurio_sync.peer")
 
@@ -263,6 +263,7 @@ class Lifecycle:
     def _wait_for_state(self, is_reached: Callable[[], bool], deadline: Deadline | None) -> None:
         """Wait until ``is_reached`` (called under the lock), at most until the deadline."""
         semaphore = make_semaphore()
+        place = begin_wait()
         try:
             while True:
                 with self._lock:
@@ -274,6 +275,7 @@ class Lifecycle:
                     return
                 self._clock.wait(semaphore, remaining)
         finally:
+            end_wait(place)
             with self._lock:
                 self._waiting.discard(semaphore)
 
@@ -399,6 +401,7 @@ class Lifecycle:
                 connection.pending.is_forked = True
         self._connection = self._unopened = self._dialer = self._thread = None
         self._pool = WorkerPool()
+        forget_after_fork()
 
 
 def _call_hook(hook: Callable[[Any], None] | None, argument: Any) -> None:

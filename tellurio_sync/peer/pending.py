@@ -21,6 +21,7 @@ from typing import Any
 from ..deadlines import Clock, Deadline
 from ..errors import CallTimeout
 from ..speedups import Semaphore, make_semaphore
+from .workers import POOLS, begin_wait, end_wait
 
 _REMEMBERED_IDS = 1000
 
@@ -123,11 +124,16 @@ class PendingCall(OpenCall):
         if self.reply is not None or self.error is not None:
             return True
         self._semaphore = semaphore = make_semaphore()
-        while self.reply is None and self.error is None:
-            remaining = self.expires_at - clock.now()
-            if remaining <= 0:
-                return False
-            clock.wait(semaphore, remaining)
+        place = begin_wait() if POOLS else None
+        try:
+            while self.reply is None and self.error is None:
+                remaining = self.expires_at - clock.now()
+                if remaining <= 0:
+                    return False
+                clock.wait(semaphore, remaining)
+        finally:
+            if place is not None:
+                end_wait(place)
         return True
 
     def wait_outcome(self, clock: Clock) -> None:

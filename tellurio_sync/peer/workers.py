@@ -1,11 +1,20 @@
-"""A bounded pool of daemon threads for code of the user.
+"""A bounded pool of daemon threads for code that is not ours.
 
-``concurrent.futures.ThreadPoolExecutor`` is not used, because its queue has no bound, and because the interpreter joins
-its threads at exit: one callable that never returns would keep the process alive.
+Not ``concurrent.futures.ThreadPoolExecutor``: its queue has no bound, and the interpreter joins its threads
+at exit, so that one callable that never returns would keep the process alive.
+
+A function of the user's may call the server, which may call another function of the user's before it answers: an agent,
+a judge, a router.  So a worker that waits for the server does not count: another one takes the next task, and the
+newest task first, since that may be what the waiting ones wait for.  The number of threads is bounded all the same.
+When all of them wait for the server, the tasks in the queue are refused, so that those who wait get an error.
+
+A worker may also wait for something that cannot be seen here, such as threads of the user's that call the server.  If
+nothing at all has begun or ended for ``patience`` seconds while a task is in the queue, one more worker is started.
 
 | State | Written by | Guarded by |
 |---|---|---|
-| queue, counts | any thread | ``_lock``, never held while a task runs or a thread is started |
+| queue, counts | any thread | ``_lock``, not held while a task runs or a thread is made or started |
+| ``POOLS``: the pool of a worker, unless it waits | that worker | each step is one C call on a dict |
 """
 
 from __future__ import annotations
@@ -15,62 +24,95 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import NamedTuple
 
 log = logging.getLogger("tellurio_sync.peer")
 
+MAX_THREADS = 512
+"""Workers of one client at most, those included that wait for the server."""
+
 Task = Callable[[], None]
+Refuse = Callable[[str], None]
+
+
+class _Queued(NamedTuple):
+    task: Task
+    refuse: Refuse | None
 
 
 class WorkerPool:
-    """Runs tasks on at most ``max_workers`` threads, which are started when they are needed.
+    """Runs tasks on threads that are started when they are needed.
 
     Args:
-        max_workers: threads, > 0. Enough for callables that call the server and are called back meanwhile.
+        max_workers: threads, > 0, that run tasks at the same time; those that wait for the server are not counted.
         max_queue: tasks, >= 0, that may wait for a thread.
+        max_threads: threads in all, >= ``max_workers``.
+        patience: seconds, > 0, without any progress after which a further thread is started.
     """
 
-    def __init__(self, max_workers: int = 32, max_queue: int = 1000) -> None:
+    def __init__(
+        self, max_workers: int = 32, max_queue: int = 1000, max_threads: int = MAX_THREADS, patience: float = 5.0
+    ) -> None:
         self._max_workers = max_workers
         self._max_queue = max_queue
+        self._max_threads = max_threads
+        self._patience = patience
         self._lock = threading.Lock()
         self._has_task = threading.Condition(self._lock)
-        self._tasks: deque[Task] = deque()
+        self._is_closing = threading.Condition(self._lock)  # for the watcher, which must not take a worker's signal
+        self._tasks: deque[_Queued] = deque()
         self._threads: set[threading.Thread] = set()
+        self._starting = 0  # threads, in the set or not yet, that have not looked at the queue
         self._idle = 0
+        self._waiting = 0  # for the server
+        self._progress = 0  # grows with each task that begins or ends, and each wait that does
+        self._has_watcher = False
+        self._extra = 0  # workers that the watcher has started
         self._is_closed = False
 
-    def submit(self, task: Task, *, must_run: bool = False) -> bool:
+    def submit(self, task: Task, *, must_run: bool = False, refuse: Refuse | None = None) -> bool:
         """Run ``task`` soon, on a worker. Thread-safe, never blocks.
 
         Args:
             task: an exception that it raises is logged.
             must_run: queue it even if the queue is full or the pool closed (for tasks whose number is bounded
                 elsewhere).
+            refuse: called with the reason, on any thread, if it turns out later that ``task`` will not run.
 
         Returns:
-            False if it will not run: the queue is full, or the pool closed.
+            False if it will not run, for ``refusal``.
         """
         with self._lock:
-            if not must_run and (self._is_closed or len(self._tasks) >= self._max_queue):
+            if not must_run and self._refusal_locked():
                 return False
-            self._tasks.append(task)
-            needs_thread = self._idle < len(self._tasks) and len(self._threads) < self._max_workers
-            if not needs_thread:
-                self._has_task.notify()
-                return True
-            thread = threading.Thread(target=self._run, name="tellurio-sync worker", daemon=True)
-            self._threads.add(thread)
-        try:
-            thread.start()
-        except RuntimeError:
-            # The interpreter is shutting down, or the system has no thread left. Other workers may still run the task.
-            with self._lock:
-                self._threads.discard(thread)
-                if self._threads or task not in self._tasks:
-                    return True
-                self._tasks.remove(task)
-            return False
-        return True
+            queued = _Queued(task, None if must_run else refuse)
+            self._tasks.append(queued)
+            self._has_task.notify()
+        return self._start_workers() or self._stays(queued)
+
+    @property
+    def refusal(self) -> str:
+        """Why a task would not be run now; empty: it would."""
+        with self._lock:
+            return self._refusal_locked()
+
+    def _refusal_locked(self) -> str:
+        if self._is_closed:
+            return "The client is closing."
+        if self._all_wait_locked():
+            return self._nested_too_deeply()
+        if len(self._tasks) >= self._max_queue:
+            return f"The client is busy: its queue of {self._max_queue} callables is full."
+        return ""
+
+    def _nested_too_deeply(self) -> str:
+        return (
+            f"All {len(self._threads)} threads for callables wait for the server, which calls further callables before "
+            "it answers: nest callables less deeply, or make smaller batches."
+        )
+
+    def _all_wait_locked(self) -> bool:
+        return len(self._threads) >= self._max_threads and self._waiting >= len(self._threads)
 
     def close(self, timeout: float = 0.0) -> None:
         """Take no more tasks; threads end when the queue is empty. Waits for that at most ``timeout`` seconds."""
@@ -78,24 +120,160 @@ class WorkerPool:
         with self._lock:
             self._is_closed = True
             self._has_task.notify_all()
+            self._is_closing.notify_all()
             threads = [thread for thread in self._threads if thread is not threading.current_thread()]
         for thread in threads:
             if thread.ident is not None:
                 thread.join(max(0.0, end - time.monotonic()))
 
-    def _run(self) -> None:
+    # --- starting threads ------------------------------------------------------------------------------
+
+    def _start_workers(self) -> bool:
+        """Start as many as the queue wants; False if the system lets none be started."""
         while True:
             with self._lock:
-                self._idle += 1
-                while not self._tasks and not self._is_closed:
-                    self._has_task.wait()
-                self._idle -= 1
-                if not self._tasks:
-                    self._threads.discard(threading.current_thread())
+                running = len(self._threads) - self._waiting
+                wants = len(self._tasks) > self._idle + self._starting
+                is_full = running >= self._max_workers or len(self._threads) >= self._max_threads
+                wants_watcher = wants and is_full and not self._has_watcher and not self._is_closed
+            if wants_watcher:
+                self._start_watcher()
+            if not wants or is_full:
+                return True
+            if not self._start_one():
+                return False
+
+    def _start_one(self) -> bool:
+        thread = threading.Thread(target=self._run, name="tellurio-sync worker", daemon=True)
+        with self._lock:
+            if len(self._threads) >= self._max_threads:
+                return True
+            self._threads.add(thread)
+            self._starting += 1
+        try:
+            thread.start()
+        except RuntimeError:
+            # The interpreter is shutting down, or the system has no thread left.
+            with self._lock:
+                self._threads.discard(thread)
+                self._starting -= 1
+            return False
+        return True
+
+    def _stays(self, queued: _Queued) -> bool:
+        """Whether a task stays in the queue for which no thread could be started: others may still run it."""
+        with self._lock:
+            if len(self._threads) > self._waiting or queued not in self._tasks:
+                return True
+            self._tasks.remove(queued)
+            return False
+
+    def _start_watcher(self) -> None:
+        watcher = threading.Thread(target=self._watch, name="tellurio-sync worker", daemon=True)
+        with self._lock:
+            if self._has_watcher:
+                return
+            self._has_watcher = True
+        try:
+            watcher.start()
+        except RuntimeError:
+            with self._lock:
+                self._has_watcher = False
+
+    def _watch(self) -> None:
+        """Start a worker each time that nothing has happened for a while, as long as a task is in the queue."""
+        while True:
+            with self._lock:
+                before = self._progress
+                if not self._is_closed:
+                    self._is_closing.wait(self._patience)
+                if not self._tasks or self._is_closed:
+                    self._has_watcher = False
+                    self._extra = 0
                     return
-                task = self._tasks.popleft()
-            try:
-                task()
-            except BaseException:  # a worker goes on after a task that fails
-                log.exception("a task on a worker thread failed")
-            del task  # an idle worker must not keep the objects of its last task alive
+                is_stuck = self._progress == before
+                self._extra += is_stuck
+            if is_stuck:
+                self._start_one()
+
+    # --- the workers -----------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        ident = threading.get_ident()
+        POOLS[ident] = self
+        try:
+            is_new = True
+            while True:
+                with self._lock:
+                    self._starting -= is_new
+                    is_new = False
+                    self._progress += 1
+                    # One too many, since a wait has ended: the others see to the queue.
+                    is_surplus = len(self._threads) - self._waiting > self._max_workers + self._extra
+                    if not is_surplus:
+                        self._idle += 1
+                        while not self._tasks and not self._is_closed:
+                            self._has_task.wait()
+                        self._idle -= 1
+                    if is_surplus or not self._tasks:
+                        self._threads.discard(threading.current_thread())
+                        return
+                    task = (self._tasks.pop() if self._waiting else self._tasks.popleft()).task
+                    self._progress += 1
+                try:
+                    task()
+                except BaseException:  # a worker goes on after a task that fails
+                    log.exception("a task on a worker thread failed")
+                del task  # an idle worker must not keep the objects of its last task alive
+        finally:
+            POOLS.pop(ident, None)
+
+    def _begin_wait(self) -> None:
+        with self._lock:
+            self._waiting += 1
+            self._progress += 1
+        can_start = self._start_workers()
+        refused: list[_Queued] = []
+        with self._lock:
+            if self._waiting >= len(self._threads) and (not can_start or len(self._threads) >= self._max_threads):
+                refused = [queued for queued in self._tasks if queued.refuse is not None]
+                for queued in refused:
+                    self._tasks.remove(queued)
+        for queued in refused:
+            assert queued.refuse is not None
+            queued.refuse(self._nested_too_deeply())
+
+    def _end_wait(self) -> None:
+        with self._lock:
+            self._waiting -= 1
+            self._progress += 1
+
+
+POOLS: dict[int, WorkerPool] = {}
+"""The pool of each worker of all clients, by the identifier of the thread."""
+
+
+def begin_wait() -> WorkerPool | None:
+    """Note that this thread waits for the server from now on: if it is a worker, another one may take its place.
+
+    Give the result to ``end_wait``. Costs next to nothing where there is no worker.
+    """
+    if not POOLS:
+        return None
+    # Taken out, so that a wait within the wait (in a finaliser) does not count twice.
+    pool = POOLS.pop(threading.get_ident(), None)
+    if pool is not None:
+        pool._begin_wait()
+    return pool
+
+
+def end_wait(pool: WorkerPool | None) -> None:
+    """The wait is over."""
+    if pool is not None:
+        pool._end_wait()
+        POOLS[threading.get_ident()] = pool
+
+
+def forget_after_fork() -> None:
+    """In a forked child: the parent's workers do not exist here."""
+    POOLS.clear()

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from tellurio_sync.peer.workers import WorkerPool
+from tellurio_sync.peer.workers import WorkerPool, begin_wait, end_wait
 
-from ..conftest import FAILSAFE
+from ..conftest import FAILSAFE, wait_until
 
 
 class Gate:
@@ -191,3 +191,193 @@ def test_a_thousand_tasks_from_many_threads_all_run_once() -> None:
     pool.close(FAILSAFE)
     assert done.wait(FAILSAFE)
     assert sorted(ran) == list(range(1000))
+
+
+# --- workers that wait for the server ---------------------------------------------------------------
+
+
+def waiting(event: threading.Event, begun: threading.Event | None = None) -> None:
+    """What a task does that calls the server and gets its reply with ``event``."""
+    place = begin_wait()
+    try:
+        if begun is not None:
+            begun.set()
+        assert event.wait(FAILSAFE)
+    finally:
+        end_wait(place)
+
+
+def test_a_worker_that_waits_for_the_server_does_not_count() -> None:
+    pool = WorkerPool(max_workers=1, max_threads=2)
+    answered, done = threading.Event(), threading.Event()
+
+    def outer() -> None:
+        assert pool.submit(answered.set)
+        waiting(answered)
+        done.set()
+
+    assert pool.submit(outer)
+    assert done.wait(FAILSAFE)
+    pool.close(FAILSAFE)
+
+
+@pytest.mark.parametrize("is_early", [True, False])
+def test_any_depth_ends_within_the_bound(is_early: bool) -> None:
+    """Each task is called back before it answers; some wait first, and are called back then."""
+    pool = WorkerPool(max_workers=1, max_threads=40)
+    done = threading.Event()
+
+    def level(depth: int, answered: threading.Event) -> None:
+        if depth:
+            inner = threading.Event()
+            task = functools.partial(level, depth - 1, inner)
+            if is_early:
+                assert pool.submit(task)
+                waiting(inner)
+            else:
+                begun = threading.Event()
+                caller = threading.Thread(target=lambda: begun.wait(FAILSAFE) and pool.submit(task))
+                caller.start()
+                waiting(inner, begun)
+                caller.join()
+        answered.set()
+
+    assert pool.submit(functools.partial(level, 30, done))
+    assert done.wait(FAILSAFE)
+    pool.close(FAILSAFE)
+
+
+def test_many_at_once_each_with_two_levels_below_it_end_with_few_threads() -> None:
+    pool = WorkerPool(max_workers=4, max_threads=100)
+    answers = [threading.Event() for _ in range(200)]
+    highest = [0]
+    all_queued = threading.Event()
+
+    def level(depth: int, answered: threading.Event) -> None:
+        assert all_queued.wait(FAILSAFE)
+        highest[0] = max(highest[0], len(pool._threads))
+        if depth:
+            inner = threading.Event()
+            assert pool.submit(functools.partial(level, depth - 1, inner))
+            waiting(inner)
+        answered.set()
+
+    for answered in answers:
+        assert pool.submit(functools.partial(level, 2, answered))
+    all_queued.set()
+    assert all(answered.wait(FAILSAFE) for answered in answers)
+    assert highest[0] <= 40, "the newest tasks are not run first"
+    pool.close(FAILSAFE)
+
+
+def test_beyond_the_bound_what_waits_is_refused_with_the_reason() -> None:
+    pool = WorkerPool(max_workers=2, max_threads=2)
+    answered = threading.Event()
+    begun = [threading.Event(), threading.Event()]
+    refused: list[str] = []
+    assert pool.submit(functools.partial(waiting, answered, begun[0]))
+    assert begun[0].wait(FAILSAFE)
+    go_on = Gate()
+
+    def outer() -> None:
+        go_on()
+        waiting(answered, begun[1])
+
+    assert pool.submit(outer)
+    assert go_on.entered.wait(FAILSAFE)
+    assert pool.submit(lambda: refused.append("ran"), refuse=refused.append)
+    ran = threading.Event()
+    assert pool.submit(ran.set, must_run=True)
+    go_on.open.set()
+    assert begun[1].wait(FAILSAFE)
+    (reason,) = refused
+    assert "All 2 threads for callables wait for the server" in reason
+    assert not pool.submit(answered.set, refuse=refused.append)
+    assert pool.refusal == reason
+    assert len(refused) == 1
+    answered.set()
+    assert ran.wait(FAILSAFE), "what must run runs when one of them goes on"
+    pool.close(FAILSAFE)
+
+
+def test_where_no_thread_can_be_had_and_all_wait_what_is_queued_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = WorkerPool(max_workers=1)
+    answered, begun, go_on = threading.Event(), threading.Event(), Gate()
+
+    def outer() -> None:
+        go_on()
+        waiting(answered, begun)
+
+    assert pool.submit(outer)
+    assert go_on.entered.wait(FAILSAFE)
+    refused: list[str] = []
+    assert pool.submit(answered.set, refuse=refused.append)
+
+    def no_thread(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread)
+        go_on.open.set()
+        assert begun.wait(FAILSAFE)
+        assert len(refused) == 1
+        assert not pool.submit(answered.set)
+    answered.set()
+    pool.close(FAILSAFE)
+
+
+def test_a_worker_that_waits_for_what_cannot_be_seen_is_replaced_after_a_while() -> None:
+    """Such as threads of the user's own, which call the server."""
+    pool = WorkerPool(max_workers=1, max_threads=3, patience=0.05)
+    first, second, third = Gate(), Gate(), Gate()
+    for gate in (first, second, third):
+        assert pool.submit(gate)
+    assert third.entered.wait(FAILSAFE)
+    for gate in (third, second, first):
+        gate.open.set()
+        assert gate.done.wait(FAILSAFE)
+    pool.close(FAILSAFE)
+
+
+def test_while_tasks_end_nobody_is_replaced() -> None:
+    pool = WorkerPool(max_workers=2, max_threads=10, patience=FAILSAFE)
+    gates = [Gate() for _ in range(50)]
+    for gate in gates:
+        assert pool.submit(gate)
+    for gate in gates:
+        gate.open.set()
+        assert gate.done.wait(FAILSAFE)
+        assert len(pool._threads) <= 2
+    pool.close(FAILSAFE)
+
+
+def test_workers_beyond_the_usual_number_end_when_the_waits_do() -> None:
+    pool = WorkerPool(max_workers=1, max_threads=10)
+    answered = threading.Event()
+    begun = [threading.Event() for _ in range(5)]
+    for event in begun:
+        assert pool.submit(functools.partial(waiting, answered, event))
+        assert event.wait(FAILSAFE)
+    answered.set()
+    wait_until(lambda: len(pool._threads) <= 1, "surplus workers stay")
+    pool.close(FAILSAFE)
+
+
+def test_a_wait_within_a_wait_counts_once() -> None:
+    pool = WorkerPool(max_workers=1, max_threads=3)
+    done = threading.Event()
+
+    def outer() -> None:
+        place = begin_wait()
+        waiting_within = begin_wait()
+        assert waiting_within is None
+        end_wait(waiting_within)
+        end_wait(place)
+        assert begin_wait() is pool
+        end_wait(pool)
+        done.set()
+
+    assert pool.submit(outer)
+    assert done.wait(FAILSAFE)
+    wait_until(lambda: pool._waiting == 0, "a wait is still counted")
+    pool.close(FAILSAFE)
