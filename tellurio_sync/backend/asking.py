@@ -1,4 +1,4 @@
-"""Asking until an answer has the required form, with a bounded number of tries."""
+"""Asks a language model until an answer has the required form, with a bounded number of tries."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Ask = Callable[[Question], Awaitable[Answer]]
 
 
 async def ask_for(ask: Ask, question: Question, read: Callable[[str], T]) -> T:
-    """What ``read`` makes of the model's answer.
+    """The result of ``read`` on the model's answer.
 
     An answer that ``read`` refuses goes back to the model with the reason, :data:`TRIES` times in all.
 
     Raises:
-        QuestionFailed: no answer was of the required form; or whatever ``ask`` raises: that is not tried again here.
+        QuestionFailed: no answer had the required form. Errors of ``ask`` are raised as they are, and not tried again.
     """
     for attempt in range(1, TRIES + 1):
         answer = await ask(question)

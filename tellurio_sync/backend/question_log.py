@@ -1,10 +1,10 @@
-"""The questions to language models, kept for people to look at: what was asked, what came back, how right it was.
+"""The questions to language models, kept for people to look at: the question, the answer, and how right it was.
 
-A question is one row; its messages are texts that are kept once each, however many questions hold them (a prompt that
-was asked with 10,000 inputs is one text).  What a run has used in all is counted apart, and stays when questions go.
+A question is one row.  Each text of its messages is kept once, even if many questions hold it (a prompt that was asked
+with 10,000 inputs is one text).  The total usage of a run is counted separately, and stays when questions are deleted.
 
-Bounded by size and age: with each new question at most a few of the oldest go, so nobody waits for a clean-up.
-Event loop's thread only.
+The size and the age are bounded: with each new question at most a few of the oldest are deleted, so there is no long
+clean-up.  Only the event loop's thread uses this module.
 """
 
 from __future__ import annotations
@@ -89,16 +89,16 @@ CREATE TABLE IF NOT EXISTS usage (
 DEFAULT_MAX_BYTES = 256 * 2**20
 DEFAULT_MAX_DAYS = 90.0
 
-# At most so many of the oldest questions go with a new one.
+# The most old questions that are deleted with a new one.
 _GO_AT_ONCE = 20
 
-# Adding up the sizes of all takes long, so it is not done for each question.
+# To add up all sizes takes long, so it is not done for each question.
 _MEASURE_EVERY = 5000
 
-# Of one question no more than this is kept of each text, in characters.
+# The most characters that are kept of each text of a question.
 _MOST_CHARS = 1_000_000
 
-# Shorter ones are no keys, and would be found in every text. More than so many are not looked for.
+# Shorter texts are not keys, and would be found in every text. At most this many keys are searched for.
 _SHORT_SECRET = 4
 _MOST_SECRETS = 1000
 
@@ -109,7 +109,7 @@ _DAY_SECONDS = 86400.0
 
 
 class Sample(NamedTuple):
-    """What a question is about.
+    """The subject of a question.
 
     Attributes:
         key: the same for the same input, whatever the prompt.
@@ -165,7 +165,7 @@ class QuestionLog:
         self._answers: OrderedDict[str, dict[int, int]] = OrderedDict()
 
     def keep_out(self, config: Mapping[str, Any]) -> None:
-        """Learn the keys of a language model's configuration: none of them will stand in what is kept."""
+        """Note the keys in a language model's configuration: none of them will be in the records."""
         headers = config.get("default_headers")
         for secret in (config.get("api_key"), *(headers.values() if isinstance(headers, Mapping) else ())):
             if isinstance(secret, str) and len(secret) > _SHORT_SECRET:
@@ -183,7 +183,7 @@ class QuestionLog:
         return whole if left_out <= 0 else f"{whole[:_MOST_CHARS]} … ({left_out} more characters)"
 
     def note(self, asked: Asked) -> None:
-        """Keep one question; nothing of one that belongs to no run."""
+        """Keep one question, if it belongs to a run."""
         if not self._store.read("SELECT 1 FROM runs WHERE uuid = ?", asked.run_uuid):
             return
         with self._store.transaction():

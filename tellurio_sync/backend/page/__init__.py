@@ -1,4 +1,4 @@
-"""Pages for the browser: projects, their runs, and of a run the metrics as plots and the parameters' values.
+"""Pages for the browser: projects, their runs, and for each run its metrics as plots and the values of its parameters.
 
 Access.  Every page needs the key, also on loopback, which other users of this machine can reach as well.
 A person types it once into a form, or uses the link that the backend prints at its start.  The ``token`` of that link
@@ -7,11 +7,11 @@ is derived from the key, and opens only these pages, never the API.  The browser
 address, too: a name of another site that was made to point here (DNS rebinding) gets nothing.  On other addresses any
 name is accepted; there, as with the API, everything can be read on the way.
 
-What they hold.  Made on the server by Jinja2 (``templates``), which escapes all texts, and readable without script;
-modules of script (``static``) draw plots and fetch what changed when the server says so (server-sent events).  Nothing
-comes from anywhere else, and the Content-Security-Policy allows just these scripts and styles, by their hashes, and
-the one library from the backend itself.  What is shown is read in threads of its own (``reader``), one question to the
-records per module of ``queries``, so a page over a million values keeps no client waiting.
+Content.  Jinja2 makes the pages on the server (``templates``) and escapes all texts; they can be read without script.
+Script modules (``static``) draw plots, and fetch changes when the server announces them (server-sent events).  Nothing
+comes from other servers: the Content-Security-Policy allows only these scripts and styles, by their hashes, and the one
+library from the backend itself.  Separate threads read the records (``reader``), with one module of ``queries`` for
+each question, so a page over a million values does not make any client wait.
 
 ==============  ==================================================================================
 ``handlers``    addresses, access, what is sent in which form

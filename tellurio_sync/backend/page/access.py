@@ -1,4 +1,4 @@
-"""Who may look at the pages; the rule is in the package's docstring."""
+"""The access to the pages; the rule is in the package's docstring."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ class Access:
     """The check of one backend's pages.
 
     Attributes:
-        token: what opens the pages, and only these.
+        token: opens the pages, and nothing else.
     """
 
     def __init__(self, host: str, api_key: str) -> None:
         self._is_local = _is_loopback(host)
         self._api_key = api_key
-        # Not the key itself: links and cookies lie about in more places than a key should. 128 bits fit a line.
+        # Not the key itself, because links and cookies are kept in more places than a key should be. 128 bits fit a
+        # line.
         self.token = hmac.new(api_key.encode(), b"page", hashlib.sha256).hexdigest()[:32]
-        # Browsers keep one set of cookies for all ports of a host: backends must not overwrite each other's.
+        # Browsers keep one set of cookies for all ports of a host; backends must not overwrite each other's cookies.
         self._cookie = f"tellurio_page_{hashlib.sha256(self.token.encode()).hexdigest()[:8]}"
 
     def is_expected_host(self, request: web.Request) -> bool:
-        """Whether the request was sent to this machine by a name of its own; False under DNS rebinding."""
+        """Whether the request was sent to this machine by one of its own names; False under DNS rebinding."""
         return not self._is_local or _is_loopback(_host_name(request.host))
 
     def is_allowed(self, request: web.Request) -> bool:

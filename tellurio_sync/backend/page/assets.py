@@ -1,8 +1,8 @@
-"""The files that the pages are made with: style and scripts, the one library, and the headers that allow just these.
+"""The static files of the pages: style and scripts, the one library, and the headers that allow only these.
 
-Style and own scripts stand in each page, and the Content-Security-Policy names them by their hashes; so a page is one
-request, and one more where it has plots.  Each script is a module that knows nothing of the others: they meet in the
-document.
+The style and the package's own scripts are part of each page, and the Content-Security-Policy names them by their
+hashes. So a page is one request, and one more if it has plots.  Each script is a module that does not use the others:
+they meet in the document.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ def static_file(name: str) -> StaticFile | None:
 
 @functools.cache
 def uplot_address() -> str:
-    """Where the pages fetch the library: another address for another version, so that browsers may keep it."""
+    """The address of the library: it changes with the version, so that browsers may keep the file."""
     digest = hashlib.sha256((STATIC / UPLOT).read_bytes()).hexdigest()[:12]
     return f"/static/{digest}/{UPLOT}"
 
 
 @functools.cache
 def headers(styles: tuple[str, ...], scripts: tuple[str, ...]) -> dict[str, str]:
-    """The headers of a page that holds these styles and scripts, and nothing else that does anything."""
+    """The headers of a page that holds these styles and scripts, and no other active content."""
     policy = [
         "default-src 'none'",
         f"style-src {' '.join(map(_hash, styles)) or _NONE}",

@@ -1,4 +1,4 @@
-"""The pages' addresses, which are also those that clients print for their runs."""
+"""The addresses of the pages; clients print these addresses for their runs."""
 
 from __future__ import annotations
 
@@ -37,23 +37,23 @@ _FILES: dict[str, Callable[[Records, Asked], File]] = {
     _RUN + "series.json": files.series_file,
 }
 
-# How often a page that waits for changes looks for them, and how long it may take that a client is found gone. Seconds.
+# Seconds: how often to look for changes for a page that waits for them, and after how long a lost client is noticed.
 _LOOK_INTERVAL = 0.25
 _SIGN_INTERVAL = 15.0
 
-# Of less, compressing takes longer than sending.
+# For fewer bytes than these, compressing takes longer than sending.
 _WORTH_COMPRESSING = 4096
 
 
 class Page:
-    """The pages of one backend. Event loop's thread; what they show is read and made in threads of the reader."""
+    """The pages of one backend. For the event loop's thread; the reader's threads read records and make pages."""
 
     def __init__(self, host: str, api_key: str, store: Store) -> None:
-        """``host`` is what the backend binds to: the rule of access depends on it."""
+        """``host`` is the address that the backend binds to: the rule of access depends on it."""
         self._access = Access(host, api_key)
         self._store = store
         self._reader = Reader(store.path)
-        # With it, a revision of an earlier backend on this port is not taken for one of this one.
+        # It distinguishes revisions of this backend from those of an earlier one on the same port.
         self._start = secrets.token_hex(4)
         self._is_closing = asyncio.Event()
 
@@ -63,7 +63,7 @@ class Page:
         return f"{_PROJECTS}?{TOKEN_PARAMETER}={self._access.token}"
 
     def routes(self) -> list[web.RouteDef]:
-        """What to add to an application's router."""
+        """The routes, for an application's router."""
         return [
             *(web.get(path, self.show) for path in _PAGES),
             *(web.post(path, self.enter) for path in _PAGES),
@@ -77,11 +77,11 @@ class Page:
         return request.match_info.handler in (self.show, self.enter, self.file, self.events, self.static)
 
     async def stop(self, app: web.Application) -> None:
-        """End what waits for changes: for ``on_shutdown``."""
+        """End the responses that wait for changes: for ``on_shutdown``."""
         self._is_closing.set()
 
     async def close(self, app: web.Application) -> None:
-        """Let go of the records: for ``on_cleanup``."""
+        """Close the records: for ``on_cleanup``."""
         self._reader.close()
 
     # --- pages ----------------------------------------------------------------------------------
@@ -92,7 +92,7 @@ class Page:
             return _page(_wrong_host(), status=403)
         if not self._access.is_allowed(request):
             return _page(pages.key_form(), status=401)
-        # Before the records are read: what changes meanwhile makes the page that was read an old one.
+        # Taken before the records are read, so that a change in the meantime makes this page outdated.
         revision = self._revision
         if request.headers.get("If-None-Match") == revision:
             return web.Response(status=304, headers=PLAIN_HEADERS)
@@ -148,7 +148,7 @@ class Page:
         while not self._is_closing.is_set():
             if self._revision != said or silent > _SIGN_INTERVAL:
                 said, silent = self._revision, 0.0
-                # Also a sign of life: a browser that is gone is noticed by writing to it.
+                # Also a sign of life: only by writing can the backend notice that a browser is gone.
                 await response.write(f"data: {said}\n\n".encode())
             silent += _LOOK_INTERVAL
             try:

@@ -1,4 +1,4 @@
-"""What each page shows: from an address and the records to the values of a template."""
+"""The content of each page: from an address and the records to the values of a template."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Asked:
     revision: str
 
     def number(self, name: str, default: int, *, least: int = 1, most: int = 10**9) -> int:
-        """A number of the query; what is none is the default."""
+        """A number in the query; the default if it is not a number."""
         text = self.query.get(name, "")
         return min(max(int(text), least), most) if text.isascii() and text.isdigit() and len(text) < 19 else default
 
@@ -69,12 +69,12 @@ class NotFound(Exception):
 
 
 def key_form(problem: str = "") -> Html:
-    """What those see who did not bring the key."""
+    """The page for a request without the key."""
     return render("key.html", title="Key", problem=problem, revision=None, has_plots=False)
 
 
 def notice(title: str, sentence: str) -> Html:
-    """A page that says why there is none."""
+    """A page that says why there is no such page."""
     return render("notice.html", title=title, sentence=sentence, revision=None, has_plots=False)
 
 
@@ -199,7 +199,7 @@ def _parameter(records: Records, project: Row, run: Row, position: int, newest: 
 
 
 def _about_run(project: Row, run: Row, here: str) -> Row:
-    """What all pages of a run say of it; ``here`` is the part that is looked at."""
+    """The part that all pages of a run have; ``here`` is the part that is shown."""
     path = run_path(project, run)
     return {
         "title": run["name"],

@@ -1,4 +1,4 @@
-"""The data of plots, thinned out to what can be seen."""
+"""The data of plots, reduced to what can be seen."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def plots(records: Records, run: Row, names: list[str], path: str, marks: Marks)
 
 
 def columns_for(lines: int) -> int:
-    """Into how many spans each of so many lines is thinned out."""
+    """The number of spans to which each of this many lines is reduced."""
     return min(max(_POINTS_PER_PAGE // (2 * max(lines, 1)), _FEWEST_COLUMNS), _MOST_COLUMNS)
 
 
@@ -60,7 +60,7 @@ def _rounded(value: float | None) -> float | None:
 
 
 def in_words(name: str, points: list[Point]) -> str:
-    """What a screen reader says of a line."""
+    """The text for a line that a screen reader reads."""
     numbers = finite(points)
     if not numbers:
         return f"{name}: no numbers"

@@ -1,4 +1,4 @@
-"""Reading for the pages beside the backend's own work.
+"""Reads the records for the pages, beside the backend's own work.
 
 =====================  ==================================  ===============================
 state                  used by                             how it is kept apart
@@ -53,7 +53,7 @@ class Snapshot:
 
 
 class Reader:
-    """Runs questions to the records in threads of its own. Event loop's thread only."""
+    """Runs questions to the records in separate threads. For the event loop's thread only."""
 
     def __init__(self, path: Path) -> None:
         """``path`` is the database's, which must exist once the first question is asked."""
@@ -63,7 +63,7 @@ class Reader:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="page reader")
 
     async def run(self, work: Callable[[Records], T]) -> T:
-        """What ``work`` makes of the records, which do not change while it looks."""
+        """The result of ``work`` on the records, which do not change meanwhile."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._run, work)
 
     def _run(self, work: Callable[[Records], T]) -> T:
@@ -78,7 +78,7 @@ class Reader:
             snapshot.db.execute("ROLLBACK")
 
     def close(self) -> None:
-        """Wait for what runs, and let go of the database."""
+        """Wait for running work, and close the database."""
         self._threads.shutdown(wait=True, cancel_futures=True)
         for snapshot in self._snapshots:
             snapshot.db.close()

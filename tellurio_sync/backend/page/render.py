@@ -1,4 +1,4 @@
-"""From what a page shows to its HTML: the templates, and the forms in which they write values.
+"""From the content of a page to its HTML: the templates, and how they write values.
 
 Every value that a template writes is escaped, and characters that are not seen, or that turn the text around them
 (control characters, bidirectional overrides), are made visible.
@@ -45,7 +45,7 @@ def render(
 
 @functools.cache
 def environment() -> Environment:
-    """The templates. Imported when the first page is asked for: a backend whose pages nobody opens needs none."""
+    """The templates. Imported for the first page: a backend whose pages are never opened does not need them."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -162,7 +162,7 @@ def utc(iso: str) -> str:
 
 
 def seconds(value: float) -> str:
-    """A length of time that is measured rather than waited for."""
+    """A short length of time, which was measured."""
     return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.1f} s" if value < 60 else duration(value)
 
 

@@ -1,4 +1,4 @@
-"""What changed between two texts, word by word."""
+"""The difference between two texts, word by word."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def compare(before: str, after: str) -> list[Piece]:
 
 
 def only_new(pieces: Sequence[Piece]) -> list[Piece]:
-    """The later text alone, with what is new in it."""
+    """Only the later text, with its new parts marked."""
     return [piece for piece in pieces if piece.kind != "gone"]
 
 

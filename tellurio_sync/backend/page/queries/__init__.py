@@ -1,1 +1,1 @@
-"""What the pages ask of the store: one module per question."""
+"""The questions of the pages to the store: one module for each."""

@@ -1,4 +1,4 @@
-"""The metrics of a run: their names, in the order of their begin, and of each the last values."""
+"""The metrics of a run: their names, in the order in which they began, and the last values of each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..reader import Records
 
 
 def names_of_metrics(records: Records, run_uuid: str) -> list[str]:
-    """The names of all metrics of a run, in the order of their begin."""
+    """The names of all metrics of a run, in the order in which they began."""
     return [row["name"] for row in metrics.summaries(records, run_uuid)]
 
 
@@ -20,7 +20,7 @@ def last_values(records: Records, run_uuid: str, name: str, limit: int) -> list[
 
 
 def last_value(records: Records, run_uuid: str, name: str) -> Any:
-    """The value at the last step of a metric; None where there is none."""
+    """The value at the last step of a metric; None if there is none."""
     rows = last_values(records, run_uuid, name, 1)
     return rows[0]["value"] if rows else None
 

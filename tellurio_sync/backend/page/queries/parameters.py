@@ -1,4 +1,4 @@
-"""The parameters of a run and their versions, with what led to each."""
+"""The parameters of a run and their versions, with the cause of each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..reader import Records
 
 
 def parameters(records: Records, run_uuid: str) -> list[Row]:
-    """Each parameter of a run with its newest version, in the order of their begin; ``count`` is how many it has."""
+    """Each parameter of a run with its newest version, in the order of their first ones; ``count``: its versions."""
     rows = records.read(
         "SELECT variable_id, min(number) AS first, max(version) AS newest, count(*) AS count FROM parameters"
         " WHERE run_uuid = ? GROUP BY variable_id ORDER BY first",

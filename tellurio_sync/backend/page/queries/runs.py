@@ -1,4 +1,4 @@
-"""The runs of a project, as a table wants them: searched, filtered, sorted, one page of them."""
+"""The runs of a project for a table: searched, filtered, sorted, one page of them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _METRIC = "metric:"
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which runs are wanted, and in which order.
+    """The selection of runs, and their order.
 
     Attributes:
         search: part of a name, a description or a note.
@@ -42,13 +42,13 @@ class Wanted:
 
 
 def count_of_runs(records: Records, project_uuid: str, wanted: Wanted) -> int:
-    """How many runs there are of those wanted."""
+    """How many runs the selection has."""
     where, values = _where(project_uuid, wanted)
     return int(records.read(f"SELECT count(*) AS count FROM {_FROM} WHERE {where}", *values)[0]["count"])
 
 
 def runs(records: Records, project_uuid: str, wanted: Wanted, *, limit: int, offset: int = 0) -> list[Row]:
-    """The runs that are wanted, with their ``tags`` (a list) and ``notes``."""
+    """The selected runs, with their ``tags`` (a list) and ``notes``."""
     where, values = _where(project_uuid, wanted)
     order, order_values = _order(wanted)
     rows = records.read(
@@ -116,7 +116,7 @@ def _where(project_uuid: str, wanted: Wanted) -> tuple[str, list[Any]]:
 def _order(wanted: Wanted) -> tuple[str, list[Any]]:
     direction = "ASC" if wanted.is_up else "DESC"
     if wanted.sort.startswith(_METRIC):
-        # Runs without the metric come last, whichever way.
+        # Runs without the metric come last in both directions.
         name = wanted.sort.removeprefix(_METRIC)
         return f"{_LAST_NUMBER} {direction} NULLS LAST, runs.number DESC", [name]
     order = _ORDERS.get(wanted.sort, _ORDERS["started"])

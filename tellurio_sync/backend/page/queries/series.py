@@ -1,4 +1,4 @@
-"""One metric of a run, thinned out for a plot such that every extreme is still seen."""
+"""One metric of a run, reduced for a plot in a way that keeps every extreme visible."""
 
 from __future__ import annotations
 
