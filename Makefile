@@ -74,9 +74,10 @@ lint: install  ## report what is not formatted, or looks wrong
 type: install  ## check the types of the package
 	$(BIN)/mypy
 
-build: install  ## build the wheel and the source distribution into dist/
+build: install  ## build the source distribution, the wheel and the one without C code into dist/
 	rm -rf dist build
 	$(BIN)/python -m build --outdir dist .
+	TELLURIO_SYNC_PURE_PYTHON=1 $(BIN)/python -m build --wheel --outdir dist .
 
 check-dist: build  ## install what was built into an empty environment, with and without a C compiler, and try it
 	$(BIN)/python tests/check_dist.py dist

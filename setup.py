@@ -5,9 +5,10 @@ import sysconfig
 from setuptools import Extension, setup
 
 # Only where it can be of use: the C code needs poll(), other interpreters run Python faster than they call C, and where
-# there is no GIL none has to be given up.
+# there is no GIL none has to be given up. The variable that switches it off at run time makes the wheel without it.
 is_wanted = (
     os.name == "posix"
+    and not os.environ.get("TELLURIO_SYNC_PURE_PYTHON")
     and platform.python_implementation() == "CPython"
     and not sysconfig.get_config_var("Py_GIL_DISABLED")
 )

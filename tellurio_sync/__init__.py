@@ -33,6 +33,7 @@ from .errors import (
     RemoteError,
     TellurioError,
 )
+from .free_threading import check_interpreter
 from .model.batch.block import batch
 from .model.batch.dataset import variables
 from .model.data import JAGGED
@@ -45,6 +46,8 @@ from .optim import TGD
 from .session import Session
 from .session.default import close, current_session, default_session, finish, init, log, login
 from .trainer import Trainer, fit
+
+check_interpreter()
 
 __all__ = [
     "JAGGED",

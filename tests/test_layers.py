@@ -16,7 +16,7 @@ PACKAGE = Path(tellurio_sync.__file__).parent
 # The floors, from the ground up: a module imports from lower floors only, and from none of its own. Every module and
 # package directly below ``tellurio_sync`` has its place here.
 FLOORS = [
-    ("_version", "errors", "deadlines", "journal", "speedups", "active_run", "secret"),
+    ("_version", "errors", "deadlines", "free_threading", "journal", "speedups", "active_run", "secret"),
     ("run_context", "addresses", "jsonrpc"),
     ("transport", "local", "studio", "backend"),
     ("peer",),
@@ -37,6 +37,7 @@ USES = {
     "errors": set(),
     "deadlines": set(),
     "journal": set(),
+    "free_threading": set(),
     "speedups": set(),
     "active_run": set(),
     "secret": set(),
@@ -71,6 +72,7 @@ USES = {
             "cognitive",
             "data",
             "errors",
+            "free_threading",
             "model",
             "optim",
             "run_context",
