@@ -72,7 +72,7 @@ def observe(namespace, base_url, directory, prompt, train, validation, epochs, b
     set_backward_model_client("openai/gpt-4o-mini", client_args={"base_url": base_url})
     classifier = Classifier(lm, prompt)
     mails = Mails(train)
-    sampler = WeightedRandomSampler(mails.weights(), len(mails))
+    sampler = WeightedRandomSampler(mails.weights(), len(mails), seed=0)
     loader = DataLoader(mails, batch_size=batch_size, sampler=sampler)
     held_out = DataLoader(Mails(validation), batch_size=len(validation))
 
