@@ -69,6 +69,8 @@ def test_a_training_whose_line_is_cut(train: Any, undisturbed: Any, way: str, se
     """Over our client it ends as the undisturbed one, over afnio's own it does not end well."""
     if way == "our client":
         assert train(cuts_of(seed)) == undisturbed
-    elif seed == 0:  # each costs half a minute of time-outs
+    elif seed:
+        pytest.skip("over afnio's own client once is enough: it costs half a minute of time-outs")
+    else:
         with pytest.raises(AssertionError, match="the driver training failed"):
             train(cuts_of(seed))
