@@ -28,6 +28,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from . import forked
 from .deadlines import MONOTONIC, Deadline, check_timeout
 from .errors import BackendError, UsageError
 
@@ -321,5 +322,4 @@ def _after_fork_in_child() -> None:
 
 
 atexit.register(_end_all)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+forked.renew_by(_after_fork_in_child)

@@ -11,8 +11,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any
-from weakref import WeakSet
 
+from .. import forked
 from ..active_run import HasUuid, get_active_run
 from ..addresses import check_may_send_key, ws_address
 from ..deadlines import check_timeout
@@ -136,7 +136,7 @@ class TellurioWebSocketClient:
         self._peer: Peer | None = None
         self._session_id: str | None = None  # to go on with at the next connection; None: a new one
         self._lock = threading.Lock()  # guards the assignment of _peer; never held while connecting or closing
-        _clients.add(self)
+        forked.renew(self)
 
     def __getstate__(self) -> dict[str, Any]:
         here = ("_api_key", "_peer", "_session_id", "_lock", "registries", "_active_run", "_on_lost", "_on_restored")
@@ -151,7 +151,7 @@ class TellurioWebSocketClient:
         self._is_unpickled = True
         self._start_afresh()
 
-    def _renew_after_fork(self) -> None:
+    def renew_after_fork(self) -> None:
         # In the child. Threads of the parent may have held the locks; they do not exist here.
         self._lock = threading.Lock()
         self._session_id = None  # the parent's
@@ -558,15 +558,3 @@ class TellurioWebSocketClient:
         """As ``_with_run``, for many calls; each with whether heartbeats extend it."""
         for method, params in calls:
             yield method, self._with_run(params), method in LONG_RUNNING_METHODS
-
-
-_clients: WeakSet[TellurioWebSocketClient] = WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for client in list(_clients):
-        client._renew_after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

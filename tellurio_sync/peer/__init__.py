@@ -9,7 +9,7 @@
     dispatch.py       what the other end may call: handlers, their order, their replies
     workers.py        the threads for code of the user
     keepalive.py      when to ping;  backoff.py: how long to pause before the next attempt
-    exit_and_fork.py  the end of the interpreter, and forked children
+    at_exit.py        the end of the interpreter
 
 The way of a call: ``Peer.request`` makes a ``PendingCall``.  ``Connection.start`` registers it in the ``PendingTable``
 and sends; the caller waits on the call.  The receive thread finds the reply (``Connection._on_message``), takes the

@@ -19,11 +19,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from secrets import token_hex
 from typing import Any, Protocol
 
+from .. import forked
 from ..deadlines import MONOTONIC, Clock, Deadline
 from ..errors import ConnectionLost, NotConnected, WouldDeadlock
 from ..speedups import Semaphore, make_semaphore
 from ..transport.base import DialFailed, Transport, TransportEnded
-from . import exit_and_fork
+from . import at_exit
 from .backoff import backoff
 from .connection import Connection, Opening
 from .dispatch import Dispatcher, Method
@@ -146,7 +147,8 @@ class Lifecycle:
         """
         thread = threading.Thread(target=self._run, args=(retries, delay), name="tellurio-sync receive", daemon=True)
         self._thread = thread
-        exit_and_fork.register(self)
+        at_exit.register(self)
+        forked.renew(self)
         try:
             try:
                 thread.start()
@@ -310,7 +312,8 @@ class Lifecycle:
         finally:
             with self._lock:
                 self._set_state_locked(CLOSED)
-            exit_and_fork.unregister(self)
+            at_exit.unregister(self)
+            forked.leave_alone(self)
 
     def _serve_one_connection(self) -> bool:
         """Make one attempt to connect and, if it works, run the receive loop. Returns whether it was open."""
@@ -389,7 +392,7 @@ class Lifecycle:
 
     # --- fork ------------------------------------------------------------------------------------------
 
-    def forget_after_fork(self) -> None:
+    def renew_after_fork(self) -> None:
         """In a forked child: this peer is closed; the parent's connection goes on untouched."""
         # A thread of the parent may have held the old lock; in the child it would never be released.
         self._lock = threading.Lock()

@@ -14,7 +14,9 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any
 
+from .. import forked
 from ..model.session_link import current_link, set_default_link
+from ..secret import hidden
 from .session import Session
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ def login(
     data_dir: str | os.PathLike[str] | None = None,
 ) -> dict[str, str]:
     """Log in and connect: see :meth:`Session.login`."""
+    api_key = hidden(api_key)  # from here on, no frame of ours shows it
     return current_session().login(api_key, relogin, mode=mode, data_dir=data_dir)
 
 
@@ -88,5 +91,4 @@ def _after_fork_in_child() -> None:
     _default_lock = threading.Lock()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+forked.renew_by(_after_fork_in_child)

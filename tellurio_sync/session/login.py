@@ -1,13 +1,22 @@
-"""A login to a Tellurio backend: the key, the connection and the REST API. ``session`` adds objects and runs."""
+"""A login to a Tellurio backend: the key, the connection and the REST API. ``session`` has one.
+
+| State | Written by | Read by | Guarded by | Enforced by |
+|---|---|---|---|---|
+| client, REST client, account, backend | a login | any thread | ``_lock``; the client is stored last | an assert |
+| mode | a login | any thread | ``_lock`` | only this module has the lock |
+
+``_lock`` is held while logging in and connecting.
+"""
 
 from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..client import TellurioWebSocketClient
-from ..errors import NotConnected
+from ..ownership import is_held
 from ..secret import Secret, hidden
 
 if TYPE_CHECKING:
@@ -23,42 +32,46 @@ Address = tuple["str | None", "int | str | None"]
 
 
 class Login:
-    """The login part of a session. Thread-safe: login and close take ``_login_lock``.
+    """The login of one session. Thread-safe.
 
     Args:
         http, ws: the addresses of the backend.
         allow_insecure: permit a key to cross a network unencrypted.
+        make_client: makes a client for this address, not yet connected.
+        on_login: called at the end of each login with the client, which is connected, and the id of its session.
+
+    Attributes:
+        http, ws: as above.
+        mode: of the last login; None: it named none.
+        client: of the last login, None before.
     """
 
-    _login_lock: threading.RLock
-
-    def __init__(self, http: Address, ws: Address, *, allow_insecure: bool) -> None:
-        self._http = http
-        self._ws = ws
+    def __init__(
+        self,
+        http: Address,
+        ws: Address,
+        *,
+        allow_insecure: bool,
+        make_client: Callable[[Address], TellurioWebSocketClient],
+        on_login: Callable[[TellurioWebSocketClient, str], None],
+    ) -> None:
+        self.http = http
+        self.ws = ws
+        self.mode: str | None = None
+        self.client: TellurioWebSocketClient | None = None
         self._allow_insecure = allow_insecure
-        self._mode: str | None = None  # of the last login
-        self._client: TellurioWebSocketClient | None = None
+        self._make_client = make_client
+        self._on_login = on_login
         self._rest: StudioRest | None = None
         self._account: Account | None = None
         self._backend: LocalBackend | None = None
+        self.renew_lock()
 
-    # --- for the session ---------------------------------------------------------------------------------
+    def renew_lock(self) -> None:
+        """In a forked child: a thread of the parent may have held it."""
+        self._lock = threading.RLock()
 
-    def _make_client(self, ws: Address) -> TellurioWebSocketClient:
-        """A new client, not yet connected."""
-        raise NotImplementedError
-
-    def _connected(self, client: TellurioWebSocketClient, session_id: str) -> None:
-        """The login has succeeded, and ``client`` is the one to use."""
-        raise NotImplementedError
-
-    def check_may_wait(self) -> None:
-        """Return if this thread may wait for the server."""
-        raise NotImplementedError
-
-    # --- login ---------------------------------------------------------------------------------------
-
-    def login(
+    def log_in(
         self,
         api_key: str | None = None,
         relogin: bool = False,
@@ -66,31 +79,13 @@ class Login:
         mode: str | None = None,
         data_dir: str | os.PathLike[str] | None = None,
     ) -> dict[str, str]:
-        """Log in and connect (protocol §A.6, §J.2). Blocks. Objects made before stay valid.
-
-        Args:
-            api_key: None: ``TELLURIO_API_KEY``, else the key stored by an earlier login (extra ``keyring``).
-            relogin: do not use a stored key.
-            mode: ``"online"``; or ``"local"``: a backend of your own, started in its own process, which needs no
-                account and no network, and ends with this process (extra ``local``). None: as in the last login, else
-                ``TELLURIO_MODE``, else ``"online"``.
-            data_dir: for ``mode="local"``: where it keeps projects, runs and metrics; None: they are lost at its end.
-
-        Returns:
-            ``{"email", "username", "session_id"}``
-
-        Raises:
-            InvalidAPIKeyError: the backend refused the key.
-            ValueError: there is no key, or an unknown mode.
-            HttpUnreachable, ConnectFailed: the backend could not be reached.
-            BackendError: the local backend could not be started.
-        """
+        """See ``Session.login``. Blocks."""
         api_key = hidden(api_key)  # from here on, no frame of ours shows it
-        chosen = mode or self._mode or os.environ.get(MODE_VARIABLE) or "online"
+        chosen = mode or self.mode or os.environ.get(MODE_VARIABLE) or "online"
         if chosen not in _MODES:
             raise ValueError(f"The mode must be 'online' or 'local', not {chosen!r}.")
-        with self._login_lock:
-            self._mode = mode or self._mode
+        with self._lock:
+            self.mode = mode or self.mode
             if chosen == "local":
                 return self._login_local(data_dir)
             if data_dir is not None:
@@ -103,7 +98,7 @@ class Login:
         found, source = find_api_key(api_key, relogin)
         key = Secret(found)
         del found
-        answer = self._connect(key, self._http, self._ws, relogin)
+        answer = self._connect(key, self.http, self.ws, relogin)
         remember(key, answer["username"], source)
         return answer
 
@@ -121,8 +116,8 @@ class Login:
 
         rest = StudioRest(*http, api_key=key, allow_insecure=self._allow_insecure)
         client = self._make_client(ws)
-        if self._client is not None:
-            client.go_on_with(self._client)
+        if self.client is not None:
+            client.go_on_with(self.client)
         try:
             account = verify(rest, relogin)
             greeting = client.connect(key)
@@ -130,68 +125,56 @@ class Login:
             client.close()
             rest.close()
             raise
-        previous, previous_rest = self._client, self._rest
-        self._client, self._rest, self._account = client, rest, account
+        self._replace_locked(client, rest, account)
+        self._on_login(client, greeting["session_id"])
+        return {"email": account.email, "username": account.username, **greeting}
+
+    def _replace_locked(self, client: TellurioWebSocketClient, rest: StudioRest, account: Account) -> None:
+        assert is_held(self._lock)
+        previous, previous_rest = self.client, self._rest
+        # The client last: a thread that sees it finds the others.
+        self._rest, self._account = rest, account
+        self.client = client
         if previous is not None:
             previous.close()
         if previous_rest is not None:
             previous_rest.close()
-        self._connected(client, greeting["session_id"])
-        return {"email": account.email, "username": account.username, **greeting}
 
-    def _ensure_login(self) -> None:
-        if self._client is None:
-            self.check_may_wait()
-            with self._login_lock:
-                if self._client is None:
-                    self.login()
+    def ensure(self) -> TellurioWebSocketClient:
+        """The client; logs in first, if necessary. Then blocks, and raises as ``Session.login``."""
+        client = self.client
+        if client is None:
+            with self._lock:
+                if self.client is None:
+                    self.log_in()
+                client = self.client
+            assert client is not None
+        return client
 
     def close(self) -> None:
-        """Disconnect. Idempotent; blocks at most about 1 s. ``login`` works again afterwards.
-
-        An unfinished run stays as it is: finish it first. A local backend keeps running until the process ends, because
-        other sessions may use it.
-        """
-        with self._login_lock:
-            client, rest = self._client, self._rest
+        """See ``Session.close``. Blocks at most about 1 s."""
+        with self._lock:
+            client, rest = self.client, self._rest
         if client is not None:
             client.close()
         if rest is not None:
             rest.close()
 
     @property
-    def is_logged_in(self) -> bool:
-        """Whether ``login`` has succeeded."""
-        return self._client is not None
-
-    @property
-    def client(self) -> TellurioWebSocketClient:
-        """The connection.
-
-        Raises:
-            NotConnected: before ``login``.
-        """
-        if self._client is None:
-            raise NotConnected("WebSocket is not connected: call login() first.")
-        return self._client
-
-    @property
     def rest(self) -> StudioRest:
-        """The REST API, with this session's key. Logs in first, if necessary.
-
-        Raises:
-            As ``login``.
-        """
-        self._ensure_login()
+        """The REST client. Logs in first, if necessary."""
+        self.ensure()
         assert self._rest is not None
         return self._rest
 
     @property
-    def page_url(self) -> str | None:
-        """The address of the local backend's page; None online. It holds a token: keep it secret."""
-        return (self._backend.page_url or None) if self._backend is not None else None
+    def account(self) -> Account:
+        """Whose key it is. Logs in first, if necessary."""
+        self.ensure()
+        assert self._account is not None
+        return self._account
 
     @property
-    def namespace(self) -> str | None:
-        """The namespace of the local backend; None online."""
-        return None if self._backend is None else self._backend.namespace
+    def backend(self) -> LocalBackend | None:
+        """The local backend; None online."""
+        return self._backend

@@ -16,28 +16,29 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
 
-from .. import active_run
+from .. import active_run, forked
 from ..addresses import ws_address
 from ..client import TellurioWebSocketClient
 from ..client.client import DEFAULT_TIMEOUT
 from ..deadlines import MONOTONIC, Deadline, check_timeout
-from ..errors import ConnectionLost, UsageError
+from ..errors import ConnectionLost, NotConnected, UsageError
 from ..model.batch.block import open_queue, settle_open_queue
 from ..model.call import Call
 from ..model.registries import Registries
 from ..model.session_link import use_link
+from ..secret import hidden
 from .login import MODE_VARIABLE, Address, Login
 from .restore import Restored
 from .restore_gate import Admission, RestoreGate
 
 if TYPE_CHECKING:
     from ..active_run import HasUuid
+    from ..studio.rest import StudioRest
     from ..studio.runs import Run, RunGuard
 
 
-class Session(Login):
+class Session:
     """A login to a Tellurio backend and everything that belongs to it. Thread-safe.
 
     As a context manager it is the current session inside the block, and is closed at its end.
@@ -77,38 +78,37 @@ class Session(Login):
         on_restored: Callable[[Restored], None] | None = None,
         **client_options: Any,
     ) -> None:
-        super().__init__(
-            (http_base_url, http_port),
-            (ws_base_url, ws_port),
-            allow_insecure=client_options.get("allow_insecure", False),
-        )
         self._default_timeout = check_timeout(default_timeout, "default_timeout")
         self._pending_timeout = check_timeout(pending_timeout or default_timeout, "pending_timeout")
         self._on_lost = on_lost
         self._on_restored = on_restored
         self._client_options = client_options
         self._registries = Registries(self)
+        self._login = Login(
+            (http_base_url, http_port),
+            (ws_base_url, ws_port),
+            allow_insecure=client_options.get("allow_insecure", False),
+            make_client=self._make_client,
+            on_login=self._logged_in,
+        )
+        self._gate = RestoreGate(self, lambda: self._last_run_uuid, on_restored)
         self.sets_active_run = False
-        self._renew_locks()
-        _sessions.add(self)
+        forked.renew(self)
         self._guard: RunGuard | None = None
         self._run: HasUuid | None = None
         self._last_run_uuid = ""  # for the calls that a restore makes
         self._uses = threading.local()  # per thread, a stack: the same session may be entered in many threads
 
-    def _renew_locks(self) -> None:
-        self._gate = RestoreGate(self, lambda: self._last_run_uuid, self._on_restored)
-        self._login_lock = threading.RLock()
-
-    def _renew_after_fork(self) -> None:
+    def renew_after_fork(self) -> None:
         # In the child. Threads of the parent may have held the locks; they do not exist here.
-        self._renew_locks()
+        self._login.renew_lock()
+        self._gate = RestoreGate(self, lambda: self._last_run_uuid, self._on_restored)
         self._registries.renew_after_fork()
 
     def __reduce__(self) -> tuple[Any, ...]:
         options = {name: value for name, value in self._client_options.items() if name != "ssl_context"}
         timeouts = (self._default_timeout, self._pending_timeout)
-        return _unpickled, (self._http, self._ws, timeouts, options, self._mode)
+        return _unpickled, (self._login.http, self._login.ws, timeouts, options, self._login.mode)
 
     def __enter__(self) -> Session:
         use = self.use()
@@ -125,10 +125,87 @@ class Session(Login):
         return use_link(self)
 
     def __repr__(self) -> str:
-        client = self.__dict__.get("_client")  # absent if the constructor has failed and a traceback shows its frame
+        login = self.__dict__.get("_login")  # absent if the constructor has failed and a traceback shows its frame
+        client = None if login is None else login.client
         return "<Session, not logged in>" if client is None else f"<Session {client.ws_url} {client.state}>"
 
-    # --- connecting ----------------------------------------------------------------------------------
+    # --- the login -----------------------------------------------------------------------------------
+
+    def login(
+        self,
+        api_key: str | None = None,
+        relogin: bool = False,
+        *,
+        mode: str | None = None,
+        data_dir: str | os.PathLike[str] | None = None,
+    ) -> dict[str, str]:
+        """Log in and connect (protocol §A.6, §J.2). Blocks. Objects made before stay valid.
+
+        Args:
+            api_key: None: ``TELLURIO_API_KEY``, else the key stored by an earlier login (extra ``keyring``).
+            relogin: do not use a stored key.
+            mode: ``"online"``; or ``"local"``: a backend of your own, started in its own process, which needs no
+                account and no network, and ends with this process (extra ``local``). None: as in the last login, else
+                ``TELLURIO_MODE``, else ``"online"``.
+            data_dir: for ``mode="local"``: where it keeps projects, runs and metrics; None: they are lost at its end.
+
+        Returns:
+            ``{"email", "username", "session_id"}``
+
+        Raises:
+            InvalidAPIKeyError: the backend refused the key.
+            ValueError: there is no key, or an unknown mode.
+            HttpUnreachable, ConnectFailed: the backend could not be reached.
+            BackendError: the local backend could not be started.
+        """
+        api_key = hidden(api_key)  # from here on, no frame of ours shows it
+        return self._login.log_in(api_key, relogin, mode=mode, data_dir=data_dir)
+
+    def close(self) -> None:
+        """Disconnect. Idempotent; blocks at most about 1 s. ``login`` works again afterwards.
+
+        An unfinished run stays as it is: finish it first. A local backend keeps running until the process ends, because
+        other sessions may use it.
+        """
+        self._login.close()
+
+    @property
+    def is_logged_in(self) -> bool:
+        """Whether ``login`` has succeeded."""
+        return self._login.client is not None
+
+    @property
+    def client(self) -> TellurioWebSocketClient:
+        """The connection.
+
+        Raises:
+            NotConnected: before ``login``.
+        """
+        client = self._login.client
+        if client is None:
+            raise NotConnected("WebSocket is not connected: call login() first.")
+        return client
+
+    @property
+    def rest(self) -> StudioRest:
+        """The REST API, with this session's key. Logs in first, if necessary.
+
+        Raises:
+            As ``login``.
+        """
+        return self._login.rest
+
+    @property
+    def page_url(self) -> str | None:
+        """The address of the local backend's page; None online. It holds a token: keep it secret."""
+        backend = self._login.backend
+        return None if backend is None else backend.page_url or None
+
+    @property
+    def namespace(self) -> str | None:
+        """The namespace of the local backend; None online."""
+        backend = self._login.backend
+        return None if backend is None else backend.namespace
 
     def _make_client(self, ws: Address) -> TellurioWebSocketClient:
         return TellurioWebSocketClient(
@@ -141,15 +218,16 @@ class Session(Login):
             **self._client_options,
         )
 
-    def _connected(self, client: TellurioWebSocketClient, session_id: str) -> None:
+    def _logged_in(self, client: TellurioWebSocketClient, session_id: str) -> None:
         connection = client.connection
         if connection is not None:
             deadline = Deadline(self._default_timeout, MONOTONIC.now())
             self._gate.restore_on(client, connection, session_id, deadline)
 
     def _restore_soon(self, session_id: str) -> None:
-        if self._client is not None:
-            self._gate.restore_soon(self._client, session_id)
+        client = self._login.client
+        if client is not None:
+            self._gate.restore_soon(client, session_id)
 
     # --- runs ----------------------------------------------------------------------------------------
 
@@ -186,8 +264,7 @@ class Session(Login):
         if self._run is not None:
             settle_open_queue(self)
         rest = self.rest
-        assert self._account is not None
-        username = self._account.username
+        username = self._login.account.username
         namespace = namespace_slug or self.namespace or username
         run = start_run(rest, namespace, project_display_name, name, description, status, username=username)
         run.before_finish = self._send_queued
@@ -267,9 +344,10 @@ class Session(Login):
     @property
     def is_local(self) -> bool:
         """Whether the server is on this machine; before a login: whether it will be."""
-        if self._client is not None:
-            return self._client.is_loopback
-        return os.environ.get(MODE_VARIABLE) == "local" or ws_address(*self._ws).is_loopback
+        client = self._login.client
+        if client is not None:
+            return client.is_loopback
+        return os.environ.get(MODE_VARIABLE) == "local" or ws_address(*self._login.ws).is_loopback
 
     def check_consent(self) -> None:
         """Return if the user lets keys of language models be sent to the server; see ``studio.consent``."""
@@ -280,7 +358,8 @@ class Session(Login):
     @property
     def extensions(self) -> frozenset[str]:
         """What the server understands beyond the protocol; nothing before a login. Does not block."""
-        greeting = None if self._client is None else self._client.greeting
+        client = self._login.client
+        greeting = None if client is None else client.greeting
         return frozenset() if greeting is None else greeting.extensions
 
     def request(self, method: str, params: dict[str, Any]) -> Any:
@@ -311,7 +390,7 @@ class Session(Login):
         Raises:
             CallTimeout, NotConnected, WouldDeadlock: as ``TellurioWebSocketClient.call``; and as ``login``.
         """
-        self._ensure_login()
+        self._login.ensure()
         return self._gate.admit(lambda: self.client)
 
     def check_may_wait(self) -> None:
@@ -320,8 +399,9 @@ class Session(Login):
         Raises:
             WouldDeadlock: it is the receive thread.
         """
-        if self._client is not None:
-            self._client.check_may_wait()
+        client = self._login.client
+        if client is not None:
+            client.check_may_wait()
 
 
 def _unpickled(
@@ -340,19 +420,5 @@ def _unpickled(
         pending_timeout=timeouts[1],
         **options,
     )
-    session._mode = mode
+    session._login.mode = mode
     return session
-
-
-# --- fork -----------------------------------------------------------------------------------------------
-
-_sessions: WeakSet[Session] = WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for session in list(_sessions):
-        session._renew_after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

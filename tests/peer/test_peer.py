@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tellurio_sync.errors import CallTimeout, NotConnected
-from tellurio_sync.peer import exit_and_fork
+from tellurio_sync.peer import at_exit
 from tellurio_sync.peer.lifecycle import CLOSED
 
 from ..conftest import FAILSAFE
@@ -52,13 +52,13 @@ def test_ids_are_unique_over_peers() -> None:
 def test_an_open_peer_is_closed_at_exit_and_a_closed_one_forgotten() -> None:
     with Rig() as rig:
         rig.open()
-        assert rig.peer in exit_and_fork._open
-        exit_and_fork._close_all()
+        assert rig.peer in at_exit._open
+        at_exit._close_all()
         assert rig.peer.state == CLOSED
         thread = rig.peer._thread
         assert thread is not None
         thread.join(FAILSAFE)
-        assert rig.peer not in exit_and_fork._open
+        assert rig.peer not in at_exit._open
 
 
 def test_a_forked_child_is_closed_without_a_word() -> None:
@@ -68,7 +68,7 @@ def test_a_forked_child_is_closed_without_a_word() -> None:
         transport, thread = rig.transport, rig.peer._thread
         assert thread is not None
         rig.peer._lock.acquire()  # another thread of the parent may hold it for ever
-        rig.peer.forget_after_fork()
+        rig.peer.renew_after_fork()
         assert transport.is_disposed
         assert not transport.server_has_message()
         assert rig.peer.is_forked

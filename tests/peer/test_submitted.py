@@ -153,7 +153,7 @@ def test_a_forked_child_does_not_wait_for_a_call_of_its_parent() -> None:
     with Rig() as rig:
         future = rig.open().peer.submit("m", {}, TIMEOUT)
         transport, thread = rig.transport, rig.peer._thread
-        rig.peer.forget_after_fork()
+        rig.peer.renew_after_fork()
         with pytest.raises(ConnectionLost, match="forked"):
             future.result(FAILSAFE)
         transport.server_end(Ending("over", "network"))  # so that this process's thread ends

@@ -130,7 +130,7 @@ class TestAForkedChild:
         locks = [
             session.registries.lock,
             session.client._lock,
-            session._login_lock,
+            session._login._lock,
             session._gate._restore_lock,
             session._gate._lock,
             te.session.default._default_lock,

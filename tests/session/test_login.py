@@ -102,7 +102,7 @@ class TestLogin:
         parameter.append_grad(te.Variable("g"))
         other = RunningBackend(BackendOptions(api_key=KEY, data_dir=tmp_path / "other"))
         try:
-            session._http, session._ws = ("http://127.0.0.1", other.port), ("ws://127.0.0.1", other.port)
+            session._login.http, session._login.ws = ("http://127.0.0.1", other.port), ("ws://127.0.0.1", other.port)
             session.login(KEY)
             there = session.request("get_variable", {"variable_id": parameter.variable_id})
             assert (there["data"], there["role"], len(there["grad"])) == ("a", "prompt", 1)

@@ -36,14 +36,13 @@ for no queue: it reads ``_known_id``.
 from __future__ import annotations
 
 import copy
-import os
 import threading
 from collections import deque
 from collections.abc import Sequence
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Union
-from weakref import WeakSet
 
+from ... import forked
 from ...errors import BatchFailed, CallCancelled, ConnectionLost, LocalProtocolError, TellurioError, UsageError
 from ...jsonrpc import encode
 from ..session_link import Admission, SessionLink
@@ -82,14 +81,14 @@ class Queue:
         self._refusals: list[tuple[str, TellurioError]] = []
         self._unanswered: TellurioError | None = None  # the error for which another thread has taken changes back
         self._renew_locks()
-        _queues.add(self)
+        forked.renew(self)
 
     def _renew_locks(self) -> None:
         self._lock = threading.RLock()
         self._sending = threading.RLock()
         self._is_sending = False
 
-    def _renew_after_fork(self) -> None:
+    def renew_after_fork(self) -> None:
         # In the child. It is in no block, and the thread that was sending does not exist here. All objects are made
         # again on the server, as they are here, so only the changes that a queued Variable is not made with are still
         # to be sent.
@@ -326,17 +325,3 @@ def _chars_of(value: Any) -> int:
         else:
             stack.extend((each, depth + 1) for each in (item.values() if isinstance(item, dict) else item))
     return chars
-
-
-# --- fork -----------------------------------------------------------------------------------------
-
-_queues: WeakSet[Queue] = WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for queue in list(_queues):
-        queue._renew_after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

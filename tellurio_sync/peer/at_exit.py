@@ -1,28 +1,30 @@
-"""What happens to open peers at the exit of the interpreter, and in forked children.
+"""What becomes of open peers when the interpreter exits.
 
-At exit all open peers are closed in good order, within ``EXIT_TIMEOUT`` seconds together.  Their threads are daemons,
-so nothing holds the process after that.  In a forked child the threads do not exist, and the connection belongs to
-the parent: the child closes its copies of the descriptors and sends nothing.
+Each open peer is closed in good order, all together within ``EXIT_TIMEOUT`` seconds; the threads are daemons, so
+nothing holds the process after that.
+
+| State | Written by | Read by | Guarded by | Enforced by |
+|---|---|---|---|---|
+| ``_open``, ``_is_installed`` | callers, receive threads | the main thread | ``_lock`` | only this module has it |
 """
 
 from __future__ import annotations
 
 import atexit
-import os
 import threading
 import time
 import weakref
 from typing import Protocol
 
+from .. import forked
+
 EXIT_TIMEOUT = 1.0
 
 
 class Closable(Protocol):
-    """A peer, as this module sees it."""
+    """The methods of a peer that this module uses."""
 
     def close_at_exit(self, timeout: float) -> None: ...
-
-    def forget_after_fork(self) -> None: ...
 
 
 _open: weakref.WeakSet[Closable] = weakref.WeakSet()
@@ -31,7 +33,7 @@ _is_installed = False
 
 
 def register(peer: Closable) -> None:
-    """Close ``peer`` at exit, and forget it in forked children."""
+    """Close ``peer`` at exit."""
     global _is_installed
     with _lock:
         _open.add(peer)
@@ -39,12 +41,10 @@ def register(peer: Closable) -> None:
             return
         _is_installed = True
     atexit.register(_close_all)
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=_forget_all)
 
 
 def unregister(peer: Closable) -> None:
-    """``peer`` is closed: nothing has to be done for it any more."""
+    """``peer`` is closed."""
     with _lock:
         _open.discard(peer)
 
@@ -58,10 +58,10 @@ def _close_all() -> None:
 
 
 def _forget_all() -> None:
-    # The parent may have held the lock at the fork: the child needs its own.
+    # In a forked child: the peers are the parent's, which may have held the lock at the fork.
     global _lock
     _lock = threading.Lock()
-    peers = list(_open)
     _open.clear()
-    for peer in peers:
-        peer.forget_after_fork()
+
+
+forked.renew_by(_forget_all)
