@@ -34,7 +34,7 @@ from .errors import BackendError, UsageError
 
 _log = logging.getLogger(__name__)
 
-_NEEDED = ("aiohttp", "openai")  # the extra `local`
+_NEEDED = ("aiohttp", "jinja2")  # the extra `local`
 _POLL_INTERVAL = 0.02
 _STOP_TIMEOUT = 2.0
 _LAST_LINES = 20

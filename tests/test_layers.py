@@ -60,7 +60,7 @@ USES = {
     "transport": {"secret", "speedups"},
     "local": {"deadlines", "errors", "forked"},
     "studio": {"_version", "active_run", "addresses", "deadlines", "errors", "jsonrpc", "secret"},
-    "backend": {"errors", "journal", "jsonrpc"},
+    "backend": {"addresses", "errors", "journal", "jsonrpc", "secret"},
     "peer": {"deadlines", "errors", "forked", "jsonrpc", "secret", "speedups", "transport"},
     "model": {"errors", "forked", "jsonrpc", "secret"},
     "autodiff": {"errors", "model"},

@@ -188,7 +188,7 @@ def test_a_program_that_does_not_exist(temporary):
     assert list(temporary.iterdir()) == []
 
 
-@pytest.mark.parametrize("missing", [("aiohttp",), ("aiohttp", "openai")])
+@pytest.mark.parametrize("missing", [("aiohttp",), ("aiohttp", "jinja2")])
 def test_without_the_extra(missing, monkeypatch):
     monkeypatch.setattr(local, "find_spec", lambda name: None if name in missing else object())
     with pytest.raises(BackendError, match=" and ".join(missing)) as caught:
@@ -371,7 +371,7 @@ except KeyboardInterrupt:
 
 @pytest.fixture
 def installed() -> None:
-    for name in ("aiohttp", "openai"):
+    for name in ("aiohttp", "jinja2"):
         pytest.importorskip(name)
 
 

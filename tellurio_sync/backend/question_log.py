@@ -19,8 +19,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .usage import cost as known_cost
-
 if TYPE_CHECKING:
     from .questions import Asked
     from .store import Store
@@ -338,8 +336,6 @@ def _whole(value: object) -> int | None:
 
 
 def _cost(asked: Asked) -> float | None:
-    if asked.answer is None:
+    if asked.answer is not None and asked.answer.is_cached:
         return 0.0
-    if asked.answer.cost is not None:
-        return asked.answer.cost
-    return known_cost(dict(asked.answer.usage), asked.model_name) or None
+    return asked.cost

@@ -76,7 +76,7 @@ class Answer:
         thoughts: what the model thought aloud before, "" for nothing. For display only.
         finish_reason: as the endpoint says it: "stop", "length", ...; None where it does not.
         usage: the tokens, as the endpoint reported them; empty where it did not.
-        cost: US dollars; None: unknown.
+        cost: US dollars, for all that was asked until it came; None: unknown.
         is_cached: it was not asked for again; usage and cost are those of the first time, and not paid.
     """
 
@@ -101,6 +101,7 @@ class Asked:
         error: the text of what went wrong; None where nothing did.
         error_kind: its kind; None too where the caller gave up waiting, ``error`` then says so.
         tries: requests that went to the endpoint for it; 0 from the cache.
+        cost: US dollars for all of them; None: not known, or nothing was asked.
         started_at: seconds since the epoch.
         seconds: from then to the end, waiting for its turn included.
     """
@@ -117,6 +118,7 @@ class Asked:
     error: str | None
     error_kind: FailureKind | None
     tries: int
+    cost: float | None
     started_at: float
     seconds: float
 

@@ -1,29 +1,18 @@
-"""Counts of tokens and money (protocol §H.3)."""
+"""Counting tokens and money (protocol §H.3)."""
 
 from __future__ import annotations
 
-import re
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
+from .prices import price
 
-class Price(NamedTuple):
-    """US dollars per million tokens."""
-
-    prompt: float
-    cached: float
-    completion: float
-
-
-# Protocol §H.3. A model that is not listed costs nothing here.
-PRICES = {
-    "gpt-4o": Price(2.50, 1.25, 10.00),
-    "gpt-4o-mini": Price(0.15, 0.075, 0.60),
-}
-_DATE = re.compile(r"-\d{4}-\d{2}-\d{2}$")
+UNPRICED = "unpriced_tokens"
+"""In ``cost``, beyond the protocol: the tokens whose price is not known, so that ``amount`` is too low by theirs."""
 
 
 def zero_usage() -> dict[str, Any]:
-    """Usage in its initial form."""
+    """The initial usage: all counts are zero."""
     return {
         "completion_tokens": 0,
         "prompt_tokens": 0,
@@ -41,7 +30,7 @@ def zero_usage() -> dict[str, Any]:
 
 def cleared(usage: dict[str, Any]) -> dict[str, Any]:
     """The same structure with all its numbers zero."""
-    return {key: _cleared(value) for key, value in usage.items()}
+    return {key: _cleared(value) for key, value in usage.items() if key != UNPRICED}
 
 
 def _cleared(value: Any) -> Any:
@@ -52,27 +41,39 @@ def _cleared(value: Any) -> Any:
     return type(value)()
 
 
-def add(usage: dict[str, Any], reported: dict[str, Any], model_name: str) -> None:
-    """Add the reported tokens of one call, and its cost, to ``usage``. Missing or null counts are zero."""
+def add(usage: dict[str, Any], reported: Mapping[str, Any], model_name: str, cost: float | None) -> float | None:
+    """Add to ``usage`` what one answer reported, and what it cost.
+
+    Args:
+        usage: of the model.
+        reported: by the endpoint; what is missing, null or no number counts as zero.
+        model_name: for the price, where the endpoint reports none.
+        cost: US dollars, as the endpoint reports it; None: it does not.
+
+    Returns:
+        What it cost; None: not known. Then its tokens are counted as :data:`UNPRICED`.
+    """
     for key, value in zero_usage().items():
         if key == "cost":
             continue
         if isinstance(value, dict):
-            details, new = usage.setdefault(key, dict(value)), reported.get(key) or {}
+            details, new = usage.setdefault(key, dict(value)), reported.get(key)
+            new = new if isinstance(new, dict) else {}
             for detail in value:
-                details[detail] = details.get(detail, 0) + (new.get(detail) or 0)
+                details[detail] = details.get(detail, 0) + tokens(new.get(detail))
         else:
-            usage[key] = usage.get(key, 0) + (reported.get(key) or 0)
-    price = usage.setdefault("cost", {"amount": 0.0, "currency": "USD"})
-    price["amount"] = price.get("amount", 0.0) + cost(reported, model_name)
+            usage[key] = usage.get(key, 0) + tokens(reported.get(key))
+    spent = price(reported, model_name) if cost is None else cost
+    total = usage.setdefault("cost", {"amount": 0.0, "currency": "USD"})
+    if spent is None:
+        count = tokens(reported.get("total_tokens"))
+        count = count or tokens(reported.get("prompt_tokens")) + tokens(reported.get("completion_tokens"))
+        total[UNPRICED] = total.get(UNPRICED, 0) + count
+    else:
+        total["amount"] = (total.get("amount") or 0.0) + spent
+    return spent
 
 
-def cost(reported: dict[str, Any], model_name: str) -> float:
-    """US dollars for one call; 0 for a model without a known price. Dated names cost as their base name."""
-    price = PRICES.get(_DATE.sub("", model_name))
-    if price is None:
-        return 0.0
-    prompt, completion = reported.get("prompt_tokens") or 0, reported.get("completion_tokens") or 0
-    cached = (reported.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-    dollars = (prompt - cached) * price.prompt + cached * price.cached + completion * price.completion
-    return dollars / 1_000_000
+def tokens(value: Any) -> int:
+    """A count of tokens in an endpoint's answer; 0 for anything else."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0

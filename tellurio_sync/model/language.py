@@ -21,6 +21,9 @@ from .session_link import SessionLink, current_link
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+# In ``cost``, where our backend does not know the price of some tokens.
+_UNPRICED = "unpriced_tokens"
+
 MODEL_TAG = "__model_client__"
 
 
@@ -64,8 +67,16 @@ class ChatCompletionModel:
         return self._model_id
 
     def get_usage(self) -> dict[str, Any]:
-        """A copy of the tokens and the cost so far, as the server last reported them. Does not block."""
-        return copy.deepcopy(self._usage)
+        """A copy of the tokens and the cost so far, as the server last reported them. Does not block.
+
+        ``cost["amount"]`` is in US dollars, and None where the price of some tokens is not known; ``cost["known"]`` is
+        then what the others cost, and ``cost["unpriced_tokens"]`` how many there are.
+        """
+        usage = copy.deepcopy(self._usage)
+        cost = usage.get("cost")
+        if isinstance(cost, dict) and cost.get(_UNPRICED):
+            cost["known"], cost["amount"] = cost.get("amount"), None
+        return usage
 
     def clear_usage(self) -> None:
         """Reset the usage that the server counts to zero. One round trip; ``get_usage`` shows it afterwards."""
@@ -126,11 +137,20 @@ class OpenAI(ChatCompletionModel):
     Args:
         api_key: None: ``OPENAI_API_KEY``.
         organization, project: of the account.
-        base_url: of another server, such as ``http://localhost:11434/v1``; None: the server's own default.
+        base_url: of another server, such as ``http://localhost:11434/v1``; None: ``OPENAI_BASE_URL`` of this process,
+            where ``OPENAI_API_KEY`` comes from too, else the server's own default.
         websocket_base_url: the same for streaming connections.
-        timeout: seconds, > 0, for one request to the provider.
+        timeout: seconds, > 0, for one question to the provider, with all its tries; None: 600.
         max_retries: >= 0, by the server, for one request to the provider.
         default_headers, default_query: added to every request to the provider.
+        max_concurrency: questions at once, > 0; None: as many as the provider bears.
+        requests_per_minute: > 0; None: as many as the provider bears.
+        ca_bundle: path, on the server's machine, of certificates that it trusts besides the usual ones.
+        allow_insecure: send the key over ``http://`` to another machine. Everybody on the way can read it.
+        cache: take the answer to a question that was asked before, with the same messages and arguments, from the
+            server's disk. None: not for the chats of the user.
+
+    ``max_concurrency`` and those below it are options of the local backend; other servers may ignore them.
 
     Sends the key to the server, which needs the user's consent (protocol §H.5), unless the server runs on this
     machine. Blocks for one round trip.
@@ -156,6 +176,11 @@ class OpenAI(ChatCompletionModel):
         max_retries: int = 2,
         default_headers: Mapping[str, str] | None = None,
         default_query: Mapping[str, object] | None = None,
+        max_concurrency: int | None = None,
+        requests_per_minute: float | None = None,
+        ca_bundle: str | None = None,
+        allow_insecure: bool | None = None,
+        cache: bool | None = None,
     ) -> None:
         arguments = ModelConfig(
             api_key=api_key,
@@ -167,6 +192,11 @@ class OpenAI(ChatCompletionModel):
             max_retries=max_retries,
             default_headers=default_headers,
             default_query=default_query,
+            max_concurrency=max_concurrency,
+            requests_per_minute=requests_per_minute,
+            ca_bundle=ca_bundle,
+            allow_insecure=allow_insecure,
+            cache=cache,
         )
         # No frame of ours keeps the plain keys beside the config, whose repr hides them.
         del api_key, default_headers, default_query

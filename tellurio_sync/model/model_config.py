@@ -13,9 +13,11 @@ from ..errors import UsageError
 from ..secret import hidden
 
 _SECRETS = frozenset({"api_key", "default_headers", "default_query"})
-_TEXTS = ("organization", "project", "base_url", "websocket_base_url")
+_TEXTS = ("organization", "project", "base_url", "websocket_base_url", "ca_bundle")
 _MAPPINGS = ("default_headers", "default_query")
-_KNOWN = frozenset({"api_key", "timeout", "max_retries", *_TEXTS, *_MAPPINGS})
+_NUMBERS = ("timeout", "max_concurrency", "requests_per_minute")
+_FLAGS = ("allow_insecure", "cache")
+_KNOWN = frozenset({"api_key", "max_retries", *_TEXTS, *_MAPPINGS, *_NUMBERS, *_FLAGS})
 _DEFAULT_MAX_RETRIES = 2
 
 
@@ -67,6 +69,7 @@ def openai_config(arguments: Mapping[str, Any]) -> ModelConfig:
         raise UsageError("No API key for the language model: pass api_key=..., or set OPENAI_API_KEY.")
     if not isinstance(api_key, str):
         raise TypeError(f"api_key must be a str, not {type(api_key).__name__}")
+    api_key = _cleaned(api_key)
     config = ModelConfig(api_key=api_key, max_retries=_check_retries(given.get("max_retries", _DEFAULT_MAX_RETRIES)))
     for name in _TEXTS:
         if name in given:
@@ -74,9 +77,35 @@ def openai_config(arguments: Mapping[str, Any]) -> ModelConfig:
     for name in _MAPPINGS:
         if name in given:
             config[name] = _plain_mapping(name, given[name])
-    if "timeout" in given:
-        config["timeout"] = _check_seconds("timeout", given["timeout"])
+    # The key and the address of the environment belong together: both are those of this process, not of the server's.
+    if "base_url" not in config and (base_url := os.environ.get("OPENAI_BASE_URL", "").strip()):
+        config["base_url"] = base_url
+    for name in _NUMBERS:
+        if name in given:
+            config[name] = _check_positive(name, given[name])
+    if not isinstance(config.get("max_concurrency", 1), int):
+        raise TypeError(f"max_concurrency must be an int, not {given['max_concurrency']!r}")
+    for name in _FLAGS:
+        if name in given:
+            config[name] = _check_flag(name, given[name])
     return config
+
+
+def _cleaned(api_key: str) -> str:
+    """A key without the white space around it that files and clipboards add. No text shows it."""
+    stripped = hidden(api_key.strip())
+    if not stripped or not all("!" <= char <= "~" for char in stripped):
+        raise UsageError(
+            "The API key of the language model cannot be sent: it is empty, or a blank, a line break or another sign "
+            "that no key has is in it. Was it copied whole, and from the right place?"
+        )
+    return stripped
+
+
+def _check_flag(name: str, flag: object) -> bool:
+    if not isinstance(flag, bool):
+        raise TypeError(f"{name} must be True or False, not {type(flag).__name__}")
+    return flag
 
 
 def _check_text(name: str, text: object) -> str:
@@ -93,12 +122,12 @@ def _check_retries(max_retries: object) -> int:
     return max_retries
 
 
-def _check_seconds(name: str, seconds: object) -> float:
-    if not isinstance(seconds, (int, float)) or isinstance(seconds, bool):
-        raise TypeError(f"{name} must be a number of seconds, not {seconds!r}")
-    if not math.isfinite(seconds) or seconds <= 0:
-        raise ValueError(f"{name} must be a positive, finite number of seconds, not {seconds!r}")
-    return seconds
+def _check_positive(name: str, number: object) -> float:
+    if not isinstance(number, (int, float)) or isinstance(number, bool):
+        raise TypeError(f"{name} must be a number, not {number!r}")
+    if not math.isfinite(number) or number <= 0:
+        raise ValueError(f"{name} must be a positive, finite number, not {number!r}")
+    return number
 
 
 def _plain_mapping(name: str, mapping: object) -> dict[str, Any]:

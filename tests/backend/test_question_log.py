@@ -49,6 +49,7 @@ def asked(run_uuid: str, text: str = "hello", **more: Any) -> Asked:
         error=None,
         error_kind=None,
         tries=1,
+        cost=0.25,
         started_at=time.time(),
         seconds=0.5,
     )
@@ -80,9 +81,13 @@ def test_what_a_run_used_is_counted_by_model_and_purpose(store: Store, run_uuid:
     log = QuestionLog(store)
     log.note(asked(run_uuid))
     log.note(asked(run_uuid, tries=3))
-    log.note(asked(run_uuid, answer=None, error="no", error_kind="server"))
-    log.note(asked(run_uuid, answer=Answer("again", usage={"prompt_tokens": 99}, cost=9.0, is_cached=True), tries=0))
-    log.note(asked(run_uuid, answer=Answer("who knows")))
+    log.note(asked(run_uuid, answer=None, error="no", error_kind="server", cost=0.0))
+    log.note(
+        asked(
+            run_uuid, answer=Answer("again", usage={"prompt_tokens": 99}, cost=9.0, is_cached=True), tries=0, cost=None
+        )
+    )
+    log.note(asked(run_uuid, answer=Answer("who knows"), cost=None))
     (used,) = store.read("SELECT * FROM usage")
     assert (used["questions"], used["cached"], used["errors"], used["retries"]) == (5, 1, 1, 2)
     assert (used["prompt_tokens"], used["completion_tokens"], used["cost"]) == (20, 10, 0.5)

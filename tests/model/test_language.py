@@ -114,10 +114,10 @@ def test_no_secret_shows(link, caplog, monkeypatch):
 
 def test_an_unpickled_model_takes_its_key_from_the_environment(link, monkeypatch):
     text = pickle.dumps(OpenAI(api_key=KEY, base_url="http://localhost:1", timeout=3))
-    monkeypatch.setenv("OPENAI_API_KEY", "key of the child")
+    monkeypatch.setenv("OPENAI_API_KEY", "key-of-the-child")
     assert type(pickle.loads(text)) is OpenAI
     assert link.calls("create_model")[1]["config"] == {
-        "api_key": "key of the child",
+        "api_key": "key-of-the-child",
         "base_url": "http://localhost:1",
         "timeout": 3,
         "max_retries": 2,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..questions import FailureKind
@@ -30,12 +30,15 @@ class Problem:
         text: the same in words, and what to do.
         said: the endpoint's own words; "" if there are none.
         may_pass: whether the same question may be answered if it is asked again later.
+        code, param: of the error, where the endpoint gives them as OpenAI does.
     """
 
     kind: FailureKind
     text: str
     said: str = ""
     may_pass: bool = False
+    code: str | None = None
+    param: str | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Completion:
         usage: the reported tokens, even if there is no answer, because they are paid for.
         cost: the US dollars that the endpoint reports; None if it reports none.
         problem: why the text is not an answer; None if it is one.
+        is_call: the text is that of the arguments in a call of a tool.
     """
 
     text: str = ""
@@ -57,13 +61,14 @@ class Completion:
     usage: Mapping[str, Any] = field(default_factory=dict)
     cost: float | None = None
     problem: Problem | None = None
+    is_call: bool = False
 
 
 def read_completion(status: int, content_type: str, body: bytes) -> Completion:
     """What a response of the chat-completions interface says. Never raises."""
     value = _json(body)
     if status >= 300 or status < 200:
-        return Completion(problem=_refusal(status, _said(value, body)))
+        return Completion(problem=_coded(_refusal(status, _said(value, body)), value))
     if value is _NO_JSON:
         return Completion(problem=_no_json(content_type, body))
     if not isinstance(value, dict):
@@ -77,7 +82,7 @@ def read_completion(status: int, content_type: str, body: bytes) -> Completion:
     if not isinstance(choice, dict):
         return Completion(usage=usage, problem=_not_a_completion("JSON without `choices`", body))
     found = _of_choice(choice)
-    return Completion(found.text, found.thoughts, found.finish_reason, usage, _cost(usage), found.problem)
+    return replace(found, usage=usage, cost=_cost(usage))
 
 
 # --- a completion -------------------------------------------------------------------------------
@@ -99,7 +104,7 @@ def _of_choice(choice: Mapping[str, Any]) -> Completion:
     if content is None or (not text.strip() and (thoughts or parted.is_open or reason not in (None, "stop"))):
         called = _called(message)
         if called is not None and (content is None or not text.strip()) and reason != "length":
-            return Completion(called, thoughts, reason, problem=_tool_call(called))
+            return Completion(called, thoughts, reason, problem=_tool_call(called), is_call=True)
         return Completion("", thoughts, reason, problem=_without_text(message, reason, thoughts))
     if reason == "content_filter":
         return Completion(text, thoughts, reason, problem=_blocked("content filter"))
@@ -188,6 +193,20 @@ def _refusal(status: int, said: str) -> Problem:
     if status in (301, 302, 303, 307, 308):
         text = "it wants to be asked at another address, which is not followed: give that one as `base_url`"
     return Problem(kind, f"It answered status {status}{f': {text}' if text else ''}.", said, may_pass)
+
+
+def _coded(problem: Problem, value: Any) -> Problem:
+    """The same with code and param of the error, and never to be tried again where the money is at an end."""
+    error = value.get("error", value) if isinstance(value, dict) else None
+    if not isinstance(error, dict):
+        return problem
+    code, param = error.get("code"), error.get("param")
+    code = code if isinstance(code, str) else None
+    if code == "insufficient_quota":
+        return replace(
+            problem, kind="refused", text="It answered that the quota of this key is used up.", may_pass=False
+        )
+    return replace(problem, code=code, param=param if isinstance(param, str) else None)
 
 
 _STATUS: dict[int, tuple[FailureKind, str, bool]] = {

@@ -1,0 +1,425 @@
+"""Asking language models: once, and again where that may help; booking what it cost; telling of each question."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .. import usage, wire
+from ..objects import Model
+from ..prices import prepare
+from ..questions import Answer, Asked, Question, QuestionFailed
+from ..reading.completion import Completion, Problem, read_completion
+from ..reading.thoughts import part
+from ..refused import Refused
+from .exchange import Exchanges, Response, Unreachable
+from .learnt import AnswerForm, Learnt, encoded, next_form
+from .pace import Pace
+from .settings import Own, Settings, blotted, secrets_among, settings_of
+
+logger = logging.getLogger(__name__)
+
+CallFunction = Callable[..., Awaitable[Any]]
+"""Calls a function of the client's, with keyword arguments."""
+OnQuestion = Callable[[Asked], None]
+
+# Arguments under which an answer would not be one text, unless they have one of these values.
+_ONE_TEXT: dict[str, tuple[object, ...]] = {"stream": (None, False), "n": (None, 1)}
+
+# What the chat-completions interface takes. Anything else goes by `extra_body`, so that a misspelt name is found.
+_ARGUMENTS = frozenset(
+    {
+        *("model", "audio", "frequency_penalty", "function_call", "functions", "logit_bias", "logprobs"),
+        *("max_completion_tokens", "max_tokens", "metadata", "modalities", "n", "parallel_tool_calls", "prediction"),
+        *("presence_penalty", "prompt_cache_key", "prompt_cache_retention", "reasoning_effort", "response_format"),
+        *("safety_identifier", "seed", "service_tier", "stop", "store", "stream", "stream_options", "temperature"),
+        *("tool_choice", "tools", "top_logprobs", "top_p", "user", "verbosity", "web_search_options"),
+    }
+)
+# Taken off before the request is sent: where they go, and how long it may take.
+_AROUND = ("extra_headers", "extra_query", "extra_body", "timeout")
+
+# Seconds, without a Retry-After: the pauses before another try, and how long an endpoint that takes no more questions
+# is waited for.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 20.0
+_RATE_PATIENCE = 120.0
+
+# Models at endpoints of which is known what they take; more than anybody uses.
+_MOST_LEARNT = 1000
+
+# Bytes of a body that is read on another thread, so that nobody waits for it.
+_LONG_BODY = 100_000
+
+
+@dataclass(eq=False)
+class _Endpoint:
+    """One model of a client's, ready to be asked."""
+
+    settings: Settings
+    pace: Pace
+
+
+@dataclass(eq=False)
+class _Asking:
+    """One question while it is asked.
+
+    Attributes:
+        tries: requests so far.
+        cost: of all of them, in US dollars; None: not known of one.
+        sent: the arguments that the last one had.
+    """
+
+    address: str = ""
+    tries: int = 0
+    cost: float | None = 0.0
+    sent: Mapping[str, Any] = field(default_factory=dict)
+
+
+class LanguageModels:
+    """Asks HTTP endpoints and functions of clients. Event loop's thread only.
+
+    Attributes:
+        on_question: each is told of each question once it has ended, in the order of their ends; must not block. What
+            it raises is logged.
+    """
+
+    def __init__(self, base_url: str | None = None, api_key: str | None = None) -> None:
+        """The address for models that name none, and the key that goes there and nowhere else."""
+        self.on_question: list[OnQuestion] = []
+        self._own = Own(base_url, api_key)
+        self._exchanges = Exchanges()
+        self._endpoints: dict[Model, _Endpoint] = {}
+        self._learnt: OrderedDict[tuple[str, str], Learnt] = OrderedDict()
+
+    async def ask(self, question: Question, call: CallFunction, run_uuid: str = "") -> Answer:
+        """The model's answer; its usage is added to the model's, and :attr:`on_question` is told.
+
+        Cancelling it ends the request to the endpoint.
+
+        Args:
+            question: with a model.
+            call: for a model that is a function of the client's.
+            run_uuid: of the request that asks.
+
+        Raises:
+            QuestionFailed: there is no answer; the text holds no key.
+        """
+        assert question.model is not None
+        started_at, started = time.time(), time.monotonic()
+        asking = _Asking()
+        answer, error, kind = None, None, None
+        try:
+            answer = await self._answer(question, question.model, call, asking)
+        except QuestionFailed as exc:
+            error, kind = str(exc), exc.kind
+            raise
+        except asyncio.CancelledError:
+            error = "Given up: nobody waits for the answer any more."
+            raise
+        finally:
+            self._tell(
+                Asked(
+                    purpose=question.purpose,
+                    run_uuid=run_uuid,
+                    model_id=question.model.model_id,
+                    model_name=_model_name(question),
+                    endpoint=asking.address,
+                    sample=question.sample,
+                    messages=question.messages,
+                    completion_args=_shown(asking.sent or question.completion_args),
+                    answer=answer,
+                    error=error,
+                    error_kind=kind,
+                    tries=asking.tries,
+                    cost=asking.cost if asking.tries else None,
+                    started_at=started_at,
+                    seconds=time.monotonic() - started,
+                )
+            )
+        return answer
+
+    def forget(self, model: Model) -> None:
+        """The model is gone: nothing is kept for it any more. Questions that are being asked end as they would."""
+        self._endpoints.pop(model, None)
+
+    async def close(self) -> None:
+        """Close all connections to endpoints."""
+        self._endpoints.clear()
+        await self._exchanges.close()
+
+    def _tell(self, asked: Asked) -> None:
+        for told in self.on_question:
+            try:
+                told(asked)
+            except Exception:  # an answer that is paid for must not be lost because it could not be noted
+                logger.exception("! a question could not be noted")
+
+    async def _answer(self, question: Question, model: Model, call: CallFunction, asking: _Asking) -> Answer:
+        if model.provider != "callable":
+            return await self._chat(question, model, asking)
+        asking.tries = 1
+        asking.cost = None
+        function = wire.Callable(model.config["callable_id"])
+        try:
+            text = await call(function, question.messages, **question.completion_args)
+        except Refused as exc:
+            raise QuestionFailed("function", exc.text) from None
+        if not isinstance(text, str):
+            problem = f"The function of a CallableModel must return a text, not {type(text).__name__}."
+            raise QuestionFailed("function", problem)
+        parted = part(text)
+        return Answer(parted.answer, parted.thoughts)
+
+    # --- endpoints ------------------------------------------------------------------------------
+
+    async def _chat(self, question: Question, model: Model, asking: _Asking) -> Answer:
+        args = dict(question.completion_args)
+        name = _checked_name(args)
+        around = {key: args.pop(key, None) for key in _AROUND}
+        _check_arguments(args, around)
+        endpoint = self._endpoint(model)
+        settings = endpoint.settings
+        asking.address = settings.address
+        learnt = self._learnt_of(settings.address, name)
+        await prepare(name)
+        tries = _Tries(self._exchanges, endpoint, learnt, question, model, name, args, around, asking)
+        try:
+            return await tries.answer()
+        except QuestionFailed as exc:
+            secrets = [*settings.secrets, *secrets_among(question.completion_args)]
+            text = f"The language model {name!r} at {settings.address} failed: {blotted(exc.text, secrets)}"
+            raise QuestionFailed(exc.kind, text, blotted(exc.said, secrets)) from None
+
+    def _endpoint(self, model: Model) -> _Endpoint:
+        endpoint = self._endpoints.get(model)
+        if endpoint is None:
+            settings = settings_of(model.config, self._own)
+            endpoint = _Endpoint(settings, Pace(settings.max_concurrency, settings.per_minute))
+            self._endpoints[model] = endpoint
+        return endpoint
+
+    def _learnt_of(self, address: str, name: str) -> Learnt:
+        learnt = self._learnt.get((address, name))
+        if learnt is None:
+            learnt = self._learnt[address, name] = Learnt()
+            if len(self._learnt) > _MOST_LEARNT:
+                self._learnt.popitem(last=False)
+        self._learnt.move_to_end((address, name))
+        return learnt
+
+
+class _Again(Exception):
+    """Another try may help, after a pause; where there is none, ``failure`` is raised."""
+
+    def __init__(self, failure: QuestionFailed, pause: float | None = None) -> None:
+        super().__init__(str(failure))
+        self.failure = failure
+        self.pause = pause
+
+
+class _TooMany(_Again):
+    """The endpoint takes no more questions at present; ``pause`` is what it asks for."""
+
+
+class _Tries:
+    """One question to an endpoint, from its first try to its last."""
+
+    def __init__(
+        self,
+        exchanges: Exchanges,
+        endpoint: _Endpoint,
+        learnt: Learnt,
+        question: Question,
+        model: Model,
+        name: str,
+        args: dict[str, Any],
+        around: Mapping[str, Any],
+        asking: _Asking,
+    ) -> None:
+        self._exchanges, self._settings, self._pace = exchanges, endpoint.settings, endpoint.pace
+        self._learnt = learnt
+        self._question, self._model, self._name = question, model, name
+        self._args = args
+        self._headers = {str(k): str(v) for k, v in (around["extra_headers"] or {}).items()}
+        self._query = {str(k): str(v) for k, v in (around["extra_query"] or {}).items()}
+        self._extra = dict(around["extra_body"] or {})
+        self._timeout = float(around["timeout"] or endpoint.settings.timeout)
+        self._asking = asking
+        # A form that the user asks for, or tools, would get into the way of ours.
+        has_own = any(key in args or key in self._extra for key in ("response_format", "tools", "functions"))
+        self._schema = None if has_own else question.schema
+        self._deadline: float | None = None
+
+    async def answer(self) -> Answer:
+        """The answer.
+
+        Raises:
+            QuestionFailed: there is none in time, or in so many tries.
+        """
+        retries, refused, waited = 0, 0, 0.0
+        while True:
+            try:
+                async with self._pace.turn():
+                    if self._deadline is None:
+                        # Its time begins with its turn: waiting behind others of ours is not the endpoint's fault.
+                        self._deadline = asyncio.get_running_loop().time() + self._timeout
+                    return await self._turn()
+            except _TooMany as again:
+                self._pace.too_many()
+                refused += 1
+                pause = again.pause if again.pause is not None else _pause(refused)
+                waited += 0.0 if again.pause is not None else pause
+                if self._settings.max_retries == 0 or pause >= self._left() or waited > _RATE_PATIENCE:
+                    raise again.failure from None
+                if again.pause is not None:
+                    self._pace.pause(pause)
+                await asyncio.sleep(pause)
+            except _Again as again:
+                retries += 1
+                pause = again.pause if again.pause is not None else _pause(retries)
+                if retries > self._settings.max_retries or pause >= self._left():
+                    raise again.failure from None
+                await asyncio.sleep(pause)
+
+    def _left(self) -> float:
+        assert self._deadline is not None
+        return self._deadline - asyncio.get_running_loop().time()
+
+    async def _turn(self) -> Answer:
+        if self._schema is None:
+            return await self._ask("plain", is_found_out=True)
+        if self._learnt.form is not None:
+            return await self._ask(self._learnt.form, is_found_out=True)
+        async with self._learnt.probing:
+            if self._learnt.form is None:
+                return await self._ask("json_schema", is_found_out=False)
+        return await self._ask(self._learnt.form, is_found_out=True)
+
+    async def _ask(self, form: AnswerForm, *, is_found_out: bool) -> Answer:
+        may_repeat = True
+        while True:
+            body = self._body(form)
+            try:
+                response = await self._post(body)
+            except Unreachable as exc:
+                if exc.was_reused and may_repeat:
+                    # An idle connection, closed by the other side at the same moment: the question did not arrive.
+                    may_repeat = False
+                    continue
+                if exc.may_pass:
+                    raise _Again(exc.failure) from None
+                raise exc.failure from None
+            completion = await _read(response)
+            cost = completion.cost if completion.cost is not None else response.cost
+            self._book(completion, cost)
+            problem = completion.problem
+            if problem is None or (form == "tool" and completion.is_call):
+                self._pace.answered()
+                self._learnt.form = self._learnt.form if is_found_out else form
+                return Answer(
+                    completion.text, completion.thoughts, completion.finish_reason, completion.usage, self._asking.cost
+                )
+            if self._learnt.learn(response.status, problem, body) or (
+                response.status in (400, 422) and self._body(form) != body
+            ):
+                continue
+            if not is_found_out and (other := next_form(form, response.status, problem)) is not None:
+                form = other
+                continue
+            raise self._failure(problem, response)
+
+    def _body(self, form: AnswerForm) -> dict[str, Any]:
+        return {**self._learnt.body(self._question.messages, self._args, self._schema, form), **self._extra}
+
+    async def _post(self, body: dict[str, Any]) -> Response:
+        await self._pace.wait_for_rate()
+        self._asking.sent = {key: value for key, value in body.items() if key != "messages"}
+        self._asking.tries += 1
+        left = self._left()
+        if left <= 0:
+            raise self._timed_out()
+        try:
+            return await self._exchanges.post(self._settings, self._headers, self._query, encoded(body), left)
+        except QuestionFailed as exc:
+            if exc.kind != "timeout":
+                raise
+            raise self._timed_out() from None
+
+    def _timed_out(self) -> QuestionFailed:
+        text = f"it gave no whole answer within {self._timeout:g} s, the `timeout` of the model."
+        return QuestionFailed("timeout", text)
+
+    def _book(self, completion: Completion, cost: float | None) -> None:
+        if completion.usage or cost is not None or completion.problem is None:
+            known = usage.add(self._model.usage, completion.usage, self._name, cost)
+            so_far = self._asking.cost
+            if not completion.usage and cost is None:
+                known = None  # Nobody says what it used.
+            self._asking.cost = None if known is None or so_far is None else so_far + known
+
+    def _failure(self, problem: Problem, response: Response) -> Exception:
+        text = problem.text[:1].lower() + problem.text[1:]
+        failure = QuestionFailed(problem.kind, text, problem.said)
+        if problem.kind == "rate":
+            return _TooMany(failure, response.retry_after) if problem.may_pass else failure
+        return _Again(failure, response.retry_after) if problem.may_pass else failure
+
+
+async def _read(response: Response) -> Completion:
+    parts = (response.status, response.content_type, response.body)
+    if len(response.body) > _LONG_BODY:
+        return await asyncio.to_thread(read_completion, *parts)
+    return read_completion(*parts)
+
+
+def _pause(tries: int) -> float:
+    longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(tries - 1, 10))
+    return longest * random.uniform(0.5, 1.0)
+
+
+# --- arguments ----------------------------------------------------------------------------------
+
+
+def _checked_name(args: Mapping[str, Any]) -> str:
+    name = args.get("model")
+    if not (isinstance(name, str) and name):
+        raise QuestionFailed("settings", "No model name: give `model` among the completion arguments.")
+    return name
+
+
+def _check_arguments(args: Mapping[str, Any], around: Mapping[str, Any]) -> None:
+    for argument, allowed in _ONE_TEXT.items():
+        value = args.get(argument)
+        if value not in allowed:
+            text = f"`{argument}={str(value)[:50]}` is not supported: an answer is one whole text."
+            raise QuestionFailed("settings", text)
+    unknown = [name for name in args if name not in _ARGUMENTS]
+    if unknown:
+        text = f"Chat completions take no argument {unknown[0][:50]!r}. "
+        text += "What only this endpoint takes goes into `extra_body`."
+        raise QuestionFailed("settings", text)
+    for name in ("extra_headers", "extra_query", "extra_body"):
+        if not isinstance(around[name], (dict, type(None))):
+            raise QuestionFailed("settings", f"`{name}` must be an object, not {type(around[name]).__name__}.")
+    timeout = around["timeout"]
+    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0):
+        raise QuestionFailed("settings", "`timeout` must be a positive number of seconds.")
+
+
+# Among the completion arguments, what may hold a key.
+_SECRET_ARGUMENTS = ("extra_headers", "extra_query", "extra_body")
+
+
+def _model_name(question: Question) -> str:
+    name = question.completion_args.get("model")
+    return name if isinstance(name, str) else ""
+
+
+def _shown(completion_args: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in completion_args.items() if name not in _SECRET_ARGUMENTS}
