@@ -28,7 +28,7 @@ from ..transport.handshake import Dialer
 from ..transport.tls import check_context
 from ..transport.websocket import DEFAULT_MAX_MESSAGE_SIZE
 from . import server_methods
-from .greeting import Greeting, checked_key, connect_failed, read_greeting
+from .greeting import Greeting, cancellation, checked_key, connect_failed, read_greeting
 
 WS_PATH = "/ws/v0/rpc/"
 
@@ -401,11 +401,13 @@ class TellurioWebSocketClient:
         params: Mapping[str, Any],
         timeout: float | None = None,
         on_reply: Callable[[], None] | None = None,
+        on_late: Callable[[dict[str, Any]], None] | None = None,
     ) -> dict[str, Any]:
         """As ``call``, but on this connection or not at all.
 
         Args:
             on_reply: called on the receive thread when the reply has come, before any later message is handled.
+            on_late: called with the envelope if the reply comes after the call was given up; see ``Peer.request``.
         """
         return self._usable_peer().request(
             method,
@@ -415,6 +417,7 @@ class TellurioWebSocketClient:
             hard_timeout=self.hard_timeout,
             connection=connection,
             on_reply=on_reply,
+            on_late=on_late,
         )
 
     def call_many_on(
@@ -423,11 +426,12 @@ class TellurioWebSocketClient:
         calls: Iterable[tuple[str, Mapping[str, Any]]],
         timeout: float | None = None,
         on_reply: Callable[[], None] | None = None,
+        on_late: Callable[[dict[str, Any]], None] | None = None,
     ) -> list[Any]:
         """As ``call_many``, but on this connection or not at all; returns errors in place of replies.
 
         Args:
-            on_reply: as for ``call_on``, when the reply to the last of them has come.
+            on_reply, on_late: as for ``call_on``, for the last of them.
         """
         return self._usable_peer().request_many(
             self._with_runs(calls),
@@ -435,6 +439,7 @@ class TellurioWebSocketClient:
             hard_timeout=self.hard_timeout,
             connection=connection,
             on_reply=on_reply,
+            on_late=on_late,
         )
 
     # --- what the server may call -----------------------------------------------------------------------------
@@ -517,6 +522,7 @@ class TellurioWebSocketClient:
             on_lost=self._lost,
             on_restored=self._restored,
             secrets=secrets,
+            cancellation=cancellation,
         )
 
     def _headers(self) -> list[str]:

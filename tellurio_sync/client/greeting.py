@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConnectFailed, InvalidAPIKeyError, shorten
+from ..jsonrpc import encode, notification
 from ..transport.base import DialFailed
 
 
@@ -45,6 +46,17 @@ def read_greeting(envelope: Any) -> Greeting:
     known = [name for name in extensions if isinstance(name, str)] if isinstance(extensions, list) else []
     is_size = isinstance(size, int) and not isinstance(size, bool) and size > 0
     return Greeting(session_id, frozenset(known), size if is_size else None)
+
+
+CANCEL = "cancel"
+"""The extension of servers that want to know of calls for which nobody waits any more (protocol §K.2)."""
+
+
+def cancellation(greeting: Any, request_id: str) -> str | None:
+    """The message that a call was given up; None for a server that does not know it."""
+    if not (isinstance(greeting, Greeting) and CANCEL in greeting.extensions):
+        return None
+    return encode(notification(CANCEL, {"id": request_id}))
 
 
 def connect_failed(ws_url: str, is_loopback: bool, failure: DialFailed) -> ConnectFailed:

@@ -18,10 +18,11 @@ the server, as they are here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import RemoteError
+from ..errors import RemoteError, TellurioError
 from .batch.block import settle_open_queue
 from .batch.changes import UPDATE, Change, error_in
 from .reply_checks import check_echo
@@ -30,6 +31,8 @@ from .session_link import Admission, SessionLink
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+log = logging.getLogger(__name__)
+
 
 class Call:
     """Context manager for one request, or several sent together. One thread must not nest two of them.
@@ -37,46 +40,55 @@ class Call:
     Args:
         link: the session.
         changes: the Variables, models and optimizers whose state on the server the request changes.
+        take_over: called with the result if that comes after the call was given up (Ctrl-C, a time-out): what else
+            follows from it on this side. On the receive thread: it must not block.
 
     Attributes:
         ids: the addresses of ``changes``.
         is_begun: whether the request was made.
         is_answered: whether the reply has come; after that nothing is taken back.
+        is_over: whether nothing more can come of it. A call that was given up goes on until its late reply: what it
+            does on the server, it does here, too.
+        ticket: its number in the registries.
 
     Entering sends what an open batch has queued (``batch.block``), and blocks while a lost connection is being
     restored; it raises as ``Queue.settle`` and ``SessionLink.admit``.
     """
 
-    __slots__ = ("_admission", "_link", "_ticket", "changes", "ids", "is_answered", "is_begun")
+    __slots__ = ("_admission", "_link", "_take_over", "changes", "ids", "is_answered", "is_begun", "is_over", "ticket")
 
-    def __init__(self, link: SessionLink, changes: Iterable[Any] = ()) -> None:
+    def __init__(
+        self, link: SessionLink, changes: Iterable[Any] = (), take_over: Callable[[Any], None] | None = None
+    ) -> None:
         self._link = link
+        self._take_over = take_over
         self.changes = tuple(changes)
         self.ids = frozenset(map(id, self.changes))
         self.is_begun = False
         self.is_answered = False
+        self.is_over = False
 
     def __enter__(self) -> Self:
         settle_open_queue(self._link)
         self._admission: Admission = self._link.admit()
-        self._ticket = self._link.registries.begin_call(self)
+        self.ticket = self._link.registries.begin_call(self)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, traceback: object) -> None:
         try:
-            self._link.registries.end_call(self, self._ticket, exc)
+            self._link.registries.end_call(self, exc)
         finally:
             self._admission.leave()
 
     def request(self, method: str, params: dict[str, Any]) -> Any:
         """Call the server and return the ``result`` of its reply; raises as ``Admission.request``."""
         self.is_begun = True
-        return self._admission.request(method, params, self._on_reply)
+        return self._admission.request(method, params, self._on_reply, self._on_late)
 
     def request_many(self, requests: Sequence[tuple[str, dict[str, Any]]]) -> list[Any]:
         """Call the server many times in one round trip; the results and errors, as ``Admission.request_many``."""
         self.is_begun = True
-        return self._admission.request_many(requests, self._on_reply)
+        return self._admission.request_many(requests, self._on_reply, self._on_late)
 
     def tell(self, changes: Sequence[Change]) -> None:
         """Tell the server of these changes, in one round trip, and apply those here that it accepts.
@@ -110,6 +122,18 @@ class Call:
 
     def _on_reply(self) -> None:
         self._link.registries.settle_call(self)
+
+    def _on_late(self, envelope: dict[str, Any]) -> None:
+        if "result" not in envelope:
+            self._link.registries.end_late(self, has_happened=False)
+            return
+        try:
+            if self._take_over is not None:
+                self._take_over(envelope["result"])
+        except TellurioError as exc:
+            log.warning("what a call has done that was given up cannot be taken over: %s", exc)
+        finally:
+            self._link.registries.end_late(self, has_happened=True)
 
 
 def tell(link: SessionLink, changes: Sequence[Change]) -> None:

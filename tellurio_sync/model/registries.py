@@ -33,7 +33,7 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 from weakref import WeakSet, WeakValueDictionary
 
-from ..errors import ConnectionLost, PendingTimeout, RemoteError, UnknownVariable
+from ..errors import CallTimeout, ConnectionLost, PendingTimeout, RemoteError, TellurioError, UnknownVariable
 from .pushed import PushedObjects
 
 if TYPE_CHECKING:
@@ -88,6 +88,18 @@ class WeakTable(Generic[T]):
         """A new dict of the objects that are registered now."""
         with self.lock:
             return dict(self._objects)
+
+
+# A call that was given up, and whose late reply has not come when so many calls have begun since, is not waited for any
+# more: else all that is pushed meanwhile would be kept alive.
+_MOST_CALLS_WAITED_FOR_LATE = 10_000
+
+
+def _is_given_up(exc: BaseException | None) -> bool:
+    """Whether a call that ended so may still happen on the server, and be answered."""
+    if isinstance(exc, TellurioError):
+        return isinstance(exc, CallTimeout) and exc.was_sent
+    return exc is not None
 
 
 class RegisteredCallable:
@@ -148,6 +160,7 @@ class Registries:
         self._holding = PushedObjects()
         self._changing: dict[int, Call] = {}
         self._undo: list[tuple[Variable, Callable[[], None]]] = []
+        self._late: dict[int, Call] = {}
         self._unsure: WeakSet[Any] = WeakSet()
         self.is_restore_due = False
         """Whether the next call must wait for a restore, although the connection is the one that was restored."""
@@ -166,6 +179,7 @@ class Registries:
         self._holding = PushedObjects()
         self._changing.clear()
         self._undo.clear()
+        self._late.clear()
         self._waiters.clear()
         self.fail_pending(lambda: ConnectionLost("this process was forked", who="local"))
         for table in (self.variables, self.models, self.optimizers):
@@ -176,12 +190,18 @@ class Registries:
     # --- pushes and the calls that cause them ----------------------------------------------------
 
     def begin_call(self, call: Call) -> int:
-        """Note the start of a call; returns its ticket for ``end_call``. Until then pushed objects stay alive."""
+        """Note the start of a call; returns its ticket. Until it is over, pushed objects stay alive."""
+        released: list[object] = []
         with self.lock:
             ticket = self._holding.begin_call()
+            if self._late:
+                oldest = next(iter(self._late))
+                if ticket - oldest > _MOST_CALLS_WAITED_FOR_LATE:
+                    released = self._forget_late_locked(self._late[oldest])
             if call.changes:
                 self._changing[ticket] = call
-            return ticket
+        del released
+        return ticket
 
     def settle_call(self, call: Call) -> None:
         """Note that the reply to a call has come: earlier pushes are not taken back any more. On the receive thread."""
@@ -191,10 +211,20 @@ class Registries:
             self._undo = [(variable, undo) for variable, undo in self._undo if id(variable) not in call.ids]
             self._complete.update(key for key in self._pending if key[1] in call.ids)
 
-    def end_call(self, call: Call, ticket: int, exc: BaseException | None) -> None:
-        """Note the end of a call, and how it ended. If the connection was lost, take back the pushes to its objects."""
+    def end_call(self, call: Call, exc: BaseException | None) -> None:
+        """Note the end of a call, and how it ended. If the connection was lost, take back the pushes to its objects.
+
+        A call that was given up (Ctrl-C, a time-out) is not over: the server may be about to push what it has done.
+        """
         with self.lock:
-            self._changing.pop(ticket, None)
+            if call.is_over:
+                return
+            if _is_given_up(exc) and call.is_begun and not call.is_answered:
+                self._late[call.ticket] = call
+                self._unsure.update(call.changes)
+                return
+            call.is_over = True
+            self._changing.pop(call.ticket, None)
             if call.changes and not call.is_answered:
                 if isinstance(exc, ConnectionLost):
                     self._take_back_locked(call)
@@ -204,9 +234,30 @@ class Registries:
             is_refusal = isinstance(exc, RemoteError)
             if exc is not None and not is_refusal and call.is_begun and getattr(exc, "was_sent", True):
                 self._unsure.update(call.changes)
-            released = self._holding.end_call(ticket)
+            released = self._holding.end_call(call.ticket)
         # Dropped here, without the lock, because this may run finalisers of the user.
         del released
+
+    def end_late(self, call: Call, *, has_happened: bool) -> None:
+        """Note that the reply to a call has come that was given up: now the server and this side agree again."""
+        with self.lock:
+            if call.is_over:
+                return
+            if has_happened:
+                self.settle_call(call)
+            released = self._forget_late_locked(call)
+            others = {address for other in self._late.values() for address in other.ids}
+            for item in call.changes:
+                if id(item) not in others:
+                    self._unsure.discard(item)
+        del released
+
+    def _forget_late_locked(self, call: Call) -> list[object]:
+        """The call is over. Returns what is to be dropped without the lock."""
+        call.is_over = True
+        self._late.pop(call.ticket, None)
+        self._changing.pop(call.ticket, None)
+        return self._holding.end_call(call.ticket)
 
     def leave_to_restore(self, call: Call) -> None:
         """Take back what was pushed for this call, which was cut off, and mark all that it changes as unsure.
@@ -361,6 +412,11 @@ class Registries:
         an answered call goes on: they came before that reply (protocol §C.1).
         """
         with self._changed:
+            # No late reply can come any more: these calls are cut off, too.
+            dropped = []
+            for call in list(self._late.values()):
+                self._take_back_locked(call)
+                dropped.append(self._forget_late_locked(call))
             self._losses += 1
             for waiter in self._waiters:
                 key = (waiter.flag, id(waiter.variable))

@@ -16,10 +16,14 @@ if TYPE_CHECKING:
     from .registries import Registries
 
 
+OnLate = Callable[[dict[str, Any]], None]
+"""Takes the whole reply envelope of a call that was given up before."""
+
+
 class Admission(Protocol):
     """The permission to call the server. While it is held, no id of an object changes."""
 
-    def request(self, method: str, params: dict[str, Any], on_reply: Callable[[], None]) -> Any:
+    def request(self, method: str, params: dict[str, Any], on_reply: Callable[[], None], on_late: OnLate) -> Any:
         """Call the server and return the ``result`` of its reply. Blocks.
 
         Args:
@@ -27,6 +31,8 @@ class Admission(Protocol):
             params: its parameters.
             on_reply: called when a reply has come, also an error reply, before any later message is handled. Runs on
                 the receive thread: it must not block.
+            on_late: called with the envelope if the reply comes after this call was given up (Ctrl-C, a time-out). As
+                ``on_reply``, or on this thread if it was interrupted just when the reply came.
 
         Raises:
             RemoteError: the server answered with an error.
@@ -35,7 +41,10 @@ class Admission(Protocol):
         ...
 
     def request_many(
-        self, requests: Sequence[tuple[str, dict[str, Any]]], on_reply: Callable[[], None] | None = None
+        self,
+        requests: Sequence[tuple[str, dict[str, Any]]],
+        on_reply: Callable[[], None] | None = None,
+        on_late: OnLate | None = None,
     ) -> list[Any]:
         """Call the server many times in one round trip: all requests are sent together. Blocks until all are over.
 
@@ -43,7 +52,7 @@ class Admission(Protocol):
 
         Args:
             requests: pairs of method and parameters. A server handles them in this order.
-            on_reply: as for ``request``, when the reply to the last one has come.
+            on_reply, on_late: as for ``request``, for the reply to the last one.
 
         Returns:
             For each request the ``result`` of its reply, or the error that ``request`` would raise.

@@ -97,23 +97,30 @@ class Optimizer:
         """One step of the optimizer on the server; False, and nothing done, if the server's is outdated."""
         registries = self._link.registries
         parameters = self._parameters()
-        with Call(self._link, changes=[self, *parameters]) as call:
+        with Call(self._link, changes=[self, *parameters], take_over=self._take_over_step) as call:
             self._check_not_lost()
             # Not checked earlier, because a restore may have made a new optimizer on the server while this call waited.
             self._is_on_server = self._is_on_server and self._fingerprint() == self._told
             if not self._is_on_server:
                 return False
             registries.mark_pending(parameters, _FLAG)
+            result = None
             try:
                 result = call.request("run_step", {"optimizer_id": self.optimizer_id})
                 check_message("run_step", result, _STEP_DONE)
-                self.state = StateDecoder(self._link).state(member("run_step", result, "state"))
-            except BaseException:
+                self._take_over_step(result)
+            except BaseException as exc:
                 # Also after Ctrl-C: the server will not clear these flags any more.
                 registries.clear_pending(parameters, _FLAG)
+                if result is not None and not isinstance(exc, Exception):
+                    self._take_over_step(result)  # interrupted just then: the step was made all the same
                 raise
         warn_of_told(result)
         return True
+
+    def _take_over_step(self, result: Any) -> None:
+        """What the optimizer remembers after a step that was made on the server, if also late, after Ctrl-C."""
+        self.state = StateDecoder(self._link).state(member("run_step", result, "state"))
 
     def _step_all_here(self) -> None:
         before = [(parameter, parameter._data) for parameter in self._parameters()]

@@ -52,6 +52,10 @@ _LATEST_EXPIRY = 0.03  # seconds by which that limit may delay a time-out
 Opening = Callable[[Any], Any]
 """Reads the server's greeting: takes the decoded message, gives the result of ``open``, or raises ValueError."""
 
+Cancellation = Callable[[Any, str], "str | None"]
+"""Makes the message that tells the server that a call was given up: takes what ``Opening`` returned, and the id of the
+request; None: the server does not want to know."""
+
 
 class Connection:
     """One connection. Made open; used until ``ending`` is set.
@@ -65,6 +69,7 @@ class Connection:
         write_timeout: seconds, > 0, after which the connection ends if the server takes nothing of what is written.
         clock: the clock of all deadlines.
         on_open: called on the receive thread with what ``opening`` returned.
+        cancellation: see ``Cancellation``.
         secrets: blotted out of what the server says, wherever that is shown.
     """
 
@@ -79,6 +84,7 @@ class Connection:
         write_timeout: float,
         clock: Clock,
         on_open: Callable[[Any], None],
+        cancellation: Cancellation | None = None,
         secrets: Sequence[str] = (),
     ) -> None:
         self.transport = transport
@@ -93,6 +99,9 @@ class Connection:
         self._write_timeout = write_timeout
         self._clock = clock
         self._on_open = on_open
+        self._cancellation = cancellation
+        self._greeting: Any = None
+        self.pending.on_given_up = self._tell_given_up
         self._secrets = secrets
         self._bytes_seen = 0
         self._expiry_lock = threading.Lock()
@@ -172,6 +181,20 @@ class Connection:
             raise calls[0].timeout_error(self._clock, was_sent=False) from None
         except TransportEnded as ended:
             raise self.lost(ended.ending, was_sent=False) from ended
+
+    def _tell_given_up(self, call: OpenCall) -> None:
+        """Tell the server that nothing waits for a long call any more. Never blocks; without room it is not sent.
+
+        Also for a call that may not have been sent: an id that the server does not know has no effect there.
+        """
+        text = None
+        if call.is_extendable and self._cancellation is not None:
+            text = self._cancellation(self._greeting, call.id)
+        if text is not None:
+            try:
+                self.transport.send([text], None, timeout=0.0)
+            except (NoRoom, TransportEnded):
+                log.debug("! the server could not be told that request %s was given up", call.id)
 
     def extend(self, request_id: object) -> None:
         """Note a heartbeat of the call with this id. Unknown ids have no effect."""
@@ -309,6 +332,9 @@ class Connection:
                 call.fail(RemoteProtocolError(reply.problem, received=shorten_repr(reply.envelope)))
         elif self.pending.was_given_up(reply.id):
             log.debug("< reply %s came late; its call was given up", reply.id)
+            on_late = self.pending.take_late(reply.id)
+            if on_late is not None and reply.problem is None:
+                on_late(reply.envelope)
         else:
             log.warning("! reply to an unknown request: id %s", shorten_repr(reply.id, redact=self._redact))
 
@@ -318,6 +344,7 @@ class Connection:
         except ValueError as exc:
             self._fail_opening(str(exc))
         self._opening = None
+        self._greeting = greeting
         self._on_open(greeting)
 
     def _fail_opening(self, text: str) -> NoReturn:

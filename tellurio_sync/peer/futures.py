@@ -135,7 +135,10 @@ class CallFuture(OpenCall, Future[dict[str, Any]]):
         self._pending = pending
 
     def cancel(self) -> bool:
-        """Give up the call, if it is not over; the server is not told. Returns whether it is cancelled."""
+        """Give up the call, if it is not over. Returns whether it is cancelled.
+
+        A server that knows ``cancel`` is told, and stops working on a long call.
+        """
         if self._outcome == PENDING and self._pending is not None:
             taken: list[OpenCall] = []
             try:
@@ -148,6 +151,8 @@ class CallFuture(OpenCall, Future[dict[str, Any]]):
                     finally:
                         if self._is_watched:  # also after Ctrl-C: other threads wait for it
                             release_all(self._semaphores.copy())
+            if taken:
+                self._pending.tell_given_up(self)
         return self._outcome == CANCELLED
 
     def cancelled(self) -> bool:

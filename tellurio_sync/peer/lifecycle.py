@@ -26,7 +26,7 @@ from ..speedups import Semaphore, make_semaphore
 from ..transport.base import DialFailed, Transport, TransportEnded
 from . import at_exit
 from .backoff import backoff
-from .connection import Connection, Opening
+from .connection import Cancellation, Connection, Opening
 from .dispatch import Dispatcher, Method
 from .keepalive import Keepalive
 from .pending import OpenCall
@@ -70,6 +70,7 @@ class Lifecycle:
         on_restored: called on the receive thread with the new greeting when it is open again.
         clock: the clock of all deadlines.
         secrets: blotted out of what the server says, wherever that is shown.
+        cancellation: makes the message about a call that was given up; see ``connection.Cancellation``.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Lifecycle:
         on_restored: Callable[[Any], None] | None = None,
         clock: Clock = MONOTONIC,
         secrets: Sequence[str] = (),
+        cancellation: Cancellation | None = None,
     ) -> None:
         self._make_dialer = make_dialer
         self._url = url
@@ -101,6 +103,7 @@ class Lifecycle:
         self._on_restored = on_restored
         self._clock = clock
         self._secrets = secrets
+        self._cancellation = cancellation
         self._token = token_hex(4)  # distinguishes this peer from every other, also in other processes
         self._pool = WorkerPool()
         self._methods = dict(methods)
@@ -386,6 +389,7 @@ class Lifecycle:
             write_timeout=self._ping_timeout,
             clock=self._clock,
             on_open=on_open,
+            cancellation=self._cancellation,
             secrets=self._secrets,
         )
         return connection

@@ -19,7 +19,7 @@ from ..errors import TellurioError
 from .connection import Connection
 from .futures import CallFuture, RunCallback
 from .lifecycle import Lifecycle
-from .pending import OpenCall, PendingCall
+from .pending import OnLate, OpenCall, PendingCall
 
 
 class Peer(Lifecycle):
@@ -37,6 +37,7 @@ class Peer(Lifecycle):
         hard_timeout: float | None = None,
         connection: Connection | None = None,
         on_reply: Callable[[], None] | None = None,
+        on_late: OnLate | None = None,
     ) -> dict[str, Any]:
         """Call a method and return the whole reply envelope. Blocks, at most until the call's deadline.
 
@@ -49,13 +50,15 @@ class Peer(Lifecycle):
             connection: the only connection to use; None: the open one, for which this waits.
             on_reply: called on the receive thread when the reply has come, before the next message is looked at; it
                 must neither block nor raise.
+            on_late: called instead of returning, if the reply comes although the call was given up (Ctrl-C, a
+                time-out): on the receive thread, or on this one where it was interrupted just then.
 
         Raises:
             CallTimeout, ConnectionLost, ClosedByUser, NotConnected, LocalProtocolError, RemoteProtocolError,
             WouldDeadlock: see ``errors``.
         """
         call = PendingCall(self._next_id(), method, timeout, self._clock.now(), hard_timeout, is_extendable)
-        call.on_reply = on_reply
+        call.on_reply, call.on_late = on_reply, on_late
         text = jsonrpc.encode_request(call.id, method, params)
         if connection is None:
             connection = self._connection
@@ -70,6 +73,7 @@ class Peer(Lifecycle):
                 connection.pending.give_up(call)
             finally:
                 connection.pending.forget(call.id, None)
+                call.hand_over_late()
             raise
 
     def request_many(
@@ -80,12 +84,14 @@ class Peer(Lifecycle):
         hard_timeout: float | None = None,
         connection: Connection | None = None,
         on_reply: Callable[[], None] | None = None,
+        on_late: OnLate | None = None,
     ) -> list[Any]:
         """Send many requests at once; returns the outcomes in order, each an envelope or an error. Blocks for all.
 
         ``requests`` are method, params and whether heartbeats extend the call; all are encoded before any is sent.
 
-        Uses only this ``connection``; None: the open one, for which it waits. ``on_reply`` is called for the last one.
+        Uses only this ``connection``; None: the open one, for which it waits. ``on_reply`` and ``on_late`` are for
+        the last one.
 
         Each call has its own deadline, as in ``request``. Errors are returned, not raised, except those that
         concern all: what ``start`` raises, ``NotConnected``, ``WouldDeadlock``, ``LocalProtocolError``.
@@ -101,7 +107,7 @@ class Peer(Lifecycle):
         del requests
         if not calls:
             return []
-        calls[-1].on_reply = on_reply
+        calls[-1].on_reply, calls[-1].on_late = on_reply, on_late
         connection = connection or self._wait_for_connection(calls[0])
         connection.check_may_wait()
         outcomes: list[Any] = []
@@ -120,6 +126,7 @@ class Peer(Lifecycle):
             finally:
                 for call in calls:
                     connection.pending.forget(call.id, None)
+                calls[-1].hand_over_late()
             raise
         return outcomes
 

@@ -79,10 +79,14 @@ class OpenCall(Deadline):
         )
 
 
+OnLate = Callable[[dict[str, Any]], None]
+"""Takes the reply of a call that was given up before: on the receive thread; it must neither block nor raise."""
+
+
 class PendingCall(OpenCall):
     """One request, and the thread that waits for its reply."""
 
-    __slots__ = ("_semaphore", "error", "on_reply", "reply")
+    __slots__ = ("_semaphore", "error", "on_late", "on_reply", "reply")
 
     def __init__(
         self,
@@ -97,6 +101,7 @@ class PendingCall(OpenCall):
         self.reply: dict[str, Any] | None = None
         self.error: BaseException | None = None
         self.on_reply: Callable[[], None] | None = None
+        self.on_late: OnLate | None = None
         # The waiting thread makes it: most calls of a batch are over before anything waits for them.
         self._semaphore: Semaphore | None = None
 
@@ -114,6 +119,11 @@ class PendingCall(OpenCall):
         self.error = error
         if self._semaphore is not None:
             self._semaphore.release()
+
+    def hand_over_late(self) -> None:
+        """For the waiting thread, which is interrupted: if the reply has come already, it is a late one now."""
+        if self.reply is not None and self.on_late is not None:
+            self.on_late(self.reply)
 
     @property
     def is_done(self) -> bool:
@@ -151,14 +161,16 @@ class PendingTable:
 
     Attributes:
         is_forked: whether this is the copy in a forked child: its calls belong to the parent and never end here.
+        on_given_up: called with each call that was given up, on the thread that does so; it must not block.
     """
 
     def __init__(self) -> None:
         self.is_forked = False
+        self.on_given_up: Callable[[OpenCall], None] | None = None
         self._calls: dict[str, OpenCall] = {}
         self._lock = threading.Lock()
         # The ids of calls that were given up, so that a late reply is recognised. Bounded: the oldest ids go first.
-        self._given_up: OrderedDict[str, None] = OrderedDict()
+        self._given_up: OrderedDict[str, OnLate | None] = OrderedDict()
         # Take out by id, and note nothing. It is C code, which Ctrl-C cannot interrupt: for a thread that was
         # interrupted while it gave a call up.
         self.forget: Callable[[str, None], object] = self._calls.pop
@@ -176,7 +188,14 @@ class PendingTable:
         """Take the call out, because nothing waits for it any more; False if another thread took it, and ends it."""
         taken: list[OpenCall] = []
         self.give_up_into(taken, call)
+        if taken:
+            self.tell_given_up(call)
         return bool(taken)
+
+    def tell_given_up(self, call: OpenCall) -> None:
+        """After ``give_up_into``: call ``on_given_up``."""
+        if self.on_given_up is not None:
+            self.on_given_up(call)
 
     def give_up_into(self, taken: list[OpenCall], call: OpenCall) -> None:
         """As ``give_up``; if the call was taken out it is in ``taken``, also if Ctrl-C interrupts this."""
@@ -184,7 +203,7 @@ class PendingTable:
             return
         # Noted before it is taken out, so that a reply that comes in between is recognised as late.
         with self._lock:
-            self._given_up[call.id] = None
+            self._given_up[call.id] = call.on_late if isinstance(call, PendingCall) else None
             if len(self._given_up) > _REMEMBERED_IDS:
                 self._given_up.popitem(last=False)
         try:
@@ -215,6 +234,14 @@ class PendingTable:
         """Whether this side gave up the call with this id recently."""
         with self._lock:
             return isinstance(id_, str) and id_ in self._given_up
+
+    def take_late(self, id_: object) -> OnLate | None:
+        """What wants the late reply with this id; None: nothing does, or it has had it."""
+        with self._lock:
+            if not isinstance(id_, str) or id_ not in self._given_up:
+                return None
+            on_late, self._given_up[id_] = self._given_up[id_], None
+            return on_late
 
     def snapshot(self) -> dict[str, str]:
         """Request id to method."""

@@ -23,7 +23,7 @@ from ..client import TellurioWebSocketClient
 from ..client.client import LONG_RUNNING_METHODS
 from ..deadlines import MONOTONIC, Deadline
 from ..errors import CallTimeout, ConnectionLost, RemoteError, TellurioError
-from ..model.session_link import SessionLink
+from ..model.session_link import OnLate, SessionLink
 from ..peer.connection import Connection
 from .restore import Requests, Restored, restore
 
@@ -50,18 +50,20 @@ class Admission:
         self._deadline = deadline
         self.thread = threading.get_ident()
 
-    def request(self, method: str, params: dict[str, Any], on_reply: Callable[[], None]) -> Any:
+    def request(self, method: str, params: dict[str, Any], on_reply: Callable[[], None], on_late: OnLate) -> Any:
         """See ``model.session_link.Admission``."""
-        reply = self._client.call_on(self._connection, method, params, self._timeout(method), on_reply)
+        reply = self._client.call_on(self._connection, method, params, self._timeout(method), on_reply, on_late)
         if "error" in reply:
             raise _error_in(method, reply)
         return reply["result"]
 
-    def request_many(self, requests: Requests, on_reply: Callable[[], None] | None = None) -> list[Any]:
+    def request_many(
+        self, requests: Requests, on_reply: Callable[[], None] | None = None, on_late: OnLate | None = None
+    ) -> list[Any]:
         """See ``model.session_link.Admission``."""
         timeout = self._timeout(*(method for method, _ in requests))
         timeout = _burst_timeout(self._client, requests, timeout)
-        replies = self._client.call_many_on(self._connection, requests, timeout, on_reply)
+        replies = self._client.call_many_on(self._connection, requests, timeout, on_reply, on_late)
         return [_outcome(method, reply) for (method, _), reply in zip(requests, replies)]
 
     def leave(self) -> None:

@@ -39,7 +39,7 @@ class Link:
     def leave(self) -> None:
         pass
 
-    def request(self, method: str, params: dict[str, Any], on_reply: Callable[[], None]) -> Any:
+    def request(self, method: str, params: dict[str, Any], on_reply: Callable[[], None], on_late: Any = None) -> Any:
         on_reply()
         return {"variable_id": new_id()}
 

@@ -35,6 +35,8 @@ class FakeLink:
         self.bursts: list[list[str]] = []
         self.answers: dict[str, Answer] = {}
         self._ids = itertools.count(1)
+        self.late: list[Any] = []
+        """What wants the reply of each call that was given up."""
         self._receive_thread: int | None = None
 
     # --- the seam --------------------------------------------------------------------------------
@@ -46,7 +48,9 @@ class FakeLink:
     def leave(self) -> None:
         pass
 
-    def request(self, method: str, params: dict[str, Any], on_reply: Callable[[], None] = lambda: None) -> Any:
+    def request(
+        self, method: str, params: dict[str, Any], on_reply: Callable[[], None] = lambda: None, on_late: Any = None
+    ) -> Any:
         self.check_may_wait()
         # Through real JSON, as the transport would.
         sent = decode(encode(params))
@@ -57,16 +61,19 @@ class FakeLink:
         except RemoteError:
             on_reply()
             raise
+        except BaseException:
+            self.late.append(on_late)
+            raise
         on_reply()
         return decode(encode(result))
 
-    def request_many(self, requests: Any, on_reply: Callable[[], None] | None = None) -> list[Any]:
+    def request_many(self, requests: Any, on_reply: Callable[[], None] | None = None, on_late: Any = None) -> list[Any]:
         self.bursts.append([method for method, _ in requests])
         encode([params for _, params in requests])
         outcomes: list[Any] = []
         for method, params in requests:
             try:
-                outcomes.append(self.request(method, params))
+                outcomes.append(self.request(method, params, on_late=on_late))
             except TellurioError as exc:
                 outcomes.append(exc)
         if on_reply is not None and (isinstance(outcomes[-1], RemoteError) or not isinstance(outcomes[-1], Exception)):
@@ -106,6 +113,22 @@ class FakeLink:
         if succeeded:
             return value
         raise value
+
+    def reply_late(self, **envelope: Any) -> None:
+        """The reply to the call that was given up last, on another thread as the receive thread does it."""
+        on_late, envelope = self.late.pop(), decode(encode(envelope))
+
+        def receive() -> None:
+            self._receive_thread = threading.get_ident()
+            try:
+                on_late(envelope)
+            finally:
+                self._receive_thread = None
+
+        thread = threading.Thread(target=receive)
+        thread.start()
+        thread.join(FAILSAFE_S)
+        assert not thread.is_alive(), "the late reply was not handled in time: it blocks"
 
     def calls(self, method: str | None = None) -> list[Any]:
         """The params of all requests of one method; without one, (method, params) of all."""

@@ -163,7 +163,9 @@ class TestCalls:
     ) -> None:
         given: list[float] = []
 
-        def call_many_on(client: Any, connection: Any, calls: list[Any], timeout: float, on_reply: Any) -> list[Any]:
+        def call_many_on(
+            client: Any, connection: Any, calls: list[Any], timeout: float, on_reply: Any, on_late: Any
+        ) -> list[Any]:
             given.append(timeout)
             return [{"result": {"variable_id": f"v{n}"}} for n in range(len(calls))]
 
