@@ -1,4 +1,4 @@
-"""A call that ends before its answer comes: the backend stops working on it, and both sides hold the same afterwards."""
+"""A call that ends before its answer comes: the backend stops working on it, and both sides hold the same."""
 
 from __future__ import annotations
 
