@@ -289,28 +289,30 @@ class QuestionLog:
             is_old = oldest[0]["started_at"] < time.time() - self._max_seconds
             if not is_old and self._size_bytes <= self._max_bytes:
                 return
-            self._delete(oldest[0]["number"])
+            self._delete([oldest[0]["number"]])
             self._size_bytes -= oldest[0]["size_bytes"]
 
-    def _delete(self, number: int) -> None:
+    def _delete(self, numbers: Sequence[int]) -> None:
+        """Delete questions, and the texts that no other question holds."""
+        which = json.dumps(list(numbers))
         with self._store.transaction():
-            texts = self._store.read("SELECT text FROM question_texts WHERE question = ?", number)
-            self._store.write("DELETE FROM questions WHERE number = ?", number)
-            for row in texts:
-                self._store.write(
-                    "DELETE FROM texts WHERE number = ?1"
-                    " AND NOT EXISTS (SELECT 1 FROM question_texts WHERE question_texts.text = ?1)",
-                    row["text"],
-                )
+            texts = self._store.read(
+                "SELECT DISTINCT text FROM question_texts WHERE question IN (SELECT value FROM json_each(?))", which
+            )
+            self._store.write("DELETE FROM questions WHERE number IN (SELECT value FROM json_each(?))", which)
+            self._store.write(
+                "DELETE FROM texts WHERE number IN (SELECT value FROM json_each(?))"
+                " AND NOT EXISTS (SELECT 1 FROM question_texts WHERE question_texts.text = texts.number)",
+                json.dumps([row["text"] for row in texts]),
+            )
 
     def delete_some(self, run_uuid: str, most: int) -> bool:
         """Delete ``most`` questions of a run at most; whether there are more."""
         rows = self._store.read(
             "SELECT number, size_bytes FROM questions WHERE run_uuid = ? LIMIT ?", run_uuid, most + 1
         )
-        for row in rows[:most]:
-            self._delete(row["number"])
-            self._size_bytes -= row["size_bytes"]
+        self._delete([row["number"] for row in rows[:most]])
+        self._size_bytes -= sum(row["size_bytes"] for row in rows[:most])
         return len(rows) > most
 
 

@@ -142,8 +142,6 @@ class Backend:
         }
 
     def _application(self, store: Store) -> web.Application:
-        page = Page(self.options.host, self.api_key, store)
-        self._page_path = page.entry_path
         history = History(
             store,
             max_question_bytes=round(self.options.questions_mb * 2**20),
@@ -152,6 +150,8 @@ class Backend:
         for key in (self.api_key, self.options.lm_api_key, os.environ.get("OPENAI_API_KEY")):
             history.questions.keep_out({"api_key": key})
         self._lm.on_question.append(history.question)
+        page = Page(self.options.host, self.api_key, store, history)
+        self._page_path = page.entry_path
         self._sessions = Sessions(self.options.session_grace, history)
         app = web.Application(middlewares=[self._check_key(page), Rest.middleware], client_max_size=_MAX_BODY_BYTES)
         app.add_routes([*Rest(self.options, store).routes(), *page.routes()])

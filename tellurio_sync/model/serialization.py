@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import uuid
@@ -16,6 +17,9 @@ from .data import JAGGED
 from .variable import Parameter, Variable, _unpickled
 
 _MEMBER = "data.pkl"
+
+# What the page of a local backend writes as ``format`` into an exported version of a parameter.
+EXPORT_FORMAT = "tellurio parameter"
 _DEFAULT_PROTOCOL = 2
 
 StrPath = Union[str, "os.PathLike[str]"]
@@ -48,6 +52,8 @@ def save(obj: Any, path: StrPath, pickle_protocol: int = _DEFAULT_PROTOCOL) -> N
 def load(path: StrPath, allow: Iterable[type | Callable[..., Any]] = ()) -> Any:
     """Read a file that ``save`` has written. Variables in it are not shared with the server: copy from them.
 
+    Also reads a version of a parameter that the page of a local backend exported as JSON; it gives a ``Parameter``.
+
     Args:
         path: of the file.
         allow: own classes and functions that the file may name.
@@ -56,6 +62,10 @@ def load(path: StrPath, allow: Iterable[type | Callable[..., Any]] = ()) -> Any:
         OSError: it cannot be read.
         UsageError: not such a file, or it names something that is not allowed.
     """
+    if not zipfile.is_zipfile(path):
+        exported = _read_export(path)
+        if exported is not None:
+            return exported
     try:
         with zipfile.ZipFile(path) as archive, archive.open(_MEMBER) as file:
             return _Unpickler(file, allow).load()
@@ -63,6 +73,21 @@ def load(path: StrPath, allow: Iterable[type | Callable[..., Any]] = ()) -> Any:
         raise UsageError(f"{os.fspath(path)} is no checkpoint: a zip archive with {_MEMBER!r} is expected.") from exc
     except (pickle.UnpicklingError, EOFError, AttributeError, ImportError) as exc:
         raise UsageError(f"{os.fspath(path)} cannot be read: {exc}") from exc
+
+
+def _read_export(path: StrPath) -> Parameter | None:
+    """The parameter of an export of the page; None if the file is something else."""
+    content = Path(path).read_bytes()
+    if not content.lstrip().startswith(b"{"):
+        return None
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict) or found.get("format") != EXPORT_FORMAT or "data" not in found:
+        return None
+    role = found.get("role")
+    return _unpickled(Parameter, found["data"], role if isinstance(role, str) else "", True, {})
 
 
 class _Unpickler(pickle.Unpickler):

@@ -6,12 +6,14 @@ import ast
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import tellurio_sync as te
 from tellurio_sync.backend.page.words import compare, only_new
 
 from .conftest import RunningBackend
@@ -122,7 +124,7 @@ def test_what_there_is_not(browser: Browser, run: Trained, path: str) -> None:
 # --- to take away ---------------------------------------------------------------------------------
 
 
-def test_a_version_is_exported(browser: Browser, run: Trained) -> None:
+def test_a_version_is_exported(browser: Browser, run: Trained, tmp_path: Path) -> None:
     versions = f"{run.path}prompts/1/versions/"
     text = browser.look(f"{versions}2.txt")
     assert text.text == "Shout: yes no maybe"
@@ -133,6 +135,10 @@ def test_a_version_is_exported(browser: Browser, run: Trained) -> None:
     )
     exported = browser.look(f"{versions}2.json").json()
     assert (exported["format"], exported["data"]) == ("tellurio parameter", "Shout: yes no maybe")
+    (tmp_path / "prompt.json").write_text(browser.look(f"{versions}2.json").text, encoding="utf-8")
+    loaded = te.load(tmp_path / "prompt.json")
+    assert type(loaded) is te.Parameter
+    assert (loaded.data, loaded.role, loaded.requires_grad) == ("Shout: yes no maybe", "system prompt", True)
     for missing in ("9.txt", "2.exe", "x.txt"):
         assert browser.look(versions + missing).status_code == 404
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -82,3 +83,14 @@ def test_other_files_are_refused(tmp_path):
         load(path)
     with pytest.raises(FileNotFoundError):
         load(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[1]", b'{"format": "tellurio parameter"}', b'{"format": 1, "data": "x"}', b"{" * 100_000, b"\xff{"],
+)
+def test_what_only_looks_like_an_export_is_no_checkpoint(tmp_path: pathlib.Path, content: bytes) -> None:
+    path = tmp_path / "prompt.json"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match="is no checkpoint"):
+        load(path)

@@ -39,16 +39,37 @@ class Access:
         sent = (request.query.get(TOKEN_PARAMETER, ""), request.cookies.get(self._cookie, ""))
         return any(_is_same(token, self.token) for token in sent)
 
+    def is_from_own_page(self, request: web.Request) -> bool:
+        """Whether a form was sent by one of these pages: no other site's page, on whatever port, may change anything.
+
+        A browser's cookies go to all ports of a host, and what is on another port counts as the same site; so it is
+        the origin that is looked at, which pages cannot choose.
+        """
+        origin = request.headers.get("Origin", "")
+        return _host_and_port(origin) == request.host or request.headers.get("Sec-Fetch-Site") == "same-origin"
+
     async def is_key_in_form(self, request: web.Request) -> bool:
         """Whether the form that was sent holds the key."""
         if request.content_length is None or request.content_length > _MAX_FORM_BYTES:
             return False
-        form = await request.post()
+        try:
+            form = await request.post()
+        except (ValueError, LookupError):
+            # No form after all: a multipart body without a boundary, a charset that there is not, ...
+            return False
         return _is_same(str(form.get("key", "")), self._api_key)
 
     def remember(self, response: web.Response) -> None:
         """Let the browser that gets this response look at the pages until it is closed."""
         response.set_cookie(self._cookie, self.token, httponly=True, samesite="Strict")
+
+
+def _host_and_port(origin: str) -> str | None:
+    """The host and port of an origin; None for "null" and what is none."""
+    try:
+        return urlsplit(origin).netloc or None
+    except ValueError:
+        return None
 
 
 def _host_name(host: str) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import gzip
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -13,10 +14,16 @@ from ..store import Store
 from . import files, pages
 from .access import TOKEN_PARAMETER, Access
 from .assets import PLAIN_HEADERS, static_file
+from .changes import Changes, Refusal, found_project, found_run
 from .files import File
 from .pages import Asked, NotFound
 from .reader import Reader, Records
 from .render import Html
+
+if TYPE_CHECKING:
+    from ..history import History
+
+Form = dict[str, str]
 
 _PROJECTS = "/"
 _PROJECT = "/{namespace}/projects/{project}/"
@@ -25,6 +32,7 @@ _RUN = _PROJECT + "runs/{run}/"
 _PAGES: dict[str, Callable[[Records, Asked], Html]] = {
     _PROJECTS: pages.overview,
     _PROJECT: pages.project_page,
+    _PROJECT + "compare/": pages.compare_page,
     _RUN: pages.run_page,
     _RUN + "prompts/{position}/": pages.story_page,
     _RUN + "samples/": pages.samples_page,
@@ -48,10 +56,11 @@ _WORTH_COMPRESSING = 4096
 class Page:
     """The pages of one backend. For the event loop's thread; the reader's threads read records and make pages."""
 
-    def __init__(self, host: str, api_key: str, store: Store) -> None:
+    def __init__(self, host: str, api_key: str, store: Store, history: History) -> None:
         """``host`` is the address that the backend binds to: the rule of access depends on it."""
         self._access = Access(host, api_key)
         self._store = store
+        self._changes = Changes(store, history)
         self._reader = Reader(store.path)
         # It distinguishes revisions of this backend from those of an earlier one on the same port.
         self._start = secrets.token_hex(4)
@@ -68,13 +77,16 @@ class Page:
             *(web.get(path, self.show) for path in _PAGES),
             *(web.post(path, self.enter) for path in _PAGES),
             *(web.get(path, self.file) for path in _FILES),
+            web.post(_PROJECT + "change/", self.change_project),
+            web.post(_RUN + "change/", self.change_run),
             web.get("/events/", self.events),
             web.get("/static/{version}/{name}", self.static),
         ]
 
     def serves(self, request: web.Request) -> bool:
         """Whether the request is for these pages, which check the key themselves."""
-        return request.match_info.handler in (self.show, self.enter, self.file, self.events, self.static)
+        own = (self.show, self.enter, self.file, self.events, self.static, self.change_project, self.change_run)
+        return request.match_info.handler in own
 
     async def stop(self, app: web.Application) -> None:
         """End the responses that wait for changes: for ``on_shutdown``."""
@@ -136,6 +148,55 @@ class Page:
     def _revision(self) -> str:
         return f'"{self._start}-{self._store.revision}"'
 
+    # --- what readers change ----------------------------------------------------------------------
+
+    async def change_project(self, request: web.Request) -> web.Response:
+        """Delete a project."""
+
+        async def change(form: Form) -> str:
+            names = request.match_info
+            project = found_project(self._store, names["namespace"], names["project"])
+            if form.get("action") != "delete":
+                raise Refusal("There is no such change.")
+            return await self._changes.delete_project(project)
+
+        return await self._change(request, change)
+
+    async def change_run(self, request: web.Request) -> web.Response:
+        """Rename, describe or delete a run."""
+
+        async def change(form: Form) -> str:
+            names = request.match_info
+            project, run = found_run(self._store, names["namespace"], names["project"], names["run"])
+            action = form.get("action")
+            if action == "rename":
+                return self._changes.rename(project, run, form.get("name", ""))
+            if action == "describe":
+                return self._changes.describe(project, run, form.get("tags", ""), form.get("notes", ""))
+            if action == "delete":
+                return await self._changes.delete_run(project, run)
+            raise Refusal("There is no such change.")
+
+        return await self._change(request, change)
+
+    async def _change(self, request: web.Request, change: Callable[[Form], Awaitable[str]]) -> web.Response:
+        if not self._access.is_expected_host(request):
+            return _page(_wrong_host(), status=403)
+        if not self._access.is_allowed(request):
+            return _page(pages.key_form(), status=401)
+        if not self._access.is_from_own_page(request):
+            return _page(pages.notice("Not from here", "Only these pages themselves may change something."), status=403)
+        try:
+            found = await request.post()
+            form = {name: _whole(value) for name, value in found.items() if isinstance(value, str)}
+            where = await change(form)
+        except NotFound as exc:
+            return _page(pages.notice("Not found", str(exc)), status=404)
+        except (Refusal, ValueError, LookupError) as exc:
+            text = str(exc) if isinstance(exc, Refusal) else "The form cannot be read."
+            return _page(pages.notice("That cannot be done", text), status=400)
+        return web.Response(status=303, headers={**PLAIN_HEADERS, "Location": where})
+
     # --- changes, and the library -----------------------------------------------------------------
 
     async def events(self, request: web.Request) -> web.StreamResponse:
@@ -186,6 +247,11 @@ def _path_of(request: web.Request) -> str:
 def _asked(request: web.Request, revision: str) -> Asked:
     lists = {name: request.query.getall(name) for name in request.query}
     return Asked(request.match_info, request.query, lists, revision)
+
+
+def _whole(text: str) -> str:
+    # The database takes no half of a surrogate pair.
+    return text.encode(errors="replace").decode()
 
 
 def _wrong_host() -> Html:

@@ -10,6 +10,7 @@ from slugify import slugify
 
 from ..rest import STATUSES
 from ..store import Row
+from .comparison import MOST_RUNS, comparison
 from .plots import plots
 from .queries import metrics
 from .queries.parameters import parameters, version_before
@@ -144,6 +145,26 @@ def project_page(records: Records, asked: Asked) -> Html:
         is_filtered=bool(wanted.search or wanted.status or wanted.tag),
         page=page,
         first=(page - 1) * RUNS_PER_PAGE + 1,
+    )
+
+
+def compare_page(records: Records, asked: Asked) -> Html:
+    """Several runs of a project side by side."""
+    found = _project(records, asked)
+    chosen = list(dict.fromkeys(asked.lists.get("run", [])))[:MOST_RUNS]
+    rows = [row for uuid in chosen if (row := run(records, found["uuid"], uuid)) is not None]
+    rows = [_shown_run(found, row) for row in rows]
+    metrics, only_different = asked.lists.get("metric", []), asked.query.get("different") == "1"
+    return _page(
+        "compare.html",
+        asked,
+        scripts=("live.js", "plots.js"),
+        has_plots=True,
+        title=f"Runs of {found['display_name']}",
+        project=found,
+        path=project_path(found),
+        searched={"run": chosen, "metric": metrics, "different": "1" if only_different else None},
+        **comparison(records, found, rows, metrics, only_different=only_different),
     )
 
 

@@ -141,7 +141,7 @@ def shown(value: Any) -> str:
     """Any JSON value in one line."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         # Beyond the range of floating point numbers it is shown as it came.
-        return number(value) if abs(value) < 1e300 else short(str(value))
+        return number(value) if isinstance(value, float) or abs(value) < 1e300 else short(str(value))
     return short(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 

@@ -1,0 +1,102 @@
+"""Several runs side by side: their curves in one plot, their last values, configurations and prompts."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ..store import Row
+from .plots import columns_for, in_words, line_of
+from .queries.metrics import count_of_values, last_value, names_of_metrics
+from .queries.parameters import parameters
+from .queries.series import finite, series
+from .reader import Records
+from .render import run_path, shown
+from .story import Marks
+from .words import compare
+
+MOST_RUNS = 100
+METRICS_SHOWN = 12
+PROMPTS_SHOWN = 8
+_LINE_COLOURS = 8
+
+
+def comparison(records: Records, project: Row, rows: list[Row], chosen: list[str], *, only_different: bool) -> Row:
+    """The values of the page that compares ``rows``.
+
+    Args:
+        records: where to look.
+        project: that of the runs.
+        rows: the runs.
+        chosen: names of the metrics that are drawn; none: the first.
+        only_different: of the configuration, only what is not the same in all runs.
+    """
+    names = list(dict.fromkeys(name for row in rows for name in names_of_metrics(records, row["uuid"])))
+    drawn = [name for name in names if name in chosen] or names[:METRICS_SHOWN]
+    lines = [{**row, "line": f"line-{i % _LINE_COLOURS + 1}"} for i, row in enumerate(rows)]
+    last = {row["uuid"]: {name: last_value(records, row["uuid"], name) for name in names} for row in rows}
+    return {
+        "lines": lines,
+        "names": names,
+        "drawn": drawn,
+        "plots": [plot for name in drawn if (plot := _plot(records, project, rows, name, len(drawn)))],
+        "last": last,
+        "best": {name: _ends([last[row["uuid"]][name] for row in rows]) for name in names},
+        "configuration": _configuration(rows, only_different=only_different),
+        "prompts": _prompts(records, project, rows[:PROMPTS_SHOWN]),
+        "only_different": only_different,
+    }
+
+
+def _plot(records: Records, project: Row, rows: list[Row], name: str, plots: int) -> Row | None:
+    columns = columns_for(len(rows) * plots)
+    runs, words, is_thinned = [], [], False
+    for row in rows:
+        points = series(records, row["uuid"], name, columns)
+        is_thinned = is_thinned or count_of_values(records, row["uuid"], name) > 2 * columns
+        if finite(points):
+            words.append(f"{row['name']}, {in_words(name, points)}")
+        axis = Marks(records, row["uuid"], "").axis(points) if points else None
+        runs.append({**line_of(row["name"], points), "key": row["uuid"], "v": axis})
+    if not words:
+        return None
+    path = run_path(project, rows[0])
+    data = {"name": name, "runs": runs, "isThinned": is_thinned, "path": path}
+    return {"name": name, "in_words": ". ".join(words[:10]), "data": data}
+
+
+def _ends(values: list[Any]) -> tuple[Any, Any]:
+    """The lowest and the highest of the numbers, if they differ."""
+    numbers = [value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
+    return (min(numbers), max(numbers)) if len(set(numbers)) > 1 else (None, None)
+
+
+def _configuration(rows: list[Row], *, only_different: bool) -> list[Row]:
+    """Per setting its value in each run; nested ones by their path."""
+    flat = [dict(_flattened(json.loads(row["config"]) if row.get("config") else {})) for row in rows]
+    names = list(dict.fromkeys(name for one in flat for name in one))
+    found = [{"name": name, "values": [one.get(name, "") for one in flat]} for name in names]
+    return [row for row in found if len(set(row["values"])) > 1] if only_different else found
+
+
+def _flattened(config: Any, path: str = "") -> list[tuple[str, str]]:
+    if isinstance(config, dict) and config:
+        parts = (_flattened(value, f"{path}.{name}" if path else name) for name, value in config.items())
+        return [pair for part in parts for pair in part]
+    return [(path, shown(config))] if path else []
+
+
+def _prompts(records: Records, project: Row, rows: list[Row]) -> list[Row]:
+    """Per place of a parameter the newest version in each run, with what differs from the first run's."""
+    found = [parameters(records, row["uuid"]) for row in rows]
+    prompts = []
+    for place in range(max((len(one) for one in found), default=0)):
+        first = next(one[place] for one in found if len(one) > place)
+        texts = []
+        for row, one in zip(rows, found):
+            if len(one) > place:
+                words = compare(first["value"], one[place]["value"])
+                path = f"{run_path(project, row)}prompts/{place + 1}/"
+                texts.append({"run": row["name"], "path": path, "version": one[place]["version"], "words": words})
+        prompts.append({"role": first["role"], "texts": texts})
+    return prompts
