@@ -96,7 +96,7 @@ def _address(channel: str, schemes: tuple[str, str], base_url: str | None, port:
 def _split(base: str, schemes: tuple[str, str]) -> SplitResult:
     if "@" in base:
         # The text does not quote the address, because it holds the credentials.
-        raise ValueError("The backend's address must not hold credentials; the API key is passed on its own.")
+        raise ValueError("The backend's address must not hold credentials; pass the API key separately.")
     try:
         parts = urlsplit(base.strip())
     except ValueError as exc:

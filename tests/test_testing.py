@@ -174,7 +174,7 @@ print(keystore.store("key", "user").is_stored, in_memory.Keyring.kept)
     output = run_python(code, PYTHONPATH=str(tmp_path), PYTHON_KEYRING_BACKEND="in_memory.Keyring", HOME=str(tmp_path))
     assert output.splitlines() == [
         "Stored(is_stored=False, reason='this machine has no keyring')",
-        "Lookup(key=None, reason='nobody logged in on this machine yet')",
+        "Lookup(key=None, reason='no user has logged in on this machine yet')",
         "False",
         "{} in_memory.Keyring Keyring",
         "True {('Tellurio', 'user'): 'key'}",

@@ -79,7 +79,7 @@ def tgd(
             check_message("run_optimizer_tgd", result, _DONE)
             buffers = member("run_optimizer_tgd", result, "momentum_buffer_list")
             if not isinstance(buffers, list) or len(buffers) != len(params):
-                text = "The reply to 'run_optimizer_tgd' has not one momentum buffer for each parameter."
+                text = "The reply to 'run_optimizer_tgd' does not have one momentum buffer for each parameter."
                 raise RemoteProtocolError(text, received=repr(result))
             decoder = StateDecoder(link)
             momentum_buffer_list[:] = [decoder.momentum(buffer) for buffer in buffers]

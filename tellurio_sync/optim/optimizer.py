@@ -64,7 +64,7 @@ class Optimizer:
             self.state: State = decoder.state(member("create_optimizer", result, "state"))
             received = decoder.value(member("create_optimizer", result, "param_groups"))
             if not isinstance(received, list) or len(received) != len(groups):
-                raise RemoteProtocolError(f"The server made other groups than {len(groups)}.", received=repr(result))
+                raise RemoteProtocolError(f"The server did not make {len(groups)} groups.", received=repr(result))
             self.param_groups: list[ParamGroup] = [_checked_group(group) for group in received]
             self._told = self._fingerprint()
             self._is_on_server = True

@@ -215,7 +215,9 @@ class CallFuture(OpenCall, Future[dict[str, Any]]):
 
     def _wait(self, timeout: float | None) -> None:
         if self._pending is not None and self._pending.is_forked:
-            raise ConnectionLost("this process was forked, and the call is its parent's", who="local", was_sent=True)
+            raise ConnectionLost(
+                "this process was forked, and the call belongs to its parent", who="local", was_sent=True
+            )
         end = None if timeout is None else time.monotonic() + timeout
         semaphore = make_semaphore()
         self._semaphores.append(semaphore)

@@ -55,7 +55,7 @@ CallMany = Callable[[Requests], list[Any]]
 
 _IN_ONE_GO = 500
 _GRAPH_LOST = (
-    "what this Variable was computed from was on the server, and is lost with the connection; compute it again"
+    "the server has lost the objects from which this Variable was computed, with the connection; compute it again"
 )
 
 
@@ -77,7 +77,9 @@ class Restored:
     lost: tuple[Any, ...]
 
     def __str__(self) -> str:
-        return f"restored: {self.known} Variables known, {_counted(self.renewed)} made anew, {_counted(self.lost)} lost"
+        return (
+            f"restored: {self.known} Variables known, {_counted(self.renewed)} made again, {_counted(self.lost)} lost"
+        )
 
 
 def _counted(objects: tuple[Any, ...]) -> str:
@@ -207,7 +209,7 @@ class _Restore:
                 self._renewed.append(item)
 
     def _lose(self, item: Any, exc: TellurioError) -> None:
-        item._mark_lost(f"the server, which had forgotten this {type(item).__name__}, did not take it again: {exc}")
+        item._mark_lost(f"the server had forgotten this {type(item).__name__}, and refused to make it again: {exc}")
         self._lost.append(item)
 
     def _answers(self, requests: Requests) -> list[Any]:

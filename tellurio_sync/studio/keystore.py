@@ -34,7 +34,7 @@ def lookup() -> Lookup:
     """The key of the last user. May block while the operating system asks for the keyring's password. Never raises."""
     username = config.username()
     if username is None:
-        return Lookup(None, "nobody logged in on this machine yet")
+        return Lookup(None, "no user has logged in on this machine yet")
     keyring, reason = _usable()
     if keyring is None:
         return Lookup(None, reason)

@@ -262,8 +262,7 @@ class StudioRest:
         if not isinstance(answer, kind):
             wanted = "object" if kind is dict else "array"
             raise HttpError(
-                f"{verb} {url} was answered with something else than a JSON {wanted}. "
-                "Is this the address of a Tellurio backend?",
+                f"The answer to {verb} {url} is not a JSON {wanted}. Is this the address of a Tellurio backend?",
                 url=url,
             )
         return answer

@@ -35,7 +35,7 @@ def check_context(context: ssl.SSLContext) -> None:
     makes_objects = kind.wrap_bio is not ssl.SSLContext.wrap_bio or context.sslobject_class is not ssl.SSLObject
     if makes_sockets and not makes_objects:
         raise ValueError(
-            "ssl_context has a wrap_socket or sslsocket_class of its own, which would not be used: TLS is done in "
+            "ssl_context overrides wrap_socket or sslsocket_class, which would not be used: TLS is done in "
             "memory here, so give it a wrap_bio or sslobject_class that does the same"
         )
 

@@ -438,7 +438,9 @@ class WebSocketTransport(Transport):
             # §5.5.3 allows a pong without a ping.
             self._queue_control(frames.encode_frame(frames.PONG, b""))
             if tls.output_size > _MAX_TLS_OUTPUT:
-                raise TransportEnded(Ending("the server asks for more and more of TLS, and does not read it", "server"))
+                raise TransportEnded(
+                    Ending("the server asks for more and more TLS messages, and does not read them", "server")
+                )
         if failure is not None:
             raise TransportEnded(self._loss(failure)) from failure
 
@@ -512,7 +514,9 @@ class WebSocketTransport(Transport):
         # the connection, which the child shares with its parent; closing a descriptor does not.
         self._is_disposed = True
         # The receiver has the number of a descriptor, which may soon belong to another file.
-        self._ending = self._ending or Ending("this process was forked, and the connection is its parent's", "local")
+        self._ending = self._ending or Ending(
+            "this process was forked, and the connection belongs to its parent", "local"
+        )
         self._close_descriptors()
 
     def _close_descriptors(self) -> None:

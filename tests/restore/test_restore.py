@@ -296,4 +296,4 @@ class TestRestore:
 
     def test_the_report_is_one_line_of_text(self) -> None:
         report = Restored("s", 3, (1, 2, "a"), ())
-        assert str(report) == "restored: 3 Variables known, 3 (2 int, 1 str) made anew, 0 lost"
+        assert str(report) == "restored: 3 Variables known, 3 (2 int, 1 str) made again, 0 lost"

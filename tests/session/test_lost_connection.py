@@ -47,7 +47,7 @@ class TestALostConnection:
         assert restored == [Restored(restored[0].session_id, 1, (), ())]
         assert restored[0].session_id
         lines = [record.getMessage() for record in caplog.records if record.levelno == logging.INFO]
-        assert lines == ["restored: 1 Variables known, 0 made anew, 0 lost"]
+        assert lines == ["restored: 1 Variables known, 0 made again, 0 lost"]
 
     def test_new_calls_wait_for_the_restore_and_then_go_through(
         self, make_session: MakeSession, backend: RunningBackend, monkeypatch: pytest.MonkeyPatch

@@ -57,7 +57,7 @@ def no_key_error() -> str:
 
 
 def test_nobody_logged_in_yet(keyring):
-    assert "nobody logged in" in no_key_error()
+    assert "no user has logged in" in no_key_error()
 
 
 def test_the_keyring_package_is_not_installed(home, no_keyring):

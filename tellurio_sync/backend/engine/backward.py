@@ -143,8 +143,8 @@ def _ops(nodes: Iterable[Node]) -> dict[Node, Op]:
     for node in nodes:
         if node.op is None:
             raise Refused(
-                "Going backward through this graph a second time: what it needs was freed by the first time. "
-                "Pass retain_graph=True the first time."
+                "A second backward pass through this graph is not possible: the first pass has freed it. "
+                "Pass retain_graph=True to the first pass."
             )
         ops[node] = node.op
     return ops

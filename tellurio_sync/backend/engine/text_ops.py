@@ -73,7 +73,7 @@ class Split(Op):
         x = self.operands[0]
         parts = self._parts(x.data)
         if not parts:
-            raise Refused("Split gives no part of an empty text.")
+            raise Refused("Split cannot split an empty text.")
         return [Output(part, f"split part {i} of {x.role}") for i, part in enumerate(parts)]
 
     def _parts(self, data: Data) -> list[Data]:
