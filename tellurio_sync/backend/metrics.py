@@ -33,6 +33,7 @@ _HEAD = struct.Struct("<BHqq")
 _REGULAR_NUMBERS, _REGULAR_STEPS, _FLOATS = 1, 2, 4
 _MAX_EXACT = 2**53
 _MAX_STEP = 2**63 - 1
+_CLOCK_SECONDS = 1.0
 
 
 class Value(NamedTuple):
@@ -54,7 +55,9 @@ class Records(Protocol):
 # --- writing ------------------------------------------------------------------------------------
 
 
-def add_values(db: sqlite3.Connection, run: int, values: Iterable[tuple[str, Any, int | None]]) -> list[int]:
+def add_values(
+    db: sqlite3.Connection, run: int, values: Iterable[tuple[str, Any, int | None]], now: float | None = None
+) -> list[int]:
     """Add values (name, value, step) to a run in this order, and return their steps.
 
     Without a step a value gets the one after the highest of its metric, the first is 0. To be called inside a
@@ -62,8 +65,11 @@ def add_values(db: sqlite3.Connection, run: int, values: Iterable[tuple[str, Any
 
     Args:
         run: its ``number`` in the table ``runs``.
+        now: when they came, in seconds since 1970; None: that is not known.
     """
     (number,) = db.execute("SELECT value_count FROM runs WHERE number = ?", (run,)).fetchone()
+    if now is not None:
+        _note_time(db, run, number, now)
     begun: dict[str, _Series] = {}
     steps = []
     for name, value, step in values:
@@ -76,6 +82,13 @@ def add_values(db: sqlite3.Connection, run: int, values: Iterable[tuple[str, Any
         series.write()
     db.execute("UPDATE runs SET value_count = ? WHERE number = ?", (number, run))
     return steps
+
+
+def _note_time(db: sqlite3.Connection, run: int, number: int, now: float) -> None:
+    last = db.execute("SELECT time FROM clock WHERE run = ? ORDER BY number DESC LIMIT 1", (run,)).fetchone()
+    # Also where the machine's clock was set back: times of values that came later must not be earlier.
+    if last is None or now >= last[0] + _CLOCK_SECONDS:
+        db.execute("INSERT OR IGNORE INTO clock VALUES (?, ?, ?)", (run, number, now))
 
 
 # --- reading ------------------------------------------------------------------------------------

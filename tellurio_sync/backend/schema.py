@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import BackendError
 from .metrics import add_values
 
-VERSION = 1
+VERSION = 2
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS projects (
@@ -79,6 +79,13 @@ CREATE TABLE IF NOT EXISTS others (
     step INTEGER NOT NULL,
     value TEXT NOT NULL,
     PRIMARY KEY (series, number)
+) WITHOUT ROWID;
+-- When values came, at most once a second: the number of a value within the run, and seconds since 1970.
+CREATE TABLE IF NOT EXISTS clock (
+    run INTEGER NOT NULL REFERENCES runs (number) ON DELETE CASCADE,
+    number INTEGER NOT NULL,
+    time REAL NOT NULL,
+    PRIMARY KEY (run, number)
 ) WITHOUT ROWID;
 -- How much of each journal has been read, and what its reader had been told by then.
 CREATE TABLE IF NOT EXISTS writers (
@@ -187,5 +194,10 @@ def _to_1(db: sqlite3.Connection) -> None:
     db.execute("DROP TABLE metrics")
 
 
-_MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (_to_1,)
+def _to_2(db: sqlite3.Connection) -> None:
+    """The clock; of values that are there already it is not known when they came."""
+    _create(db)
+
+
+_MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (_to_1, _to_2)
 assert len(_MIGRATIONS) == VERSION

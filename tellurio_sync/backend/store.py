@@ -254,7 +254,7 @@ class Store:
                 known = self._one("SELECT step FROM value_keys WHERE run = ? AND key = ?", run, key)
                 if known is not None:
                     return {"name": name, "value": value, "step": known["step"]}
-            (step,) = metrics.add_values(self._db, run, [(name, value, step)])
+            (step,) = metrics.add_values(self._db, run, [(name, value, step)], time.time())
             if key is not None:
                 self._db.execute("INSERT INTO value_keys VALUES (?, ?, ?)", (run, key, step))
         return {"name": name, "value": value, "step": step}
@@ -294,7 +294,7 @@ class Store:
                     else:
                         values.append((name, value, step))
             if values:
-                metrics.add_values(self._db, run, values)
+                metrics.add_values(self._db, run, values, time.time())
             if decoder.position > begin:
                 self._db.execute(
                     "INSERT OR REPLACE INTO writers VALUES (?, ?, ?, ?)",

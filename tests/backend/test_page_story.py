@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,9 @@ def test_versions_are_marks_on_the_curve(browser: Browser, run: Trained) -> None
         assert [(mark["label"], mark["x"]) for mark in line["marks"]] == [("v2", 0.5), ("v3", 1.5)]
         assert line["marks"][0]["href"] == f"{run.path}prompts/1/?version=2"
         assert [int(at) for at in line["v"]] == [1, 2, 3], "each value belongs to one version"
+        assert len(line["t"]) == 3
+        assert line["t"] == sorted(line["t"])
+        assert abs(line["t"][0] - time.time()) < 600, "seconds since 1970"
     assert [mark["isHere"] for mark in line["marks"]] == [True, False]
 
 

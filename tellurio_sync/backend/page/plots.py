@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ..store import Row
 from .queries.metrics import count_of_values, last_values
 from .queries.series import Point, finite, series
+from .queries.times import times
 from .reader import Records
 from .render import number
 
@@ -36,7 +37,12 @@ def _plot(records: Records, run: Row, name: str, columns: int, path: str, marks:
     total = count_of_values(records, run["uuid"], name)
     points = series(records, run["uuid"], name, columns)
     is_thinned = total > 2 * columns
-    line = {**line_of(run["name"], points), "marks": marks.on(points), "v": marks.axis(points) if points else None}
+    line = {
+        **line_of(run["name"], points),
+        "t": times(records, run["uuid"], points),
+        "marks": marks.on(points),
+        "v": marks.axis(points) if points else None,
+    }
     data = {"name": name, "runs": [line], "isThinned": is_thinned, "path": path}
     return {
         "name": name,

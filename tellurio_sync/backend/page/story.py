@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from bisect import bisect_right
+from datetime import datetime
 from typing import Any
 
 from ..store import Row
@@ -13,6 +14,7 @@ from .queries.metrics import names_of_metrics
 from .queries.parameters import parameters, version, versions
 from .queries.scores import changed_samples, scores_of_versions
 from .queries.series import Point, finite, series
+from .queries.times import times
 from .reader import Records
 from .render import number, query
 from .words import compare
@@ -33,18 +35,22 @@ class Marks:
         """``here`` is the parameter and the version that is looked at; 0 is none."""
         self._changes: list[tuple[int, Row]] = []
         self.first: list[int] = []
+        self._first_id = ""
         found = parameters(records, run_uuid)
         for position, parameter in enumerate(found, 1):
             if parameter["count"] < 2:
                 continue
             rows = versions(records, run_uuid, parameter["variable_id"])
             if not self.first:
+                self._first_id = parameter["variable_id"]
                 # The axis of versions is that of the first parameter that has some.
                 self.first = [row["value_count"] for row in rows]
             for row in rows[1:]:
                 label = f"v{row['version']}" if len(found) == 1 else f"{position}·v{row['version']}"
                 mark = {
                     "label": label,
+                    "t": datetime.fromisoformat(row["date_created"]).timestamp(),
+                    "v": row["version"] if parameter["variable_id"] == self._first_id else None,
                     "href": f"{path}prompts/{position}/?version={row['version']}",
                     "isHere": here == (position, row["version"]),
                     "isSwap": here[0] == position,
@@ -145,7 +151,12 @@ def _plot(
     records: Records, run: Row, path: str, name: str, curves: dict[str, list[Point]], here: tuple[int, int]
 ) -> Row:
     marks = Marks(records, run["uuid"], path, here)
-    line = {**line_of(run["name"], curves[name]), "marks": marks.on(curves[name]), "v": marks.axis(curves[name])}
+    line = {
+        **line_of(run["name"], curves[name]),
+        "t": times(records, run["uuid"], curves[name]),
+        "marks": marks.on(curves[name]),
+        "v": marks.axis(curves[name]),
+    }
     return {
         "name": name,
         "in_words": in_words(name, curves[name]),

@@ -20,9 +20,10 @@ const clock = (seconds) => {
   return `${date.getFullYear()}-${pad(date.getMonth() + 1)}-${pad(date.getDate())} `
     + `${pad(date.getHours())}:${pad(date.getMinutes())}:${pad(date.getSeconds())}`;
 };
-const formatX = (value) => ({
-  step: `step ${format(value)}`, time: clock(value), version: `version ${Math.floor(value)}`,
-})[settings.x];
+const span = (seconds) => {
+  const parts = [[86400, "d"], [3600, "h"], [60, "min"]].filter(([size]) => seconds >= size);
+  return parts.length ? `${format(seconds / parts[0][0])} ${parts[0][1]}` : `${format(seconds)} s`;
+};
 
 // The mean of the values so far, in which each weighs less than the one after it; unbiased at its begin.
 function smoothed(values, weight) {
@@ -123,16 +124,17 @@ class Plot extends HTMLElement {
         spanGaps: false,
       });
     });
+    const isClock = settings.x === "time" && !this.data.isSpan;
     const axis = {stroke: css("--soft"), grid: {stroke: css("--hair"), width: 1}, ticks: {stroke: css("--hair"), width: 1}};
     this.chart = new uPlot({
       width: Math.max(this.clientWidth, 200),
       height: this.height(),
       legend: {show: false},
       cursor: {drag: {x: true, y: false}, points: {size: 7}, y: false},
-      scales: {x: {time: settings.x === "time"}, y: {distr: this.isLog ? 3 : 1}},
+      scales: {x: {time: isClock}, y: {distr: this.isLog ? 3 : 1}},
       axes: [
-        {...axis, size: 34, ...(settings.x === "time" ? {} : {incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3,
-          1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6, 2e6, 5e6, 1e7, 1e8, 1e9, 1e10, 1e12, 1e15], values: (u, ticks) => ticks.map(format)})},
+        {...axis, size: 34, ...(isClock ? {} : {incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3,
+          1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6, 2e6, 5e6, 1e7, 1e8, 1e9, 1e10, 1e12, 1e15], values: (u, ticks) => ticks.map(settings.x === "time" ? span : format)})},
         {...axis, size: (u, labels) => 18 + 7 * Math.max(3, ...(labels ?? []).map((label) => (label ?? "").length)),
           values: (u, ticks) => ticks.map((tick) => (tick == null ? "" : format(tick)))},
       ],
@@ -279,6 +281,11 @@ class Plot extends HTMLElement {
     return Math.max(...this.xs().map((x) => x[x.length - 1]));
   }
 
+  formatX(value) {
+    if (settings.x === "time") return this.data.isSpan ? `after ${span(value)}` : clock(value);
+    return settings.x === "version" ? `version ${Math.floor(value)}` : `step ${format(value)}`;
+  }
+
   // --- the value under the pointer ------------------------------------------------------------------
 
   showTip(u) {
@@ -297,7 +304,7 @@ class Plot extends HTMLElement {
       found.push({y: u.valToPos(value, "y"), x: u.data[0][at], text: format(value) + smooth, label: this.data.runs[i - 1].label});
     }
     found.sort((a, b) => Math.abs(a.y - top) - Math.abs(b.y - top));
-    const rows = [formatX(found[0]?.x ?? u.data[0][idx])];
+    const rows = [this.formatX(found[0]?.x ?? u.data[0][idx])];
     for (const row of found.slice(0, 8)) rows.push(count > 1 ? `${row.label}: ${row.text}` : row.text);
     const mark = this.nearestMark(u, left);
     if (mark) rows.push(`${mark.label}${mark.title ? `: ${mark.title}` : ""}${mark.href ? " (click to see why)" : ""}`);
