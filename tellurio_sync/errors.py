@@ -7,26 +7,26 @@ The tree::
     │   └─ InvalidAPIKeyError                            a refused key; never retried
     ├─ ConnectionLost(ConnectionError)                   reason, who, was_sent
     │   └─ ClosedByUser
-    ├─ CallError                                         method, request_id
-    │   ├─ CallTimeout(TimeoutError)                     waited_s, last_heartbeat_age_s, was_sent
-    │   ├─ CallCancelled
+    ├─ CallError (never raised itself)                   method, request_id, was_sent
+    │   ├─ CallTimeout(TimeoutError)                     waited_s, last_heartbeat_age_s
+    │   ├─ CallCancelled(RuntimeError)
     │   └─ RemoteError(RuntimeError)                     code, message, data
     │       ├─ MethodNotFound
     │       ├─ InvalidParams
     │       └─ RemoteInternalError
     │           └─ SamplesFailed                         results, failures
     ├─ BatchFailed(RuntimeError)                         failures
-    ├─ ProtocolError                                     never raised itself
-    │   ├─ LocalProtocolError(ValueError)                this side was to send something that is not valid
-    │   └─ RemoteProtocolError(ValueError, RuntimeError) received (the message, shortened)
+    ├─ ProtocolError (never raised itself)
+    │   ├─ LocalProtocolError(ValueError)                was_sent: False; it is not valid
+    │   └─ RemoteProtocolError(ValueError, RuntimeError) received (the message, shortened), was_sent: True
     ├─ UsageError(RuntimeError)
-    │   ├─ WouldDeadlock
-    │   └─ NotConnected
-    ├─ HttpError
+    │   ├─ WouldDeadlock                                 was_sent: False
+    │   └─ NotConnected                                  was_sent: False
+    ├─ HttpError(OSError)                                url
     │   ├─ HttpStatusError                               status, url
     │   ├─ HttpTooLarge                                  limit, url
     │   └─ HttpUnreachable(ConnectionError, ValueError)  url
-    ├─ ModelError
+    ├─ ModelError (never raised itself)
     │   ├─ UnknownNode(ValueError)                       node_id
     │   ├─ UnknownVariable(ValueError)                   variable_id
     │   ├─ UnknownModel(ValueError)                      model_id
@@ -36,8 +36,9 @@ The tree::
 
 Rules: an error carries plain data only (no socket, no key, no peer); it pickles
 with its attributes; its text tells the user what to do, if there is something to
-do.  Each error also inherits the builtin that fits, so that ``except TimeoutError``
-and ``except ConnectionError`` catch what a reader expects.  Among the builtins an
+do.  Each error that is raised also inherits the builtin that fits, so that ``except TimeoutError``
+and ``except ConnectionError`` catch what a reader expects.  Each error that a call can raise has
+``was_sent``: False means that the server certainly has not acted on the request.  Among the builtins an
 ``OSError`` comes first, because ``__new__`` of the others cannot make one.
 """
 
@@ -167,12 +168,15 @@ class ClosedByUser(ConnectionLost):
 
 
 class CallError(TellurioError):
-    """One call failed; the connection is not affected.
+    """One call failed; the connection is not affected. Only the subclasses are raised.
 
     Attributes:
         method: the called method.
         request_id: the JSON-RPC id of the request, or None where there was none yet.
+        was_sent: True if the server may have acted on the request, False if it certainly did not.
     """
+
+    was_sent: bool = True
 
     def __init__(self, text: str, *, method: str = "", request_id: object = None) -> None:
         super().__init__(text)
@@ -214,7 +218,7 @@ class CallTimeout(CallError, TimeoutError):
         return f"No reply to {self.method!r} within {self.waited_s:.1f} s ({beat}{sent})."
 
 
-class CallCancelled(CallError):
+class CallCancelled(CallError, RuntimeError):
     """The call was given up by this side before its reply came."""
 
 
@@ -347,7 +351,13 @@ class ProtocolError(TellurioError):
 
 
 class LocalProtocolError(ProtocolError, ValueError):
-    """This side was asked to send something that the protocol cannot carry."""
+    """This side was asked to send something that the protocol cannot carry.
+
+    Attributes:
+        was_sent: False: nothing of the request was sent.
+    """
+
+    was_sent: bool = False
 
 
 class RemoteProtocolError(ProtocolError, ValueError, RuntimeError):
@@ -355,7 +365,10 @@ class RemoteProtocolError(ProtocolError, ValueError, RuntimeError):
 
     Attributes:
         received: the beginning of the message.
+        was_sent: True: the server may have acted on the request, only its reply cannot be used.
     """
+
+    was_sent: bool = True
 
     def __init__(self, text: str, *, received: str = "") -> None:
         super().__init__(text)
@@ -370,11 +383,23 @@ class UsageError(TellurioError, RuntimeError):
 
 
 class WouldDeadlock(UsageError):
-    """A blocking call was made on the receive thread, which would have to deliver the reply to it."""
+    """A blocking call was made on the receive thread, which would have to deliver the reply to it.
+
+    Attributes:
+        was_sent: False: nothing of the request was sent.
+    """
+
+    was_sent: bool = False
 
 
 class NotConnected(UsageError):
-    """There is no open connection."""
+    """There is no open connection.
+
+    Attributes:
+        was_sent: False: nothing of the request was sent.
+    """
+
+    was_sent: bool = False
 
     def __init__(self, text: str = "WebSocket is not connected") -> None:
         super().__init__(text)
@@ -383,7 +408,7 @@ class NotConnected(UsageError):
 # --- REST ---------------------------------------------------------------------------------------
 
 
-class HttpError(TellurioError):
+class HttpError(TellurioError, OSError):
     """A REST request failed.
 
     Attributes:
@@ -427,7 +452,7 @@ class HttpUnreachable(HttpError, ConnectionError, ValueError):
 
 
 class ModelError(TellurioError):
-    """The mirrored object model does not hold what was asked for."""
+    """The mirrored object model does not hold what was asked for. Only the subclasses are raised."""
 
 
 class UnknownNode(ModelError, ValueError):

@@ -6,6 +6,7 @@ import copy
 import inspect
 import pickle
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -68,17 +69,17 @@ CASES: list[tuple[TellurioError, tuple[type, ...], dict[str, Any]]] = [
         (ConnectionLost, ConnectionError),
         {"reason": "close() was called", "who": "local", "was_sent": True, "code": None},
     ),
-    (CallError("x", method="m", request_id="1"), (), {"method": "m", "request_id": "1"}),
+    (CallError("x", method="m", request_id="1"), (), {"method": "m", "request_id": "1", "was_sent": True}),
     (
         CallTimeout(method="m", request_id="1", waited_s=1.5, last_heartbeat_age_s=0.5, was_sent=False),
         (CallError, TimeoutError, OSError),
         {"method": "m", "request_id": "1", "waited_s": 1.5, "last_heartbeat_age_s": 0.5, "was_sent": False},
     ),
-    (CallCancelled("x", method="m"), (CallError,), {"method": "m", "request_id": None}),
+    (CallCancelled("x", method="m"), (CallError, RuntimeError), {"method": "m", "request_id": None, "was_sent": True}),
     (
         RemoteError(-32000, "Busy", {"a": 1}, method="m", request_id="1"),
         (CallError, RuntimeError),
-        {"code": -32000, "message": "Busy", "data": {"a": 1}, "method": "m", "request_id": "1"},
+        {"code": -32000, "message": "Busy", "data": {"a": 1}, "method": "m", "request_id": "1", "was_sent": True},
     ),
     (MethodNotFound(-32601, "no", {"method": "m"}), (RemoteError, RuntimeError), {"code": -32601}),
     (InvalidParams(-32602, "no", {}), (RemoteError, RuntimeError), {"code": -32602}),
@@ -90,12 +91,16 @@ CASES: list[tuple[TellurioError, tuple[type, ...], dict[str, Any]]] = [
     ),
     (BatchFailed([]), (RuntimeError,), {"failures": ()}),
     (ProtocolError("x"), (), {}),
-    (LocalProtocolError("x"), (ProtocolError, ValueError), {}),
-    (RemoteProtocolError("x", received="abc"), (ProtocolError, ValueError), {"received": "abc"}),
+    (LocalProtocolError("x"), (ProtocolError, ValueError), {"was_sent": False}),
+    (
+        RemoteProtocolError("x", received="abc"),
+        (ProtocolError, ValueError, RuntimeError),
+        {"received": "abc", "was_sent": True},
+    ),
     (UsageError("x"), (RuntimeError,), {}),
-    (WouldDeadlock("x"), (UsageError, RuntimeError), {}),
-    (NotConnected(), (UsageError, RuntimeError), {}),
-    (HttpError("x", url="http://h"), (), {"url": "http://h"}),
+    (WouldDeadlock("x"), (UsageError, RuntimeError), {"was_sent": False}),
+    (NotConnected(), (UsageError, RuntimeError), {"was_sent": False}),
+    (HttpError("x", url="http://h"), (OSError,), {"url": "http://h"}),
     (HttpStatusError("x", status=500, url="http://h"), (HttpError,), {"status": 500, "url": "http://h"}),
     (HttpTooLarge("x", limit=5, url="http://h"), (HttpError,), {"limit": 5, "url": "http://h"}),
     (HttpUnreachable("x", url="http://h"), (HttpError, ConnectionError, ValueError), {"url": "http://h"}),
@@ -118,6 +123,37 @@ def test_the_cases_cover_every_error_of_the_module() -> None:
     classes = [cls for _, cls in inspect.getmembers(errors, inspect.isclass) if issubclass(cls, BaseException)]
     every = {cls for cls in classes if not issubclass(cls, Warning)}
     assert every - {type(error) for error, _, _ in CASES} == {TellurioError}
+
+
+NEVER_RAISED = {CallError, ProtocolError, ModelError}
+
+
+def test_every_error_that_is_raised_is_also_a_builtin() -> None:
+    """So ``except ValueError`` and the like catch what a reader expects."""
+    for error, _, _ in CASES:
+        builtin = {base for base in type(error).__mro__ if base.__module__ == "builtins"}
+        is_named = bool(builtin - {Exception, BaseException, object})
+        assert is_named != (type(error) in NEVER_RAISED), type(error)
+
+
+def test_what_is_never_raised_itself_is_made_nowhere() -> None:
+    names = "|".join(cls.__name__ for cls in (*NEVER_RAISED, TellurioError))
+    made = [
+        f"{path.name}: {line.strip()}"
+        for path in Path(errors.__file__).parent.rglob("*.py")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if re.search(rf"(?<!class )(?<![\w.])({names})\(", line)
+    ]
+    assert made == []
+
+
+def test_every_error_that_a_call_can_raise_tells_whether_the_server_may_have_acted() -> None:
+    told = {type(error): error.was_sent for error, _, _ in CASES if hasattr(error, "was_sent")}
+    of_calls = {ConnectionLost, LocalProtocolError, RemoteProtocolError, WouldDeadlock, NotConnected, CallError}
+    assert set(told) >= of_calls
+    assert all(isinstance(was_sent, bool) for was_sent in told.values())
+    for error, _, _ in CASES:
+        assert (type(error) in told) == isinstance(error, tuple(of_calls)), type(error)
 
 
 def test_the_tree_in_the_docstring_is_the_tree() -> None:

@@ -41,7 +41,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..autodiff.backward_model import BackwardModel
-from ..errors import LocalProtocolError, RemoteError, TellurioError
+from ..errors import LocalProtocolError, RemoteError, TellurioError, UsageError
 from ..model.language import ChatCompletionModel
 from ..model.registries import Registries
 from ..model.reply_checks import check_echo, id_member, json_form
@@ -188,7 +188,7 @@ class _Restore:
         for optimizer in optimizers:
             lost = next((item for item in optimizer._uses() if item._lost is not None), None)
             if lost is not None:
-                self._lose(optimizer, TellurioError(f"it uses {lost!r}, which is lost: {lost._lost}"))
+                self._lose(optimizer, UsageError(f"it uses {lost!r}, which is lost: {lost._lost}"))
             else:
                 willing.append(optimizer)
         self._renew("create_optimizer", "optimizer_id", willing)

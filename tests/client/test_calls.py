@@ -13,6 +13,7 @@ from tellurio_sync.client import TellurioWebSocketClient
 from tellurio_sync.client.client import LONG_RUNNING_METHODS
 from tellurio_sync.errors import (
     CallTimeout,
+    ConnectionLost,
     LocalProtocolError,
     NotConnected,
     RemoteProtocolError,
@@ -279,3 +280,51 @@ class TestDeadlines:
 
     def test_long_running_methods(self) -> None:
         assert {"run_function", "run_backward", "run_step", "run_optimizer_tgd"} == LONG_RUNNING_METHODS
+
+
+class Acting:
+    """Notes each request as done, and then does not answer it as it should."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+
+    def __call__(self, connection: ServerConnection) -> None:
+        for message in connection.requests():
+            self.done.append(message["method"])
+            if message["method"] == "drop":
+                connection.reset()
+                return
+            if message["method"] == "garble":
+                connection.send({"jsonrpc": "2.0", "id": message["id"]})
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "error", "has_acted"),
+    [
+        ("drop", {}, ConnectionLost, True),
+        ("garble", {}, RemoteProtocolError, True),
+        ("keep", {}, CallTimeout, True),
+        ("unfit", {"set": {1, 2}}, LocalProtocolError, False),
+    ],
+)
+def test_a_failed_call_tells_whether_the_server_may_have_acted(
+    method: str, params: dict[str, Any], error: type[Exception], has_acted: bool, connect: Connect
+) -> None:
+    """``ConnectionLost`` alone does not say that nothing has happened: it does so of a session's operations."""
+    acting = Acting()
+    with ScriptedServer(acting) as server:
+        client = connect(server, reconnect=False)
+        with pytest.raises(error) as caught:
+            client.call(method, params, timeout=0.5)
+        client.close()
+    assert caught.value.was_sent is has_acted  # type: ignore[attr-defined]
+    assert acting.done == ([method] if has_acted else [])
+
+
+def test_a_call_without_a_connection_tells_that_the_server_has_not_acted(connect: Connect) -> None:
+    with ScriptedServer(echo) as server:
+        client = connect(server)
+        client.close()
+        with pytest.raises(NotConnected) as caught:
+            client.call("m")
+    assert caught.value.was_sent is False

@@ -141,6 +141,73 @@ def test_the_process_ends_at_once_and_quietly(situation: str, ending: str, code:
         assert child.stderr == ""
 
 
+# --- threads that Python waits for ---------------------------------------------------------------------
+
+PLAIN_THREAD = "threading.Thread(target=work).start()"
+POOL = """
+from concurrent.futures import ThreadPoolExecutor
+pool = ThreadPoolExecutor(1)
+pool.submit(work)
+"""
+each_thread_that_python_waits_for = pytest.mark.parametrize("start", [PLAIN_THREAD, POOL], ids=["plain", "pool"])
+
+
+WAIT_FOR_THE_END = {
+    PLAIN_THREAD: "threading.main_thread().join()",
+    # A pool takes nothing new once the interpreter is shutting down.
+    POOL: """
+    with contextlib.suppress(RuntimeError):
+        while True:
+            client.call('echo')
+            pool.submit(int)
+""",
+}
+
+
+@each_thread_that_python_waits_for
+def test_a_thread_that_python_waits_for_does_its_work_to_the_end(start: str) -> None:
+    """Python keeps such a program alive for that work, so its calls go on, also those that begin later."""
+    program = f"""
+import contextlib
+def work():
+    {WAIT_FOR_THE_END[start]}
+    print(client.call('echo', {{{{'n': 1}}}})['result']['n'])
+{start}
+"""
+    with serving(Script()) as port, Child((CONNECT + program).format(port=port)) as child:
+        assert child.line() == "1"
+        assert child.end() == 0
+        assert child.stderr == ""
+
+
+@each_thread_that_python_waits_for
+@pytest.mark.parametrize(
+    ("timeout", "ending", "outcome"),
+    [(0.5, "", "CallTimeout"), (60, "client.close()", "ClosedByUser")],
+    ids=["its deadline", "close()"],
+)
+def test_a_call_that_waits_in_such_a_thread_holds_the_exit_until_its_deadline_or_close(
+    start: str, timeout: float, ending: str, outcome: str
+) -> None:
+    program = f"""
+def work():
+    try:
+        client.call('never', timeout={timeout})
+    except te.TellurioError as exc:
+        print(type(exc).__name__)
+{start}
+input()
+{ending}
+"""
+    script = Script()
+    with serving(script) as port, Child((CONNECT + program).format(port=port)) as child:
+        script.has("never")
+        child.say("go on")
+        assert child.line() == outcome
+        assert child.end(END_LIMIT) == 0
+        assert child.stderr == ""
+
+
 def test_an_unhandled_exception_is_the_only_thing_on_stderr() -> None:
     with serving(Script()) as port, Child(f"{CONNECT.format(port=port)}\nprint('ready')\n1/0") as child:
         assert child.line() == "ready"
