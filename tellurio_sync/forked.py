@@ -1,9 +1,9 @@
 """What a forked child renews: the one place where this package learns of a fork.
 
-A forked child has one thread.  In it, locks that other threads held at the fork stay taken for ever, and what those
-threads were doing never ends.  So every object that has a lock, or that threads work for, is registered here when it is
-made, and renewed in the child before any other code runs there.  Each renews only what belongs to it alone, so the
-order does not matter.
+A forked child has one thread.  Locks that other threads held at the fork stay locked in it for ever, and what those
+threads were doing never ends.  So every object that has a lock, or for which threads work, is registered here when it
+is made, and renewed in the child before any other code runs there.  Each object renews only what belongs to it alone,
+so the order does not matter.
 
 | State | Written by | Read by | Guarded by | Enforced by |
 |---|---|---|---|---|

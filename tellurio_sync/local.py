@@ -100,7 +100,7 @@ class LocalBackend:
 
     @property
     def last_lines(self) -> list[str]:
-        """The last 20 lines of its standard error output: they show why it ended by itself."""
+        """The last 20 lines of its standard error output: they show why it ended."""
         return list(self._child.last_lines)
 
     def stop(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 
 def is_held(lock: Any) -> bool:
-    """Whether this thread holds the lock. Of a plain ``Lock``, which does not know its thread: whether any thread does.
+    """Whether this thread holds the lock. A plain ``Lock`` does not know its thread: then whether any thread holds it.
 
     Args:
         lock: a ``threading.Lock``, ``RLock`` or ``Condition``.
@@ -24,7 +24,7 @@ def is_held(lock: Any) -> bool:
 
 
 class Owner:
-    """The thread that a state belongs to, from the first time that it is asked for on."""
+    """The thread to which a state belongs: the first one that asks."""
 
     __slots__ = ("_thread",)
 
@@ -32,12 +32,12 @@ class Owner:
         self._thread: int | None = None
 
     def is_here(self) -> bool:
-        """Whether this is that thread. The first thread that asks becomes it."""
+        """Whether this is the owner. The first thread that asks becomes the owner."""
         here = threading.get_ident()
         if self._thread is None:
             self._thread = here
         return self._thread == here
 
     def release(self) -> None:
-        """The thread is over: the next one that asks becomes the owner."""
+        """The thread has ended: the next one that asks becomes the owner."""
         self._thread = None

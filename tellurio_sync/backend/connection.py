@@ -106,7 +106,7 @@ class Connection:
 
     async def serve(self, request: web.Request) -> web.WebSocketResponse:
         """Open the connection and serve it to its end; its running requests end with it."""
-        # Who shares a session with others was told a new id at each connection, and goes on being told one.
+        # A client that shares a session with others gets a new id at each connection, as before.
         session_id = self._session.session_id or new_id()
         greeting = jsonrpc.result_reply(
             None,

@@ -1,7 +1,7 @@
 """What tokens cost, in US dollars.
 
 The prices of protocol §H.3 are here. For all other models they come from ``genai-prices``, a maintained table, where
-that is installed (the extra ``prices``). A price that is in neither is not known, which is not the same as none.
+that is installed (the extra ``prices``). A price that is in neither is unknown, which is not the same as free.
 """
 
 from __future__ import annotations

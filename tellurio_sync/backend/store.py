@@ -3,8 +3,8 @@
 Every change is committed before its method returns, in write-ahead mode, so everything that was confirmed to a client
 survives a killed process.  One process uses a data directory, and in it one thread: the event loop's.
 
-A run gives signs of life while its process lives, if its client is one that does (:meth:`Store.saw`).  When none
-has come for :data:`LOST_AFTER` seconds it is shown as CRASHED (:meth:`Store.mark_lost`), until one comes again.
+Some clients give signs of life for a run while its process lives (:meth:`Store.saw`).  If then none comes for
+:data:`LOST_AFTER` seconds, the run is shown as CRASHED (:meth:`Store.mark_lost`), until one comes again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from . import metrics
 from .run_names import new_run_name
 from .schema import prepare
 
-# Seconds without a sign of life after which a run counts as lost. Clients give one every 3 s or oftener.
+# Seconds without a sign of life after which a run counts as lost. Clients give one every 3 s or more often.
 LOST_AFTER = 9.0
 LOST_REASON = "No sign of life came any more: its process was killed, or its connection is lost."
 
@@ -38,10 +38,10 @@ Row = dict[str, Any]
 
 
 class JournalGap(ValueError):
-    """What was sent of a journal does not follow what is known of it.
+    """There is a gap between what is known of a journal and what was sent.
 
     Attributes:
-        position: from where on it must be sent.
+        position: the byte from which it must be sent.
     """
 
     def __init__(self, position: int) -> None:
@@ -53,7 +53,7 @@ class Store:
     """The records of one data directory. Only the thread that made it may use it.
 
     Attributes:
-        path: the database's file, for readers of their own.
+        path: the database's file, for those that open it themselves.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -63,7 +63,7 @@ class Store:
             BackendError: another backend uses the directory, or it cannot be used at all.
         """
         try:
-            # Prompts and results are nobody else's business.
+            # Other users of the machine must not read prompts and results.
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = _lock(directory)
             self.path = directory / "tellurio.sqlite3"
@@ -314,12 +314,12 @@ class Store:
         return [dict(row) for row in self._db.execute(sql, values)]
 
     def write(self, sql: str, *values: Any) -> sqlite3.Cursor:
-        """Change records, at once and for good."""
+        """Change records at once; this cannot be undone."""
         return self._db.execute(sql, values)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Inside, everything is changed or nothing. One inside another is part of that."""
+        """Inside, everything is changed or nothing. A block inside another is part of the outer one."""
         if self._db.in_transaction:
             yield
             return
@@ -334,7 +334,7 @@ class Store:
         self._db.execute("COMMIT")
 
     def add_tables(self, sql: str) -> None:
-        """Make the tables of a module that keeps its own, unless they are there."""
+        """Make the tables of a module that has tables of its own, unless they exist."""
         self._db.executescript(sql)
 
     def _number(self, run_uuid: str) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 from .prices import price
 
 UNPRICED = "unpriced_tokens"
-"""In ``cost``, beyond the protocol: the tokens whose price is not known, so that ``amount`` is too low by theirs."""
+"""A key in ``cost``: the number of tokens whose price is not known, which ``amount`` leaves out (protocol §H.3)."""
 
 
 def zero_usage() -> dict[str, Any]:

@@ -58,7 +58,7 @@ class TellurioWebSocketClient:
       worker threads, and may call the server themselves.
     * A call ends at its deadline: its ``timeout`` after the start, for long-running methods after the last heartbeat.
     * When the connection is lost, every waiting call ends at once with ``ConnectionLost``. The client then reconnects
-      by itself; calls that are made meanwhile wait for that, within their own timeout.
+      automatically; calls that are made meanwhile wait for that, within their own timeout.
     * A forked child never touches the connection of its parent: its first use opens its own.
     * A pickle holds the configuration, but no key, no connection, no hooks and no ``ssl_context``. What is unpickled
       connects at its first use if ``TELLURIO_API_KEY`` is set.
@@ -76,7 +76,7 @@ class TellurioWebSocketClient:
         ping_interval: seconds, > 0, of silence before a ping; None: never ping.
         ping_timeout: seconds, > 0, for its answer, and for the server to take any byte of what is sent.
         max_message_size: bytes, > 0, of an incoming message; a longer one ends the connection.
-        reconnect: whether to connect again by itself when the connection is lost.
+        reconnect: whether to connect again automatically when the connection is lost.
         on_lost: called with the ``ConnectionLost`` when an open connection has ended. On the receive thread: be quick.
         on_restored: called with the new session id when it is open again. On the receive thread: be quick.
         allow_insecure: permit a key to cross a network unencrypted (``ws://`` to another host).
@@ -325,7 +325,7 @@ class TellurioWebSocketClient:
     ) -> Future[dict[str, Any]]:
         """As ``call``, without waiting: returns a future of the reply envelope.
 
-        The future ends by itself at the call's deadline. To cancel it gives up the call; the server is not told.
+        The future ends at the call's deadline. To cancel it gives up the call; a server that knows ``cancel`` is told.
         Callbacks added to it run on a worker thread. Waits only while the outgoing queue is full, or while a lost
         connection is being restored.
 

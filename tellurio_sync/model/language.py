@@ -145,7 +145,7 @@ class OpenAI(ChatCompletionModel):
         default_headers, default_query: added to every request to the provider.
         max_concurrency: questions at once, > 0; None: as many as the provider bears.
         requests_per_minute: > 0; None: as many as the provider bears.
-        ca_bundle: path, on the server's machine, of certificates that it trusts besides the usual ones.
+        ca_bundle: path, on the server's machine, of certificates that it trusts in addition to the usual ones.
         allow_insecure: send the key over ``http://`` to another machine. Everybody on the way can read it.
         cache: take the answer to a question that was asked before, with the same messages and arguments, from the
             server's disk. None: not for the chats of the user.

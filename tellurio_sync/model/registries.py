@@ -90,8 +90,8 @@ class WeakTable(Generic[T]):
             return dict(self._objects)
 
 
-# A call that was given up, and whose late reply has not come when so many calls have begun since, is not waited for any
-# more: else all that is pushed meanwhile would be kept alive.
+# A call was given up, and its late reply has not come: after so many later calls it is not waited for any more.
+# Otherwise everything that is pushed meanwhile would be kept alive.
 _MOST_CALLS_WAITED_FOR_LATE = 10_000
 
 
@@ -239,7 +239,7 @@ class Registries:
         del released
 
     def end_late(self, call: Call, *, has_happened: bool) -> None:
-        """Note that the reply to a call has come that was given up: now the server and this side agree again."""
+        """Note the late reply to a call that was given up: now the server and this side agree again."""
         with self.lock:
             if call.is_over:
                 return
@@ -283,7 +283,7 @@ class Registries:
             return frozenset(self._unsure)
 
     def mark_unsure(self, objects: Iterable[Any], *, at_once: bool = False) -> None:
-        """The next restore makes these anew on the server, as they are here.
+        """The next restore makes these again on the server, as they are here.
 
         Args:
             objects: Variables, models, optimizers, the backward model.

@@ -1,4 +1,4 @@
-"""Telling the user what the server says of a step, besides its result."""
+"""Telling the user what the server says of a step in addition to its result."""
 
 from __future__ import annotations
 

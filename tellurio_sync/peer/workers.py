@@ -1,4 +1,4 @@
-"""A bounded pool of daemon threads for code that is not ours.
+"""A bounded pool of daemon threads for code of the user.
 
 Not ``concurrent.futures.ThreadPoolExecutor``: its queue has no bound, and the interpreter joins its threads
 at exit, so that one callable that never returns would keep the process alive.

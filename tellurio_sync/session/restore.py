@@ -160,7 +160,7 @@ class _Restore:
                 variable._mark_lost(_GRAPH_LOST)
                 self._lost.append(variable)
 
-    # --- making anew -------------------------------------------------------------------------------
+    # --- making again ------------------------------------------------------------------------------
 
     def _renew_models(self, models: list[ChatCompletionModel]) -> None:
         willing = []

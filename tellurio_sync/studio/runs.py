@@ -39,7 +39,7 @@ class RunStatus(str, Enum):
 
 @dataclass(frozen=True)
 class User:
-    """Who started a run."""
+    """The user that started a run."""
 
     uuid: str
     username: str
@@ -274,8 +274,8 @@ class RunGuard:
             earlier, self._run = self._run, run
             # What was raised before (a test runner's last failure, say) is not why this run ends.
             self._seen_exception = _last_exception()
-        # Anew for each run: exit functions run in reverse order, and this one must run before the one that stops
-        # the local backend, which was started earlier than the run.
+        # Registered again for each run: exit functions run in reverse order, and this one must run before the one that
+        # stops the local backend, which was started earlier than the run.
         atexit.unregister(self.finish_at_exit)
         atexit.register(self.finish_at_exit)
         if earlier is not None and earlier is not run and not earlier.is_finished:

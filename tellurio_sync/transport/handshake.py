@@ -1,6 +1,6 @@
 """Opening a WebSocket: address, proxy, TCP, TLS, and the HTTP upgrade, which is websocket-client's.
 
-The only module that imports it.  The socket is ours from the beginning (see ``tcp``), so that every stage can be
+The only module that imports it.  This package makes the socket (see ``tcp``), so that every stage can be
 aborted, and nothing is sent by an attempt that was given up.
 """
 
@@ -80,7 +80,7 @@ class Dialer:
                 return self._dial(time.monotonic() + self._timeout)
         except DialFailed as exc:
             failure = exc
-        except Exception as exc:  # noqa: BLE001 - whatever it is, it is raised below, as one of ours
+        except Exception as exc:  # noqa: BLE001 - whatever it is, it is raised below, as an error of this package
             failure = self._failure(exc)
         finally:
             sock, self._sock = self._sock, None
@@ -159,7 +159,7 @@ class Dialer:
 
     @contextlib.contextmanager
     def _watchdog(self) -> Iterator[None]:
-        # The socket's own time-out counts anew for each byte of the reply: a slow server could take for ever.
+        # The socket's own time-out starts again with each byte of the reply: a slow server could take for ever.
         timer = threading.Timer(self._timeout, self._expire)
         timer.daemon = True
         timer.name = "tellurio-sync connect time-out"

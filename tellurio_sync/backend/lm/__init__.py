@@ -1,14 +1,14 @@
 """Language models: behind OpenAI-compatible HTTP endpoints, or functions of the client's.
 
 ===============  ==============================================================================================
-``models``       :class:`LanguageModels`: asks, again where that may help, and tells of each question
+``models``       :class:`LanguageModels`: asks, asks again where that may help, and reports each question
 ``settings``     what a client may configure of a model; whose key goes to which address
 ``exchange``     one HTTP request and its response: bounded in time and size, proxies, certificates, causes
-``learnt``       what an endpoint was found not to take, so that it is not sent a second time
+``learnt``       what an endpoint has refused to take, so that it is not sent a second time
 ``pace``         how many questions at once, and how many a minute
 ===============  ==============================================================================================
 
-The event loop's thread only.  What an endpoint's response says is read in the package ``reading``.
+Only the event loop's thread uses this package.  The package ``reading`` reads what an endpoint's response says.
 """
 
 from .models import LanguageModels, OnQuestion

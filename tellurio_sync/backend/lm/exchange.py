@@ -1,8 +1,8 @@
 """One HTTP request to an endpoint, and its response: bounded in time and in size.
 
-``aiohttp`` carries it, which serves the backend's own port too.  Done here, and not by a client library of a provider:
-the body is read up to a limit, also once decompressed; an error's body too; the time-out is that of the whole exchange,
-however the bytes drip; what failed is said by its cause.
+``aiohttp`` carries it, which serves the backend's own port too.  This module does what the client library of a provider
+does not: it reads a body, also that of an error, only up to a limit, which holds for the decompressed body too; the
+time-out is that of the whole exchange, however slowly the bytes come; and an error names its cause.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ import aiohttp
 from ..questions import QuestionFailed
 from .settings import Settings
 
-# Bytes of an answer, decompressed: ten times what a model can say at once.
+# The most bytes of an answer, decompressed: ten times what a model can say at once.
 MAX_ANSWER_BYTES = 8 * 2**20
-# Of an error, whose first words count.
+# The most bytes of an error: its first words count.
 MAX_ERROR_BYTES = 64 * 2**10
 
 _CONNECT_TIMEOUT = 20.0
 _CHUNK_BYTES = 64 * 2**10
 
-# Certificates to trust besides the system's, as other programs name them.
+# Environment variables, as other programs name them: certificates to trust in addition to those of the system.
 _CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 
@@ -46,7 +46,7 @@ class Response:
 
 
 class Unreachable(Exception):
-    """There was no response. ``may_pass``: another try may help; ``was_reused``: on a connection that had idled."""
+    """There was no response. ``may_pass``: another try may help; ``was_reused``: the connection had been idle."""
 
     def __init__(self, failure: QuestionFailed, *, may_pass: bool, was_reused: bool = False) -> None:
         super().__init__(str(failure))
@@ -71,11 +71,11 @@ class Exchanges:
             settings: where to, with which headers and query.
             headers, query: more of them.
             body: JSON.
-            timeout: seconds for all of it.
+            timeout: seconds for the whole exchange.
 
         Raises:
             Unreachable: there is no response.
-            QuestionFailed: it is too big (``too_big``), or took too long (``timeout``).
+            QuestionFailed: the response is too big (``too_big``), or took too long (``timeout``).
         """
         trace: dict[str, Any] = {}
         try:
@@ -110,7 +110,7 @@ class Exchanges:
             if not is_whole:
                 break
         if not is_whole and decoder.is_over:
-            # The rest is not read: the connection cannot be used again.
+            # The rest is not read, so the connection cannot be used again.
             response.close()
             if response.status < 300:
                 text = f"its answer is over the {limit // 2**20} MiB that are read."
@@ -132,7 +132,7 @@ class Exchanges:
                     context.trace_request_ctx["reused"] = True
 
             tracing.on_connection_reuseconn.append(reused)
-            # Limits of ours count the questions to each model; cookies of an endpoint are nobody's business.
+            # ``pace`` limits the questions to each model. Cookies of an endpoint are not kept.
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30.0),
                 cookie_jar=aiohttp.DummyCookieJar(),
@@ -144,7 +144,7 @@ class Exchanges:
     async def _context(self, settings: Settings) -> ssl.SSLContext:
         files = (settings.ca_bundle, *(os.environ.get(name) for name in _CA_VARIABLES))
         if files not in self._contexts:
-            # Reads files: not in the event loop's thread.
+            # It reads files, so it does not run on the event loop's thread.
             self._contexts[files] = await asyncio.to_thread(_context, [name for name in files if name])
         return self._contexts[files]
 
@@ -167,11 +167,11 @@ class Decoder:
         self.is_over = False
         if self._unpacker is None and self._encoding not in ("", "identity"):
             raise QuestionFailed(
-                "not_a_completion", f"its answer is packed as {self._encoding[:20]!r}, which was not asked for."
+                "not_a_completion", f"its answer is compressed as {self._encoding[:20]!r}, which was not asked for."
             )
 
     def feed(self, chunk: bytes) -> bool:
-        """Take a piece; False: the limit is passed."""
+        """Take a piece. Returns False if the limit is passed."""
         while chunk:
             if self._unpacker is None:
                 piece, chunk = chunk, b""
@@ -180,7 +180,7 @@ class Decoder:
                     piece = self._unpacker.decompress(chunk, self._limit - self._size + 1)
                 except zlib.error:
                     raise QuestionFailed(
-                        "not_a_completion", "its answer is said to be compressed, but is not."
+                        "not_a_completion", "its answer claims to be compressed, but is not."
                     ) from None
                 chunk = self._unpacker.unconsumed_tail
             self._parts.append(piece)
@@ -191,12 +191,12 @@ class Decoder:
         return True
 
     def body(self) -> bytes:
-        """What came, at most so much as the limit allows."""
+        """What came, up to the limit."""
         return b"".join(self._parts)[: self._limit]
 
 
 def proxy_for(settings: Settings) -> str | None:
-    """The proxy of the environment for this address. This machine is never asked through one."""
+    """The proxy of the environment for this address; never one for an address of this machine."""
     if settings.is_local:
         return None
     parts = settings.url.split("/", 3)
@@ -211,7 +211,7 @@ def proxy_for(settings: Settings) -> str | None:
 
 
 def retry_after(seconds: str | None, milliseconds: str | None = None) -> float | None:
-    """Seconds that an endpoint asks to wait; None: it does not, or in a form that is not understood."""
+    """Seconds that an endpoint asks to wait; None: it does not ask, or in a form that is not understood."""
     for value, unit in ((milliseconds, 1000), (seconds, 1)):
         if value is not None:
             try:
@@ -248,7 +248,7 @@ def _context(files: list[str]) -> ssl.SSLContext:
 
         context.load_verify_locations(certifi.where())
     except (ImportError, OSError):
-        pass  # The system's certificates are there all the same.
+        pass  # The system's certificates are trusted in any case.
     for name in files:
         try:
             context.load_verify_locations(capath=name) if os.path.isdir(name) else context.load_verify_locations(name)

@@ -1,6 +1,6 @@
-"""What an endpoint was found not to take.  Learnt from its refusal once, by its own words, and then remembered.
+"""What an endpoint does not take: learnt once, from the words of its refusal, and then remembered.
 
-No rule here guesses: a refusal that names none of these things reaches the user as it is, after one request.
+Nothing is guessed: a refusal that names none of these things reaches the user as it is, after one request.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _LIMITS = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_
 
 _NOT_TAKEN = ("unsupported", "not supported", "does not support", "unrecognized", "unknown parameter", "not permitted")
 
-# Statuses that say of a question that it is not taken in this form; 404 with the words of it only.
+# Statuses that say that a question is not taken in this form; 404 only with words that say so.
 _FORM_STATUSES = frozenset({400, 415, 422, 501})
 
 
@@ -41,7 +41,7 @@ class Learnt:
 
     Attributes:
         form: how a JSON object is asked for; None: not known yet.
-        probing: held by the question that finds it out, so that it is found out once.
+        probing: held by the question that finds this out, so that only one does.
     """
 
     has_system_role: bool = True
@@ -68,7 +68,7 @@ class Learnt:
         return body
 
     def learn(self, status: int, problem: Problem, body: Mapping[str, Any]) -> bool:
-        """Whether the refusal of ``body`` says of something that it is not taken, so that it goes without that now."""
+        """Whether the refusal of ``body`` names something that is not taken. From now on questions go without it."""
         if status not in (400, 422):
             return False
         said = problem.said.lower()
@@ -103,7 +103,7 @@ def next_form(form: AnswerForm, status: int, problem: Problem) -> AnswerForm | N
 
 
 def in_turns(messages: list[ChatMessage]) -> list[ChatMessage]:
-    """The same conversation for templates that know no system role and want user and assistant in turns."""
+    """The same conversation for templates that have no system role and want user and assistant in turns."""
     turns: list[ChatMessage] = []
     for message in messages:
         role = "assistant" if message["role"] == "assistant" else "user"

@@ -1,4 +1,4 @@
-"""Asking language models: once, and again where that may help; booking what it cost; telling of each question."""
+"""Asking language models: once, and again where that may help; adding up the cost; reporting each question."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from .settings import Own, Settings, blotted, secrets_among, settings_of
 logger = logging.getLogger(__name__)
 
 CallFunction = Callable[..., Awaitable[Any]]
-"""Calls a function of the client's, with keyword arguments."""
+"""Calls a function of the client, with keyword arguments."""
 OnQuestion = Callable[[Asked], None]
 
-# Arguments under which an answer would not be one text, unless they have one of these values.
+# With these arguments an answer would not be one text, unless they have one of these values.
 _ONE_TEXT: dict[str, tuple[object, ...]] = {"stream": (None, False), "n": (None, 1)}
 
 # What the chat-completions interface takes. Anything else goes by `extra_body`, so that a misspelt name is found.
@@ -42,7 +42,7 @@ _ARGUMENTS = frozenset(
         *("tool_choice", "tools", "top_logprobs", "top_p", "user", "verbosity", "web_search_options"),
     }
 )
-# Taken off before the request is sent: where they go, and how long it may take.
+# These are not part of the body: where the request goes, and how long it may take.
 _AROUND = ("extra_headers", "extra_query", "extra_body", "timeout")
 
 # Seconds, without a Retry-After: the pauses before another try, and how long an endpoint that takes no more questions
@@ -50,16 +50,16 @@ _AROUND = ("extra_headers", "extra_query", "extra_body", "timeout")
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 20.0
 _RATE_PATIENCE = 120.0
 
-# Models at endpoints of which is known what they take; more than anybody uses.
+# For so many models it is remembered what their endpoints take; more than anybody uses.
 _MOST_LEARNT = 1000
 
-# Bytes of a body that is read on another thread, so that nobody waits for it.
+# A body of more bytes is decoded on another thread, so that the event loop does not wait for it.
 _LONG_BODY = 100_000
 
 
 @dataclass(eq=False)
 class _Endpoint:
-    """One model of a client's, ready to be asked."""
+    """One model of a client, ready to be asked."""
 
     settings: Settings
     pace: Pace
@@ -71,8 +71,8 @@ class _Asking:
 
     Attributes:
         tries: requests so far.
-        cost: of all of them, in US dollars; None: not known of one.
-        sent: the arguments that the last one had.
+        cost: of all requests, in US dollars; None: the cost of one is not known.
+        sent: the arguments of the last request.
     """
 
     address: str = ""
@@ -85,12 +85,12 @@ class LanguageModels:
     """Asks HTTP endpoints and functions of clients. Event loop's thread only.
 
     Attributes:
-        on_question: each is told of each question once it has ended, in the order of their ends; must not block. What
-            it raises is logged.
+        on_question: each function is called with each question that has ended, in the order of their ends. It must
+            not block. What it raises is logged.
     """
 
     def __init__(self, base_url: str | None = None, api_key: str | None = None) -> None:
-        """The address for models that name none, and the key that goes there and nowhere else."""
+        """Set the address for models that name none, and the key that goes only there."""
         self.on_question: list[OnQuestion] = []
         self._own = Own(base_url, api_key)
         self._exchanges = Exchanges()
@@ -98,13 +98,13 @@ class LanguageModels:
         self._learnt: OrderedDict[tuple[str, str], Learnt] = OrderedDict()
 
     async def ask(self, question: Question, call: CallFunction, run_uuid: str = "") -> Answer:
-        """The model's answer; its usage is added to the model's, and :attr:`on_question` is told.
+        """The model's answer. Its usage is added to that of the model, and :attr:`on_question` is called.
 
         Cancelling it ends the request to the endpoint.
 
         Args:
             question: with a model.
-            call: for a model that is a function of the client's.
+            call: for a model that is a function of the client.
             run_uuid: of the request that asks.
 
         Raises:
@@ -145,7 +145,7 @@ class LanguageModels:
         return answer
 
     def forget(self, model: Model) -> None:
-        """The model is gone: nothing is kept for it any more. Questions that are being asked end as they would."""
+        """The model is gone: keep nothing for it any more. Questions that are being asked end as usual."""
         self._endpoints.pop(model, None)
 
     async def close(self) -> None:
@@ -215,7 +215,7 @@ class LanguageModels:
 
 
 class _Again(Exception):
-    """Another try may help, after a pause; where there is none, ``failure`` is raised."""
+    """Another try may help, after a pause; if there is no other try, ``failure`` is raised."""
 
     def __init__(self, failure: QuestionFailed, pause: float | None = None) -> None:
         super().__init__(str(failure))
@@ -224,7 +224,7 @@ class _Again(Exception):
 
 
 class _TooMany(_Again):
-    """The endpoint takes no more questions at present; ``pause`` is what it asks for."""
+    """The endpoint takes no more questions at present, and asks for this ``pause``."""
 
 
 class _Tries:
@@ -251,7 +251,7 @@ class _Tries:
         self._extra = dict(around["extra_body"] or {})
         self._timeout = float(around["timeout"] or endpoint.settings.timeout)
         self._asking = asking
-        # A form that the user asks for, or tools, would get into the way of ours.
+        # The user's own format, or tools, would conflict with the form that is asked for here.
         has_own = any(key in args or key in self._extra for key in ("response_format", "tools", "functions"))
         self._schema = None if has_own else question.schema
         self._deadline: float | None = None
@@ -267,7 +267,8 @@ class _Tries:
             try:
                 async with self._pace.turn():
                     if self._deadline is None:
-                        # Its time begins with its turn: waiting behind others of ours is not the endpoint's fault.
+                        # Its time begins with its turn: the endpoint is not to blame for the wait behind other
+                        # questions.
                         self._deadline = asyncio.get_running_loop().time() + self._timeout
                     return await self._turn()
             except _TooMany as again:
@@ -360,7 +361,7 @@ class _Tries:
             known = usage.add(self._model.usage, completion.usage, self._name, cost)
             so_far = self._asking.cost
             if not completion.usage and cost is None:
-                known = None  # Nobody says what it used.
+                known = None  # It is not known what it used.
             self._asking.cost = None if known is None or so_far is None else so_far + known
 
     def _failure(self, problem: Problem, response: Response) -> Exception:
@@ -412,7 +413,7 @@ def _check_arguments(args: Mapping[str, Any], around: Mapping[str, Any]) -> None
         raise QuestionFailed("settings", "`timeout` must be a positive number of seconds.")
 
 
-# Among the completion arguments, what may hold a key.
+# The completion arguments that may hold a key.
 _SECRET_ARGUMENTS = ("extra_headers", "extra_query", "extra_body")
 
 

@@ -1,4 +1,4 @@
-"""How fast one model is asked: so many questions at once, so many a minute, slower where that is too much for it."""
+"""How fast one model is asked: how many questions at once, how many a minute, fewer if that is too much for it."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-# Questions to one model at a time where nothing is said; what is more waits here and not in the endpoint.
+# The default of the questions to one model at once. The others wait here and not at the endpoint.
 AT_ONCE = 16
 
-# Answers in a row after which one more at once is tried, once it was too much.
+# After so many answers in a row, one more question at once is tried again.
 _TRIES_MORE_AFTER = 10
 
 
 class Pace:
     """The turns of the questions to one model, in the order in which they come.
 
-    An endpoint that answers "too many" is asked by fewer at once from then on: half of those that were being asked,
-    one at least; after some answers in a row by one more again.
+    When an endpoint answers "too many", the number of questions at once is halved, to at least one; after some answers
+    in a row it grows by one.
     """
 
     def __init__(self, at_once: int | None = None, per_minute: float | None = None) -> None:
-        """``at_once``: None: :data:`AT_ONCE`; ``per_minute``: None: any number."""
+        """``at_once``: None means :data:`AT_ONCE`. ``per_minute``: None means any number."""
         self._most = at_once or AT_ONCE
         self._limit = self._most
         self._gap = 0.0 if per_minute is None else 60.0 / per_minute
@@ -47,23 +47,23 @@ class Pace:
             self._wake()
 
     async def wait_for_rate(self) -> None:
-        """Wait until one more request may leave, by the rate and by what the endpoint asked for. Within a turn."""
+        """Wait until the rate and the endpoint's wishes allow one more request. For the holder of a turn."""
         loop = asyncio.get_running_loop()
         while (wait := self._next_at - loop.time()) > 0:
             await asyncio.sleep(wait)
         self._next_at = max(self._next_at, loop.time()) + self._gap
 
     def pause(self, seconds: float) -> None:
-        """Let no request leave for so long: the endpoint asked for that."""
+        """Send no request for so many seconds: the endpoint asked for that."""
         self._next_at = max(self._next_at, asyncio.get_running_loop().time() + seconds)
 
     def too_many(self) -> None:
-        """The endpoint answered that it was asked too much."""
+        """Note that the endpoint answered "too many"."""
         self._answered = 0
         self._limit = max(1, min(self._limit - 1, self._busy // 2))
 
     def answered(self) -> None:
-        """The endpoint answered."""
+        """Note that the endpoint answered."""
         self._answered += 1
         if self._answered >= _TRIES_MORE_AFTER and self._limit < self._most:
             self._answered = 0
@@ -80,7 +80,7 @@ class Pace:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                # The turn came at the same moment: the next one gets it.
+                # The turn came at the same moment: pass it on.
                 self._busy -= 1
                 self._wake()
             else:

@@ -1,7 +1,7 @@
-"""What a client configures of a language model (protocol §H.2), checked; and whose key goes to which address.
+"""What a client configures of a language model (protocol §H.2), checked; and which key goes to which address.
 
-A key goes only where it belongs: the model's own to the model's address, the backend's own to the backend's own
-address.  A client that names another address and brings no key has none there.
+A key goes only where it belongs: the model's key to the model's address, the backend's key to the backend's address.
+If a client names another address and no key, none is sent there.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ OPENAI_URL = "https://api.openai.com/v1"
 DEFAULT_TIMEOUT = 600.0
 DEFAULT_MAX_RETRIES = 2
 
-# Texts that stand for no key, where a program wants one and a server does not: no secrets.
+# Not secrets: texts that stand for "no key", where a program demands a key and the server needs none.
 _NO_KEYS = frozenset({"", "none", "null", "no", "no-key", "nokey", "empty", "dummy", "fake", "x", "xxx", "ollama"})
 _NO_KEYS |= {"lm-studio", "llama.cpp", "vllm", "sk-no-key-required", "not-needed", "sk-xxx", "any", "local"}
 
-# Shorter ones are no keys, and blotting them out would make a text unreadable.
+# Shorter texts are not keys, and to blot them out would make a text unreadable.
 _SECRET_CHARS = 6
 
 
@@ -51,15 +51,15 @@ class Settings:
 
     Attributes:
         url: of the requests, without user and password.
-        address: the same for texts: the base, without anything that may be a secret.
+        address: of the endpoint, without anything that may be a secret: for texts.
         headers, query: sent with each request, the key among them.
         timeout: seconds for one question, from its turn to its end, tries and pauses included.
         max_retries: how often it is asked again after a failure that may pass.
         max_concurrency: questions at once; None: as many as the endpoint bears.
         per_minute: questions a minute; None: any number.
-        ca_bundle: a file of certificates that are trusted besides the usual ones.
+        ca_bundle: a file of certificates that are trusted in addition to the usual ones.
         is_local: the address is on this machine.
-        secrets: texts that no other text may show.
+        secrets: texts that no message or record may show.
     """
 
     url: str
@@ -79,8 +79,8 @@ def settings_of(config: Mapping[str, Any], own: Own) -> Settings:
     """The settings in a model's ``config``.
 
     Raises:
-        QuestionFailed: one of the wrong kind, an address that is none, no key, or a key that would cross a network
-            in clear text. No text shows a key.
+        QuestionFailed: one of the wrong type, an address that is not valid, no key, or a key that would cross a
+            network unencrypted. No text shows a key.
     """
     own_url, own_key = own.pair()
     base_url = _text(config, "base_url") or own_url
@@ -118,10 +118,10 @@ def settings_of(config: Mapping[str, Any], own: Own) -> Settings:
 
 
 def clean_key(key: str | None) -> str | None:
-    """A key without the white space around it that files and clipboards add; None for none.
+    """A key without the white space around it that files and clipboards add; None if there is none.
 
     Raises:
-        QuestionFailed: it holds what no header can.
+        QuestionFailed: it has characters that a header cannot have.
     """
     if key is None:
         return None
@@ -156,7 +156,7 @@ def secrets_among(completion_args: Mapping[str, Any]) -> list[str]:
 
 
 def is_this_machine(host: str) -> bool:
-    """Whether a host is this machine for certain. ``x.localhost`` is asked of DNS, so it is not."""
+    """Whether a host is certainly this machine. ``x.localhost`` is not: DNS says where it is."""
     name = host.strip("[]").rstrip(".").lower()
     if name.endswith(".localhost"):
         return False

@@ -27,14 +27,14 @@ class Refusal(Exception):
 
 
 class Changes:
-    """Makes changes to the records, at once and for good. Event loop's thread only."""
+    """Makes changes to the records at once; they cannot be undone. Event loop's thread only."""
 
     def __init__(self, store: Store, history: History) -> None:
         self._store = store
         self._history = history
 
     def rename(self, project: Row, run: Row, name: str) -> str:
-        """Give a run another name; where to go on.
+        """Give a run another name. Returns the address of the page to show next.
 
         Raises:
             Refusal: the name is empty, too long, or that of another run.
@@ -53,7 +53,7 @@ class Changes:
         return run_path(project, run)
 
     def describe(self, project: Row, run: Row, tags: str, notes: str) -> str:
-        """Set the tags, commas between them, and the notes of a run; where to go on."""
+        """Set the tags, separated by commas, and the notes of a run. Returns the address of the page to show next."""
         wanted = list(dict.fromkeys(tag.strip()[:MAX_TAG_CHARS] for tag in tags.split(",") if tag.strip()))[:MAX_TAGS]
         self._store.write(
             "INSERT OR REPLACE INTO run_notes VALUES (?, ?, ?)",
@@ -62,7 +62,10 @@ class Changes:
         return run_path(project, run)
 
     async def delete_run(self, project: Row, run: Row) -> str:
-        """Delete a run with all that is kept of it; where to go on. Takes as long as it has values and samples."""
+        """Delete a run with all that is kept of it. Returns the address of the page to show next.
+
+        Takes a time proportional to its values and samples.
+        """
         questions = self._history.questions
         while questions.delete_some(run["uuid"], _ROWS_AT_ONCE):
             await asyncio.sleep(0)
@@ -84,7 +87,7 @@ class Changes:
         return done.rowcount
 
     async def delete_project(self, project: Row) -> str:
-        """Delete a project with all its runs; where to go on."""
+        """Delete a project with all its runs. Returns the address of the page to show next."""
         for run in self._store.read("SELECT * FROM runs WHERE project_uuid = ?", project["uuid"]):
             await self.delete_run(project, run)
             await asyncio.sleep(0)

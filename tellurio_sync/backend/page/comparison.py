@@ -27,10 +27,10 @@ def comparison(records: Records, project: Row, rows: list[Row], chosen: list[str
 
     Args:
         records: where to look.
-        project: that of the runs.
+        project: the project of the runs.
         rows: the runs.
         chosen: names of the metrics that are drawn; none: the first.
-        only_different: of the configuration, only what is not the same in all runs.
+        only_different: leave out the settings that are the same in all runs.
     """
     names = list(dict.fromkeys(name for row in rows for name in names_of_metrics(records, row["uuid"])))
     drawn = [name for name in names if name in chosen] or names[:METRICS_SHOWN]
@@ -85,7 +85,7 @@ def _ends(values: list[Any]) -> tuple[Any, Any]:
 
 
 def _configuration(rows: list[Row], *, only_different: bool) -> list[Row]:
-    """Per setting its value in each run; nested ones by their path."""
+    """For each setting its value in each run; nested settings by their path."""
     flat = [dict(_flattened(json.loads(row["config"]) if row.get("config") else {})) for row in rows]
     names = list(dict.fromkeys(name for one in flat for name in one))
     found = [{"name": name, "values": [one.get(name, "") for one in flat]} for name in names]
@@ -100,7 +100,7 @@ def _flattened(config: Any, path: str = "") -> list[tuple[str, str]]:
 
 
 def _prompts(records: Records, project: Row, rows: list[Row]) -> list[Row]:
-    """Per place of a parameter the newest version in each run, with what differs from the first run's."""
+    """For each place of a parameter the newest version in each run, and how it differs from that of the first run."""
     found = [parameters(records, row["uuid"]) for row in rows]
     prompts = []
     for place in range(max((len(one) for one in found), default=0)):
