@@ -36,7 +36,7 @@ FLOORS = [
     ("optim", "cognitive", "data", "afnio"),
     ("session",),
     ("trainer",),
-    ("__init__",),
+    ("__init__", "compat"),
     ("examples", "testing"),
     ("cli",),
     ("__main__",),
@@ -97,6 +97,20 @@ USES = {
         "studio",
     },
     "trainer": {"autodiff", "cognitive", "errors", "model", "optim", "session"},
+    "compat": {
+        "_version",
+        "active_run",
+        "autodiff",
+        "client",
+        "cognitive",
+        "data",
+        "errors",
+        "model",
+        "optim",
+        "session",
+        "studio",
+        "trainer",
+    },
     "__init__": {
         "_version",
         "active_run",
@@ -118,12 +132,12 @@ USES = {
     "__main__": {"cli"},
 }
 
-# The one import that runs up the floors: a Variable is what functions are called on, and can call them itself, as in
-# every autograd. It is lazy.
-UPWARDS = {("model/variable.py", "autodiff")}
+# The imports that run up the floors: a Variable is what functions are called on, and can call them itself, as in
+# every autograd, and so is a language model. Both are lazy.
+UPWARDS = {("model/variable.py", "autodiff"), ("model/language.py", "autodiff")}
 AUTOGRAD = {
-    *("autodiff.backward_pass", "autodiff.function", "autodiff.functional", "autodiff.messages"),
-    *("model.variable", "model.wire"),
+    *("autodiff.backward_pass", "autodiff.conversation", "autodiff.function", "autodiff.functional"),
+    *("autodiff.messages", "model.language", "model.variable", "model.wire"),
 }
 
 # The only modules that import these packages.

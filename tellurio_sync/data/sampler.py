@@ -48,7 +48,8 @@ class _Passes:
         self._passes = 0
 
     def next(self) -> random.Random:
-        rng = random.Random(f"{self._seed}:{self._passes}")
+        # The first pass is that of a plain Random(seed), as other libraries of this kind have it.
+        rng = random.Random(f"{self._seed}:{self._passes}" if self._passes else self._seed)
         self._passes += 1
         return rng
 
@@ -90,9 +91,7 @@ class RandomSampler(Sampler):
             return iter([rng.randrange(count) for _ in range(len(self))])
         order: list[int] = []
         while len(order) < len(self):
-            whole = list(range(count))
-            rng.shuffle(whole)
-            order += whole
+            order += rng.sample(range(count), count)
         return iter(order[: len(self)])
 
     def __len__(self) -> int:

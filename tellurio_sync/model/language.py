@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import UsageError
@@ -84,6 +84,25 @@ class ChatCompletionModel:
             self._check_not_lost()
             result = call.request("clear_model_usage", {"model_id": self._model_id})
             id_member("clear_model_usage", result, "model_id")
+
+    def chat(self, messages: Sequence[Mapping[str, str]], **completion_args: Any) -> str:
+        """The answer to a chat, as plain text, outside of any graph. Two round trips, one of them a long call.
+
+        Args:
+            messages: ``[{"role": "system", "content": "..."}, ...]``.
+            completion_args: passed on to the model, such as ``model="gpt-4o"``.
+
+        Raises:
+            TypeError: messages of another form.
+            As ``functional.chat_completion``.
+        """
+        from ..autodiff.conversation import ask
+
+        return ask(self, messages, completion_args)
+
+    def complete(self, prompt: str, **completion_args: Any) -> str:
+        """As ``chat``, with ``prompt`` as the only message."""
+        return self.chat([{"role": "user", "content": prompt}], **completion_args)
 
     def describe(self) -> dict[str, Any]:
         """The form of a model in a checkpoint: class, provider and usage (protocol §H.1)."""

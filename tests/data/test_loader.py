@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 import threading
 from collections import namedtuple
 
@@ -222,6 +223,11 @@ def test_samples_that_make_no_batch_are_refused(samples, error, text):
 
 
 # --- samplers ------------------------------------------------------------------------------------------
+
+
+def test_the_first_pass_is_that_of_a_plain_generator():
+    assert list(RandomSampler("abcdefgh", seed=0)) == random.Random(0).sample(range(8), 8)
+    assert list(WeightedRandomSampler([1, 2, 3], 9, seed=0)) == random.Random(0).choices(range(3), [1, 2, 3], k=9)
 
 
 def test_random_orders():

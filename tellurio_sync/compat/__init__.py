@@ -1,0 +1,45 @@
+"""The public names of afnio at the places where programs look for them: for moving over by changing imports.
+
+Replace ``afnio`` by ``tellurio_sync.compat`` in the import lines of a program::
+
+    import tellurio_sync.compat as afnio
+    from tellurio_sync.compat.cognitive import Module, Parameter
+    from tellurio_sync.compat.trainer import Trainer
+
+and it runs on this package alone.  Nothing here does anything of its own: each name is one of this package, whose
+proper place is in brackets in the guide *Moving from afnio* (``docs/moving-from-afnio.md``).  New programs write
+``import tellurio_sync as te``.
+"""
+
+from __future__ import annotations
+
+from .._version import __version__ as __version__
+from ..autodiff import functional
+from ..autodiff.backward_model import get_backward_model_client, set_backward_model_client
+from ..autodiff.grad_mode import is_grad_enabled, no_grad, set_grad_enabled
+from ..autodiff.messages import MultiTurnMessages
+from ..model.graph import GradientEdge, Node
+from ..model.serialization import load, save
+from ..model.variable import Variable
+from . import autodiff, cognitive, models, optim, tellurio, utils
+
+__all__ = [
+    "GradientEdge",
+    "MultiTurnMessages",
+    "Node",
+    "Variable",
+    "autodiff",
+    "cognitive",
+    "functional",
+    "get_backward_model_client",
+    "is_grad_enabled",
+    "load",
+    "models",
+    "no_grad",
+    "optim",
+    "save",
+    "set_backward_model_client",
+    "set_grad_enabled",
+    "tellurio",
+    "utils",
+]

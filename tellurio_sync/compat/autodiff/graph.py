@@ -1,0 +1,7 @@
+"""``afnio.autodiff.graph``."""
+
+from __future__ import annotations
+
+from ...model.graph import GradientEdge, Node
+
+__all__ = ["GradientEdge", "Node"]

@@ -1,0 +1,7 @@
+"""``afnio.serialization``."""
+
+from __future__ import annotations
+
+from ..model.serialization import load, save
+
+__all__ = ["load", "save"]
