@@ -292,7 +292,7 @@ def test_an_endpoint_without_schemas_is_asked_by_a_tool_and_that_is_remembered()
 
 def test_an_endpoint_with_neither_is_asked_in_words() -> None:
     def answer(request: dict[str, Any]) -> Any:
-        return refusal(400, "what is this?") if {"response_format", "tools"} & request.keys() else OBJECT
+        return refusal(400, "unexpected field") if {"response_format", "tools"} & request.keys() else OBJECT
 
     with LmEndpoint(answer) as endpoint:
         found = Asking(endpoint.url).ask(count=3, schema=SCHEMA)

@@ -320,6 +320,7 @@ def test_the_forms_in_which_an_object_is_asked_for() -> None:
     assert next_form("plain", 400, refused("")) is None
     assert next_form("json_schema", 404, refused("no such model")) is None
     assert next_form("json_schema", 404, refused("No endpoints support response_format")) == "tool"
+    assert next_form("json_schema", 400, refused("The context is too long.")) is None
     assert next_form("json_schema", 401, refused("json")) is None
 
 

@@ -14,7 +14,7 @@ from ..data import Data, check_chars, items, sample, text
 from ..objects import PARAMETER
 from ..prompts import ChatMessage, Part, propagator_messages
 from ..questions import Question
-from ..reading.answers import read_feedback
+from ..reading.answers import feedback_schema, read_feedback
 from ..refused import Refused
 from ..wire import Operand, plain
 from .op import Host
@@ -152,7 +152,8 @@ class Conversation:
                 feedback[index],
                 [Part(operand.role, text(sample(operand.data, index)), name) for name, operand in names.items()],
             )
-            question = Question("propagator", messages, sample=None if self.size is None else index)
+            sample_index = None if self.size is None else index
+            question = Question("propagator", messages, sample=sample_index, schema=feedback_schema(list(names)))
             answer = await ask_for(host.ask, question, read_feedback(list(names)))
             return {operand: answer[name] for name, operand in names.items()}
 

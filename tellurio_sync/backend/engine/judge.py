@@ -11,7 +11,7 @@ from ..data import Data, text
 from ..objects import Model
 from ..prompts import JUDGE_UNDER_TRAINING
 from ..questions import Question
-from ..reading.answers import read_judgement
+from ..reading.answers import judgement_schema, read_judgement
 from ..refused import Refused
 from ..wire import Operand, plain
 from .conversation import Conversation
@@ -80,7 +80,7 @@ class LMJudgeEvaluator(Evaluator):
     async def judge(self, host: Host, index: int) -> Judged:
         messages = self._conversation.messages(index, self._compared(index))
         sample = None if self.size is None else index
-        question = Question("judge", messages, self._model, self._completion_args, sample)
+        question = Question("judge", messages, self._model, self._completion_args, sample, judgement_schema())
         return Judged(*await ask_for(host.ask, question, read_judgement))
 
     def _compared(self, index: int) -> dict[str, str]:

@@ -31,8 +31,12 @@ _LIMITS = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_
 
 _NOT_TAKEN = ("unsupported", "not supported", "does not support", "unrecognized", "unknown parameter", "not permitted")
 
-# Statuses that say that a question is not taken in this form; 404 only with words that say so.
-_FORM_STATUSES = frozenset({400, 415, 422, 501})
+# Statuses that say of a question that its form is not taken; other ones only with words about that.
+_FORM_STATUSES = frozenset({415, 422, 501})
+_ABOUT_FORM = (
+    *("response_format", "json", "schema", "structured", "grammar", "tool", "function"),
+    *("unsupported", "not support", "unknown", "unrecognized", "unexpected", "extra"),
+)
 
 
 @dataclass
@@ -96,8 +100,8 @@ class Learnt:
 def next_form(form: AnswerForm, status: int, problem: Problem) -> AnswerForm | None:
     """How to ask for a JSON object after this refusal of the first try; None: the refusal is about something else."""
     said = problem.said.lower()
-    is_about_form = any(word in said for word in ("response_format", "json", "schema", "tool", "function", "support"))
-    if status in _FORM_STATUSES or (status in (404, 500) and is_about_form):
+    is_about_form = not said.strip() or any(words in said for words in _ABOUT_FORM)
+    if status in _FORM_STATUSES or (status in (400, 404, 500) and is_about_form):
         return _NEXT_FORM[form]
     return None
 
