@@ -5,6 +5,7 @@ Targets:
     jsonrpc      texts into ``jsonrpc.decode``, ``classify`` and ``Dispatcher``: valid answers, and only where due
     memory       messages into a live ``Connection``: it serves calls before and after, whatever came
     socketpair   streams of frames into a live ``Connection``: it goes on, or ends with the right close code
+    answers      answers of language models into all their readers: what is right is read, nothing else is adopted
 
 Every case is drawn from the seed, its target and its number alone; a failing one is printed as a command that runs
 only this one.
@@ -39,6 +40,7 @@ from tellurio_sync.transport.frames import Close, Event, FrameDecoder, FrameErro
 from tellurio_sync.transport.memory import MemoryTransport
 from tellurio_sync.transport.websocket import WebSocketTransport
 
+from .answers import fuzz_answers
 from .conversation import server_frame
 from .soak import resident_bytes, wait_until
 
@@ -397,8 +399,9 @@ TARGETS: dict[str, tuple[float, Target]] = {
     "jsonrpc": (0.25, fuzz_jsonrpc),
     "memory": (0.15, fuzz_memory),
     "socketpair": (0.1, fuzz_socketpair),
+    "answers": (1.0, fuzz_answers),
 }
-"""By name: its share of the frames, and the function."""
+"""By name: its share of the frames (or as many answers), and the function."""
 
 
 def run_case(name: str, seed: int, case: int, outcomes: Counter[str]) -> int:

@@ -32,6 +32,7 @@ _CLOSING_MARKS = {closing for closing in CLOSING.values() if closing != "<|end|>
 _TAG = re.compile(
     "|".join(re.escape(tag) for tag in sorted({*CLOSING, *_CLOSING_MARKS}, key=len, reverse=True)), re.IGNORECASE
 )
+_BLANKS = re.compile(r"\s*")
 _QUOTES = ("`", '"', "'")
 
 
@@ -79,30 +80,37 @@ def part(text: str) -> Parted:
     Thoughts stand at the beginning, in one block or several; or they end with a closing mark that nothing opened:
     some templates write the opening mark into the question.  Marks further behind are the answer's own.
     """
-    rest = text.lstrip()
+    at = _after_blanks(text, 0)
     thoughts: list[str] = []
-    while (tag := next_tag(rest, 0)) is not None and tag.start == 0 and tag.closing is not None:
-        end = end_of_thoughts(rest, tag.closing, tag.end)
+    tag = next_tag(text, at)
+    while tag is not None and tag.start == at and tag.closing is not None:
+        end = end_of_thoughts(text, tag.closing, tag.end)
         if end is None:
-            return Parted(_joined([*thoughts, rest[tag.end :]]), "", is_open=True)
-        thoughts.append(rest[tag.end : end - len(tag.closing)])
-        rest = _without_final_mark(rest[end:].lstrip())
+            return Parted(_joined([*thoughts, text[tag.end :]]), "", is_open=True)
+        thoughts.append(text[tag.end : end - len(tag.closing)])
+        at = _after_final_mark(text, _after_blanks(text, end))
+        tag = next_tag(text, at) if tag.end <= at else tag
     if not thoughts:
-        unopened = next_tag(rest, 0)
-        if unopened is None or unopened.closing is not None:
-            final = _without_final_mark(rest)
-            return Parted("", text if final is rest else final)
-        thoughts.append(rest[: unopened.start])
-        rest = _without_final_mark(rest[unopened.end :].lstrip())
-    return Parted(_joined(thoughts), rest.strip())
+        if tag is None or tag.closing is not None:
+            after = _after_final_mark(text, at)
+            return Parted("", text if after == at else text[after:])
+        thoughts.append(text[at : tag.start])
+        at = _after_final_mark(text, _after_blanks(text, tag.end))
+    return Parted(_joined(thoughts), text[at:].strip())
 
 
-def _without_final_mark(text: str) -> str:
-    lowered = text[:80].lower()
+def _after_blanks(text: str, at: int) -> int:
+    found = _BLANKS.match(text, at)
+    assert found is not None
+    return found.end()
+
+
+def _after_final_mark(text: str, at: int) -> int:
+    begin = text[at : at + 80].lower()
     for mark in _FINAL_MARKS:
-        if lowered.startswith(mark):
-            return text[len(mark) :]
-    return text
+        if begin.startswith(mark):
+            return at + len(mark)
+    return at
 
 
 def _joined(thoughts: list[str]) -> str:
