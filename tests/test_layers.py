@@ -61,7 +61,7 @@ USES = {
     "local": {"deadlines", "errors", "forked"},
     "studio": {"_version", "active_run", "addresses", "deadlines", "errors", "jsonrpc", "secret"},
     "backend": {"addresses", "errors", "journal", "jsonrpc", "secret"},
-    "peer": {"deadlines", "errors", "forked", "jsonrpc", "secret", "speedups", "transport"},
+    "peer": {"deadlines", "errors", "forked", "jsonrpc", "ownership", "secret", "speedups", "transport"},
     "model": {"errors", "forked", "jsonrpc", "secret"},
     "autodiff": {"errors", "model"},
     "client": {

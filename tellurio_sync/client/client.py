@@ -20,7 +20,7 @@ from ..errors import ConnectFailed, ConnectionLost, NotConnected
 from ..model.registries import Registries
 from ..peer.connection import Connection
 from ..peer.dispatch import Method
-from ..peer.lifecycle import CLOSED, OPEN
+from ..peer.lifecycle import CLOSED, OPEN, Lifecycle
 from ..peer.peer import Peer
 from ..secret import Secret, hidden, redact
 from ..transport.base import DialFailed
@@ -173,7 +173,7 @@ class TellurioWebSocketClient:
     def connection(self) -> Connection | None:
         """The open connection; None before ``connect``, after ``close`` and while it is lost. For ``is None`` only."""
         peer = self._peer
-        return None if peer is None else peer.connection
+        return None if peer is None else peer.lifecycle.connection
 
     @property
     def pending(self) -> dict[str, str]:
@@ -185,13 +185,13 @@ class TellurioWebSocketClient:
     def state(self) -> str:
         """One of ``"new"``, ``"connecting"``, ``"open"``, ``"reconnecting"``, ``"closed"``."""
         peer = self._peer
-        return "new" if peer is None else peer.state
+        return "new" if peer is None else peer.lifecycle.state
 
     @property
     def greeting(self) -> Greeting | None:
         """What the server said of itself when the connection last opened; None before that."""
         peer = self._peer
-        return None if peer is None else peer.greeting
+        return None if peer is None else peer.lifecycle.greeting
 
     def go_on_with(self, former: TellurioWebSocketClient) -> None:
         """Connect, later, to the session of this former client, if that was at the same server."""
@@ -240,12 +240,12 @@ class TellurioWebSocketClient:
             previous, self._peer = self._peer, peer
         try:
             if previous is not None:
-                previous.close()
-            greeting: Greeting = peer.open(retries, delay)
+                previous.lifecycle.close()
+            greeting: Greeting = peer.lifecycle.open(retries, delay)
         except DialFailed as failure:
             raise connect_failed(self.ws_url, self.is_loopback, failure) from failure
         except BaseException:  # Ctrl-C: no thread may wait for a peer that was never opened
-            peer.close(0.0)
+            peer.lifecycle.close(0.0)
             raise
         return {"session_id": greeting.session_id}
 
@@ -257,10 +257,10 @@ class TellurioWebSocketClient:
         """
         peer = self._peer
         if peer is not None:
-            peer.close()
+            peer.lifecycle.close()
 
     def __enter__(self) -> TellurioWebSocketClient:
-        if self._peer is None or self._peer.state == CLOSED:
+        if self._peer is None or self._peer.lifecycle.state == CLOSED:
             self.connect()
         return self
 
@@ -310,7 +310,7 @@ class TellurioWebSocketClient:
         """
         seconds = self.default_timeout if timeout is None else check_timeout(timeout)
         peer = self._peer
-        if peer is None or peer.state != OPEN:
+        if peer is None or peer.lifecycle.state != OPEN:
             peer = self._usable_peer()
         return peer.request(
             method,
@@ -335,7 +335,7 @@ class TellurioWebSocketClient:
         """
         seconds = self._timeout(timeout)
         peer = self._peer
-        if peer is None or peer.state != OPEN:
+        if peer is None or peer.lifecycle.state != OPEN:
             peer = self._usable_peer()
         return peer.submit(
             method,
@@ -392,7 +392,7 @@ class TellurioWebSocketClient:
         Raises:
             NotConnected, CallTimeout, WouldDeadlock: as ``call``; ConnectFailed: in a forked child, which connects.
         """
-        return self._usable_peer().wait_for_connection(timeout)
+        return self._usable_peer().lifecycle.wait_for_connection(timeout)
 
     def call_on(
         self,
@@ -471,12 +471,12 @@ class TellurioWebSocketClient:
     def _usable_peer(self) -> Peer:
         """The peer that calls go to; connects first where that is due. Raises ``NotConnected``, ``ConnectFailed``."""
         peer = self._peer
-        if (peer is None and self._is_unpickled) or (peer is not None and peer.is_forked):
+        if (peer is None and self._is_unpickled) or (peer is not None and peer.lifecycle.is_forked):
             self._connect_at_first_use(peer)
             return self._usable_peer()
         if peer is None:
             raise NotConnected()
-        peer.check_is_usable()
+        peer.lifecycle.check_is_usable()
         return peer
 
     def _connect_at_first_use(self, former: Peer | None) -> None:
@@ -495,34 +495,36 @@ class TellurioWebSocketClient:
                 return
             self._peer = peer
         try:
-            peer.open(1, 0)
+            peer.lifecycle.open(1, 0)
         except DialFailed as failure:
             raise connect_failed(self.ws_url, self.is_loopback, failure) from failure
 
     def _make_peer(self) -> Peer:
         secrets = (self._api_key,) if self._api_key else ()
         return Peer(
-            lambda: Dialer(
-                self.ws_url,
-                self._headers(),
-                timeout=self._connect_timeout,
-                is_loopback=self.is_loopback,
-                ssl_context=self._ssl_context,
-                max_message_size=self._max_message_size,
-                redact=lambda text: redact(text, *secrets),
-            ),
-            self._methods(),
-            url=self.ws_url,
-            opening=self._read_greeting,
-            dial_timeout=self._connect_timeout,
-            opening_timeout=self._connect_timeout,
-            ping_interval=self._ping_interval,
-            ping_timeout=self._ping_timeout,
-            reconnect=self._reconnect,
-            on_lost=self._lost,
-            on_restored=self._restored,
-            secrets=secrets,
-            cancellation=cancellation,
+            Lifecycle(
+                lambda: Dialer(
+                    self.ws_url,
+                    self._headers(),
+                    timeout=self._connect_timeout,
+                    is_loopback=self.is_loopback,
+                    ssl_context=self._ssl_context,
+                    max_message_size=self._max_message_size,
+                    redact=lambda text: redact(text, *secrets),
+                ),
+                self._methods(),
+                url=self.ws_url,
+                opening=self._read_greeting,
+                dial_timeout=self._connect_timeout,
+                opening_timeout=self._connect_timeout,
+                ping_interval=self._ping_interval,
+                ping_timeout=self._ping_timeout,
+                reconnect=self._reconnect,
+                on_lost=self._lost,
+                on_restored=self._restored,
+                secrets=secrets,
+                cancellation=cancellation,
+            )
         )
 
     def _headers(self) -> list[str]:

@@ -3,11 +3,15 @@
 States: ``connecting → open → (reconnecting → open)* → closed``.  ``closed`` is final: a new connection
 after that has a new object.
 
-| State | Written by | Guarded by |
-|---|---|---|
-| state, connections, dialer | receive thread, ``close`` | ``_lock``, never held while dialling or waiting |
-| ``_failure``, ``_attempts`` | receive thread | ownership; read by ``open`` after the state changed |
-| the threads that wait for a change of state | callers | ``_lock`` |
+| State | Written by | Read by | Guarded by | Enforced by |
+|---|---|---|---|---|
+| state, connections, dialer | receive thread, ``close`` | any thread | ``_lock`` | an assert where the state is set |
+| greeting, ``_was_open`` | receive thread | any thread | ``_lock``; stored before the state is OPEN | an assert |
+| ``_failure``, ``_attempts`` | receive thread | ``open``, when the state has changed | ownership | asserts |
+| ``_thread`` | ``open``, before the thread starts | any thread | one store | – |
+| who waits for a change of state | callers | who sets the state | ``_lock`` | only this module has it |
+
+``_lock`` is never held while dialling or waiting.  A forked child has one thread: ``renew_after_fork`` takes no lock.
 """
 
 from __future__ import annotations
@@ -16,12 +20,12 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from secrets import token_hex
 from typing import Any, Protocol
 
 from .. import forked
 from ..deadlines import MONOTONIC, Clock, Deadline
 from ..errors import ConnectionLost, NotConnected, WouldDeadlock
+from ..ownership import is_held
 from ..speedups import Semaphore, make_semaphore
 from ..transport.base import DialFailed, Transport, TransportEnded
 from . import at_exit
@@ -101,42 +105,26 @@ class Lifecycle:
         self._reconnect = reconnect
         self._on_lost = on_lost
         self._on_restored = on_restored
-        self._clock = clock
+        self.clock = clock
         self._secrets = secrets
         self._cancellation = cancellation
-        self._token = token_hex(4)  # distinguishes this peer from every other, also in other processes
-        self._pool = WorkerPool()
+        self.pool = WorkerPool()
         self._methods = dict(methods)
 
         self._lock = threading.Lock()
-        self._state = CONNECTING
+        self.state = CONNECTING
         self._waiting: set[Semaphore] = set()
-        self._connection: Connection | None = None  # open
+        self.connection: Connection | None = None  # open
         self._unopened: Connection | None = None  # has no greeting yet, or is open
         self._was_open = False
         self.is_forked = False
         self._dialer: Dialer | None = None
         self._failure: DialFailed | None = None
         self._attempts = 0
-        self._greeting: Any = None
+        self.greeting: Any = None
         self._thread: threading.Thread | None = None
 
     # --- opening and closing -------------------------------------------------------------------------
-
-    @property
-    def state(self) -> str:
-        """One of ``"connecting"``, ``"open"``, ``"reconnecting"``, ``"closed"``."""
-        return self._state
-
-    @property
-    def connection(self) -> Connection | None:
-        """The open connection; None while there is none."""
-        return self._connection
-
-    @property
-    def greeting(self) -> Any:
-        """What ``opening`` made of the last greeting, None before the first."""
-        return self._greeting
 
     def open(self, retries: int, delay: float) -> Any:
         """Connect, and return what ``opening`` made of the greeting. Blocks; once per peer.
@@ -158,12 +146,12 @@ class Lifecycle:
             except RuntimeError as exc:
                 # Too many threads, the end of the interpreter, or one that allows no daemon threads.
                 raise DialFailed("internal error", f"the receive thread cannot be started: {exc}") from None
-            self._wait_for_state(lambda: self._state != CONNECTING, self._opening_deadline(retries, delay))
+            self._wait_for_state(lambda: self.state != CONNECTING, self._opening_deadline(retries, delay))
         except BaseException:  # Ctrl-C: leave nothing open behind
             self.close(0.0)
             raise
         failure: DialFailed | None = None
-        if self._state == CONNECTING:
+        if self.state == CONNECTING:
             # The dialer ends by itself, except during a name look-up, which cannot be interrupted.
             self.close(0.0)
             failure = DialFailed("DNS", "no answer in time")
@@ -173,13 +161,13 @@ class Lifecycle:
         if failure is not None:
             failure.attempts = max(1, self._attempts)
             raise failure
-        return self._greeting
+        return self.greeting
 
     def _opening_deadline(self, retries: int, delay: float) -> Deadline | None:
         if self._dial_timeout is None:
             return None
         attempt = self._dial_timeout + self._opening_timeout
-        return Deadline(retries * attempt + (retries - 1) * delay + _OPENING_GRACE, self._clock.now())
+        return Deadline(retries * attempt + (retries - 1) * delay + _OPENING_GRACE, self.clock.now())
 
     def close(self, timeout: float = 1.0) -> None:
         """End the connection in good order. Idempotent; from any thread, also from a handler or callable.
@@ -188,7 +176,7 @@ class Lifecycle:
         frame, then aborts.
         """
         with self._lock:
-            connection, unopened, dialer = self._connection, self._unopened, self._dialer
+            connection, unopened, dialer = self.connection, self._unopened, self._dialer
             self._set_state_locked(CLOSED)
         if dialer is not None:
             dialer.abort()
@@ -202,14 +190,14 @@ class Lifecycle:
             if thread.is_alive() and connection is not None:
                 connection.abort("the server did not answer the close frame in time")
                 thread.join(max(timeout, 0.05))
-        self._pool.close(min(timeout, 0.05))
+        self.pool.close(min(timeout, 0.05))
 
     def close_at_exit(self, timeout: float) -> None:
         """As ``close``, for the end of the interpreter: waiting calls go on waiting, and end with the process.
 
         By now only daemon threads can be in a call. An error that is raised there would be printed, and help nobody.
         """
-        connection = self._connection
+        connection = self.connection
         if connection is not None:  # otherwise there is no server to say goodbye to
             connection.pending.take_all()
             self.close(timeout)
@@ -218,7 +206,7 @@ class Lifecycle:
 
     def check_is_usable(self) -> None:
         """Raise ``NotConnected`` if this peer is closed."""
-        if self._state == CLOSED:
+        if self.state == CLOSED:
             raise self._not_connected()
 
     def is_receive_thread(self) -> bool:
@@ -227,23 +215,23 @@ class Lifecycle:
 
     def wait_for_connection(self, timeout: float) -> Connection:
         """The open connection. Blocks while there is none, at most ``timeout`` seconds; raises as ``request``."""
-        connection = self._wait_for_connection(OpenCall("", "connect", timeout, self._clock.now()))
+        connection = self.connection_for(OpenCall("", "connect", timeout, self.clock.now()))
         connection.check_may_wait()
         return connection
 
-    def _wait_for_connection(self, call: OpenCall) -> Connection:
+    def connection_for(self, call: OpenCall) -> Connection:
         """The open connection. Waits for one, at most until the call's deadline."""
         while (connection := self._usable_connection()) is None:
-            if self._state == CLOSED:
+            if self.state == CLOSED:
                 raise self._not_connected()
             if self.is_receive_thread():
                 raise WouldDeadlock(
                     "There is no connection at this moment, and this is the thread that has to open one: a call here "
                     "would wait for itself. Make the call on another thread."
                 )
-            if call.remaining(self._clock.now()) <= 0:
-                raise call.timeout_error(self._clock, was_sent=False)
-            self._wait_for_state(lambda: self._usable_connection() is not None or self._state == CLOSED, call)
+            if call.remaining(self.clock.now()) <= 0:
+                raise call.timeout_error(self.clock, was_sent=False)
+            self._wait_for_state(lambda: self._usable_connection() is not None or self.state == CLOSED, call)
         return connection
 
     def _usable_connection(self) -> Connection | None:
@@ -252,7 +240,7 @@ class Lifecycle:
         The receive thread may still be busy with messages that came before the end. Until it is done, a caller that
         tries again would fail again and again. (The receive thread itself cannot wait for the next connection.)
         """
-        connection = self._connection
+        connection = self.connection
         if connection is not None and connection.transport.is_over and self._reconnect and not self.is_receive_thread():
             return None
         return connection
@@ -275,20 +263,21 @@ class Lifecycle:
                     if is_reached():
                         return
                     self._waiting.add(semaphore)
-                remaining = 3600.0 if deadline is None else deadline.remaining(self._clock.now())
+                remaining = 3600.0 if deadline is None else deadline.remaining(self.clock.now())
                 if remaining <= 0:
                     return
-                self._clock.wait(semaphore, remaining)
+                self.clock.wait(semaphore, remaining)
         finally:
             end_wait(place)
             with self._lock:
                 self._waiting.discard(semaphore)
 
     def _set_state_locked(self, state: str) -> None:
-        if self._state != CLOSED:  # final
-            if state != self._state:
+        assert is_held(self._lock)
+        if self.state != CLOSED:  # final
+            if state != self.state:
                 log.debug("= %s %s", state, self._url)
-            self._state = state
+            self.state = state
         for semaphore in self._waiting:
             semaphore.release()
 
@@ -298,7 +287,7 @@ class Lifecycle:
         """Connect, receive until the connection is lost, and connect again, until ``close`` or the last attempt."""
         pauses: Iterator[float] = itertools.repeat(delay, retries - 1)
         try:
-            while self._state != CLOSED:
+            while self.state != CLOSED:
                 if self._serve_one_connection():
                     if not self._reconnect:
                         return
@@ -308,7 +297,7 @@ class Lifecycle:
                 pause = next(pauses, None)
                 if pause is None:
                     return
-                self._wait_for_state(lambda: self._state == CLOSED, Deadline(pause, self._clock.now()))
+                self._wait_for_state(lambda: self.state == CLOSED, Deadline(pause, self.clock.now()))
         except Exception as exc:
             log.exception("! the receive thread failed")
             self._failure = DialFailed("internal error", f"{type(exc).__name__}: {exc}")
@@ -320,23 +309,24 @@ class Lifecycle:
 
     def _serve_one_connection(self) -> bool:
         """Make one attempt to connect and, if it works, run the receive loop. Returns whether it was open."""
+        assert self.is_receive_thread()
         transport = self._dial()
         if transport is None:
             return False
         connection = self._make_connection(transport)
         with self._lock:
             self._unopened = connection
-            if self._state == CLOSED:
+            if self.state == CLOSED:
                 connection.abort("close() was called")
         ending = connection.run()
         with self._lock:
-            was_open = self._connection is connection
-            self._connection = None
+            was_open = self.connection is connection
+            self.connection = None
             self._unopened = None
             if was_open:
                 self._set_state_locked(RECONNECTING if self._reconnect else CLOSED)
         if was_open:
-            level = logging.DEBUG if self._state == CLOSED else logging.INFO
+            level = logging.DEBUG if self.state == CLOSED else logging.INFO
             log.log(level, "connection to %s ended: %s", self._url, ending.reason)
             _call_hook(self._on_lost, connection.lost(ending, was_sent=None))
         else:
@@ -346,7 +336,7 @@ class Lifecycle:
     def _dial(self) -> Transport | None:
         dialer = self._make_dialer()
         with self._lock:
-            if self._state == CLOSED:
+            if self.state == CLOSED:
                 return None
             self._dialer = dialer
         self._attempts += 1
@@ -368,26 +358,27 @@ class Lifecycle:
                 log.debug("! a reply could not be sent: the connection is over")
 
         def on_open(greeting: Any) -> None:
+            assert self.is_receive_thread()
             with self._lock:
                 is_first = not self._was_open
                 self._was_open = True
-                self._greeting = greeting
+                self.greeting = greeting
                 self._failure = None
                 self._attempts = 0
-                if self._state != CLOSED:
-                    self._connection = connection
+                if self.state != CLOSED:
+                    self.connection = connection
                     self._set_state_locked(OPEN)
             if not is_first:
                 _call_hook(self._on_restored, greeting)
 
         connection = Connection(
             transport,
-            Dispatcher(self._methods, self._pool, send_reply, self._secrets),
+            Dispatcher(self._methods, self.pool, send_reply, self._secrets),
             opening=self._opening,
             opening_timeout=self._opening_timeout,
-            keepalive=Keepalive(self._ping_interval, self._ping_timeout, self._clock.now()),
+            keepalive=Keepalive(self._ping_interval, self._ping_timeout, self.clock.now()),
             write_timeout=self._ping_timeout,
-            clock=self._clock,
+            clock=self.clock,
             on_open=on_open,
             cancellation=self._cancellation,
             secrets=self._secrets,
@@ -400,14 +391,14 @@ class Lifecycle:
         """In a forked child: this peer is closed; the parent's connection goes on untouched."""
         # A thread of the parent may have held the old lock; in the child it would never be released.
         self._lock = threading.Lock()
-        self._state = CLOSED
+        self.state = CLOSED
         self.is_forked = True
-        for connection in (self._connection, self._unopened):
+        for connection in (self.connection, self._unopened):
             if connection is not None:
                 connection.transport.forget_after_fork()
                 connection.pending.is_forked = True
-        self._connection = self._unopened = self._dialer = self._thread = None
-        self._pool = WorkerPool()
+        self.connection = self._unopened = self._dialer = self._thread = None
+        self.pool = WorkerPool()
         forget_after_fork()
 
 

@@ -1,9 +1,9 @@
 """One end of a conversation: it sends requests, one or many, waits for replies or gives futures.
 
-| State | Written by | Guarded by |
-|---|---|---|
-| numbers of requests | callers | ``itertools.count`` |
-| the rest | see ``lifecycle`` | |
+| State | Written by | Read by | Guarded by | Enforced by |
+|---|---|---|---|---|
+| numbers of requests | callers | callers | one call of C: ``itertools.count`` | – |
+| the connection and its state | see ``lifecycle`` | | | |
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from functools import cached_property
+from secrets import token_hex
 from typing import Any
 
 from .. import jsonrpc
@@ -22,10 +23,22 @@ from .lifecycle import Lifecycle
 from .pending import OnLate, OpenCall, PendingCall
 
 
-class Peer(Lifecycle):
-    """One end of a JSON-RPC 2.0 conversation. Thread-safe. Made as a ``Lifecycle`` is."""
+class Peer:
+    """One end of a JSON-RPC 2.0 conversation. Thread-safe.
+
+    Args:
+        lifecycle: opens the connection, and opens it again.
+
+    Attributes:
+        lifecycle: as above.
+    """
 
     _numbers = itertools.count(1)  # of the requests of all peers: taking one is a single C call
+
+    def __init__(self, lifecycle: Lifecycle) -> None:
+        self.lifecycle = lifecycle
+        self._clock = lifecycle.clock
+        self._token = token_hex(4)  # distinguishes this peer from every other, also in other processes
 
     def request(
         self,
@@ -61,9 +74,9 @@ class Peer(Lifecycle):
         call.on_reply, call.on_late = on_reply, on_late
         text = jsonrpc.encode_request(call.id, method, params)
         if connection is None:
-            connection = self._connection
+            connection = self.lifecycle.connection
             if connection is None or connection.transport.is_over:
-                connection = self._wait_for_connection(call)
+                connection = self.lifecycle.connection_for(call)
         connection.check_may_wait()
         try:
             connection.start((call,), [text])
@@ -108,7 +121,7 @@ class Peer(Lifecycle):
         if not calls:
             return []
         calls[-1].on_reply, calls[-1].on_late = on_reply, on_late
-        connection = connection or self._wait_for_connection(calls[0])
+        connection = connection or self.lifecycle.connection_for(calls[0])
         connection.check_may_wait()
         outcomes: list[Any] = []
         try:
@@ -153,7 +166,7 @@ class Peer(Lifecycle):
             run_callback=self._run_callback,
         )
         text = jsonrpc.encode_request(future.id, method, params)
-        connection = self._wait_for_connection(future)
+        connection = self.lifecycle.connection_for(future)
         future.is_in(connection.pending)
         try:
             connection.start((future,), [text])
@@ -172,11 +185,11 @@ class Peer(Lifecycle):
         """Send a notification. Waits only for room in the outgoing queue, or for a lost connection to be restored."""
         text = jsonrpc.encode(jsonrpc.notification(method, params))
         call = OpenCall("", method, timeout, self._clock.now())
-        self._wait_for_connection(call).notify(call, text)
+        self.lifecycle.connection_for(call).notify(call, text)
 
     def extend(self, request_id: object) -> None:
         """Note a heartbeat of one call. Unknown ids change nothing. Never blocks."""
-        connection = self._connection
+        connection = self.lifecycle.connection
         if connection is not None:
             connection.extend(request_id)
 
@@ -188,7 +201,7 @@ class Peer(Lifecycle):
     def _run_callback(self) -> RunCallback:
         # All futures share this one object; a bound method would be a new object for each of them.
         def run_callback(callback: Callable[[], None]) -> None:
-            if not self._pool.submit(callback, must_run=True):
+            if not self.lifecycle.pool.submit(callback, must_run=True):
                 callback()  # no thread can be started any more, and a thread may wait for this callback
 
         return run_callback

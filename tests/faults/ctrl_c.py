@@ -17,7 +17,7 @@ from typing import Any
 
 import trustme
 
-from tellurio_sync.peer.lifecycle import OPEN
+from tellurio_sync.peer.lifecycle import OPEN, Lifecycle
 from tellurio_sync.peer.peer import Peer
 from tellurio_sync.transport.handshake import Dialer
 
@@ -101,13 +101,15 @@ def run(calls: int, seed: int, per_call: int, is_tls: bool, kind: int | None) ->
     lost: list[str] = []
     with ScriptedServer(echo, tls=server_context) as server:
         peer = Peer(
-            lambda: Dialer(f"{server.base_url}:{server.port}/", [], timeout=TIMEOUT, ssl_context=client_context),
-            {},
-            opening=lambda envelope: envelope["result"]["session_id"],
-            reconnect=False,
-            on_lost=lambda error: lost.append(error.reason),
+            Lifecycle(
+                lambda: Dialer(f"{server.base_url}:{server.port}/", [], timeout=TIMEOUT, ssl_context=client_context),
+                {},
+                opening=lambda envelope: envelope["result"]["session_id"],
+                reconnect=False,
+                on_lost=lambda error: lost.append(error.reason),
+            )
         )
-        peer.open(1, 0)
+        peer.lifecycle.open(1, 0)
         descriptors = count_descriptors()
         is_over = threading.Event()
 
@@ -145,18 +147,18 @@ def run(calls: int, seed: int, per_call: int, is_tls: bool, kind: int | None) ->
         reply = peer.request("echo", {"last": True}, TIMEOUT)
         if reply["result"] != {"last": True}:
             problems.append("the client is not usable any more")
-        if peer.state != OPEN:
-            problems.append(f"the peer is {peer.state}")
+        if peer.lifecycle.state != OPEN:
+            problems.append(f"the peer is {peer.lifecycle.state}")
         if lost:
             problems.append(f"the connection was lost: {lost}")
-        connection = peer.connection
+        connection = peer.lifecycle.connection
         # A future that was submitted as Ctrl-C came has no owner: it ends at its deadline, by itself.
         waiting = {} if connection is None else connection.pending.snapshot()
         if len(waiting) > calls // 10:
             problems.append(f"{len(waiting)} calls are left in the table")
         if count_descriptors() > descriptors + 4:
             problems.append(f"{count_descriptors() - descriptors} descriptors leaked")
-        peer.close()
+        peer.lifecycle.close()
     return {"calls": calls, "interrupts": signals.raised, "lost": len(lost), "left": len(waiting), "problems": problems}
 
 

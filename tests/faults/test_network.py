@@ -10,7 +10,7 @@ import pytest
 
 from tellurio_sync.errors import ClosedByUser, ConnectionLost, NotConnected
 from tellurio_sync.peer.dispatch import Method
-from tellurio_sync.peer.lifecycle import OPEN
+from tellurio_sync.peer.lifecycle import OPEN, Lifecycle
 from tellurio_sync.peer.peer import Peer
 from tellurio_sync.transport.handshake import Dialer
 
@@ -26,12 +26,14 @@ pytestmark = pytest.mark.slow
 def peer_on(port: int, methods: dict[str, Method] | None = None, **options: Any) -> Peer:
     table = methods or {}
     peer = Peer(
-        lambda: Dialer(f"ws://127.0.0.1:{port}/", ["Authorization: Api-Key k"], timeout=FAILSAFE),
-        table,
-        opening=read_greeting,
-        **options,
+        Lifecycle(
+            lambda: Dialer(f"ws://127.0.0.1:{port}/", ["Authorization: Api-Key k"], timeout=FAILSAFE),
+            table,
+            opening=read_greeting,
+            **options,
+        )
     )
-    peer.open(1, 0)
+    peer.lifecycle.open(1, 0)
     return peer
 
 
@@ -66,7 +68,7 @@ def test_however_the_server_ends_every_waiting_call_fails_at_once(
         peer = peer_on(server.port, reconnect=False)
         calls = [Background(peer.request, "m", {}, 10 * FAILSAFE) for _ in range(4)]
         errors = [call.error() for call in calls]
-        peer.close()
+        peer.lifecycle.close()
     assert len({id(error) for error in errors}) == 4
     for error in errors:
         assert type(error) is ConnectionLost
@@ -84,7 +86,7 @@ def test_silence_is_found_by_an_unanswered_ping() -> None:
         assert (error.who, error.was_sent) == ("network", True)
         proxy.go_on()
         assert peer.request("echo", {"n": 3}, FAILSAFE)["result"] == {"n": 3}
-        peer.close()
+        peer.lifecycle.close()
     assert "ping" in lost[0].reason
 
 
@@ -113,7 +115,7 @@ def test_silence_is_found_also_while_a_callable_runs() -> None:
         assert lost.wait(FAILSAFE)
         release.set()
         proxy.go_on()
-        peer.close()
+        peer.lifecycle.close()
 
 
 def test_messages_pass_byte_by_byte_in_both_directions() -> None:
@@ -121,7 +123,7 @@ def test_messages_pass_byte_by_byte_in_both_directions() -> None:
         peer = peer_on(proxy.port)
         calls = [Background(peer.request, "echo", {"n": n, "x": "ü" * 300}, FAILSAFE) for n in range(5)]
         assert [call.result()["result"]["n"] for call in calls] == [0, 1, 2, 3, 4]
-        peer.close()
+        peer.lifecycle.close()
 
 
 def test_a_server_that_comes_back_is_found_again_with_the_same_key() -> None:
@@ -133,7 +135,7 @@ def test_a_server_that_comes_back_is_found_again_with_the_same_key() -> None:
             assert restored.wait(FAILSAFE)
             restored.clear()
             assert peer.request("echo", {"n": number}, FAILSAFE)["result"] == {"n": number}
-        peer.close()
+        peer.lifecycle.close()
         assert {connection.headers["authorization"] for connection in server.connections} == {"Api-Key k"}
 
 
@@ -157,7 +159,7 @@ def test_calls_retried_over_a_line_that_is_cut_again_and_again_all_come_through_
             calls = [Background(call, number) for number in range(start, start + 4)]
             for one in calls:
                 one.result()
-        peer.close()
+        peer.lifecycle.close()
         assert sorted(results) == list(range(60))
         assert proxy.cuts > 3
 
@@ -186,7 +188,7 @@ def test_was_sent_false_is_a_promise() -> None:
                 error = future.exception(FAILSAFE)
                 assert isinstance(error, ConnectionLost)
                 may_be_sent.append(error.was_sent)
-            peer.close()
+            peer.lifecycle.close()
     assert not any(getattr(error, "was_sent", False) for error in outcomes), "refused by submit: never queued"
     assert 0 < len(seen) <= sum(may_be_sent)
 
@@ -195,9 +197,9 @@ def test_a_close_that_the_server_answers_ends_on_both_sides() -> None:
     with ScriptedServer(silent) as server:
         peer = peer_on(server.port)
         call = Background(peer.request, "m", {}, FAILSAFE)
-        peer.close()
+        peer.lifecycle.close()
         assert isinstance(call.error(), Exception)
-        assert peer.connection is None
+        assert peer.lifecycle.connection is None
     assert server.connections[0].close_code == 1000
 
 
@@ -205,10 +207,10 @@ def test_close_with_a_server_that_says_nothing_is_bounded_and_fails_the_calls_fi
     with ScriptedServer(silent) as server, Proxy(server.port) as proxy:
         peer = peer_on(proxy.port)
         call = Background(peer.request, "m", {}, 10 * FAILSAFE)
-        while not (peer.connection and peer.connection.pending.snapshot()):
+        while not (peer.lifecycle.connection and peer.lifecycle.connection.pending.snapshot()):
             assert call.is_running
         proxy.stall()
-        closing = Background(peer.close, FAILSAFE)
+        closing = Background(peer.lifecycle.close, FAILSAFE)
         assert isinstance(call.error(), ClosedByUser)
         assert closing.is_running, "it still waits for the server"
         proxy.end()
@@ -235,8 +237,8 @@ def test_a_storm_of_notifications_leaves_calls_served() -> None:
             assert peer.request("echo", {"n": number}, FAILSAFE)["result"] == {"n": number}
         while len(seen) < count:
             peer.request("echo", {}, FAILSAFE)
-        assert peer.state == OPEN
-        peer.close()
+        assert peer.lifecycle.state == OPEN
+        peer.lifecycle.close()
 
 
 def test_large_messages_pass_both_ways() -> None:
@@ -245,17 +247,17 @@ def test_large_messages_pass_both_ways() -> None:
         peer = peer_on(server.port)
         text = "x" * size
         assert peer.request("echo", {"text": text}, 2 * FAILSAFE)["result"]["text"] == text
-        peer.close()
+        peer.lifecycle.close()
 
 
 def test_a_hundred_connections_leave_no_thread_and_no_descriptor() -> None:
     with ScriptedServer(echo) as server:
-        peer_on(server.port).close()
+        peer_on(server.port).lifecycle.close()
         threads, descriptors = threading.active_count(), count_descriptors()
         for _ in range(100):
             peer = peer_on(server.port)
             peer.request("echo", {}, FAILSAFE)
-            peer.close()
+            peer.lifecycle.close()
         for thread in list(server._threads):
             thread.join(FAILSAFE)
         assert threading.active_count() <= threads

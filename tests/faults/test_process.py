@@ -37,13 +37,14 @@ def script(body: str) -> subprocess.CompletedProcess[str]:
         from tests.peer.rig import read_greeting
         from tellurio_sync.errors import *
         from tellurio_sync.peer.dispatch import Method
+        from tellurio_sync.peer.lifecycle import Lifecycle
         from tellurio_sync.peer.peer import Peer
         from tellurio_sync.transport.handshake import Dialer
 
         def peer_on(port, methods={}, **options):
             url = f"ws://127.0.0.1:{port}/"
-            peer = Peer(lambda: Dialer(url, [], timeout=20), methods, opening=read_greeting, **options)
-            peer.open(1, 0)
+            peer = Peer(Lifecycle(lambda: Dialer(url, [], timeout=20), methods, opening=read_greeting, **options))
+            peer.lifecycle.open(1, 0)
             return peer
 
         server = ScriptedServer(echo)
@@ -73,17 +74,17 @@ def test_a_forked_child_never_touches_the_connection_of_its_parent() -> None:
             try:
                 peer.request("echo", {}, 20)
             except NotConnected:
-                assert peer.is_forked
-                peer.close()
+                assert peer.lifecycle.is_forked
+                peer.lifecycle.close()
                 own = peer_on(server.port)  # accepted by the parent's server
                 assert own.request("echo", {"child": 1}, 20)["result"] == {"child": 1}
-                own.close()
+                own.lifecycle.close()
                 os._exit(7)
             os._exit(1)
         _, status = os.waitpid(child, 0)
         assert os.waitstatus_to_exitcode(status) == 7, status
         assert peer.request("echo", {"n": 2}, 20)["result"] == {"n": 2}
-        peer.close()
+        peer.lifecycle.close()
         server.stop()
         assert server.connections[0].close_code == 1000
         print("good")
@@ -107,14 +108,14 @@ def test_a_child_forked_while_other_threads_call_can_use_its_own_connection() ->
             if child == 0:
                 own = peer_on(server.port)
                 good = own.request("echo", {"child": 1}, 20)["result"] == {"child": 1}
-                own.close()
+                own.lifecycle.close()
                 os._exit(0 if good else 1)
             _, status = os.waitpid(child, 0)
             assert os.waitstatus_to_exitcode(status) == 0, status
         over.set()
         for thread in threads: thread.join()
         assert peer.request("echo", {"n": 2}, 20)["result"] == {"n": 2}
-        peer.close()
+        peer.lifecycle.close()
         server.stop()
         print("good")
         """
@@ -126,6 +127,7 @@ OPEN_A_PEER = """
 import sys, threading
 from tests.peer.rig import read_greeting
 from tellurio_sync.peer.dispatch import Method
+from tellurio_sync.peer.lifecycle import Lifecycle
 from tellurio_sync.peer.peer import Peer
 from tellurio_sync.transport.handshake import Dialer
 
@@ -137,8 +139,8 @@ def run(params):
 
 url = f"ws://127.0.0.1:{sys.argv[1]}/"
 methods = {"run": Method(run, on_worker=True), "seen": Method(lambda params: entered.set())}
-peer = Peer(lambda: Dialer(url, [], timeout=20), methods, opening=read_greeting)
-peer.open(1, 0)
+peer = Peer(Lifecycle(lambda: Dialer(url, [], timeout=20), methods, opening=read_greeting))
+peer.lifecycle.open(1, 0)
 """
 
 SITUATIONS = {
@@ -155,7 +157,7 @@ assert entered.wait(20)
 peer.submit("never answered", {}, 600)
 """,
     "closed before": """
-peer.close()
+peer.lifecycle.close()
 """,
 }
 

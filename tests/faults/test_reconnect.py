@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tellurio_sync.errors import CallTimeout, ConnectionLost
-from tellurio_sync.peer.lifecycle import OPEN
+from tellurio_sync.peer.lifecycle import OPEN, Lifecycle
 from tellurio_sync.peer.peer import Peer
 from tellurio_sync.transport.base import Ending
 from tellurio_sync.transport.handshake import Dialer
@@ -108,8 +108,8 @@ def test_a_server_that_was_away_serves_the_calls_made_meanwhile() -> None:
             assert error.was_sent is False
             proxy.lead_to(second.port)
             assert [call.result()["result"]["n"] for call in calls] == list(range(8))
-            assert peer.state == OPEN
-            peer.close()
+            assert peer.lifecycle.state == OPEN
+            peer.lifecycle.close()
 
 
 @pytest.mark.slow
@@ -131,13 +131,15 @@ def test_time_outs_of_many_threads_over_tls_are_no_losses() -> None:
     with ScriptedServer(answer_every_other, tls=server_context) as server:
         url = f"{server.base_url}:{server.port}/"
         peer = Peer(
-            lambda: Dialer(url, [], timeout=FAILSAFE, ssl_context=client_context),
-            {},
-            opening=read_greeting,
-            ping_interval=0.05,
-            on_lost=lost.append,
+            Lifecycle(
+                lambda: Dialer(url, [], timeout=FAILSAFE, ssl_context=client_context),
+                {},
+                opening=read_greeting,
+                ping_interval=0.05,
+                on_lost=lost.append,
+            )
         )
-        peer.open(1, 0)
+        peer.lifecycle.open(1, 0)
 
         def work(worker: int) -> None:
             for number in range(40):
@@ -152,4 +154,4 @@ def test_time_outs_of_many_threads_over_tls_are_no_losses() -> None:
             worker.result()
         assert lost == []
         assert server.accepted == 1
-        peer.close()
+        peer.lifecycle.close()

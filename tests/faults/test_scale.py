@@ -97,9 +97,9 @@ def test_ten_thousand_timeouts() -> None:
         flat = Flat()
         time_out(8)
         flat.check()
-        assert peer.connection is not None
-        assert peer.connection.pending.snapshot() == {}
-        peer.close()
+        assert peer.lifecycle.connection is not None
+        assert peer.lifecycle.connection.pending.snapshot() == {}
+        peer.lifecycle.close()
 
 
 def test_a_thousand_reconnects(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,9 +126,9 @@ def test_a_thousand_reconnects(monkeypatch: pytest.MonkeyPatch) -> None:
         flat = Flat()
         lose(900)
         flat.check()
-        assert peer.connection is not None
-        assert peer.connection.pending.snapshot() == {}
-        peer.close()
+        assert peer.lifecycle.connection is not None
+        assert peer.lifecycle.connection.pending.snapshot() == {}
+        peer.lifecycle.close()
         assert server.accepted == 1001
 
 
@@ -165,7 +165,7 @@ def test_a_storm_of_pushes_leaves_memory_bounded_and_loses_none() -> None:
             calls += 1
             assert resident_bytes() - before < 32 << 20, f"after {seen[0]} pushes"
         assert seen == [count]
-        peer.close()
+        peer.lifecycle.close()
 
 
 def echo_large(connection: ServerConnection) -> None:
@@ -198,7 +198,7 @@ def test_64_mib_pass_both_ways_in_one_call() -> None:
     with ScriptedServer(echo_large) as server:
         peer = peer_on(server.port)
         assert peer.request("echo", {"text": text}, 2 * FAILSAFE)["result"] == text
-        peer.close()
+        peer.lifecycle.close()
 
 
 def test_a_reply_beyond_max_message_size_fails_the_call_naming_the_limit_and_the_client_goes_on(

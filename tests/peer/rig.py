@@ -11,7 +11,7 @@ import pytest
 
 from tellurio_sync.deadlines import Clock
 from tellurio_sync.peer.dispatch import Method
-from tellurio_sync.peer.lifecycle import RECONNECTING
+from tellurio_sync.peer.lifecycle import RECONNECTING, Lifecycle
 from tellurio_sync.peer.peer import Peer
 from tellurio_sync.peer.pending import OpenCall
 from tellurio_sync.speedups import Semaphore, release_all
@@ -113,20 +113,20 @@ class Rig:
             name: method if isinstance(method, Method) else Method(method) for name, method in (methods or {}).items()
         }
         table.setdefault("heartbeat", Method(lambda params: self.peer.extend(params.get("id"))))
-        self.peer = Peer(self.dialers, table, opening=opening, clock=clock or self.clock, **options)
+        self.peer = Peer(Lifecycle(self.dialers, table, opening=opening, clock=clock or self.clock, **options))
 
     def __enter__(self) -> Rig:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.peer.close()
+        self.peer.lifecycle.close()
 
     def _wake(self) -> None:
         for transport in self.dialers.transports:
             transport.wake()
 
     def open(self, retries: int = 1, delay: float = 0) -> Rig:
-        self.peer.open(retries, delay)
+        self.peer.lifecycle.open(retries, delay)
         return self
 
     @property
@@ -155,7 +155,7 @@ class Rig:
 
     def wait_for_state(self, state: str) -> None:
         """Return when the peer is in this state."""
-        self.peer._wait_for_state(lambda: self.peer.state == state, _Failsafe())
+        self.peer.lifecycle._wait_for_state(lambda: self.peer.lifecycle.state == state, _Failsafe())
 
 
 class _Failsafe:
@@ -241,7 +241,7 @@ def resolve(call: OpenCall, reply: dict[str, Any]) -> None:
 
 
 def pending(rig: Rig) -> dict[str, str]:
-    connection = rig.peer.connection
+    connection = rig.peer.lifecycle.connection
     return {} if connection is None else connection.pending.snapshot()
 
 

@@ -106,7 +106,7 @@ class TestTheServerIsNotTold:
                 raise problem
 
             with monkeypatch.context() as patch:
-                patch.setattr(rig.peer.connection.transport, "send", send)  # type: ignore[union-attr]
+                patch.setattr(rig.peer.lifecycle.connection.transport, "send", send)  # type: ignore[union-attr]
                 assert future.cancel()
             rig.sync()
 
@@ -174,7 +174,7 @@ class TestALateReply:
                 raise KeyboardInterrupt
 
         with Rig().open() as rig:
-            rig.peer.connection._clock = Clock(rig)  # type: ignore[union-attr, assignment]
+            rig.peer.lifecycle.connection._clock = Clock(rig)  # type: ignore[union-attr, assignment]
             calling, request = begin(rig, on_late=late.append)
             rig.reply(request)
             assert isinstance(calling.error(), KeyboardInterrupt)

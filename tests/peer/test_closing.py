@@ -20,20 +20,20 @@ from .rig import TIMEOUT, Background, Rig, failure, lose, unreachable
 
 def test_close_before_open_and_twice_and_after_is_harmless() -> None:
     with Rig() as rig:
-        rig.peer.close()
-        rig.peer.close()
-        assert str(failure(Background(rig.peer.open, 1, 0))) == "close() was called"
+        rig.peer.lifecycle.close()
+        rig.peer.lifecycle.close()
+        assert str(failure(Background(rig.peer.lifecycle.open, 1, 0))) == "close() was called"
         assert rig.dialers.attempts == 0
 
 
 @pytest.mark.parametrize("step", ["hang", "silent"])
 def test_close_while_connecting_ends_the_opening_at_once(step: str) -> None:
     with Rig(step) as rig:
-        opening = Background(rig.peer.open, 3, 5.0)
+        opening = Background(rig.peer.lifecycle.open, 3, 5.0)
         rig.dialers.wait_for_attempts(1)
         if step == "silent":
             rig.dialers.wait_for_transport(0)
-        rig.peer.close()
+        rig.peer.lifecycle.close()
         assert isinstance(failure(opening), DialFailed)
         assert rig.dialers.attempts == 1
         assert all(transport.is_disposed for transport in rig.dialers.transports)
@@ -41,17 +41,17 @@ def test_close_while_connecting_ends_the_opening_at_once(step: str) -> None:
 
 def test_close_in_the_pause_between_attempts_ends_the_opening_at_once() -> None:
     with Rig(default=unreachable()) as rig:
-        opening = Background(rig.peer.open, 3, 5.0)
+        opening = Background(rig.peer.lifecycle.open, 3, 5.0)
         rig.dialers.wait_for_attempts(1)
         rig.clock.wait_for_waiting(2)
-        rig.peer.close()
+        rig.peer.lifecycle.close()
         failure(opening)
         assert rig.dialers.attempts == 1
 
 
 def test_ctrl_c_while_connecting_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:
     with Rig("silent") as rig:
-        wait_for_state = rig.peer._wait_for_state
+        wait_for_state = rig.peer.lifecycle._wait_for_state
 
         def interrupted(*args: Any) -> None:
             if threading.current_thread() is threading.main_thread():
@@ -59,14 +59,14 @@ def test_ctrl_c_while_connecting_leaves_nothing_open(monkeypatch: pytest.MonkeyP
                 raise KeyboardInterrupt
             wait_for_state(*args)
 
-        monkeypatch.setattr(rig.peer, "_wait_for_state", interrupted)
+        monkeypatch.setattr(rig.peer.lifecycle, "_wait_for_state", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            rig.peer.open(3, 5.0)
+            rig.peer.lifecycle.open(3, 5.0)
         monkeypatch.undo()
-        thread = rig.peer._thread
+        thread = rig.peer.lifecycle._thread
         assert thread is not None
         thread.join(FAILSAFE)
-        assert rig.peer.state == CLOSED
+        assert rig.peer.lifecycle.state == CLOSED
         assert rig.transport.is_disposed
 
 
@@ -82,13 +82,13 @@ def test_ctrl_c_while_the_thread_starts_leaves_nothing_open(is_started: bool, mo
     with Rig("silent") as rig:
         monkeypatch.setattr(threading.Thread, "start", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            rig.peer.open(3, 5.0)
+            rig.peer.lifecycle.open(3, 5.0)
         monkeypatch.undo()
         if is_started:
-            thread = rig.peer._thread
+            thread = rig.peer.lifecycle._thread
             assert thread is not None
             thread.join(FAILSAFE)
-        assert rig.peer.state == CLOSED
+        assert rig.peer.lifecycle.state == CLOSED
         assert all(transport.is_disposed for transport in rig.dialers.transports)
 
 
@@ -98,12 +98,12 @@ def test_ctrl_c_while_the_thread_starts_leaves_nothing_open(is_started: bool, mo
 def test_after_close_a_call_is_refused_at_once() -> None:
     with Rig() as rig:
         rig.open()
-        rig.peer.close()
+        rig.peer.lifecycle.close()
         for attempt in (rig.peer.request, rig.peer.submit, rig.peer.notify):
             with pytest.raises(NotConnected, match="WebSocket is not connected"):
                 attempt("m", {}, TIMEOUT)
         with pytest.raises(NotConnected):
-            rig.peer.check_is_usable()
+            rig.peer.lifecycle.check_is_usable()
 
 
 @pytest.mark.parametrize("step", ["pause", "hang", "silent"])
@@ -118,9 +118,9 @@ def test_close_while_reconnecting_ends_it_and_the_waiting_calls(step: str) -> No
             rig.dialers.wait_for_attempts(2)
         if step == "silent":
             rig.dialers.wait_for_transport(1)
-        rig.peer.close()
+        rig.peer.lifecycle.close()
         assert isinstance(call.error(), NotConnected)
-        assert rig.peer.state == CLOSED
+        assert rig.peer.lifecycle.state == CLOSED
         assert all(transport.is_disposed for transport in rig.dialers.transports)
 
 
@@ -132,7 +132,7 @@ def test_two_closes_racing_are_one() -> None:
 
             def close(rig: Rig = rig, barrier: threading.Barrier = barrier) -> None:
                 barrier.wait(FAILSAFE)
-                rig.peer.close()
+                rig.peer.lifecycle.close()
 
             closing = [Background(close) for _ in range(2)]
             call = Background(rig.peer.request, "m", {}, TIMEOUT)
@@ -140,7 +140,7 @@ def test_two_closes_racing_are_one() -> None:
             for one in closing:
                 one.result()
             assert isinstance(call.error(), (ClosedByUser, NotConnected))
-            assert rig.peer.state == CLOSED
+            assert rig.peer.lifecycle.state == CLOSED
 
 
 def test_close_from_a_handler_and_from_a_callable_returns() -> None:
@@ -148,7 +148,7 @@ def test_close_from_a_handler_and_from_a_callable_returns() -> None:
         closed = threading.Event()
 
         def close(params: dict[str, Any], closed: threading.Event = closed) -> None:
-            rig.peer.close()
+            rig.peer.lifecycle.close()
             closed.set()
 
         with Rig(methods={"close": Method(close, on_worker=on_worker)}) as rig:
@@ -173,7 +173,7 @@ def test_close_answers_the_open_requests_of_the_server() -> None:
         rig.server_send({"jsonrpc": "2.0", "method": "slow", "id": 7})
         assert entered.wait(FAILSAFE)
         transport = rig.transport
-        rig.peer.close()
+        rig.peer.lifecycle.close()
         release.set()
         reply = rig.server_receive()
         assert (reply["id"], reply["error"]["code"]) == (7, -32001)
@@ -184,8 +184,8 @@ def test_close_is_bounded_when_the_server_does_not_answer() -> None:
     with Rig() as rig:
         rig.open()
         rig.transport.server_stop_reading()
-        rig.peer.close(0.01)
-        thread = rig.peer._thread
+        rig.peer.lifecycle.close(0.01)
+        thread = rig.peer.lifecycle._thread
         assert thread is not None
         thread.join(FAILSAFE)
         assert rig.transport.is_disposed
@@ -196,5 +196,5 @@ def test_a_callback_that_comes_after_close_still_runs() -> None:
     with Rig() as rig:
         rig.open()
         rig.peer.submit("m", {}, TIMEOUT).add_done_callback(lambda _: ran.set())
-        rig.peer.close()
+        rig.peer.lifecycle.close()
         assert ran.wait(FAILSAFE)

@@ -176,13 +176,13 @@ def test_while_closing_the_receive_thread_survives_what_it_cannot_answer_any_mor
         rig.open()
         transport = rig.transport
         transport.server_stop_reading()
-        connection = rig.peer.connection
+        connection = rig.peer.lifecycle.connection
         assert connection is not None
         connection.close()
         transport.server_send("not json", '{"jsonrpc":"2.0","method":"unknown","id":1}', "[]")
         transport.server_send('{"jsonrpc":"2.0","method":"last"}')
         assert handled.wait(FAILSAFE)
-        rig.peer.close(0.01)
+        rig.peer.lifecycle.close(0.01)
 
 
 # --- deadlines --------------------------------------------------------------------------------------
@@ -206,7 +206,7 @@ def test_a_call_that_could_not_be_sent_in_time_says_so(rig: Rig) -> None:
     assert isinstance(error, CallTimeout)
     assert not error.was_sent
     assert pending(rig) == {}
-    rig.peer.close(0.01)
+    rig.peer.lifecycle.close(0.01)
 
 
 def test_making_many_requests_takes_nothing_of_their_time(rig: Rig) -> None:

@@ -63,7 +63,7 @@ def test_a_call_before_the_greeting_on_the_receive_thread_raises_at_once() -> No
                 outcomes.append(exc)
 
     with Rig("silent", methods={"early": handler}) as rig:
-        opening = Background(rig.peer.open, 1, 0)
+        opening = Background(rig.peer.lifecycle.open, 1, 0)
         transport = rig.dialers.wait_for_transport(0)
         transport.server_send('{"jsonrpc":"2.0","method":"early"}')
         transport.server_send('{"jsonrpc":"2.0","result":{"session_id":"s"},"id":null}')
@@ -93,7 +93,7 @@ def test_what_a_handler_raises_ends_neither_thread_nor_connection(error: BaseExc
         rig.server_send({"jsonrpc": "2.0", "method": "bad", "id": 1}, {"jsonrpc": "2.0", "method": "bad"})
         assert rig.server_receive()["error"]["code"] == -32603
         rig.sync()
-        assert rig.peer.state == "open"
+        assert rig.peer.lifecycle.state == "open"
 
 
 def test_state_handlers_run_in_wire_order_before_the_reply_behind_them() -> None:
@@ -152,7 +152,7 @@ def test_was_sent_is_false_for_what_never_left(rig: Rig) -> None:
     sent = rig.peer.submit("m", {}, TIMEOUT)
     rig.server_receive()
     rig.transport.server_stop_reading()
-    connection = rig.peer.connection
+    connection = rig.peer.lifecycle.connection
     assert connection is not None
     call = PendingCall("stuck", "m", TIMEOUT, rig.clock.now())
     connection.pending.add([call])
@@ -195,7 +195,7 @@ def test_an_answered_ping_keeps_the_connection() -> None:
             _wait_for_ping(rig, number)
             rig.clock.advance(4.999)
             rig.sync()  # any bytes count
-        assert rig.peer.state == "open"
+        assert rig.peer.lifecycle.state == "open"
 
 
 def _wait_for_ping(rig: Rig, count: int) -> None:
@@ -225,7 +225,7 @@ def test_a_server_that_takes_nothing_is_given_up_after_the_write_timeout() -> No
 def test_close_fails_every_waiting_call_at_once(rig: Rig) -> None:
     calls = [started(rig)[0] for _ in range(2)]
     future = rig.peer.submit("m", {}, TIMEOUT)
-    rig.peer.close()
+    rig.peer.lifecycle.close()
     errors = [*(call.error() for call in calls), future.exception(FAILSAFE)]
     assert len({id(error) for error in errors}) == 3
     for error in errors:
@@ -236,7 +236,7 @@ def test_close_fails_every_waiting_call_at_once(rig: Rig) -> None:
 def test_close_fails_the_waiting_calls_also_while_the_server_does_not_answer(rig: Rig) -> None:
     waiting, _ = started(rig)
     rig.transport.server_stop_reading()
-    closing = Background(rig.peer.close, FAILSAFE)
+    closing = Background(rig.peer.lifecycle.close, FAILSAFE)
     error = waiting.error()
     assert isinstance(error, ClosedByUser)
     assert error.was_sent
@@ -251,7 +251,7 @@ def test_close_fails_the_waiting_calls_also_while_the_server_does_not_answer(rig
 def test_close_tells_the_truth_about_a_call_that_is_just_being_sent(
     rig: Rig, submits: bool, is_in_time: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connection, transport = rig.peer.connection, rig.transport
+    connection, transport = rig.peer.lifecycle.connection, rig.transport
     assert connection is not None
     is_closing, close_on = threading.Event(), threading.Event()
     refuse = connection._dispatcher.refuse_open_requests
@@ -265,7 +265,7 @@ def test_close_tells_the_truth_about_a_call_that_is_just_being_sent(
     sending = HeldBack(rig, monkeypatch)
     calling = Background(rig.peer.submit if submits else rig.peer.request, "m", {}, TIMEOUT)
     sending.wait()
-    closing = Background(rig.peer.close)
+    closing = Background(rig.peer.lifecycle.close)
     assert is_closing.wait(FAILSAFE)
     for _ in range(2):  # the receive thread has seen that it is closing
         rig.sync()
@@ -348,7 +348,7 @@ def test_ctrl_c_in_submit_leaves_no_pending_call(rig: Rig, monkeypatch: pytest.M
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(rig.peer.connection, "watch_expiry", interrupt)
+        patch.setattr(rig.peer.lifecycle.connection, "watch_expiry", interrupt)
         with pytest.raises(KeyboardInterrupt):
             rig.peer.submit("m", {}, TIMEOUT)
     assert pending(rig) == {}

@@ -18,7 +18,7 @@ from tellurio_sync import deadlines, speedups
 from tellurio_sync.deadlines import Clock, Waitable
 from tellurio_sync.errors import CallTimeout, ConnectionLost, TellurioError
 from tellurio_sync.peer import connection, futures, lifecycle, peer, pending
-from tellurio_sync.peer.lifecycle import RECONNECTING
+from tellurio_sync.peer.lifecycle import RECONNECTING, Lifecycle
 from tellurio_sync.peer.peer import Peer
 from tellurio_sync.transport.base import Ending, NoRoom, TransportEnded
 from tellurio_sync.transport.websocket import WebSocketTransport
@@ -169,13 +169,13 @@ class Line:
     def __init__(self) -> None:
         self.clock = TurnsClock()
         self.server = Server()
-        self.peer = Peer(lambda: self.server, {}, ping_interval=None, clock=self.clock)
+        self.peer = Peer(Lifecycle(lambda: self.server, {}, ping_interval=None, clock=self.clock))
         self.locks = [Lock(), Lock(), Lock()]
 
     def __enter__(self) -> Line:
-        self.peer._lock = self.locks[0]  # type: ignore[assignment]
-        self.peer.open(1, 0)
-        self.connection = self.peer.wait_for_connection(FAILSAFE)
+        self.peer.lifecycle._lock = self.locks[0]  # type: ignore[assignment]
+        self.peer.lifecycle.open(1, 0)
+        self.connection = self.peer.lifecycle.wait_for_connection(FAILSAFE)
         self.connection._expiry_lock = self.locks[1]  # type: ignore[assignment]
         self.connection.pending._lock = self.locks[2]  # type: ignore[assignment]
         self.locks.append(self.server.far.transport._queue_lock)  # type: ignore[arg-type]
@@ -187,8 +187,8 @@ class Line:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.peer.close(0)
-        thread = self.peer._thread
+        self.peer.lifecycle.close(0)
+        thread = self.peer.lifecycle._thread
         assert thread is not None
         thread.join(FAILSAFE)
         self.server.dispose()
@@ -207,14 +207,14 @@ class Line:
                 pass
         left = {} if self.bystander.done() else {self.bystander.id: "bystander"}
         assert self.connection.pending.snapshot() == left
-        newest = self.peer.connection
+        newest = self.peer.lifecycle.connection
         assert newest in (None, self.connection) or newest.pending.snapshot() == {}
 
     def check_usable(self) -> None:
         self.clock.turns.clear()
         self.server.sends.clear()
         self.server.may_dial.set()
-        self.peer.wait_for_connection(FAILSAFE)
+        self.peer.lifecycle.wait_for_connection(FAILSAFE)
         self.clock.turns.append(lambda _: self.server.answer_through("last"))  # with what is late by now
         assert self.peer.request("last", {"n": 1}, TIMEOUT)["result"] == {"n": 1}
         if self.bystander.done():
@@ -339,7 +339,7 @@ def request_that_finds_the_connection_over(line: Line, strike: Strike) -> None:
 def request_that_waits_for_a_connection(line: Line, strike: Strike) -> None:
     line.server.may_dial.clear()
     line.server.far.end()
-    wait_until(lambda: line.peer.state == RECONNECTING, "the connection is not lost")
+    wait_until(lambda: line.peer.lifecycle.state == RECONNECTING, "the connection is not lost")
     line.clock.turns = [lambda _: line.server.may_dial.set(), lambda _: line.server.answer()]
     reply = under(strike, line.request)
     assert strike.where or reply["result"] == PARAMS

@@ -52,28 +52,28 @@ def test_ids_are_unique_over_peers() -> None:
 def test_an_open_peer_is_closed_at_exit_and_a_closed_one_forgotten() -> None:
     with Rig() as rig:
         rig.open()
-        assert rig.peer in at_exit._open
+        assert rig.peer.lifecycle in at_exit._open
         at_exit._close_all()
-        assert rig.peer.state == CLOSED
-        thread = rig.peer._thread
+        assert rig.peer.lifecycle.state == CLOSED
+        thread = rig.peer.lifecycle._thread
         assert thread is not None
         thread.join(FAILSAFE)
-        assert rig.peer not in at_exit._open
+        assert rig.peer.lifecycle not in at_exit._open
 
 
 def test_a_forked_child_is_closed_without_a_word() -> None:
     """Run here as in the child, where the receive thread does not exist."""
     with Rig() as rig:
         rig.open()
-        transport, thread = rig.transport, rig.peer._thread
+        transport, thread = rig.transport, rig.peer.lifecycle._thread
         assert thread is not None
-        rig.peer._lock.acquire()  # another thread of the parent may hold it for ever
-        rig.peer.renew_after_fork()
+        rig.peer.lifecycle._lock.acquire()  # another thread of the parent may hold it for ever
+        rig.peer.lifecycle.renew_after_fork()
         assert transport.is_disposed
         assert not transport.server_has_message()
-        assert rig.peer.is_forked
+        assert rig.peer.lifecycle.is_forked
         with pytest.raises(NotConnected):
             rig.peer.request("m", {}, TIMEOUT)
-        rig.peer.close()
+        rig.peer.lifecycle.close()
         transport.server_end(LOST)  # so that this process's thread ends
         thread.join(FAILSAFE)

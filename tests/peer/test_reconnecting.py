@@ -75,7 +75,7 @@ def test_a_key_refused_while_reconnecting_ends_it_and_is_told() -> None:
         error = call.error()
         assert isinstance(error, NotConnected)
         assert "401" in str(error)
-        assert rig.peer.state == CLOSED
+        assert rig.peer.lifecycle.state == CLOSED
         assert rig.dialers.attempts == 2
 
 
@@ -192,4 +192,4 @@ def test_a_call_in_a_hook_is_refused_at_once() -> None:
         rig.clock.wait_for_waiting()
         rig.clock.advance(1)
         assert restored.wait(FAILSAFE)
-        rig.peer._on_lost = None
+        rig.peer.lifecycle._on_lost = None

@@ -118,7 +118,7 @@ class PeerMachine(RuleBasedStateMachine):
     @rule()
     def close(self) -> None:
         is_open = self.state == OPEN
-        self.rig.peer.close()
+        self.rig.peer.lifecycle.close()
         self._expect_all(self.open_calls, ClosedByUser, was_sent=True)
         self._expect_all(self.unsent_calls, NotConnected)
         self.losses += is_open
@@ -314,12 +314,12 @@ class PeerMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_state_is_the_models(self) -> None:
-        assert self.rig.peer.state == self.state
-        assert (self.rig.peer.connection is not None) is (self.state == OPEN)
+        assert self.rig.peer.lifecycle.state == self.state
+        assert (self.rig.peer.lifecycle.connection is not None) is (self.state == OPEN)
 
     @invariant()
     def the_pending_table_holds_the_open_calls_and_no_others(self) -> None:
-        connection = self.rig.peer.connection
+        connection = self.rig.peer.lifecycle.connection
         pending = {} if connection is None else connection.pending.snapshot()
         assert pending == {self._request(call)["id"]: "m" for call in self.open_calls}
 
@@ -339,7 +339,7 @@ class PeerMachine(RuleBasedStateMachine):
         try:
             if hasattr(self, "rig"):
                 self.close()
-                thread = self.rig.peer._thread
+                thread = self.rig.peer.lifecycle._thread
                 assert thread is not None
                 assert not thread.is_alive()
                 assert all(transport.is_disposed for transport in self.rig.dialers.transports)

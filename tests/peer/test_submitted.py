@@ -152,8 +152,8 @@ def test_a_forked_child_does_not_wait_for_a_call_of_its_parent() -> None:
     """Run here as in the child, where the receive thread does not exist."""
     with Rig() as rig:
         future = rig.open().peer.submit("m", {}, TIMEOUT)
-        transport, thread = rig.transport, rig.peer._thread
-        rig.peer.renew_after_fork()
+        transport, thread = rig.transport, rig.peer.lifecycle._thread
+        rig.peer.lifecycle.renew_after_fork()
         with pytest.raises(ConnectionLost, match="forked"):
             future.result(FAILSAFE)
         transport.server_end(Ending("over", "network"))  # so that this process's thread ends
@@ -177,7 +177,7 @@ def test_many_calls_are_sent_in_one_go_and_answered_in_any_order(rig: Rig) -> No
 def test_of_many_calls_the_reply_to_the_last_is_told_before_what_was_sent_after_it() -> None:
     events: list[str] = []
     with Rig(methods={"push": lambda _: events.append("push")}) as rig:
-        connection = rig.open().peer.connection
+        connection = rig.open().peer.lifecycle.connection
         requests = [("m", {"n": n}, False) for n in range(2)]
         many = Background(
             rig.peer.request_many, requests, TIMEOUT, connection=connection, on_reply=lambda: events.append("reply")
@@ -274,4 +274,4 @@ def test_a_notification_that_finds_no_room_names_its_method(rig: Rig) -> None:
     with pytest.raises(CallTimeout) as caught:
         rig.peer.notify("log", {}, 1e-3)
     assert (caught.value.method, caught.value.was_sent) == ("log", False)
-    rig.peer.close(0.01)
+    rig.peer.lifecycle.close(0.01)

@@ -18,6 +18,7 @@ from tellurio_sync.errors import CallTimeout, ClosedByUser, ConnectionLost
 from tellurio_sync.peer import pending
 from tellurio_sync.peer.dispatch import Method
 from tellurio_sync.peer.futures import CallFuture
+from tellurio_sync.peer.lifecycle import Lifecycle
 from tellurio_sync.peer.peer import Peer
 from tellurio_sync.peer.pending import PendingCall
 from tellurio_sync.speedups import PySemaphore, Semaphore, make_semaphore
@@ -55,9 +56,9 @@ class Line:
         self.clock = AheadClock()
         self.on_push: Callable[[], object] = lambda: None
         methods = {"push": Method(lambda params: self.on_push())}
-        self.peer = Peer(lambda: self, methods, ping_interval=None, reconnect=False, clock=self.clock)
-        self.peer.open(1, 0)
-        self.connection = self.peer.wait_for_connection(FAILSAFE)
+        self.peer = Peer(Lifecycle(lambda: self, methods, ping_interval=None, reconnect=False, clock=self.clock))
+        self.peer.lifecycle.open(1, 0)
+        self.connection = self.peer.lifecycle.wait_for_connection(FAILSAFE)
 
     def dial(self) -> Transport:
         return self.far.transport
@@ -81,7 +82,7 @@ class Line:
 
     def has_no_thread_for_callbacks(self, patch: pytest.MonkeyPatch) -> None:
         """So they run where the call ends."""
-        patch.setattr(self.peer._pool, "submit", lambda *_, **__: False)
+        patch.setattr(self.peer.lifecycle.pool, "submit", lambda *_, **__: False)
 
 
 @pytest.fixture(params=["memory", "websocket"])
@@ -89,9 +90,9 @@ def line(request: pytest.FixtureRequest) -> Iterator[Line]:
     far = MemoryFarEnd() if request.param == "memory" else SocketFarEnd(*tcp_pair())
     made = Line(far)
     yield made
-    made.peer.close(0)
-    assert made.peer._thread is not None
-    made.peer._thread.join(FAILSAFE)
+    made.peer.lifecycle.close(0)
+    assert made.peer.lifecycle._thread is not None
+    made.peer.lifecycle._thread.join(FAILSAFE)
     far.transport.dispose()
     if isinstance(far, SocketFarEnd):
         far.dispose()
@@ -102,7 +103,7 @@ def socket_line() -> Iterator[Line]:
     far = SocketFarEnd(*tcp_pair())
     made = Line(far)
     yield made
-    made.peer.close(0)
+    made.peer.lifecycle.close(0)
     far.dispose()
 
 
@@ -193,7 +194,7 @@ def test_they_are_woken_as_the_receive_thread_begins_to_wait(monkeypatch: pytest
     line.send(*(caller.reply for caller in callers))
     assert [caller.result() for caller in callers] == [caller.id for caller in callers]
     assert events == ["waiting", *["reply"] * 3, "waiting", *["woken"] * 3]
-    line.peer.close()
+    line.peer.lifecycle.close()
 
 
 def test_one_reply_after_another_wakes_its_caller_and_no_other(line: Line) -> None:
