@@ -14,6 +14,13 @@ CODE = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re
 EXAMPLES = [code for code in CODE if "def test_" not in code]
 TESTS = [code for code in CODE if "def test_" in code]
 
+# The pages of the documentation: what is to be run is marked as Python there.
+PAGES = [
+    (page.name, number, code)
+    for page in sorted((README.parent / "tellurio_sync" / "docs").glob("*.md"))
+    for number, code in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL))
+]
+
 # What a reader sees when they have run them, in order.
 OUTPUT = [
     r"Dear customer, we take care of it: My lamp is broken\.\n",
@@ -35,6 +42,13 @@ def test_an_example_of_the_readme(code: str, output: str, tmp_path: Path) -> Non
     assert done.stderr == ""
     assert done.returncode == 0
     assert re.fullmatch(output, done.stdout), done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("page", "number", "code"), PAGES, ids=lambda value: value if len(str(value)) < 40 else "")
+def test_an_example_of_a_page(page: str, number: int, code: str, tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert done.returncode == 0, f"{page}, example {number}: {done.stderr}"
 
 
 @pytest.mark.slow
