@@ -54,6 +54,16 @@ def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.Te
     home = str(tmp_path_factory.mktemp("home"))
     monkeypatch.setenv("HOME", home)
     monkeypatch.setenv("USERPROFILE", home)
+    monkeypatch.setenv("TELLURIO_JOURNAL_DIR", f"{home}/journals")
+
+
+@pytest.fixture(autouse=True)
+def no_run_left() -> Iterator[None]:
+    """A run that a test left unfinished is not ended with the tests, when its server is gone."""
+    yield
+    guard = sys.modules.get("tellurio_sync.studio.run_guard")
+    if guard is not None:
+        guard.forget_all_runs()
 
 
 @pytest.fixture(autouse=True)

@@ -59,7 +59,7 @@ USES = {
     "jsonrpc": {"errors"},
     "transport": {"secret", "speedups"},
     "local": {"deadlines", "errors", "forked"},
-    "studio": {"_version", "active_run", "addresses", "deadlines", "errors", "jsonrpc", "secret"},
+    "studio": {"_version", "active_run", "addresses", "deadlines", "errors", "forked", "journal", "jsonrpc", "secret"},
     "backend": {"addresses", "errors", "journal", "jsonrpc", "secret"},
     "peer": {"deadlines", "errors", "forked", "jsonrpc", "ownership", "secret", "speedups", "transport"},
     "model": {"errors", "forked", "jsonrpc", "secret"},

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .. import forked
 from ..model.session_link import current_link, set_default_link
 from ..secret import hidden
-from .session import Session
+from .session import _NO_VALUE, Session
 
 if TYPE_CHECKING:
     from ..studio.runs import Run
@@ -63,14 +64,27 @@ def init(
     name: str | None = None,
     description: str | None = None,
     status: str = "RUNNING",
+    *,
+    config: Any = None,
+    resume: str | None = None,
+    mode: str | None = None,
+    strict: bool = False,
 ) -> Run:
     """Start a run: see :meth:`Session.init`."""
-    return current_session().init(namespace_slug, project_display_name, name, description, status)
+    return current_session().init(
+        *(namespace_slug, project_display_name, name, description, status),
+        config=config,
+        resume=resume,
+        mode=mode,
+        strict=strict,
+    )
 
 
-def log(name: str, value: Any, step: int | None = None) -> None:
-    """Add one value to a metric of the active run: see :meth:`Session.log`."""
-    current_session().log(name, value, step)
+def log(
+    name: str | Mapping[str, Any], value: Any = _NO_VALUE, step: int | None = None, *, strict: bool | None = None
+) -> None:
+    """Add one value to a metric of the active run, or several from a dict: see :meth:`Run.log`."""
+    current_session().log(name, value, step, strict=strict)
 
 
 def finish(status: str = "COMPLETED") -> None:

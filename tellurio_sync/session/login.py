@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..studio.rest import StudioRest
 
 MODE_VARIABLE = "TELLURIO_MODE"
-_MODES = ("online", "local")
+_MODES = ("online", "local", "offline", "auto")
 
 Address = tuple["str | None", "int | str | None"]
 """Base URL and port; None: the environment's (protocol §A.1)."""
@@ -81,16 +81,23 @@ class Login:
     ) -> dict[str, str]:
         """See ``Session.login``. Blocks."""
         api_key = hidden(api_key)  # from here on, no frame of ours shows it
-        chosen = mode or self.mode or os.environ.get(MODE_VARIABLE) or "online"
-        if chosen not in _MODES:
-            raise ValueError(f"The mode must be 'online' or 'local', not {chosen!r}.")
+        chosen = self.chosen_mode(mode)
         with self._lock:
             self.mode = mode or self.mode
             if chosen == "local":
                 return self._login_local(data_dir)
             if data_dir is not None:
                 raise ValueError("data_dir is for mode='local': the online backend keeps the data itself.")
+            if chosen == "offline":
+                return {"email": "", "username": "", "session_id": ""}
             return self._login_online(api_key, relogin)
+
+    def chosen_mode(self, mode: str | None) -> str:
+        """This mode; None: as in the last login, else the environment's. Raises ValueError: there is no such mode."""
+        chosen = mode or self.mode or os.environ.get(MODE_VARIABLE) or "online"
+        if chosen not in _MODES:
+            raise ValueError(f"The mode must be 'online', 'local', 'offline' or 'auto', not {chosen!r}.")
+        return chosen
 
     def _login_online(self, api_key: str | None, relogin: bool) -> dict[str, str]:
         from ..studio.auth import find_api_key, remember
@@ -139,6 +146,18 @@ class Login:
             previous.close()
         if previous_rest is not None:
             previous_rest.close()
+
+    @property
+    def rest_if_any(self) -> StudioRest:
+        """The REST API; before a login one without a key, which nothing is sent with."""
+        from ..studio.rest import StudioRest
+
+        return self._rest or StudioRest(*self.http, allow_insecure=self._allow_insecure)
+
+    @property
+    def username(self) -> str | None:
+        """Of the account; None before a login."""
+        return None if self._account is None else self._account.username
 
     def ensure(self) -> TellurioWebSocketClient:
         """The client; logs in first, if necessary. Then blocks, and raises as ``Session.login``."""

@@ -11,6 +11,7 @@ Two sessions in one process do not see each other.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -22,7 +23,7 @@ from ..addresses import ws_address
 from ..client import TellurioWebSocketClient
 from ..client.client import DEFAULT_TIMEOUT
 from ..deadlines import MONOTONIC, Deadline, check_timeout
-from ..errors import ConnectionLost, NotConnected, UsageError
+from ..errors import ConnectFailed, ConnectionLost, HttpUnreachable, NotConnected, UsageError
 from ..model.batch.block import open_queue, settle_open_queue
 from ..model.call import Call
 from ..model.registries import Registries
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
     from ..active_run import HasUuid
     from ..studio.rest import StudioRest
     from ..studio.runs import Run, RunGuard
+
+
+_log = logging.getLogger(__name__)
+_NO_VALUE: Any = object()
 
 
 class Session:
@@ -145,8 +150,10 @@ class Session:
             api_key: None: ``TELLURIO_API_KEY``, else the key stored by an earlier login (extra ``keyring``).
             relogin: do not use a stored key.
             mode: ``"online"``; or ``"local"``: a backend of your own, started in its own process, which needs no
-                account and no network, and ends with this process (extra ``local``). None: as in the last login, else
-                ``TELLURIO_MODE``, else ``"online"``.
+                account and no network, and ends with this process (extra ``local``). ``"offline"``: no connection;
+                runs are kept on this machine until ``sync`` sends them; ``"auto"``: as online, and runs are kept here
+                while the server cannot be reached. None: as in the last login, else ``TELLURIO_MODE``, else
+                ``"online"``.
             data_dir: for ``mode="local"``: where it keeps projects, runs and metrics; None: they are lost at its end.
 
         Returns:
@@ -238,6 +245,11 @@ class Session:
         name: str | None = None,
         description: str | None = None,
         status: str = "RUNNING",
+        *,
+        config: Any = None,
+        resume: str | None = None,
+        mode: str | None = None,
+        strict: bool = False,
     ) -> Run:
         """Start a run and make it the active one; its project is created if there is none (protocol §J.1).
 
@@ -250,23 +262,44 @@ class Session:
             name: None: the server makes one up.
             description: free text.
             status: to begin with.
+            config: what you want to remember of it, such as hyperparameters: a dict, a dataclass, or an object with
+                attributes (``argparse.Namespace``).
+            resume: go on with a run: its id (``run.uuid``); or ``"must"``, ``"allow"``: with the latest one that has
+                this ``name`` (any, without one); where there is none, ``"must"`` raises and ``"allow"`` starts it.
+            mode: ``"online"``, ``"local"``: as ``login``, which it is given to where nobody has logged in;
+                ``"offline"``: the run is kept on this machine, and ``sync`` sends it later, no server is needed;
+                ``"auto"``: as online, but offline where the server cannot be reached. None: as in the last login, else
+                ``TELLURIO_MODE``, else ``"online"``.
+            strict: ``log`` raises for what cannot be logged, instead of a warning.
 
         Returns:
             The run, which is also a context manager: COMPLETED at its end, CRASHED on an exception.
 
         Raises:
+            UsageError: another project has the address that this name would get; or there is no run to go on with.
             HttpStatusError: unknown namespace, or the server refused for another reason.
             HttpUnreachable: the server was not reached.
             As ``login``, where it logs in; and as the end of a batch, in one.
         """
-        from ..studio.runs import RunGuard, start_run
+        from ..studio.runs import RunGuard
 
+        chosen = self._login.chosen_mode(mode)
         if self._run is not None:
             settle_open_queue(self)
-        rest = self.rest
-        username = self._login.account.username
-        namespace = namespace_slug or self.namespace or username
-        run = start_run(rest, namespace, project_display_name, name, description, status, username=username)
+        wanted = (namespace_slug, project_display_name, name, description, status, config, resume)
+        if chosen == "offline":
+            run = self._init_offline(*wanted)
+        else:
+            try:
+                if self._login.client is None:
+                    self.login(mode=mode)
+                run = self._init_online(*wanted)
+            except (HttpUnreachable, ConnectFailed) as exc:
+                if chosen != "auto":
+                    raise
+                _log.warning("The server cannot be reached, so this run is kept on this machine. (%s)", exc)
+                run = self._init_offline(*wanted)
+        run.is_strict = strict
         run.before_finish = self._send_queued
         run.on_finish = self._run_finished
         if self._guard is None:
@@ -275,26 +308,75 @@ class Session:
         self._run = run
         if self.sets_active_run:
             active_run.set_active_run(run)
+        run.begin()
         return run
 
-    def log(self, name: str, value: Any, step: int | None = None) -> None:
-        """Add one value to a metric of the active run. Blocks until the server has it, at most the REST timeout.
+    def _init_online(
+        self,
+        namespace_slug: str | None,
+        project: str,
+        name: str | None,
+        description: str | None,
+        status: str,
+        config: Any,
+        resume: str | None,
+    ) -> Run:
+        from ..studio.runs import continue_run, start_run
 
-        Args:
-            name: of the metric.
-            value: any JSON value; NumPy and PyTorch scalars too.
-            step: a whole number; None: the server counts, beginning with 0.
+        rest = self.rest
+        username = self._login.account.username
+        namespace = namespace_slug or self.namespace or username
+        run = None
+        if resume is not None:
+            run = continue_run(rest, namespace, project, resume, name, config=config)
+        return run or start_run(rest, namespace, project, name, description, status, username=username, config=config)
+
+    def _init_offline(
+        self,
+        namespace_slug: str | None,
+        project: str,
+        name: str | None,
+        description: str | None,
+        status: str,
+        config: Any,
+        resume: str | None,
+    ) -> Run:
+        from ..studio.runs import continue_offline_run, offline_run
+
+        rest = self._login.rest_if_any
+        run = None
+        if resume is not None:
+            run = continue_offline_run(rest, namespace_slug, project, resume, name, config=config)
+        username = self._login.username
+        return run or offline_run(rest, namespace_slug, project, name, description, config=config, username=username)
+
+    def log(
+        self,
+        name: str | Mapping[str, Any],
+        value: Any = _NO_VALUE,
+        step: int | None = None,
+        *,
+        strict: bool | None = None,
+    ) -> None:
+        """Add one value to a metric of the active run; or, from a dict, one to each of several. See ``Run.log``.
+
+        Does not wait for the server, and does not raise because of it.
 
         Raises:
-            ValueError: there is no active run; or the value is no JSON value.
+            ValueError: there is no active run.
             UsageError: the active run is not one of ``init``.
-            HttpUnreachable, HttpStatusError: the server did not take it.
+            TypeError, ValueError: as ``Run.log``.
         """
-        run = self._active_run()
+        run = self._run
+        if run is None:
+            run = self._active_run()
         log = getattr(run, "log", None)
         if log is None:
             raise UsageError("The active run cannot log metrics: start one with init().")
-        log(name, value, step)
+        if value is _NO_VALUE:
+            log(name, step=step, strict=strict)
+        else:
+            log(name, value, step, strict=strict)
 
     def finish(self, status: str = "COMPLETED") -> None:
         """End the active run with this status. In a batch, what is queued is sent, too.
@@ -302,7 +384,7 @@ class Session:
         Raises:
             ValueError: there is no active run, or not a final status.
             UsageError: the active run is not one of ``init``.
-            HttpUnreachable, HttpStatusError: the server did not take it.
+            HttpStatusError: the server does not take it. (That it is away is said in a warning.)
             As ``TellurioWebSocketClient.call``: what was queued is not told to the server; the run has ended.
         """
         finish = getattr(self._active_run(), "finish", None)
@@ -327,6 +409,8 @@ class Session:
 
         if self._run is run:
             self._run = None
+        if self._guard is not None:
+            self._guard.let_go(run)
         clear_active_run(run)
 
     # --- what the object model needs (model.session_link.SessionLink) ------------------------------------

@@ -8,12 +8,12 @@ from typing import Any
 
 def at_prompt() -> bool:
     """Whether the program goes on after an unhandled exception: a Python prompt, IPython or a notebook."""
-    return hasattr(sys, "ps1") or bool(sys.flags.interactive) or _ipython() is not None
+    return hasattr(sys, "ps1") or bool(sys.flags.interactive) or ipython() is not None
 
 
 def can_ask() -> bool:
     """Whether ``input()`` reaches a person: a terminal, or a notebook."""
-    shell = _ipython()
+    shell = ipython()
     if shell is not None and hasattr(shell, "kernel"):
         return True
     try:
@@ -22,7 +22,8 @@ def can_ask() -> bool:
         return False
 
 
-def _ipython() -> Any:
+def ipython() -> Any:
+    """The shell of IPython that this program runs in, None if it does not."""
     # If IPython runs, it is loaded already, so it need not be imported here.
     get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", None)
     return get_ipython() if callable(get_ipython) else None

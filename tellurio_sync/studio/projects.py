@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from ..errors import HttpError, HttpStatusError
+from ..errors import HttpError, HttpStatusError, UsageError
 from .dates import parse_date
 from .rest import StudioRest
 
@@ -116,6 +118,31 @@ def delete_project(rest: StudioRest, namespace_slug: str, project_slug: str) -> 
     rest.delete_project(namespace_slug, project_slug)
 
 
+def find_project(rest: StudioRest, namespace_slug: str, name: str) -> Project | None:
+    """The project of this name, or with this slug; None if there is none.
+
+    Raises:
+        UsageError: the slug of this name is that of a project with another one.
+    """
+    slug = slug_of(name)
+    project = get_project(rest, namespace_slug, slug)
+    # "C", "C++" and "C#" have the same slug, and so the same address at every server.
+    if project is None or name == slug or _same_name(name, project.display_name):
+        return project
+    raise UsageError(
+        f"The name {name!r} leads to the address {slug!r}, which the project {project.display_name!r} of "
+        f"{namespace_slug!r} has already. Give it a name that differs in letters or digits (addresses hold nothing "
+        f"else), or use the project {project.display_name!r}."
+    )
+
+
+def _same_name(one: str, other: str) -> bool:
+    def folded(name: str) -> str:
+        return re.sub(r"[\s_-]+", "-", unicodedata.normalize("NFKC", name).casefold().strip())
+
+    return folded(one) == folded(other)
+
+
 def get_or_create_project(
     rest: StudioRest, namespace_slug: str, display_name: str, visibility: str, username: str | None = None
 ) -> Project:
@@ -125,10 +152,10 @@ def get_or_create_project(
         username: of this account, for the text of the error.
 
     Raises:
+        UsageError: another project has the slug that this name would get.
         HttpStatusError: there is none and it may not be created; the text names the namespace if that is the reason.
     """
-    slug = slug_of(display_name)
-    project = get_project(rest, namespace_slug, slug)
+    project = find_project(rest, namespace_slug, display_name)
     if project is not None:
         return project
     try:
@@ -136,7 +163,7 @@ def get_or_create_project(
     except HttpStatusError as exc:
         if exc.status in (400, 409):
             # Perhaps another process created it since it was asked for.
-            project = get_project(rest, namespace_slug, slug)
+            project = find_project(rest, namespace_slug, display_name)
             if project is not None:
                 return project
         if exc.status not in (403, 404):

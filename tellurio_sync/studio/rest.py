@@ -7,6 +7,8 @@ State and threads:
 | ``_key`` | ``set_api_key`` | any thread | one attribute store |
 | ``_of_thread`` (an HTTP session each) | that thread | that thread | ``threading.local`` |
 | ``_sessions`` (all of these) | any thread | ``close`` | ``_lock``, never held while sending |
+| ``_extensions`` | whoever gets an answer | any thread | one attribute store |
+| ``_outboxes`` | runs | readers, ``close`` | ``_lock``, never held while an outbox is used |
 
 This is the border to the HTTP library: none of its errors leaves this module, not even as a cause, because it holds the
 request with the key in it.
@@ -15,10 +17,11 @@ request with the key in it.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote
 
 from .._version import __version__
@@ -37,9 +40,28 @@ DEFAULT_MAX_ANSWER_SIZE = 64 * 2**20
 _CONFIGURATION = ("address", "timeout", "allow_insecure", "max_answer_size")
 _PIECE = 64 * 1024
 
+# Which of the things beyond the protocol the server knows, and the key by which it knows a request again.
+_EXTENSIONS_HEADER = "Tellurio-Extensions"
+_IDEMPOTENCY_HEADER = "Idempotency-Key"
+
 _START_LOCAL = (
     "No backend seems to run there; `tellurio-sync backend` starts one, login(mode='local') does it by itself."
 )
+
+
+class Outbox(Protocol):
+    """What was logged for a run and is on its way to the server."""
+
+    @property
+    def run_uuid(self) -> str: ...
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until the server has it; False: not within these seconds."""
+        ...
+
+    def pause(self) -> None:
+        """Use the server no more until something else is logged."""
+        ...
 
 
 class StudioRest:
@@ -81,6 +103,7 @@ class StudioRest:
             raise ValueError(f"max_answer_size must be a positive number of bytes, not {max_answer_size!r}")
         self.max_answer_size = max_answer_size
         self._key = KeyHeader(None)
+        self._extensions: frozenset[str] | None = None
         self._start_afresh()
         self.set_api_key(api_key)
 
@@ -93,6 +116,7 @@ class StudioRest:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._key = KeyHeader(None)
+        self._extensions = None
         self._start_afresh()
 
     @property
@@ -117,8 +141,38 @@ class StudioRest:
             check_may_send_key(self.address, allow_insecure=self.allow_insecure)
         self._key = KeyHeader(key or None)
 
+    def knows(self, extension: str) -> bool:
+        """Whether the server knows this beyond the protocol, as far as its answers have told."""
+        return self._extensions is not None and extension in self._extensions
+
+    @property
+    def knows_extensions(self) -> bool:
+        """Whether the server has answered, and so told what it knows."""
+        return self._extensions is not None
+
+    def attach(self, outbox: Outbox) -> None:
+        """Let what reads wait for this one, so that it sees what was logged before. Held weakly."""
+        self._forget_parent()
+        with self._lock:
+            self._outboxes.add(outbox)
+
+    def _flush(self, run_uuid: str | None = None) -> None:
+        self._forget_parent()
+        with self._lock:
+            outboxes = [outbox for outbox in self._outboxes if run_uuid in (None, outbox.run_uuid)]
+        for outbox in outboxes:
+            outbox.flush(self.timeout)
+
     def close(self) -> None:
-        """Close the idle connections of all threads. A later call opens a new one. Idempotent."""
+        """Close the idle connections of all threads. A later call opens a new one. Idempotent.
+
+        What was logged is sent before; not for longer than about 2 s without progress.
+        """
+        self._forget_parent()
+        with self._lock:
+            outboxes = list(self._outboxes)
+        for outbox in outboxes:
+            outbox.pause()
         with self._lock:
             sessions = list(self._sessions)
         for session in sessions:
@@ -166,28 +220,57 @@ class StudioRest:
         name: str | None = None,
         description: str | None = None,
         status: str | None = None,
+        *,
+        config: dict[str, Any] | None = None,
+        run_uuid: str | None = None,
+        idempotency_key: str | None = None,
     ) -> dict[str, Any]:
-        """Create a run. The server decides what is None: it makes up a name, and begins with the status ``RUNNING``."""
-        given = {"name": name, "description": description, "status": status}
+        """Create a run. The server decides what is None: it makes up a name, and begins with the status ``RUNNING``.
+
+        Args:
+            config: kept with the run, by servers that know ``run-details``.
+            run_uuid: the id that it is to have, at such a server.
+            idempotency_key: a request that comes again with it makes no other run, at a server that knows it.
+        """
+        given: dict[str, Any] = {"name": name, "description": description, "status": status}
+        if self.knows("run-details"):
+            given.update(config=config, uuid=run_uuid)
         body = {key: value for key, value in given.items() if value is not None}
         path = f"{_project_path(namespace_slug, project_slug)}runs/"
-        run: dict[str, Any] = self._request("POST", path, 201, dict, body)
+        run: dict[str, Any] = self._request("POST", path, 201, dict, body, idempotency_key=idempotency_key)
         return run
 
     def update_run(
-        self, namespace_slug: str, project_slug: str, run_uuid: str, status: str, *, timeout: float | None = None
+        self,
+        namespace_slug: str,
+        project_slug: str,
+        run_uuid: str,
+        status: str,
+        *,
+        reason: str | None = None,
+        config: dict[str, Any] | None = None,
+        timeout: float | None = None,
     ) -> dict[str, Any]:
         """Set the status of a run. Repeating it does no harm.
 
         Args:
+            reason: why, for servers that know ``run-details``.
+            config: added to the run's, at such a server.
             timeout: seconds, > 0, for this request; None: the client's.
         """
         path = _run_path(namespace_slug, project_slug, run_uuid)
-        run: dict[str, Any] = self._request("PATCH", path, 200, dict, {"status": status}, timeout=timeout)
+        body: dict[str, Any] = {"status": status}
+        if self.knows("run-details"):
+            body.update({key: value for key, value in (("reason", reason), ("config", config)) if value is not None})
+        run: dict[str, Any] = self._request("PATCH", path, 200, dict, body, timeout=timeout)
         return run
 
     def list_runs(self, namespace_slug: str, project_slug: str) -> list[Any]:
-        """All runs of a project, as objects with at least ``uuid`` and ``status``."""
+        """All runs of a project, as objects with at least ``uuid`` and ``status``.
+
+        Waits first, at most ``timeout``, until the server has what was logged with this client.
+        """
+        self._flush()
         runs: list[Any] = self._request("GET", f"{_project_path(namespace_slug, project_slug)}runs/", 200, list)
         return runs
 
@@ -199,23 +282,55 @@ class StudioRest:
         name: str,
         value: Any,
         step: int | None = None,
+        *,
+        idempotency_key: str | None = None,
     ) -> None:
-        """Add one value to a metric of a run.
+        """Add one value to a metric of a run. (``Run.log`` is what does not wait for the server.)
 
         Args:
-            value: any JSON value.
+            value: any JSON value. NaN and infinities have no JSON form: null is sent, and ``not_finite`` says which.
             step: None: the server counts on from the metric's last one, beginning with 0.
+            idempotency_key: a request that comes again with it adds nothing, at a server that knows it.
 
         Raises:
-            LocalProtocolError: the value has no JSON form (also a ValueError); NaN and infinities have none.
+            LocalProtocolError: the value has no JSON form (also a ValueError).
         """
         body = {"name": name, "value": value}
+        if isinstance(value, float) and not math.isfinite(value):
+            body.update(value=None, not_finite=str(value))
         if step is not None:
             body["step"] = step
-        self._request("POST", f"{_run_path(namespace_slug, project_slug, run_uuid)}metrics/", 201, None, body)
+        path = f"{_run_path(namespace_slug, project_slug, run_uuid)}metrics/"
+        self._request("POST", path, 201, None, body, idempotency_key=idempotency_key)
+
+    def send_journal(
+        self, namespace_slug: str, project_slug: str, run_uuid: str, writer: str, position: int, data: bytes
+    ) -> dict[str, Any]:
+        """Send a part of a journal, to a server that knows ``journal``. Repeating it does no harm.
+
+        Args:
+            position: where in the journal ``data`` begins.
+
+        Returns:
+            ``position``, up to where the server knows the journal; ``refused``, a list; ``malformed``, None or why it
+            cannot be read further.
+        """
+        path = f"{_run_path(namespace_slug, project_slug, run_uuid)}journal/{_segment(writer, 'writer')}/"
+        answer: dict[str, Any] = self._request("POST", f"{path}?position={position}", (200, 409), dict, content=data)
+        if not isinstance(answer.get("position"), int):
+            raise HttpError(f"The server did not say how much it knows of the journal {writer}.", url=self.url)
+        return answer
 
     def list_metrics(self, namespace_slug: str, project_slug: str, run_uuid: str) -> list[Any]:
-        """All values of all metrics of a run, as objects with ``name``, ``value`` and ``step``."""
+        """All values of all metrics of a run, as objects with ``name``, ``value`` and ``step``.
+
+        Waits first, at most ``timeout``, until the server has what was logged with this client.
+        """
+        self._flush(run_uuid)
+        return self.stored_metrics(namespace_slug, project_slug, run_uuid)
+
+    def stored_metrics(self, namespace_slug: str, project_slug: str, run_uuid: str) -> list[Any]:
+        """As :meth:`list_metrics`, without waiting for what was logged."""
         path = f"{_run_path(namespace_slug, project_slug, run_uuid)}metrics/"
         metrics: list[Any] = self._request("GET", path, 200, list)
         return metrics
@@ -226,37 +341,47 @@ class StudioRest:
         self,
         verb: str,
         path: str,
-        success: int,
+        success: int | tuple[int, ...],
         kind: type[Any] | None,
         body: dict[str, Any] | None = None,
         *,
         absent: tuple[int, ...] = (),
         timeout: float | None = None,
+        content: bytes | None = None,
+        idempotency_key: str | None = None,
     ) -> Any:
         """Send one request and return its JSON answer.
 
         Args:
-            success: the one status that counts as success.
+            success: the statuses that count as success.
             kind: what the answer must be; None: it is not looked at, and the result is None.
             absent: statuses that mean "there is none": the result is None.
+            content: sent as it is, where there is no ``body``.
         """
         url = self.url + path
+        headers = {}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        elif content is not None:
+            headers["Content-Type"] = "application/octet-stream"
+        if idempotency_key is not None:
+            headers[_IDEMPOTENCY_HEADER] = idempotency_key
         try:
-            data = None if body is None else encode(body).encode()
+            data = content if body is None else encode(body).encode()
         except LocalProtocolError as exc:
             raise LocalProtocolError(f"The request {verb} {path} {exc}") from exc
         seconds = self.timeout if timeout is None else check_timeout(timeout)
         key = self._key
-        status, content, reason = self._send(verb, url, data, key, seconds)
+        status, text, reason = self._send(verb, url, data, headers, key, seconds)
         _log.debug("< %s %s: %s", verb, url, status)
         if status in absent:
             return None
-        if status != success:
-            raise self._status_error(verb, url, status, key.redact(_message_in(content) or reason))
+        if status not in (success if isinstance(success, tuple) else (success,)):
+            raise self._status_error(verb, url, status, key.redact(_message_in(text) or reason))
         if kind is None:
             return None
         try:
-            answer = decode(content)
+            answer = decode(text)
         except MalformedText:
             answer = None
         if not isinstance(answer, kind):
@@ -267,7 +392,9 @@ class StudioRest:
             )
         return answer
 
-    def _send(self, verb: str, url: str, data: bytes | None, key: KeyHeader, timeout: float) -> tuple[int, bytes, str]:
+    def _send(
+        self, verb: str, url: str, data: bytes | None, headers: dict[str, str], key: KeyHeader, timeout: float
+    ) -> tuple[int, bytes, str]:
         """Status, body and reason phrase of the answer."""
         import requests
         from urllib3.exceptions import HTTPError
@@ -276,7 +403,6 @@ class StudioRest:
         from .http_session import is_time_over, time_limit
 
         _log.debug("> %s %s", verb, url)
-        headers = {"Content-Type": "application/json"} if data is not None else {}
         # A proxy of the environment is for addresses outside; it could not reach this machine's loopback.
         proxies = {"no_proxy": self.address.host} if self.address.is_loopback else {}
         with time_limit(timeout):
@@ -292,6 +418,10 @@ class StudioRest:
                     proxies=proxies,
                     stream=True,
                 ) as response:
+                    told = response.headers.get(_EXTENSIONS_HEADER, "")
+                    # A proxy on the way may answer, too: that says nothing of the server.
+                    if told or (self._extensions is None and response.ok):
+                        self._extensions = frozenset(name.strip() for name in told.split(",") if name.strip())
                     return response.status_code, self._body_of(response, verb, url), response.reason or ""
             except (requests.RequestException, HTTPError) as exc:
                 root = _root_of(exc)
@@ -332,9 +462,7 @@ class StudioRest:
 
     def _session(self) -> requests.Session:
         """This thread's HTTP session, which keeps its connection open between requests."""
-        if self._pid != os.getpid():
-            # After a fork: the connections belong to the parent, and its lock may be held for ever.
-            self._start_afresh()
+        self._forget_parent()
         session: requests.Session | None = getattr(self._of_thread, "session", None)
         if session is None:
             session = _new_session()
@@ -343,11 +471,18 @@ class StudioRest:
             self._of_thread.session = session
         return session
 
+    def _forget_parent(self) -> None:
+        if self._pid != os.getpid():
+            # After a fork: the connections belong to the parent, and its lock may be held for ever.
+            self._start_afresh()
+
     def _start_afresh(self) -> None:
         self._lock = threading.Lock()
         self._of_thread = threading.local()
         # Weak, so that the session of a thread that has ended is freed together with the locals of the thread.
         self._sessions: weakref.WeakSet[requests.Session] = weakref.WeakSet()
+        # Outboxes of the parent are the parent's.
+        self._outboxes: weakref.WeakSet[Outbox] = weakref.WeakSet()
         self._pid = os.getpid()
 
 

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
-import operator
-import os
+import math
 import sys
-import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from ..active_run import get_active_run, set_active_run
-from ..errors import LocalProtocolError, TellurioError
-from .interactive import at_prompt
-from .projects import Project, get_or_create_project, optional_date, reading
+from ..errors import HttpStatusError, TellurioError, UsageError
+from ..journal.folder import RunFolder, usable_base
+from .projects import Project, find_project, get_or_create_project, optional_date, reading, slug_of
 from .rest import StudioRest
+from .run_guard import RunGuard, leaving_reason
+from .run_log import PATIENCE, RunLog
+from .values import plain_config
+
+if TYPE_CHECKING:
+    from .rows import Rows
+
+__all__ = ["Run", "RunGuard", "RunStatus", "User", "clear_active_run", "continue_run", "list_runs", "start_run"]
 
 _log = logging.getLogger(__name__)
 
-# An exit must not hang on a server that is away, so it waits shorter than a normal request.
-_EXIT_TIMEOUT = 1.5
+_NO_VALUE: Any = object()
 
 
 class RunStatus(str, Enum):
@@ -64,23 +70,27 @@ def clear_active_run(run: Run) -> None:
 class Run:
     """One training run: logs metrics, and has a status that ends as COMPLETED, CRASHED or FAILED.
 
-    As a context manager it ends with the block: COMPLETED, or CRASHED if an exception leaves it
-    (``sys.exit()`` without an error counts as completed).
+    As a context manager it ends with the block: COMPLETED, or CRASHED if an exception leaves it (``sys.exit()`` without
+    an error counts as completed). The end of the block never raises because of the server.
 
-    Thread-safe. All methods block until the server has answered, at most the timeout of ``rest``.
+    Thread-safe; a forked child and a copy that was unpickled in another process log into the same run.
 
     Attributes:
         uuid: its id, part of every call made for it.
         name: the given one, or the one that the server made up.
         description: None: none.
-        status: as last told to or by the server.
+        status: as last told to or by the server, or as it ended here.
         project: what it belongs to.
         user: who started it; None where the server left it out.
         date_created, date_updated: as the server told them on creation.
         rest: what its changes are sent with.
-        before_finish: called before the server is told of its end, for what is still to be done in it; but not at the
-            end of the interpreter. The server is told also where it raises.
+        before_finish: called before it ends, for what is still to be done in it; but not at the end of the interpreter.
+            The server is told also where it raises.
         on_finish: called when no more calls are to be made for it, perhaps more than once.
+        config: what was given to ``init``, as the server keeps it.
+        reason: why it has the status that it has; None: none is known.
+        is_strict: ``log`` raises for what cannot be logged, instead of a warning.
+        noted: something that makes it CRASHED at the end of the program.
     """
 
     uuid: str
@@ -94,6 +104,28 @@ class Run:
     rest: StudioRest
     before_finish: Callable[[Run], None] = _do_nothing
     on_finish: Callable[[Run], None] = clear_active_run
+    config: dict[str, Any] = field(default_factory=dict)
+    reason: str | None = None
+    is_strict: bool = False
+    noted: str | None = None
+
+    def __post_init__(self) -> None:
+        self._log = RunLog(self._about(), self.rest)
+
+    def _about(self) -> dict[str, Any]:
+        project = self.project
+        about = {
+            "uuid": self.uuid,
+            "remote_uuid": self.uuid,
+            "namespace": project.namespace_slug,
+            "slug": project.slug,
+            "project": project.display_name,
+            "name": self.name,
+            "description": self.description,
+            "config": self.config or None,
+            "server": self.rest.url,
+        }
+        return about
 
     @staticmethod
     def from_answer(answer: dict[str, Any], project: Project, rest: StudioRest) -> Run:
@@ -104,6 +136,7 @@ class Run:
         """
         with reading("run"):
             user = answer.get("user")
+            config = answer.get("config")
             return Run(
                 uuid=answer["uuid"],
                 name=answer["name"],
@@ -114,6 +147,8 @@ class Run:
                 date_created=optional_date(answer, "date_created"),
                 date_updated=optional_date(answer, "date_updated"),
                 rest=rest,
+                config=dict(config) if isinstance(config, dict) else {},
+                reason=answer.get("reason"),
             )
 
     def __repr__(self) -> str:
@@ -134,76 +169,228 @@ class Run:
         """Whether it has ended, as far as this process knows."""
         return self.status is not RunStatus.RUNNING
 
-    def log(self, name: str, value: Any, step: int | None = None) -> None:
-        """Add one value to a metric.
+    def begin(self) -> None:
+        """Give signs of life from now on, and send what is logged."""
+        self._log.start()
+
+    @property
+    def is_offline(self) -> bool:
+        """Whether it is kept on this machine only, until ``sync`` sends it."""
+        return self._log.is_offline
+
+    @property
+    def journal(self) -> Path | None:
+        """The folder that holds what was logged until the server has it; None before anything was logged."""
+        return self._log.folder
+
+    # --- logging -----------------------------------------------------------------------------------
+
+    def log(
+        self,
+        name: str | Mapping[str, Any],
+        value: Any = _NO_VALUE,
+        step: int | None = None,
+        *,
+        strict: bool | None = None,
+    ) -> None:
+        """Add one value to a metric; or, from a dict, one to each of several, all or none of them.
+
+        It is in a file on this machine when this returns, and survives the end of this process, however it ends; a
+        thread sends it on. So this never waits for the network (it takes some microseconds), and never raises because
+        of the server or a full disk: that is said in a warning. Thread-safe.
 
         Args:
-            name: of the metric.
-            value: any JSON value; numbers and arrays of other libraries that have ``tolist()`` (NumPy, PyTorch) too.
-            step: a whole number; None: the server counts, beginning with 0.
+            name: of the metric; or a dict of names and values.
+            value: a number, or anything else that JSON has. Numbers and arrays of NumPy, PyTorch and others are taken;
+                NaN and infinities are kept, and are gaps in plots.
+            step: a whole number, at least 0; None: the server counts, beginning with 0.
+            strict: raise for what cannot be logged; None: as given to ``init``. Otherwise that costs one warning.
 
         Raises:
-            TypeError: the step is not a whole number.
-            LocalProtocolError: the value has no JSON form; NaN and infinities have none. Also a ValueError.
-            HttpUnreachable, HttpStatusError: the server did not take it; the run goes on.
+            TypeError: neither a value nor a dict was given.
+            TypeError, ValueError: with ``strict``: the value has no JSON form, or the step is no whole number.
         """
-        plain = value.tolist() if callable(getattr(value, "tolist", None)) else value
-        try:
-            self.rest.log_metric(
-                self.project.namespace_slug,
-                self.project.slug,
-                self.uuid,
-                name,
-                plain,
-                None if step is None else operator.index(step),
-            )
-        except LocalProtocolError as exc:
-            raise LocalProtocolError(
-                f"The metric {name!r} cannot be logged: its value has no JSON form. {exc}"
-            ) from exc
+        if value is _NO_VALUE:
+            if not isinstance(name, Mapping):
+                raise TypeError("log() takes a name and a value, or a dict of names and values")
+            self._log.log_many(name, step, strict=self.is_strict if strict is None else strict)
+        elif isinstance(name, Mapping):
+            raise TypeError("log() of a dict takes no value: use log({...}, step=...)")
+        else:
+            self._log.log(name, value, step, strict=self.is_strict if strict is None else strict)
+
+    def flush(self, timeout: float = 30.0) -> bool:
+        """Wait until the server has all that was logged for this run on this machine.
+
+        Args:
+            timeout: seconds, > 0.
+
+        Returns:
+            False: it has not, within the time; what is missing stays in ``journal``, and is tried again.
+        """
+        return self._log.flush(timeout)
+
+    # --- the end -----------------------------------------------------------------------------------
 
     def finish(self, status: str = RunStatus.COMPLETED) -> None:
         """End the run with this status, and make it inactive. Repeating it does nothing; another status corrects it.
 
+        Waits until the server has all that was logged, as long as that goes on. Where the server is away, it waits
+        about 1.5 s; then the run has ended here, and a warning says how to send the rest.
+
         Raises:
             ValueError: not a status that a run can end with.
-            HttpUnreachable, HttpStatusError: the server did not take it; the run is as before.
+            HttpStatusError: the server does not take it.
         """
-        self._finish(_final(status))
+        final = _final(status)
+        self.end(final, None)
+        error = self._log.last_error
+        if isinstance(error, HttpStatusError) and self._log.has_unsent and 400 <= error.status < 500:
+            raise HttpStatusError(str(error), status=error.status, url=error.url) from error
 
-    def _finish(self, status: RunStatus, timeout: float | None = None) -> None:
-        if self.status is status:
+    def end(self, status: str, reason: str | None, *, is_exit: bool = False, patience: float = PATIENCE) -> None:
+        """As ``finish``, with the reason, and without an error because of the server.
+
+        Args:
+            is_exit: the program ends: ``before_finish`` is not called.
+            patience: seconds for which a server that is away is waited for.
+        """
+        final = _final(status)
+        if self.status is final:
             return
         try:
-            if timeout is None:
+            if not is_exit:
                 self.before_finish(self)
         finally:
-            self.rest.update_run(self.project.namespace_slug, self.project.slug, self.uuid, status, timeout=timeout)
-            self.status = status
-            _log.info("Run %r: %s", self.name, status)  # Protocol §J.1: the status itself
+            is_sent = self._log.end(final, reason, patience=patience)
+            self.status, self.reason = final, reason
+            _log.info("Run %r: %s", self.name, final)  # Protocol §J.1: the status itself
+            if not is_exit:
+                self._show_end()
+            self._log.close()
             self.on_finish(self)
+            if not is_sent and not self.is_offline:
+                _log.warning(
+                    "The end of run %r and what is missing at the server are kept in %s. `%s` sends them. (%s)",
+                    *(self.name, self._log.folder, self._log.send_command, self._log.last_error or "no answer yet"),
+                )
+
+    def _show_end(self) -> None:
+        """In a terminal, one line per metric and the address."""
+        try:
+            if sys.stderr is None or not sys.stderr.isatty() or not self._log.folder:
+                return
+        except (AttributeError, ValueError):
+            return
+        from .sparklines import summary
+
+        lines = summary(self._log.folder)
+        if lines:
+            where = self.url if not self.is_offline else f"offline, in {self._log.folder}"
+            print("\n".join([f"run {self.name}: {self.status}", *lines, where]), file=sys.stderr)
+
+    # --- reading back ------------------------------------------------------------------------------
+
+    def metrics(self, name: str | None = None) -> Rows:
+        """What was logged: rows with ``name``, ``step`` and ``value``, in the order in which they came.
+
+        Waits until the server has what was logged here before. Of an offline run: what is in its journal.
+
+        Args:
+            name: only of this metric; None: of all.
+
+        Returns:
+            A list, with ``to_pandas()``, ``to_csv(path)`` and ``to_jsonl(path)``. NaN and infinities are floats.
+
+        Raises:
+            HttpUnreachable, HttpStatusError: the server cannot be asked.
+        """
+        from .rows import Rows, rows_of_folder
+
+        if self.is_offline:
+            rows = rows_of_folder(self._log.folder)
+        else:
+            found = self.rest.list_metrics(self.project.namespace_slug, self.project.slug, self.uuid)
+            rows = Rows(
+                {
+                    "name": one["name"],
+                    "step": one["step"],
+                    "value": float(one["not_finite"]) if one.get("not_finite") else one["value"],
+                }
+                for one in found
+            )
+        return rows if name is None else Rows(row for row in rows if row["name"] == name)
+
+    def to_pandas(self) -> Any:
+        """The numbers that were logged as a ``pandas.DataFrame``: a row per step, a column per metric.
+
+        Raises:
+            ModuleNotFoundError: pandas is not installed.
+            As ``metrics``.
+        """
+        return self.metrics().to_pandas()
+
+    @property
+    def next_step(self) -> int:
+        """The step after the highest one that was logged; 0: none was. Asks the server; raises as ``metrics``."""
+        return max((row["step"] for row in self.metrics()), default=-1) + 1
+
+    def plot(self, *names: str, ax: Any = None) -> Any:
+        """Draw metrics over their steps with matplotlib (extra ``plot``); returns the ``Axes``.
+
+        Args:
+            names: of metrics; none: all that have numbers.
+            ax: where to draw; None: a new figure.
+
+        Raises:
+            ModuleNotFoundError: matplotlib is not installed.
+            ValueError: there is no such metric with numbers.
+            As ``metrics``.
+        """
+        from .rows import plot
+
+        return plot(self.metrics(), names, ax, title=self.name)
+
+    # --- copies and blocks -------------------------------------------------------------------------
 
     def __getstate__(self) -> dict[str, Any]:
         # Who started it is not where the copy goes.
-        return {**self.__dict__, "before_finish": _do_nothing, "on_finish": clear_active_run}
+        state = {**self.__dict__, "before_finish": _do_nothing, "on_finish": clear_active_run}
+        folder = self._log.folder
+        if folder is None and not self.is_finished:
+            # A copy in another process of this machine logs into the same folder, from where this one sends it.
+            try:
+                folder = self._log.make_folder().path
+            except OSError:
+                folder = None
+        state["_log"] = (folder, self._log.is_offline)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        folder, is_offline = state.pop("_log")
+        self.__dict__.update(state)
+        is_here = folder is not None and folder.is_dir()
+        self._log = RunLog(self._about(), self.rest, folder if is_here else None)
+        self._log.is_offline = is_offline
 
     def __enter__(self) -> Run:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, traceback: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, traceback: Any) -> None:
         try:
             if self.is_finished:
                 return
-            if exc is None or (isinstance(exc, SystemExit) and exc.code in (None, 0)):
-                self._finish(RunStatus.COMPLETED)
+            reason = leaving_reason(exc, traceback)
+            if reason is None:
+                self.end(RunStatus.COMPLETED, None)
                 return
             try:
-                self._finish(RunStatus.CRASHED)
+                self.end(RunStatus.CRASHED, reason)
             except TellurioError as failure:
                 # The exception that left the block says what went wrong; this one would hide it.
                 _log.warning("The run %r could not be marked as CRASHED: %s", self.name, failure)
         finally:
-            self.on_finish(self)  # also where the server could not be told
+            self.on_finish(self)  # also where that failed
 
 
 def _final(status: str) -> RunStatus:
@@ -222,6 +409,7 @@ def start_run(
     status: str = RunStatus.RUNNING,
     *,
     username: str | None = None,
+    config: Any = None,
 ) -> Run:
     """A new run, in the project of this name, which is created (RESTRICTED) if there is none. Blocks, thread-safe.
 
@@ -231,76 +419,171 @@ def start_run(
         name: None: the server makes one up. A taken name is changed by the server (``_1``, ``_2``, ...).
         status: to begin with.
         username: of this account, for the text of the error about an unknown namespace.
+        config: a dict, a dataclass or an object with attributes, kept with the run; None: nothing.
 
     Raises:
         ValueError: not a status, or a project name without letters and digits.
+        TypeError: ``config`` is none of these.
+        UsageError: another project has the address that this name would get.
         HttpStatusError: unknown namespace, or the server refused for another reason.
         HttpUnreachable: the server was not reached.
         HttpError: it answered in an unknown form.
     """
     first_status = RunStatus(status)
+    kept = None if config is None else plain_config(config)
     project = get_or_create_project(rest, namespace_slug, project_display_name, "RESTRICTED", username)
-    answer = rest.create_run(namespace_slug, project.slug, name, description, first_status)
-    return Run.from_answer(answer, project, rest)
+    key = str(uuid4())
+    answer = rest.create_run(
+        namespace_slug, project.slug, name, description, first_status, config=kept, idempotency_key=key
+    )
+    run = Run.from_answer(answer, project, rest)
+    if kept is not None and not run.config:
+        _log.warning("This server does not keep the configuration of a run: config=... is not kept.")
+    return run
 
 
-class RunGuard:
-    """Makes sure that no run of this process stays RUNNING for ever (protocol §J.1). One per session; thread-safe.
+def continue_run(
+    rest: StudioRest,
+    namespace_slug: str,
+    project_display_name: str,
+    resume: str,
+    name: str | None = None,
+    *,
+    config: Any = None,
+) -> Run | None:
+    """A run that was there before, RUNNING again. Blocks, thread-safe.
 
-    * A new run ends an unfinished earlier one as FAILED.
-    * An exit of the interpreter ends the unfinished one: as CRASHED if an unhandled exception (Ctrl-C included) is
-      the reason (§J.1), else as COMPLETED. The exception is seen in ``sys.last_value``, where the interpreter puts it
-      before it calls ``sys.excepthook``; so no hook is replaced. At an interactive prompt an exception does not end
-      the program, so there it does not count. ``sys.exit(1)`` leaves no trace there and counts as COMPLETED.
+    Args:
+        resume: the id of the run; or ``"must"`` or ``"allow"``: the latest run with this ``name``, of any name where
+            that is None.
+        config: added to what is kept.
 
-    Only the process that started a run ends it, not a fork. A process that is killed ends nothing.
+    Returns:
+        None: there is none, and ``resume`` is ``"allow"``.
+
+    Raises:
+        UsageError: there is no such run.
+        HttpStatusError, HttpUnreachable, HttpError: as ``start_run``.
     """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._run: Run | None = None
-        self._pid = 0
-        self._seen_exception: BaseException | None = None
-
-    def watch(self, run: Run) -> None:
-        """Take care of this run from now on.
-
-        Blocks while an earlier one is marked FAILED; errors of that are only logged.
-        """
-        if self._pid != os.getpid():
-            # The first run, or after a fork: the parent's run is the parent's, and its lock may be held for ever.
-            self._lock, self._run, self._pid = threading.Lock(), None, os.getpid()
-        with self._lock:
-            earlier, self._run = self._run, run
-            # What was raised before (a test runner's last failure, say) is not why this run ends.
-            self._seen_exception = _last_exception()
-        # Registered again for each run: exit functions run in reverse order, and this one must run before the one that
-        # stops the local backend, which was started earlier than the run.
-        atexit.unregister(self.finish_at_exit)
-        atexit.register(self.finish_at_exit)
-        if earlier is not None and earlier is not run and not earlier.is_finished:
-            try:
-                earlier.finish(RunStatus.FAILED)
-            except TellurioError as exc:
-                _log.warning("The earlier run %r could not be marked as FAILED: %s", earlier.name, exc)
-
-    def finish_at_exit(self) -> None:
-        """End the watched run if it is unfinished. Waits 1.5 s at most; errors are only logged."""
-        if self._pid != os.getpid():
-            return
-        with self._lock:
-            run, self._run = self._run, None
-        if run is None or run.is_finished:
-            return
-        last = _last_exception()
-        crashed = last is not None and last is not self._seen_exception and not at_prompt()
-        status = RunStatus.CRASHED if crashed else RunStatus.COMPLETED
-        try:
-            run._finish(status, timeout=min(_EXIT_TIMEOUT, run.rest.timeout))
-        except TellurioError as exc:
-            # Not a warning: an exit writes nothing to stderr, and a server that is away was complained about before.
-            _log.info("The run %r could not be marked as %s: %s", run.name, status, exc)
+    project = find_project(rest, namespace_slug, project_display_name)
+    found = [] if project is None else list_runs(rest, project)
+    if resume in ("must", "allow"):
+        found = [run for run in found if name in (None, run.name)]
+    else:
+        found = [run for run in found if run.uuid == resume]
+    if not found or project is None:
+        if resume == "allow":
+            return None
+        what = f"run with the id {resume!r}" if resume != "must" else "run" + (f" named {name!r}" if name else "")
+        raise UsageError(
+            f"There is no {what} in the project {project_display_name!r} of {namespace_slug!r} to go on with. "
+            'Its id is run.uuid; resume="allow" begins a new one instead.'
+        )
+    run = found[-1]
+    kept = None if config is None else plain_config(config)
+    answer = rest.update_run(namespace_slug, project.slug, run.uuid, RunStatus.RUNNING, config=kept)
+    going_on = Run.from_answer({**_description_of(run), **answer}, project, rest)
+    going_on._log.go_on()
+    return going_on
 
 
-def _last_exception() -> BaseException | None:
-    return getattr(sys, "last_value", None)
+def _description_of(run: Run) -> dict[str, Any]:
+    """What an answer to a PATCH may leave out."""
+    return {"uuid": run.uuid, "name": run.name, "description": run.description, "status": RunStatus.RUNNING}
+
+
+def list_runs(rest: StudioRest, project: Project) -> list[Run]:
+    """The runs of a project, oldest first. Blocks; raises as :meth:`StudioRest.list_runs`."""
+    answers = rest.list_runs(project.namespace_slug, project.slug)
+    # The protocol promises only `uuid` and `status` here.
+    empty = {"name": "", "description": None}
+    runs = [Run.from_answer({**empty, **answer}, project, rest) for answer in answers]
+    if all(run.date_created is not None for run in runs):
+        runs.sort(key=lambda run: run.date_created.timestamp() if run.date_created is not None else math.inf)
+    return runs
+
+
+def offline_run(
+    rest: StudioRest,
+    namespace_slug: str | None,
+    project_display_name: str,
+    name: str | None = None,
+    description: str | None = None,
+    *,
+    config: Any = None,
+    username: str | None = None,
+) -> Run:
+    """A run that is kept on this machine only, until ``sync`` sends it. Does not block.
+
+    Raises:
+        ValueError: a project name without letters and digits.
+        TypeError: as ``start_run``.
+        OSError: it cannot be kept.
+    """
+    slug_of(project_display_name)  # refused now rather than when it is sent
+    now = datetime.now().astimezone()
+    about = {
+        "uuid": str(uuid4()),
+        "remote_uuid": None,
+        "namespace": namespace_slug,
+        "project": project_display_name,
+        "name": name,
+        "shown_name": name or f"offline-{now:%Y%m%d-%H%M%S}",
+        "description": description,
+        "config": None if config is None else plain_config(config),
+        "server": None,
+        "username": username,
+        "date_created": now.isoformat(),
+    }
+    return _from_folder(about, rest, None)
+
+
+def continue_offline_run(
+    rest: StudioRest,
+    namespace_slug: str | None,
+    project_display_name: str,
+    resume: str,
+    name: str | None = None,
+    *,
+    config: Any = None,
+) -> Run | None:
+    """A run of this machine that was not sent yet, going on offline. Arguments and errors as ``continue_run``."""
+    found = []
+    for folder in RunFolder.all(usable_base()):
+        about = folder.about()
+        if about.get("project") != project_display_name or about.get("namespace") != namespace_slug:
+            continue
+        if (about["uuid"] == resume) if resume not in ("must", "allow") else name in (None, about.get("name")):
+            found.append((folder, about))
+    if not found:
+        if resume == "allow":
+            return None
+        raise UsageError(
+            f"There is no run on this machine to go on with offline: project {project_display_name!r}, "
+            f"resume={resume!r}, name={name!r}."
+        )
+    folder, about = found[-1]
+    if config is not None:
+        about["config"] = {**(about.get("config") or {}), **plain_config(config)}
+        folder.change(config=about["config"])
+    folder.unset_end()
+    return _from_folder(about, rest, folder.path)
+
+
+def _from_folder(about: dict[str, Any], rest: StudioRest, folder: Path | None) -> Run:
+    project = Project(
+        uuid="",
+        display_name=about["project"],
+        slug=slug_of(about["project"]),
+        namespace_slug=about.get("namespace") or "",
+    )
+    created = optional_date(about, "date_created")
+    name = about.get("name") or about.get("shown_name") or about["uuid"]
+    run = Run(
+        *(about["uuid"], name, about.get("description"), RunStatus.RUNNING, project, None, created, created, rest),
+        config=about.get("config") or {},
+    )
+    run._log = RunLog(about, rest, folder)
+    run._log.is_offline = True
+    run._log.make_folder()
+    return run

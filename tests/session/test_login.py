@@ -65,8 +65,8 @@ class TestLogin:
             make_session().login(relogin=True)
 
     def test_an_unknown_mode(self, make_session: MakeSession) -> None:
-        with pytest.raises(ValueError, match="'online' or 'local', not 'offline'"):
-            make_session().login(mode="offline")
+        with pytest.raises(ValueError, match="not 'nowhere'"):
+            make_session().login(mode="nowhere")
         with pytest.raises(ValueError, match="data_dir is for mode='local'"):
             make_session().login(KEY, data_dir="x")
 

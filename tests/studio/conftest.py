@@ -23,6 +23,7 @@ def home(tmp_path, monkeypatch):
     monkeypatch.delenv("ALLOW_API_KEY_SHARING", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.setenv("TELLURIO_JOURNAL_DIR", str(tmp_path / "journals"))
     return tmp_path
 
 

@@ -174,10 +174,18 @@ def test_slugs_are_quoted(rest):
     assert rest.get_project("a/b", "ü?") is None
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, object(), {1, 2}])
+@pytest.mark.parametrize("value", [[math.nan], object(), {1, 2}])
 def test_a_value_without_json_form_is_refused_before_it_is_sent(rest, value):
     with pytest.raises(LocalProtocolError, match="cannot be sent as JSON"):
         rest.log_metric("acme", "p", "r", "loss", value)
+
+
+@responses.activate
+@pytest.mark.parametrize(("value", "sent"), [(math.nan, "nan"), (math.inf, "inf"), (-math.inf, "-inf")])
+def test_what_is_not_finite_is_sent_as_null_with_a_note(rest, value, sent):
+    responses.add("POST", f"{RUN}metrics/", json={}, status=201)
+    rest.log_metric("acme", "my-project", "r1", "loss", value)
+    assert json.loads(responses.calls[0].request.body) == {"name": "loss", "value": None, "not_finite": sent}
 
 
 # --- over a real socket -------------------------------------------------------------------------

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-import atexit
 import json
 import logging
 import math
 import os
 import pickle
+import re
 import subprocess
 import sys
 import threading
@@ -15,8 +15,8 @@ import pytest
 import responses
 
 from tellurio_sync.active_run import get_active_run, set_active_run
-from tellurio_sync.errors import HttpError, HttpStatusError, HttpUnreachable, UsageError
-from tellurio_sync.studio import Project, Run, RunGuard, RunStatus, StudioRest, runs, start_run
+from tellurio_sync.errors import HttpError, HttpStatusError, UsageError
+from tellurio_sync.studio import Project, Run, RunGuard, RunStatus, StudioRest, run_guard, runs, start_run
 
 PROJECT = "http://127.0.0.1:8000/api/v0/acme/projects/my-project/"
 PROJECT_ANSWER = {"uuid": "p1", "display_name": "My Project", "slug": "my-project"}
@@ -119,38 +119,97 @@ class Scalar:
         return 0.25
 
 
+def values_sent(mock: responses.RequestsMock) -> list[dict[str, object]]:
+    return [json.loads(call.request.body) for call in mock.calls if call.request.url.endswith("/metrics/")]
+
+
 @pytest.mark.parametrize(
-    ("value", "sent"), [(1, 1), (0.5, 0.5), ("x", "x"), (None, None), ({"a": [1]}, {"a": [1]}), (Scalar(), 0.25)]
+    ("value", "sent"),
+    [(1, 1), (0.5, 0.5), ("x", "x"), (None, None), (True, True), ({"a": [1]}, {"a": [1]}), (Scalar(), 0.25)],
 )
 def test_any_json_value_is_logged(rest, studio, value, sent):
     run = started(rest, studio)
     run.log("accuracy", value)
     run.log("accuracy", value, step=3)
-    assert [json.loads(call.request.body) for call in list(studio.calls)[-2:]] == [
+    run.log({"accuracy": value, "other": 1}, step=4)
+    assert run.flush()
+    assert values_sent(studio) == [
         {"name": "accuracy", "value": sent},
         {"name": "accuracy", "value": sent, "step": 3},
+        {"name": "accuracy", "value": sent, "step": 4},
+        {"name": "other", "value": 1, "step": 4},
     ]
 
 
-@pytest.mark.parametrize("value", [math.nan, -math.inf, [math.nan], object(), b"x"])
-def test_what_has_no_json_form_is_a_value_error_that_names_the_metric(rest, studio, value):
+def test_nan_and_infinities_are_logged(rest, studio):
     run = started(rest, studio)
-    sent = len(studio.calls)
-    with pytest.raises(ValueError, match="'accuracy'"):
-        run.log("accuracy", value)
-    assert len(studio.calls) == sent
+    for value in (math.nan, -math.inf, [math.nan, 1]):
+        run.log("loss", value)
+    run.flush()
+    assert [one["value"] for one in values_sent(studio)] == [None, None, [None, 1]]
 
 
-def test_a_step_is_a_whole_number(rest, studio):
-    with pytest.raises(TypeError):
-        started(rest, studio).log("accuracy", 1, step=0.5)
-
-
-def test_a_server_that_refuses_a_metric(rest, studio):
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("accuracy", object()), r"Not logged: accuracy at step 3 \(.*test_runs.py:\d+\).*object"),
+        (("accuracy", b"x"), "accuracy at step 3.*bytes"),
+        (("", 1), "must be a text that is not empty"),
+        ((5, 1), "must be a text that is not empty, not 5"),
+    ],
+)
+def test_what_cannot_be_logged_costs_one_warning(rest, studio, caplog, arguments, text):
     run = started(rest, studio)
-    studio.replace("POST", f"{PROJECT}runs/r1/metrics/", json={"detail": "full"}, status=507)
-    with pytest.raises(HttpStatusError, match="full"):
-        run.log("accuracy", 1)
+    for _ in range(3):
+        run.log(*arguments, step=3)
+    run.log({"fine": 1, arguments[0]: arguments[1]}, step=4)
+    run.flush()
+    assert len(caplog.records) == 1
+    assert re.search(text, caplog.text)
+    assert [one["name"] for one in values_sent(studio)] == ["fine"]
+    with pytest.raises((TypeError, ValueError)):
+        run.log(*arguments, strict=True)
+
+
+@pytest.mark.parametrize("step", [0.5, -1, 2**63, "1", object()])
+def test_a_step_is_a_whole_number(rest, studio, caplog, step):
+    run = started(rest, studio)
+    run.log("accuracy", 1.0, step)
+    run.log("accuracy", 2.0, 3.0)
+    run.flush()
+    assert "step" in caplog.text
+    assert [(one["value"], one["step"]) for one in values_sent(studio)] == [(2.0, 3)]
+    with pytest.raises((TypeError, ValueError)):
+        run.log("accuracy", 1, step, strict=True)
+
+
+def test_a_name_needs_a_value(rest, studio):
+    run = started(rest, studio)
+    with pytest.raises(TypeError, match="a name and a value, or a dict"):
+        run.log("accuracy")
+    with pytest.raises(TypeError, match="takes no value"):
+        run.log({"accuracy": 1}, 3)
+
+
+def test_a_value_that_the_server_refuses_is_said_once_and_the_rest_goes_on(rest, studio, caplog):
+    def answer(request):
+        return (400, {}, '{"detail": "too odd"}') if "odd" in request.body.decode() else (201, {}, "{}")
+
+    run = started(rest, studio)
+    studio.remove("POST", f"{PROJECT}runs/r1/metrics/")
+    studio.add_callback("POST", f"{PROJECT}runs/r1/metrics/", answer)
+    for step in range(3):
+        run.log("odd", step, step)
+        run.log("fine", step, step)
+    assert run.flush()
+    refused = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(refused) == 1
+    assert "'odd' at step 0" in refused[0]
+    assert "too odd" in refused[0]
+    assert [one["value"] for one in values_sent(studio) if one["name"] == "fine"] == [0, 1, 2]
+    run.finish()
+    kept = [json.loads(line) for line in (run.journal / "refused.jsonl").read_text().splitlines()]
+    assert [(one["name"], one["step"]) for one in kept] == [("odd", 0), ("odd", 1), ("odd", 2)]
 
 
 # --- finishing ----------------------------------------------------------------------------------
@@ -189,13 +248,23 @@ def test_a_run_ends_as_something(rest, studio, status):
     assert get_active_run() is run
 
 
-def test_a_server_that_is_away_leaves_the_run_as_it_was(rest, studio):
+def test_a_server_that_is_away_is_told_later_and_the_run_has_ended_here(rest, studio, caplog):
     run = started(rest, studio)
+    run.log("loss", 0.5)
+    run.flush()
     studio.remove("PATCH", f"{PROJECT}runs/r1/")
-    with pytest.raises(HttpUnreachable):
+    run.finish()
+    assert run.is_finished
+    assert "`tellurio-sync sync` sends them" in caplog.text
+    assert str(run.journal) in caplog.text
+    assert json.loads((run.journal / "end.json").read_text())["status"] == "COMPLETED"
+
+
+def test_a_server_that_refuses_the_end_says_why(rest, studio):
+    run = started(rest, studio)
+    studio.upsert("PATCH", f"{PROJECT}runs/r1/", json={"detail": "not yours"}, status=400)
+    with pytest.raises(HttpStatusError, match="not yours"):
         run.finish()
-    assert not run.is_finished
-    assert get_active_run() is run
 
 
 def test_the_status_itself_is_logged(rest, studio, caplog):
@@ -239,9 +308,10 @@ def test_what_was_finished_inside_the_block_stays(rest, studio):
 
 def test_the_exception_of_the_block_is_not_hidden_by_a_server_that_is_away(rest, studio, caplog):
     studio.remove("PATCH", f"{PROJECT}runs/r1/")
-    with pytest.raises(ZeroDivisionError), started(rest, studio):
+    with pytest.raises(ZeroDivisionError), started(rest, studio) as run:
         1 / 0  # noqa: B018
-    assert "could not be marked as CRASHED" in caplog.text
+    assert "`tellurio-sync sync` sends them" in caplog.text
+    assert (run.status, run.reason) == ("CRASHED", "ZeroDivisionError: division by zero")
     with pytest.raises(ValueError, match="No active run"):
         get_active_run()
 
@@ -251,9 +321,9 @@ def test_whoever_started_the_run_hears_of_its_end_also_when_the_server_does_not(
     run = started(rest, studio)
     run.on_finish = ended.append
     studio.remove("PATCH", f"{PROJECT}runs/r1/")
-    with pytest.raises(HttpUnreachable), run:
+    with run:
         pass
-    assert ended == [run]
+    assert ended[0] is run
 
 
 @pytest.mark.parametrize("failure", [None, UsageError("no")])
@@ -275,17 +345,14 @@ def test_what_is_still_to_be_done_in_a_run_is_done_before_the_server_hears_of_it
     assert run.is_finished
 
 
-def test_a_block_without_exception_reports_a_server_that_is_away(rest, studio):
-    studio.remove("PATCH", f"{PROJECT}runs/r1/")
-    with pytest.raises(HttpUnreachable), started(rest, studio):
-        pass
-
-
 def test_a_run_is_pickled_without_the_key(rest, studio):
     run = started(rest, studio)
     run.before_finish = run.on_finish = lambda ended: None  # as of a session, which does not travel
     copy = pickle.loads(pickle.dumps(run))
     assert (copy.uuid, copy.project, copy.rest.has_api_key) == (run.uuid, run.project, False)
+    copy.log("loss", 0.5)
+    run.flush()
+    assert values_sent(studio) == [{"name": "loss", "value": 0.5}], "sent by the process that has the key"
 
 
 # --- the guard ----------------------------------------------------------------------------------
@@ -293,9 +360,7 @@ def test_a_run_is_pickled_without_the_key(rest, studio):
 
 @pytest.fixture
 def guard():
-    made = RunGuard()
-    yield made
-    atexit.unregister(made.finish_at_exit)
+    return RunGuard()
 
 
 def test_a_new_run_ends_an_unfinished_one_as_failed(rest, studio, guard):
@@ -313,7 +378,7 @@ def test_that_the_earlier_one_cannot_be_ended_is_only_logged(rest, studio, guard
     guard.watch(started(rest, studio, "r1"))
     studio.remove("PATCH", f"{PROJECT}runs/r1/")
     guard.watch(started(rest, studio, "r2"))
-    assert "could not be marked as FAILED" in caplog.text
+    assert "`tellurio-sync sync` sends them" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -329,7 +394,7 @@ def test_that_the_earlier_one_cannot_be_ended_is_only_logged(rest, studio, guard
 )
 def test_how_a_run_ends_at_exit(before, at_exit, prompt, status, rest, studio, guard, monkeypatch):
     monkeypatch.setattr(sys, "last_value", before, raising=False)
-    monkeypatch.setattr(runs, "at_prompt", lambda: prompt)
+    monkeypatch.setattr(run_guard, "at_prompt", lambda: prompt)
     guard.watch(started(rest, studio))
     if at_exit != "the same":
         monkeypatch.setattr(sys, "last_value", at_exit)
@@ -350,7 +415,7 @@ def test_a_server_that_is_away_does_not_disturb_the_exit(rest, studio, guard, ca
     guard.watch(started(rest, studio))
     studio.remove("PATCH", f"{PROJECT}runs/r1/")
     guard.finish_at_exit()
-    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+    assert "`tellurio-sync sync` sends them" in caplog.text
 
 
 # --- in a process of its own --------------------------------------------------------------------
@@ -369,12 +434,34 @@ ENDINGS = {
     "falls off its end": ("", ["COMPLETED"], 0),
     "raises": ("raise ValueError('x')", ["CRASHED"], 1),
     "is interrupted": ("raise KeyboardInterrupt", ["CRASHED"], None),
-    "exits": ("sys.exit(3)", ["COMPLETED"], 3),
+    "exits": ("sys.exit(3)", ["CRASHED"], 3),
+    "exits with a text": ("sys.exit('no')", ["CRASHED"], 1),
+    "exits in order": ("sys.exit()", ["COMPLETED"], 0),
+    "exits with zero": ("sys.exit(0)", ["COMPLETED"], 0),
+    "catches an exit": ("try: sys.exit(2)\nexcept SystemExit as e: assert e.code == 2", ["COMPLETED"], 0),
+    "exits inside functions": (
+        "def main(): sys.exit(4)\ndef outer():\n  try: main()\n  finally: pass\nouter()",
+        ["CRASHED"],
+        4,
+    ),
+    "exits in a thread": ("t = threading.Thread(target=sys.exit, args=(5,)); t.start(); t.join()", ["COMPLETED"], 0),
+    "a thread raises": ("t = threading.Thread(target=lambda: 1/0); t.start(); t.join()", ["COMPLETED"], 0),
+    "is terminated": ("os.kill(os.getpid(), 15); threading.Event().wait(30)", ["CRASHED"], -15),
+    "is hung up on": ("os.kill(os.getpid(), 1); threading.Event().wait(30)", ["CRASHED"], -1),
+    "is terminated in a child": (
+        "if os.fork() == 0: os.kill(os.getpid(), 15); threading.Event().wait(30)\nos.wait()",
+        ["COMPLETED"],
+        0,
+    ),
     "catches": ("try: 1/0\nexcept ZeroDivisionError: pass", ["COMPLETED"], 0),
     "has a hook of its own": ("sys.excepthook = lambda *a: None\nraise ValueError", ["CRASHED"], 1),
     "finishes": ("run.finish('FAILED')", ["FAILED"], 0),
     "forks": ("if os.fork() == 0: sys.exit(0)\nos.wait()", ["COMPLETED"], 0),
-    "forks while the lock is held": ("guard._lock.acquire()\nif os.fork(): os.wait(); os._exit(0)", [], 0),
+    "forks while a lock is held": (
+        "run._log._lock.acquire()\nif os.fork(): os.wait(); os._exit(0)\nrun.log('x', 1)",
+        [],
+        0,
+    ),
 }
 
 
@@ -389,7 +476,7 @@ def test_how_a_process_ends_its_run(ending, server):
     assert [json.loads(body)["status"] for verb, _, _, body in server.requests if verb == "PATCH"] == expected
     if exit_code is not None:
         assert done.returncode == exit_code
-    if exit_code != 1 and exit_code is not None:
+    if exit_code not in (1, None) and ending != "a thread raises":
         assert done.stderr == ""
 
 
@@ -402,4 +489,5 @@ def test_an_exit_does_not_hang_on_a_server_that_does_not_answer(server):
         done = subprocess.run(command, timeout=30, capture_output=True, text=True)
     finally:
         answer.set()
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0
+    assert "`tellurio-sync sync` sends them" in done.stderr

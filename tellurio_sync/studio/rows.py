@@ -1,0 +1,121 @@
+"""What was logged, read back: rows, and what to make of them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from ..journal.folder import RunFolder
+from ..journal.format import Decoder, MalformedJournal
+
+
+class Rows(list[dict[str, Any]]):
+    """Rows with ``name``, ``step`` and ``value``."""
+
+    def to_pandas(self) -> Any:
+        """The numbers as a ``pandas.DataFrame``: a row per step, a column per metric; of a step's values the last.
+
+        Raises:
+            ModuleNotFoundError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ModuleNotFoundError as exc:
+            raise ModuleNotFoundError("to_pandas() needs pandas: pip install pandas", name="pandas") from exc
+        columns: dict[str, dict[int, Any]] = {}
+        for row in self:
+            if is_number(row["value"]):
+                columns.setdefault(row["name"], {})[row["step"]] = row["value"]
+        frame = pandas.DataFrame({name: pandas.Series(values) for name, values in columns.items()})
+        frame.index.name = "step"
+        return frame.sort_index()
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Write a CSV file with the columns name, step and value; what is neither number nor text is JSON in it.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(("name", "step", "value"))
+            for row in self:
+                value = row["value"]
+                kept = value if isinstance(value, str) or is_number(value) else json.dumps(value)
+                writer.writerow((row["name"], row["step"], kept))
+
+    def to_jsonl(self, path: str | os.PathLike[str]) -> None:
+        """Write one JSON object per line; NaN and infinities, which JSON does not have, are null.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        with open(path, "w", encoding="utf-8") as file:
+            for row in self:
+                value = row["value"]
+                if isinstance(value, float) and not math.isfinite(value):
+                    row = {**row, "value": None, "not_finite": str(value)}
+                file.write(json.dumps(row) + "\n")
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a number; a truth value is none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def rows_of_folder(path: Path | None) -> Rows:
+    """What is in the journals of a run, writer by writer; without a step it counts as the server would."""
+    rows = Rows()
+    if path is None:
+        return rows
+    folder = RunFolder(path)
+    highest: dict[str, int] = {}
+    for writer in folder.writers():
+        try:
+            records = Decoder().feed(folder.read(writer, 0, folder.size(writer)))
+        except MalformedJournal as exc:
+            records = exc.records
+        except OSError:
+            continue
+        for step, values, _ in records:
+            for name, value in values:
+                at = highest.get(name, -1) + 1 if step is None else step
+                highest[name] = max(at, highest.get(name, -1))
+                rows.append({"name": name, "step": at, "value": value})
+    return rows
+
+
+def plot(rows: Rows, names: tuple[str, ...], ax: Any, title: str) -> Any:
+    """Draw the numbers of these metrics, of all where none is named, over their steps. See ``Run.plot``."""
+    numbers: dict[str, list[tuple[int, float]]] = {}
+    for row in rows:
+        if is_number(row["value"]):
+            numbers.setdefault(row["name"], []).append((row["step"], float(row["value"])))
+    for name in names:
+        if name not in numbers:
+            raise ValueError(f"There is no metric {name!r} with numbers; there are: {', '.join(numbers) or 'none'}")
+    if ax is None:
+        try:
+            from matplotlib import pyplot
+        except ModuleNotFoundError as exc:
+            raise ModuleNotFoundError(
+                'plot() needs matplotlib: pip install "tellurio_sync[plot]"', name="matplotlib"
+            ) from exc
+        _, ax = pyplot.subplots()
+    for name in names or numbers:
+        points = sorted(numbers[name], key=lambda point: point[0])
+        # Infinities are gaps as NaN are: an axis has no room for them.
+        ax.plot(
+            [step for step, _ in points],
+            [value if math.isfinite(value) else math.nan for _, value in points],
+            label=name,
+        )
+    ax.set_xlabel("step")
+    ax.set_title(title)
+    if names or numbers:
+        ax.legend()
+    return ax
