@@ -15,6 +15,7 @@ from .data import text
 from .engine.chat import ChatCompletion
 from .engine.evaluators import Evaluator
 from .objects import PARAMETER, Variable
+from .passes import Passes, Way, graph_of
 from .question_log import DEFAULT_MAX_BYTES, DEFAULT_MAX_DAYS, Forward, QuestionLog, sample_of
 from .versions import Cause, Versions
 
@@ -32,12 +33,14 @@ class History:
     Attributes:
         versions: of parameters.
         questions: to language models.
+        passes: backward, the last ones of each run.
     """
 
     def __init__(
         self, store: Store, *, max_question_bytes: int = DEFAULT_MAX_BYTES, max_question_days: float = DEFAULT_MAX_DAYS
     ) -> None:
         self.versions = Versions(store)
+        self.passes = Passes(store)
         self.questions = QuestionLog(store, max_bytes=max_question_bytes, max_days=max_question_days)
 
     def parameter(self, run_uuid: str, variable: Variable) -> None:
@@ -95,6 +98,15 @@ class History:
                 self.questions.note_scores(op.prediction.variable.variable_id, scores)
         except sqlite3.Error as exc:
             logger.warning("! scores were not kept: %s", exc)
+
+    def backward(self, run_uuid: str, roots: Sequence[Variable], way: Way) -> None:
+        """A backward pass was made."""
+        if not run_uuid:
+            return
+        try:
+            self.passes.note(run_uuid, graph_of(roots, way))
+        except sqlite3.Error as exc:
+            logger.warning("! a backward pass of run %s was not kept: %s", run_uuid, exc)
 
     # --- helpers --------------------------------------------------------------------------------
 

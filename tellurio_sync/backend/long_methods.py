@@ -23,6 +23,7 @@ from .engine.op import Op
 from .methods import Params, Result
 from .objects import Variable, Version
 from .optimizer import DEFAULTS, Rewritten, Settings, Task, step, version_tags
+from .passes import Way
 from .question_log import Forward, asking
 from .refused import Refused, param
 from .scope import DEFAULT_MAX_FAILED, Scope
@@ -130,10 +131,14 @@ async def _run_backward(
     create_graph: bool,
     told: list[str],
 ) -> Result:
+    way = Way()
     try:
-        arrived = await backward(scope, roots, gradients, inputs=inputs, retain_graph=retain_graph)
+        arrived = await backward(
+            scope, roots, gradients, inputs=inputs, retain_graph=retain_graph, on_arrival=way.on_arrival
+        )
     finally:
         scope.push_usage()
+    scope.watch_backward(roots, way)
     for gradient in arrived:
         _append_gradient(scope, gradient, requires_grad=create_graph)
     scope.push_ids_later("clear_backward", told)

@@ -15,6 +15,7 @@ from .wire import Callable
 
 if TYPE_CHECKING:
     from .engine.op import Op
+    from .passes import Way
     from .question_log import Forward
 
 # Where more samples than these are without feedback, it is rather the model that is at fault.
@@ -124,6 +125,11 @@ class Scope:
         """Show what applying ``op`` gave."""
         if self.objects.history is not None:
             self.objects.history.applied(op, watched, outputs)
+
+    def watch_backward(self, roots: Sequence[Variable], way: Way) -> None:
+        """Show a backward pass and the way that its feedback took."""
+        if self.objects.history is not None:
+            self.objects.history.backward(self._run_uuid, roots, way)
 
     # --- pushing (protocol §D) -----------------------------------------------------------------
 

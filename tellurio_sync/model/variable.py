@@ -32,6 +32,8 @@ from .variable_state import PARAMETER_TAG, VARIABLE_TAG, VariableState, check_fl
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from ..graph_picture import Graph
+
 V = TypeVar("V", bound="Variable")
 
 
@@ -208,6 +210,16 @@ class Variable(VariableState):
         from ..autodiff.backward_pass import backward
 
         backward(self, gradient, retain_graph, create_graph, inputs, max_failed)
+
+    def graph(self) -> Graph:
+        """What this was computed from, as a picture: a notebook shows it, ``.svg`` and ``.dot`` are texts.
+
+        Does not block, except while the server works on this Variable. Feedback that Variables have got is written
+        on their arrows.
+        """
+        from .picture import picture_of
+
+        return picture_of(self)
 
     # --- arithmetic ------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import tellurio_sync as te
 from tellurio_sync.backend.page.words import compare, only_new
+from tellurio_sync.backend.passes import PASSES_PER_RUN
 
 from .conftest import RunningBackend
 from .watched_run import Browser, WatchedRun
@@ -277,3 +278,47 @@ def test_huge_texts_are_compared_all_the_same() -> None:
     before = "".join(f"line {i}\n" for i in range(20_000))
     pieces = compare(before, before.replace("9", "nine"))
     assert "".join(piece.text for piece in pieces if piece.kind != "new") == before
+
+
+# --- graphs ---------------------------------------------------------------------------------------
+
+
+def test_a_backward_pass_is_a_picture(browser: Browser, backend: RunningBackend) -> None:
+    run = WatchedRun(backend)
+    assert "No backward pass yet." in browser.look(f"{run.path}graph/").text
+    prompt = run.parameter("Be <brief>.", "system prompt")
+    other = run.rpc.variable(" Always.", "ending")
+    feedback = run.rpc.variable("Say <please>.", "feedback")
+    for _ in range(2):
+        output = run.rpc.run("Add", prompt, other)
+        run.rpc.backward({"__variable__": True, "variable_id": output["variable_id"]}, feedback)
+    page = browser.look(f"{run.path}graph/").text
+    titles = re.findall("<title>(.*?)</title>", page)[1:]
+    assert "system prompt. Be &lt;brief&gt;." in titles
+    assert "Add" in titles
+    feedbacks = [title for title in titles if title.endswith("Say &lt;please&gt;.")]
+    assert len(feedbacks) == 2, "on the way to the output, and on to the prompt"
+    numbers = re.findall(r'<option value="(\d+)"(?: selected)?>\d{4}-', page)
+    assert len(numbers) == 2
+    svg = browser.look(f"{run.path}graph/graph.svg?pass={numbers[1]}")
+    assert (svg.status_code, svg.headers["Content-Type"]) == (200, "image/svg+xml; charset=utf-8")
+    assert "Be &lt;brief&gt;." in svg.text
+    assert (
+        '[label="Add", shape=box, style=rounded]' in browser.look(f"{run.path}graph/graph.dot?pass={numbers[0]}").text
+    )
+    for missing in ("graph/?pass=999", "graph/graph.svg?pass=999", f"graph/graph.png?pass={numbers[0]}"):
+        assert browser.look(run.path + missing).status_code == 404
+    run.close()
+
+
+def test_the_last_passes_are_kept(backend: RunningBackend, browser: Browser) -> None:
+    run = WatchedRun(backend)
+    prompt, feedback = run.parameter("a", "prompt"), run.rpc.variable("f", "feedback")
+    other = run.rpc.variable("b", "b")
+    for _ in range(PASSES_PER_RUN + 3):
+        output = run.rpc.run("Add", prompt, other)
+        run.rpc.backward({"__variable__": True, "variable_id": output["variable_id"]}, feedback)
+    page = browser.look(f"{run.path}graph/").text
+    numbers = re.findall(r'<option value="(\d+)"(?: selected)?>\d{4}-', page)
+    assert numbers == [str(number) for number in range(PASSES_PER_RUN + 3, 3, -1)]
+    run.close()

@@ -7,7 +7,7 @@ before everything is known: if a question fails, no gradient has been appended a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from ..data import Data, chars, check_chars
@@ -52,6 +52,7 @@ async def backward(
     *,
     inputs: Sequence[Variable] | None = None,
     retain_graph: bool = False,
+    on_arrival: Callable[[Node, int, Data], None] | None = None,
 ) -> list[Arrived]:
     """The gradients that arrive, in the order of their arrival; the caller appends them.
 
@@ -61,6 +62,7 @@ async def backward(
         gradients: one per root, None if it is left out.
         inputs: leaves; if given, only they get gradients, and only the way to them is worked on.
         retain_graph: keep what another pass would need.
+        on_arrival: told of each piece of feedback on an output of a node, those on the way included.
 
     Raises:
         Refused: a root without graph, a missing gradient that is needed, inputs that are not leaves, a graph that was
@@ -79,6 +81,8 @@ async def backward(
         while len(slots) <= output_nr:
             slots.append([])
         slots[output_nr].append(data)
+        if on_arrival is not None:
+            on_arrival(node, output_nr, data)
         for variable in node.outputs:
             if variable.output_nr == output_nr and variable.accepts_grad and (inputs is None or variable in inputs):
                 arrived.append(Arrived(variable, data))

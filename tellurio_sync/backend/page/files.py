@@ -8,10 +8,12 @@ import json
 import re
 from typing import NamedTuple
 
+from ..passes import from_json
 from ..store import Row
 from .pages import Asked, NotFound, run_of
 from .plots import columns_for, line_of
 from .queries.parameters import parameters, version
+from .queries.passes import backward_pass
 from .queries.runs import run
 from .queries.series import series, values
 from .reader import Records
@@ -45,6 +47,19 @@ def version_file(records: Records, asked: Asked) -> File:
 
 
 _FORMS = ("txt", "md", "json")
+
+
+def graph_file(records: Records, asked: Asked) -> File:
+    """One backward pass as SVG or DOT."""
+    _, row = run_of(records, asked)
+    shown = backward_pass(records, row["uuid"], asked.number("pass", 0))
+    form = asked.names["form"]
+    if shown is None or form not in ("svg", "dot"):
+        raise NotFound("There is no such graph.")
+    graph = from_json(shown["graph"])
+    if form == "dot":
+        return File(graph.dot.encode(), "text/vnd.graphviz", "graph.dot")
+    return File(graph.svg.encode(), "image/svg+xml", "graph.svg")
 
 
 def values_file(records: Records, asked: Asked) -> File:

@@ -35,12 +35,14 @@ _PAGES: dict[str, Callable[[Records, Asked], Html]] = {
     _PROJECT + "compare/": pages.compare_page,
     _RUN: pages.run_page,
     _RUN + "prompts/{position}/": pages.story_page,
+    _RUN + "graph/": pages.graph_page,
     _RUN + "samples/": pages.samples_page,
     _RUN + "samples/{number}/": pages.sample_page,
 }
 
 _FILES: dict[str, Callable[[Records, Asked], File]] = {
     _RUN + "prompts/{position}/versions/{version}.{form}": files.version_file,
+    _RUN + "graph/graph.{form}": files.graph_file,
     _RUN + "values.csv": files.values_file,
     _RUN + "series.json": files.series_file,
 }
@@ -210,7 +212,10 @@ class Page:
             if self._revision != said or silent > _SIGN_INTERVAL:
                 said, silent = self._revision, 0.0
                 # Also a sign of life: only by writing can the backend notice that a browser is gone.
-                await response.write(f"data: {said}\n\n".encode())
+                try:
+                    await response.write(f"data: {said}\n\n".encode())
+                except ConnectionError:
+                    break
             silent += _LOOK_INTERVAL
             try:
                 await asyncio.wait_for(self._is_closing.wait(), _LOOK_INTERVAL)

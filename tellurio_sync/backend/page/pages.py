@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from slugify import slugify
 
+from ...graph_picture import Graph
+from ..passes import from_json
 from ..rest import STATUSES
 from ..store import Row
 from .comparison import MOST_RUNS, comparison
 from .plots import plots
 from .queries import metrics
 from .queries.parameters import parameters, version_before
+from .queries.passes import backward_pass, passes
 from .queries.projects import count_of_projects, project, projects
 from .queries.runs import Wanted, count_of_runs, metric_columns, run, runs, tags_in_use, values_of
 from .queries.samples import (
@@ -232,7 +236,7 @@ def _about_run(project: Row, run: Row, here: str) -> Row:
     }
 
 
-_PARTS = (("Overview", ""), ("Samples", "samples/"))
+_PARTS = (("Overview", ""), ("Samples", "samples/"), ("Graph", "graph/"))
 
 
 def _shown_run(project: Row, run: Row) -> Row:
@@ -353,6 +357,36 @@ def sample_page(records: Records, asked: Asked) -> Html:
         prompts=prompts,
         others=same_sample(records, row["uuid"], shown, _OTHERS_SHOWN),
     )
+
+
+def graph_page(records: Records, asked: Asked) -> Html:
+    """One backward pass of a run as a picture."""
+    found, row = run_of(records, asked)
+    kept = passes(records, row["uuid"])
+    number = asked.number("pass", kept[0]["number"] if kept else 0)
+    shown = backward_pass(records, row["uuid"], number)
+    if kept and shown is None:
+        raise NotFound("This backward pass is not kept, or not any more.")
+    graph = from_json(shown["graph"]) if shown else Graph([], [])
+    zoom = asked.number("zoom", 100, least=10, most=400)
+    return _page(
+        "graph.html",
+        asked,
+        **{**_about_run(found, row, "graph/"), "title": f"Graph of {row['name']}"},
+        svg=_zoomed(graph.svg, zoom) if shown else "",
+        passes=kept,
+        number=number,
+        zoom=zoom,
+        arrows=graph.arrows,
+        labels={box.key: box.label for box in graph.boxes},
+    )
+
+
+def _zoomed(svg: str, percent: int) -> str:
+    def scaled(found: re.Match[str]) -> str:
+        return f'{found[1]}="{int(found[2]) * percent // 100}"'
+
+    return re.sub(r'(?<= )(width|height)="(\d+)"', scaled, svg, count=2)
 
 
 def _position(text: str) -> int:
