@@ -12,6 +12,7 @@ Importing it starts nothing: no thread, no connection, no file, no logging confi
 
 from __future__ import annotations
 
+from . import autodiff as autograd
 from . import data, errors, optim, run_context
 from ._version import __version__ as __version__
 from .active_run import get_active_run, set_active_run
@@ -74,6 +75,7 @@ __all__ = [
     "TellurioWebSocketClient",
     "Trainer",
     "Variable",
+    "autograd",
     "backward",
     "batch",
     "close",

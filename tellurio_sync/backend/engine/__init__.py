@@ -7,6 +7,7 @@
     conversation.py   messages with placeholders, batches, and feedback back through them
     chat.py           ChatCompletion
     evaluators.py     DeterministicEvaluator, ExactMatchEvaluator;  judge.py: LMJudgeEvaluator
+    client_function.py  functions of the client
     functions.py      names -> functions, binding of arguments
     graph.py          recording a forward step;  backward.py: going back
 

@@ -9,6 +9,7 @@ from ..objects import Objects
 from ..refused import Refused
 from ..wire import decode
 from .chat import ChatCompletion
+from .client_function import ClientFunction
 from .evaluators import DeterministicEvaluator, ExactMatchEvaluator
 from .judge import LMJudgeEvaluator
 from .op import Op
@@ -16,7 +17,10 @@ from .text_ops import Add, Split, Sum
 
 FUNCTIONS: dict[str, type[Op]] = {
     op.__name__: op
-    for op in (Add, Sum, Split, ChatCompletion, DeterministicEvaluator, ExactMatchEvaluator, LMJudgeEvaluator)
+    for op in (
+        *(Add, Sum, Split, ChatCompletion, DeterministicEvaluator, ExactMatchEvaluator, LMJudgeEvaluator),
+        ClientFunction,
+    )
 }
 _SIGNATURES = {name: inspect.signature(op) for name, op in FUNCTIONS.items()}
 

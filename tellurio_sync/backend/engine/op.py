@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ..data import Data
 from ..questions import Answer, Question
@@ -51,7 +51,7 @@ class Op(ABC):
         operands: the Variables among the arguments, in order, nested ones flattened (protocol §G.1).
     """
 
-    returns_list: ClassVar[bool] = False
+    returns_list: bool = False
     operands: Sequence[Operand]
 
     @property
