@@ -45,6 +45,7 @@ from .model.suppression import suppress_variable_notifications
 from .model.variable import Parameter, Variable, is_scalar_variable
 from .optim import TGD
 from .session import Session
+from .session.budget import budget
 from .session.default import close, current_session, default_session, finish, init, log, login
 from .trainer import Trainer, fit
 
@@ -78,6 +79,7 @@ __all__ = [
     "autograd",
     "backward",
     "batch",
+    "budget",
     "close",
     "current_session",
     "data",

@@ -15,6 +15,7 @@ The tree::
     │       ├─ InvalidParams
     │       └─ RemoteInternalError
     │           └─ SamplesFailed                         results, failures
+    │               └─ BudgetExceeded
     ├─ BatchFailed(RuntimeError)                         failures
     ├─ ProtocolError (never raised itself)
     │   ├─ LocalProtocolError(ValueError)                was_sent: False; it is not valid
@@ -251,6 +252,8 @@ class RemoteError(CallError, RuntimeError):
         cls = _BY_CODE.get(code, RemoteError)
         if isinstance(data, dict) and isinstance(data.get("results"), list) and sample_failures(data.get("failures")):
             cls = SamplesFailed
+        if isinstance(data, dict) and data.get("kind") == "budget":
+            cls = BudgetExceeded
         return cls(code, error.get("message", ""), error.get("data"), method=method, request_id=request_id)
 
 
@@ -309,6 +312,13 @@ class SamplesFailed(RemoteInternalError):
         found = data if isinstance(data, dict) else {}
         self.results: list[Any] = list(found.get("results") or [])
         self.failures: tuple[SampleFailure, ...] = sample_failures(found.get("failures")) or ()
+
+
+class BudgetExceeded(SamplesFailed):
+    """A question to a language model was not asked, because it could have passed the limit of ``te.budget``.
+
+    ``results`` and ``failures`` are those of a batch, where some of its samples were answered before.
+    """
 
 
 class SamplesLeftOut(UserWarning):

@@ -15,6 +15,7 @@ from tellurio_sync import errors
 from tellurio_sync.errors import (
     BackendError,
     BatchFailed,
+    BudgetExceeded,
     CallCancelled,
     CallError,
     CallTimeout,
@@ -88,6 +89,11 @@ CASES: list[tuple[TellurioError, tuple[type, ...], dict[str, Any]]] = [
         SamplesFailed(-32603, "no", {"results": ["a", None], "failures": [{"sample": 1, "kind": "k", "error": "e"}]}),
         (RemoteInternalError, RuntimeError),
         {"results": ["a", None], "failures": (SampleFailure(1, "k", "e"),)},
+    ),
+    (
+        BudgetExceeded(-32603, "no", {"exception": "spent", "kind": "budget"}),
+        (SamplesFailed, RuntimeError),
+        {"results": [], "failures": ()},
     ),
     (BatchFailed([]), (RuntimeError,), {"failures": ()}),
     (ProtocolError("x"), (), {}),

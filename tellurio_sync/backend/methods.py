@@ -12,9 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ..jsonrpc import INVALID_PARAMS
 from . import wire
 from .data import normalised
 from .engine.backward import backprop_variables
+from .lm.budget import checked as checked_budget
 from .objects import PARAMETER, VARIABLE, BackwardModel, Model, Objects, Optimizer, Variable, new_id
 from .optimizer import DEFAULTS, Settings
 from .refused import Refused, param
@@ -223,6 +225,28 @@ def clear_grad(scope: Scope, params: Params) -> Result:
     return {"message": "Gradients cleared successfully."}
 
 
+# --- budgets ------------------------------------------------------------------------------------
+
+
+def open_budget(scope: Scope, params: Params) -> Result:
+    """Limit what the questions of this session may cost, from now until it is closed (protocol §K.11)."""
+    try:
+        budget = checked_budget(params.get("usd"), params.get("tokens"))
+    except ValueError as exc:
+        raise Refused(f"{exc}.", INVALID_PARAMS, "Invalid params") from None
+    budget_id = new_id()
+    scope.objects.budgets[budget_id] = budget
+    return {"message": "Budget opened successfully.", "budget_id": budget_id}
+
+
+def close_budget(scope: Scope, params: Params) -> Result:
+    """End a budget, and say what was spent within it."""
+    budget = scope.objects.budgets.pop(param(params, "budget_id", str), None)
+    if budget is None:
+        raise Refused("There is no such budget in this session.")
+    return {"message": "Budget closed successfully.", "usd": budget.spent_usd, "tokens": budget.spent_tokens}
+
+
 METHODS: dict[str, Callable[[Scope, Params], Result]] = {
     method.__name__: method
     for method in (
@@ -237,5 +261,7 @@ METHODS: dict[str, Callable[[Scope, Params], Result]] = {
         create_optimizer,
         add_param_group,
         clear_grad,
+        open_budget,
+        close_budget,
     )
 }

@@ -19,6 +19,7 @@ from .refused import Refused
 if TYPE_CHECKING:
     from .engine.op import Op
     from .history import History
+    from .lm.budget import Budget
 
 VARIABLE = "__variable__"
 PARAMETER = "__parameter__"
@@ -148,6 +149,7 @@ class Objects:
         self.models: dict[str, Model] = {}
         self.optimizers: dict[str, Optimizer] = {}
         self.backward_model: BackwardModel | None = None
+        self.budgets: dict[str, Budget] = {}
 
     def new_variable(self, **attributes: Any) -> Variable:
         """A new registered Variable."""

@@ -31,6 +31,9 @@ class BackendOptions:
         lm_base_url: address of the OpenAI-compatible endpoint for models that name none; None: ``OPENAI_BASE_URL``,
             else OpenAI itself.
         lm_api_key: key for models that have none; None: ``OPENAI_API_KEY``.
+        lm_cache: keep the answers of models on disk, beside the other data, for all models that do not say otherwise.
+        lm_max_concurrency: questions to endpoints at a time, of all models; None: each model has a limit of its own.
+        lm_requests_per_minute: requests to endpoints, of all models; None: any number.
         heartbeat_interval: seconds, > 0, between two heartbeats of a running request.
         session_grace: seconds, >= 0, for which the objects of a client are kept after its last connection has ended.
         questions_mb: how much is kept of questions to language models for the pages, in MiB; 0: none.
@@ -48,6 +51,9 @@ class BackendOptions:
     namespaces: tuple[str, ...] = ()
     lm_base_url: str | None = None
     lm_api_key: str | None = field(default=None, repr=False)
+    lm_cache: bool = False
+    lm_max_concurrency: int | None = None
+    lm_requests_per_minute: float | None = None
     heartbeat_interval: float = DEFAULT_HEARTBEAT_INTERVAL
     questions_mb: float = 256.0
     questions_days: float = 90.0
@@ -79,6 +85,9 @@ class BackendOptions:
             namespaces=tuple(name for name in names if name),
             lm_base_url=args.lm_base_url,
             lm_api_key=args.lm_api_key,
+            lm_cache=args.lm_cache,
+            lm_max_concurrency=args.lm_max_concurrency,
+            lm_requests_per_minute=args.lm_requests_per_minute,
             heartbeat_interval=args.heartbeat_interval,
             questions_mb=args.questions_mb,
             questions_days=args.questions_days,
@@ -105,7 +114,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a namespace that exists, * for any; may be repeated or a comma list (default: the user's name)",
     )
     add("--lm-base-url", metavar="URL", help="OpenAI-compatible endpoint for models that name none")
-    add("--lm-api-key", metavar="KEY", help="key for models that bring none (default: OPENAI_API_KEY)")
+    add(
+        "--lm-api-key", metavar="KEY", help="key for that endpoint, where a model brings none (default: OPENAI_API_KEY)"
+    )
+    add("--lm-cache", action="store_true", help="keep answers in the data directory, and ask no question twice")
+    add("--lm-max-concurrency", type=_count, metavar="N", help="questions to endpoints at a time, of all models")
+    add("--lm-requests-per-minute", type=_seconds, metavar="N", help="questions to endpoints a minute, of all models")
     add(
         "--heartbeat-interval",
         type=_seconds,
@@ -150,6 +164,13 @@ def _size(text: str) -> float:
     if not (math.isfinite(size) and size >= 0):
         raise argparse.ArgumentTypeError(f"not a size: {text}")
     return size
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, not {text}")
+    return number
 
 
 def _seconds(text: str) -> float:

@@ -47,7 +47,7 @@ def price(reported: Mapping[str, Any], model_name: str) -> float | None:
 
 async def prepare(model_name: str) -> None:
     """Load the table if the price of this model will be looked for there: on another thread, it takes a second."""
-    if _DATE.sub("", model_name) not in PRICES:
+    if _DATE.sub("", model_name) not in PRICES and not _table.cache_info().currsize:
         await asyncio.to_thread(_table)
 
 

@@ -53,6 +53,7 @@ class Question:
         completion_args: more arguments, as the user gave them; those of the backward model come with it.
         sample: of a batch: the index of the sample that it is about.
         schema: the JSON schema of the answer, where that is to be one JSON object.
+        is_correction: it asks for an answer once more, because the first one could not be used.
     """
 
     purpose: Purpose
@@ -61,10 +62,11 @@ class Question:
     completion_args: Mapping[str, Any] = field(default_factory=dict)
     sample: int | None = None
     schema: Mapping[str, Any] | None = None
+    is_correction: bool = False
 
     def going_on(self, *messages: ChatMessage) -> Question:
         """The same question with more messages at its end."""
-        return replace(self, messages=[*self.messages, *messages])
+        return replace(self, messages=[*self.messages, *messages], is_correction=True)
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ class Scope:
             question = replace(question, model=backward.model, completion_args=backward.completion_args)
         assert question.model is not None
         self._used[question.model] = None
-        return await self._lm.ask(question, self.call, self._run_uuid)
+        return await self._lm.ask(question, self.call, self._run_uuid, tuple(self.objects.budgets.values()))
 
     def _backward_model(self) -> BackwardModel:
         backward = self.objects.backward_model

@@ -22,7 +22,7 @@ from aiohttp import web
 from ..errors import BackendError
 from .connection import DEFAULT_MAX_OUTGOING_BYTES, MAX_INCOMING_BYTES, MAX_SIZE_HEADER, Connection
 from .history import History
-from .lm import LanguageModels
+from .lm import AnswerCache, LanguageModels
 from .options import BackendOptions
 from .page import Page
 from .rest import Rest, error_response
@@ -85,7 +85,7 @@ class Backend:
         self.api_key = options.api_key or secrets.token_urlsafe(24)
         self.port = options.port
         self._page_path = "/"
-        self._lm = LanguageModels(options.lm_base_url, options.lm_api_key)
+        self._lm = _language_models(options)
         self._connections: set[Connection] = set()
         self._sessions = Sessions(options.session_grace)
         self._cleanup = contextlib.AsyncExitStack()
@@ -205,6 +205,17 @@ async def _look_for_lost_runs(store: Store) -> None:
                 logger.info("! run %s gives no sign of life any more", run_uuid)
         except sqlite3.Error as exc:
             logger.warning("! a lost run could not be marked: %s", exc)
+
+
+def _language_models(options: BackendOptions) -> LanguageModels:
+    return LanguageModels(
+        options.lm_base_url,
+        options.lm_api_key,
+        cache=AnswerCache(options.data_dir),
+        caches_all=options.lm_cache,
+        at_once=options.lm_max_concurrency,
+        per_minute=options.lm_requests_per_minute,
+    )
 
 
 def _announced_size(request: web.Request) -> int:

@@ -5,12 +5,16 @@
 ``settings``     what a client may configure of a model; whose key goes to which address
 ``exchange``     one HTTP request and its response: bounded in time and size, proxies, certificates, causes
 ``learnt``       what an endpoint has refused to take, so that it is not sent a second time
+``budget``       what all questions of a session may cost
+``cache``        answers on disk, for questions that were asked before
 ``pace``         how many questions at once, and how many a minute
 ===============  ==============================================================================================
 
 Only the event loop's thread uses this package.  The package ``reading`` reads what an endpoint's response says.
 """
 
+from .budget import Budget
+from .cache import AnswerCache
 from .models import LanguageModels, OnQuestion
 
-__all__ = ["LanguageModels", "OnQuestion"]
+__all__ = ["AnswerCache", "Budget", "LanguageModels", "OnQuestion"]

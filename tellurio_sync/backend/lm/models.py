@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,8 @@ from ..questions import Answer, Asked, Question, QuestionFailed
 from ..reading.completion import Completion, Problem, read_completion
 from ..reading.thoughts import part
 from ..refused import Refused
+from .budget import Budget
+from .cache import AnswerCache
 from .exchange import Exchanges, Response, Unreachable
 from .learnt import AnswerForm, Learnt, encoded, next_form
 from .pace import Pace
@@ -52,6 +55,9 @@ _RATE_PATIENCE = 120.0
 
 # For so many models it is remembered what their endpoints take; more than anybody uses.
 _MOST_LEARNT = 1000
+
+# Questions to endpoints at a time, of all models, where the backend's options say nothing.
+_MOST_AT_ONCE = 256
 
 # A body of more bytes is decoded on another thread, so that the event loop does not wait for it.
 _LONG_BODY = 100_000
@@ -89,15 +95,38 @@ class LanguageModels:
             not block. What it raises is logged.
     """
 
-    def __init__(self, base_url: str | None = None, api_key: str | None = None) -> None:
-        """Set the address for models that name none, and the key that goes only there."""
+    def __init__(
+        self,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        *,
+        cache: AnswerCache | None = None,
+        caches_all: bool = False,
+        at_once: int | None = None,
+        per_minute: float | None = None,
+    ) -> None:
+        """Ask nobody yet.
+
+        Args:
+            base_url: for models that name none.
+            api_key: goes to that address, and nowhere else.
+            cache: answers that are not asked for again, for the models that want that; None: none.
+            caches_all: so do models that do not say it.
+            at_once: questions to endpoints at a time, of all models; None: a limit is set only for each model.
+            per_minute: requests to endpoints a minute, of all models; None: any number.
+        """
         self.on_question: list[OnQuestion] = []
         self._own = Own(base_url, api_key)
+        self._cache = cache or AnswerCache(None)
+        self._caches_all = caches_all
+        self._pace = Pace(at_once or _MOST_AT_ONCE, per_minute)
         self._exchanges = Exchanges()
         self._endpoints: dict[Model, _Endpoint] = {}
         self._learnt: OrderedDict[tuple[str, str], Learnt] = OrderedDict()
 
-    async def ask(self, question: Question, call: CallFunction, run_uuid: str = "") -> Answer:
+    async def ask(
+        self, question: Question, call: CallFunction, run_uuid: str = "", budgets: Sequence[Budget] = ()
+    ) -> Answer:
         """The model's answer. Its usage is added to that of the model, and :attr:`on_question` is called.
 
         Cancelling it ends the request to the endpoint.
@@ -106,6 +135,7 @@ class LanguageModels:
             question: with a model.
             call: for a model that is a function of the client.
             run_uuid: of the request that asks.
+            budgets: all of them must allow it. Functions of clients are not counted.
 
         Raises:
             QuestionFailed: there is no answer; the text holds no key.
@@ -115,7 +145,7 @@ class LanguageModels:
         asking = _Asking()
         answer, error, kind = None, None, None
         try:
-            answer = await self._answer(question, question.model, call, asking)
+            answer = await self._answer(question, question.model, call, asking, budgets)
         except QuestionFailed as exc:
             error, kind = str(exc), exc.kind
             raise
@@ -151,6 +181,7 @@ class LanguageModels:
     async def close(self) -> None:
         """Close all connections to endpoints."""
         self._endpoints.clear()
+        self._cache.close()
         await self._exchanges.close()
 
     def _tell(self, asked: Asked) -> None:
@@ -160,9 +191,11 @@ class LanguageModels:
             except Exception:  # an answer that is paid for must not be lost because it could not be noted
                 logger.exception("! a question could not be noted")
 
-    async def _answer(self, question: Question, model: Model, call: CallFunction, asking: _Asking) -> Answer:
+    async def _answer(
+        self, question: Question, model: Model, call: CallFunction, asking: _Asking, budgets: Sequence[Budget]
+    ) -> Answer:
         if model.provider != "callable":
-            return await self._chat(question, model, asking)
+            return await self._chat(question, model, asking, budgets)
         asking.tries = 1
         asking.cost = None
         function = wire.Callable(model.config["callable_id"])
@@ -178,7 +211,7 @@ class LanguageModels:
 
     # --- endpoints ------------------------------------------------------------------------------
 
-    async def _chat(self, question: Question, model: Model, asking: _Asking) -> Answer:
+    async def _chat(self, question: Question, model: Model, asking: _Asking, budgets: Sequence[Budget]) -> Answer:
         args = dict(question.completion_args)
         name = _checked_name(args)
         around = {key: args.pop(key, None) for key in _AROUND}
@@ -188,13 +221,33 @@ class LanguageModels:
         asking.address = settings.address
         learnt = self._learnt_of(settings.address, name)
         await prepare(name)
-        tries = _Tries(self._exchanges, endpoint, learnt, question, model, name, args, around, asking)
+        key = self._cache_key(question, settings, args, around)
+        if key is not None and (kept := self._cache.get(key)) is not None:
+            return kept
+        tries = _Tries(
+            self._exchanges, endpoint, self._pace, learnt, question, model, name, args, around, asking, budgets
+        )
         try:
-            return await tries.answer()
+            answer = await tries.answer()
         except QuestionFailed as exc:
+            if exc.kind == "budget":
+                raise
             secrets = [*settings.secrets, *secrets_among(question.completion_args)]
             text = f"The language model {name!r} at {settings.address} failed: {blotted(exc.text, secrets)}"
             raise QuestionFailed(exc.kind, text, blotted(exc.said, secrets)) from None
+        if key is not None and answer.finish_reason != "length":
+            self._cache.put(key, answer)
+        return answer
+
+    def _cache_key(
+        self, question: Question, settings: Settings, args: Mapping[str, Any], around: Mapping[str, Any]
+    ) -> bytes | None:
+        """Where the answer is kept; None: it is not to be."""
+        wanted = settings.cache if settings.cache is not None else self._caches_all
+        if not wanted or question.is_correction:
+            return None
+        body = {"messages": question.messages, "args": args, "schema": question.schema, "more": around["extra_body"]}
+        return self._cache.key(settings.address, body)
 
     def _endpoint(self, model: Model) -> _Endpoint:
         endpoint = self._endpoints.get(model)
@@ -234,6 +287,7 @@ class _Tries:
         self,
         exchanges: Exchanges,
         endpoint: _Endpoint,
+        pace_of_all: Pace,
         learnt: Learnt,
         question: Question,
         model: Model,
@@ -241,8 +295,10 @@ class _Tries:
         args: dict[str, Any],
         around: Mapping[str, Any],
         asking: _Asking,
+        budgets: Sequence[Budget],
     ) -> None:
         self._exchanges, self._settings, self._pace = exchanges, endpoint.settings, endpoint.pace
+        self._pace_of_all, self._budgets = pace_of_all, budgets
         self._learnt = learnt
         self._question, self._model, self._name = question, model, name
         self._args = args
@@ -265,7 +321,7 @@ class _Tries:
         retries, refused, waited = 0, 0, 0.0
         while True:
             try:
-                async with self._pace.turn():
+                async with self._pace.turn(), self._pace_of_all.turn():
                     if self._deadline is None:
                         # Its time begins with its turn: the endpoint is not to blame for the wait behind other
                         # questions.
@@ -307,7 +363,7 @@ class _Tries:
         while True:
             body = self._body(form)
             try:
-                response = await self._post(body)
+                response, completion = await self._request(body)
             except Unreachable as exc:
                 if exc.was_reused and may_repeat:
                     # An idle connection, closed by the other side at the same moment: the question did not arrive.
@@ -316,9 +372,6 @@ class _Tries:
                 if exc.may_pass:
                     raise _Again(exc.failure) from None
                 raise exc.failure from None
-            completion = await _read(response)
-            cost = completion.cost if completion.cost is not None else response.cost
-            self._book(completion, cost)
             problem = completion.problem
             if problem is None or (form == "tool" and completion.is_call):
                 self._pace.answered()
@@ -338,8 +391,24 @@ class _Tries:
     def _body(self, form: AnswerForm) -> dict[str, Any]:
         return {**self._learnt.body(self._question.messages, self._args, self._schema, form), **self._extra}
 
+    async def _request(self, body: dict[str, Any]) -> tuple[Response, Completion]:
+        """One request, within all budgets, and what its response says."""
+        with contextlib.ExitStack() as reserved:
+            used = [
+                reserved.enter_context(budget.request(self._name, self._question.messages, self._args))
+                for budget in self._budgets
+            ]
+            response = await self._post(body)
+            completion = await _read(response)
+            spent = self._book(completion, completion.cost if completion.cost is not None else response.cost)
+            for one in used:
+                one.prompt_tokens, one.completion_tokens, one.tokens = _counts(completion)
+                one.usd = spent
+            return response, completion
+
     async def _post(self, body: dict[str, Any]) -> Response:
         await self._pace.wait_for_rate()
+        await self._pace_of_all.wait_for_rate()
         self._asking.sent = {key: value for key, value in body.items() if key != "messages"}
         self._asking.tries += 1
         left = self._left()
@@ -356,13 +425,16 @@ class _Tries:
         text = f"it gave no whole answer within {self._timeout:g} s, the `timeout` of the model."
         return QuestionFailed("timeout", text)
 
-    def _book(self, completion: Completion, cost: float | None) -> None:
-        if completion.usage or cost is not None or completion.problem is None:
-            known = usage.add(self._model.usage, completion.usage, self._name, cost)
-            so_far = self._asking.cost
-            if not completion.usage and cost is None:
-                known = None  # It is not known what it used.
-            self._asking.cost = None if known is None or so_far is None else so_far + known
+    def _book(self, completion: Completion, cost: float | None) -> float | None:
+        """Count what a request used; US dollars, None where they are not known."""
+        if not completion.usage and cost is None and completion.problem is not None:
+            return 0.0
+        known = usage.add(self._model.usage, completion.usage, self._name, cost)
+        if not completion.usage and cost is None:
+            known = None  # It is not known what it used.
+        so_far = self._asking.cost
+        self._asking.cost = None if known is None or so_far is None else so_far + known
+        return known
 
     def _failure(self, problem: Problem, response: Response) -> Exception:
         text = problem.text[:1].lower() + problem.text[1:]
@@ -377,6 +449,13 @@ async def _read(response: Response) -> Completion:
     if len(response.body) > _LONG_BODY:
         return await asyncio.to_thread(read_completion, *parts)
     return read_completion(*parts)
+
+
+def _counts(completion: Completion) -> tuple[int, int, int]:
+    """Tokens of the question, of the answer, and of both."""
+    names = ("prompt_tokens", "completion_tokens", "total_tokens")
+    prompt, answer, both = (usage.tokens(completion.usage.get(name)) for name in names)
+    return prompt, answer, both or prompt + answer
 
 
 def _pause(tries: int) -> float:

@@ -59,6 +59,7 @@ class Settings:
         per_minute: questions a minute; None: any number.
         ca_bundle: a file of certificates that are trusted in addition to the usual ones.
         is_local: the address is on this machine.
+        cache: whether answers are kept on disk; None: as the backend's options say.
         secrets: texts that no message or record may show.
     """
 
@@ -72,6 +73,7 @@ class Settings:
     per_minute: float | None
     ca_bundle: str | None
     is_local: bool
+    cache: bool | None
     secrets: tuple[str, ...] = field(repr=False)
 
 
@@ -113,6 +115,7 @@ def settings_of(config: Mapping[str, Any], own: Own) -> Settings:
         per_minute=_optional_number(config, "requests_per_minute"),
         ca_bundle=_text(config, "ca_bundle"),
         is_local=is_local,
+        cache=config["cache"] if isinstance(config.get("cache"), bool) else None,
         secrets=_secrets(key, parts.password, given_headers.values(), query.values(), parts.query),
     )
 

@@ -1,0 +1,85 @@
+"""A limit for what language models may cost, for a part of a program."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ..errors import MethodNotFound, TellurioError, UsageError
+from ..model.reply_checks import id_member, member
+from .default import current_session
+
+log = logging.getLogger(__name__)
+
+
+class Spent:
+    """What was spent within a budget. None until its block has ended, and where the server has forgotten it.
+
+    Attributes:
+        usd: US dollars; tokens whose price is not known are not among them.
+        tokens: all tokens.
+    """
+
+    def __init__(self) -> None:
+        self.usd: float | None = None
+        self.tokens: int | None = None
+
+    def __repr__(self) -> str:
+        return f"Spent(usd={self.usd!r}, tokens={self.tokens!r})"
+
+
+@contextmanager
+def budget(*, usd: float | None = None, tokens: int | None = None) -> Iterator[Spent]:
+    """Let the language models of this session spend so much inside the block, and no more.
+
+    ::
+
+        with te.budget(usd=2.50) as spent:
+            train()
+        print(spent.usd)
+
+    The server looks before each question whether it could pass the limit, with the questions that are under way; one
+    that could is not asked, and the call that needed it raises :class:`~tellurio_sync.errors.BudgetExceeded`, whose
+    ``results`` hold the answers that were paid for already.  It counts for all calls of the session while the block is
+    open, on whatever thread; blocks inside each other all count.  Functions in the place of models cost nothing.
+
+    Args:
+        usd: US dollars, >= 0; None: no limit. Needs the prices of the models: see the extra ``prices``.
+        tokens: >= 0, of questions and answers; None: no limit.
+
+    One round trip at the begin and one at the end.
+
+    Raises:
+        ValueError: no limit, or one that is no number.
+        UsageError: this server keeps no budgets; the local backend does.
+    """
+    limits: dict[str, Any] = {"usd": usd, "tokens": tokens}
+    if usd is None and tokens is None:
+        raise ValueError("A budget needs a limit: budget(usd=...) or budget(tokens=...).")
+    for name, limit in limits.items():
+        if limit is not None and not _is_limit(limit):
+            raise ValueError(f"{name} must be a number of at least 0, not {limit!r}")
+    session = current_session()
+    try:
+        opened = session.request("open_budget", limits)
+    except MethodNotFound:
+        text = "This server keeps no budgets, so what models spend there cannot be limited from here."
+        raise UsageError(text) from None
+    budget_id = id_member("open_budget", opened, "budget_id")
+    spent = Spent()
+    try:
+        yield spent
+    finally:
+        try:
+            closed = session.request("close_budget", {"budget_id": budget_id})
+            spent.usd, spent.tokens = member("close_budget", closed, "usd"), member("close_budget", closed, "tokens")
+        except TellurioError as exc:
+            # Nothing more can be spent within it. What ended the block must not be hidden by this.
+            log.warning("! what was spent within a budget is not known: %s", exc)
+
+
+def _is_limit(limit: object) -> bool:
+    return isinstance(limit, (int, float)) and not isinstance(limit, bool) and math.isfinite(limit) and limit >= 0
