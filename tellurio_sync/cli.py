@@ -9,6 +9,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ._version import __version__
@@ -45,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _login(args.api_key, args.relogin)
         if args.command == "backend":
             return _backend(args)
+        if args.command == "report":
+            return _report(args)
         return _demo(remaining)
     except KeyboardInterrupt:
         print(file=sys.stderr)  # the terminal shows ^C, without a line end
@@ -87,6 +90,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_arguments(backend)
 
+    report = commands.add_parser("report", help="write a run of a local backend into one HTML file, to send round")
+    report.add_argument("run", metavar="RUN", help="its name, its id or the beginning of that, or: latest")
+    report.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="FILE", help="the file, such as report.html"
+    )
+    report.add_argument(
+        "--data-dir", type=Path, default=Path(), metavar="DIR", help="where the backend keeps its data (default: here)"
+    )
+
     # The demo reads its own options, also --help.
     commands.add_parser("demo", help="watch a prompt being optimised", add_help=False)
     return parser
@@ -100,6 +112,17 @@ def _backend(args: argparse.Namespace) -> int:
     from .backend.server import serve
 
     return serve(BackendOptions.from_args(args))
+
+
+def _report(args: argparse.Namespace) -> int:
+    from .local import check_installed
+
+    check_installed()
+    from .backend.page.report import write_report
+
+    name = write_report(args.data_dir, args.run, args.output)
+    _say(f"Wrote the run {name!r} to {args.output}.")
+    return 0
 
 
 def _demo(arguments: list[str]) -> int:

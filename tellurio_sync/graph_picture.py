@@ -127,7 +127,9 @@ def _places(
         for key in row:
             places[key] = (x, float(_MARGIN + i * _ROW), widths[key])
             x += widths[key] + _GAP
-    return places, max(lengths) + 2 * _MARGIN, (len(rows) - 1) * _ROW + _HEIGHT + 2.0 * _MARGIN
+    # What is written beside the arrows may reach beyond the last box of a row.
+    beside = _CHAR_WIDTH * _MOST_CHARS / 2 if any(arrow.feedback for arrow in arrows) else 0
+    return places, max(lengths) + 2 * _MARGIN + beside, (len(rows) - 1) * _ROW + _HEIGHT + 2.0 * _MARGIN
 
 
 def _rows(boxes: Sequence[Box], arrows: Sequence[Arrow]) -> list[list[str]]:
@@ -219,7 +221,7 @@ def _arrow(arrow: Arrow, places: Mapping[str, tuple[float, float, float]]) -> st
     if not arrow.feedback:
         return line
     label = (
-        f'<text x="{(x1 + x2) / 2:.1f}" y="{(y1 + y2) / 2 + 4:.1f}" text-anchor="middle" font-size="11"'
+        f'<text x="{(x1 + x2) / 2 + 7:.1f}" y="{(y1 + y2) / 2 + 4:.1f}" font-size="11"'
         f' fill="#b3541e">↑ {_text(arrow.feedback)}</text>'
     )
     return f"<g><title>{escape(_visible(arrow.feedback))}</title>{line}{label}</g>"

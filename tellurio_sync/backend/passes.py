@@ -6,6 +6,7 @@ Event loop's thread only.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ PASSES_PER_RUN = 20
 # Of one pass: more could not be looked at, and each text is a tooltip.
 _MOST_BOXES = 150
 _MOST_CHARS = 400
+
+_ITEM = re.compile("</?ITEM>")
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS passes (
@@ -122,7 +125,9 @@ def _feedback(way: Way, node: Node, output_nr: int) -> str:
 
 
 def _texts(data: Data) -> list[str]:
-    return [found for found in map(text, data if isinstance(data, list) else [data]) if found]
+    texts = (text(part) for part in (data if isinstance(data, list) else [data]))
+    # A batch's feedback in one text has a mark around that of each sample.
+    return [found for one in texts if (found := _ITEM.sub(" ", one).strip())]
 
 
 def as_json(graph: Graph) -> str:

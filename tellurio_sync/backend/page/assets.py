@@ -57,6 +57,12 @@ def uplot_address() -> str:
     return f"/static/{digest}/{UPLOT}"
 
 
+def policy_of_file(styles: tuple[str, ...], scripts: tuple[str, ...]) -> str:
+    """The policy of a file that holds all it needs: it may not ask anybody for anything."""
+    style, script = " ".join(map(_hash, styles)), " ".join(map(_hash, scripts))
+    return f"default-src 'none'; style-src {style}; script-src {script}; img-src data: blob:"
+
+
 @functools.cache
 def headers(styles: tuple[str, ...], scripts: tuple[str, ...]) -> dict[str, str]:
     """The headers of a page that holds these styles and scripts, and no other active content."""

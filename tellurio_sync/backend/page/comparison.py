@@ -43,7 +43,7 @@ def comparison(records: Records, project: Row, rows: list[Row], chosen: list[str
         "plots": [plot for name in drawn if (plot := _plot(records, project, rows, name, len(drawn)))],
         "last": last,
         "best": {name: _ends([last[row["uuid"]][name] for row in rows]) for name in names},
-        "configuration": _configuration(rows, only_different=only_different),
+        "configuration": configuration(rows, only_different=only_different),
         "prompts": _prompts(records, project, rows[:PROMPTS_SHOWN]),
         "only_different": only_different,
     }
@@ -84,7 +84,7 @@ def _ends(values: list[Any]) -> tuple[Any, Any]:
     return (min(numbers), max(numbers)) if len(set(numbers)) > 1 else (None, None)
 
 
-def _configuration(rows: list[Row], *, only_different: bool) -> list[Row]:
+def configuration(rows: list[Row], *, only_different: bool) -> list[Row]:
     """For each setting its value in each run; nested settings by their path."""
     flat = [dict(_flattened(json.loads(row["config"]) if row.get("config") else {})) for row in rows]
     names = list(dict.fromkeys(name for one in flat for name in one))

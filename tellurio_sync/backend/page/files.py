@@ -17,6 +17,7 @@ from .queries.passes import backward_pass
 from .queries.runs import run
 from .queries.series import series, values
 from .reader import Records
+from .report import report
 from .story import export
 
 # So many runs can be drawn into one plot.
@@ -60,6 +61,12 @@ def graph_file(records: Records, asked: Asked) -> File:
     if form == "dot":
         return File(graph.dot.encode(), "text/vnd.graphviz", "graph.dot")
     return File(graph.svg.encode(), "image/svg+xml", "graph.svg")
+
+
+def report_file(records: Records, asked: Asked) -> File:
+    """One run in one file."""
+    project, row = run_of(records, asked)
+    return File(report(records, project, row).encode(errors="replace"), "text/html", f"{_file_name(row['name'])}.html")
 
 
 def values_file(records: Records, asked: Asked) -> File:

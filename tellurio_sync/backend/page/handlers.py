@@ -43,6 +43,7 @@ _PAGES: dict[str, Callable[[Records, Asked], Html]] = {
 _FILES: dict[str, Callable[[Records, Asked], File]] = {
     _RUN + "prompts/{position}/versions/{version}.{form}": files.version_file,
     _RUN + "graph/graph.{form}": files.graph_file,
+    _RUN + "report.html": files.report_file,
     _RUN + "values.csv": files.values_file,
     _RUN + "series.json": files.series_file,
 }

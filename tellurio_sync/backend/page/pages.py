@@ -13,7 +13,7 @@ from ...graph_picture import Graph
 from ..passes import from_json
 from ..rest import STATUSES
 from ..store import Row
-from .comparison import MOST_RUNS, comparison
+from .comparison import MOST_RUNS, comparison, configuration
 from .plots import plots
 from .queries import metrics
 from .queries.parameters import parameters, version_before
@@ -96,7 +96,7 @@ def overview(records: Records, asked: Asked) -> Html:
             {
                 "project": found,
                 "path": project_path(found),
-                "runs": [_shown_run(found, row) for row in rows],
+                "runs": [shown_run(found, row) for row in rows],
                 "where": where,
                 "columns": _columns(where),
                 "found": values_of(records, rows, where),
@@ -141,7 +141,7 @@ def project_page(records: Records, asked: Asked) -> Html:
         tags=tags_in_use(records, found["uuid"]),
         all_metrics=all_metrics,
         where=where,
-        runs=[_shown_run(found, row) for row in rows],
+        runs=[shown_run(found, row) for row in rows],
         columns=_columns(where, wanted, described),
         values=values_of(records, rows, where),
         total=total,
@@ -157,7 +157,7 @@ def compare_page(records: Records, asked: Asked) -> Html:
     found = _project(records, asked)
     chosen = list(dict.fromkeys(asked.lists.get("run", [])))[:MOST_RUNS]
     rows = [row for uuid in chosen if (row := run(records, found["uuid"], uuid)) is not None]
-    rows = [_shown_run(found, row) for row in rows]
+    rows = [shown_run(found, row) for row in rows]
     metrics, only_different = asked.lists.get("metric", []), asked.query.get("different") == "1"
     return _page(
         "compare.html",
@@ -207,12 +207,13 @@ def run_page(records: Records, asked: Asked) -> Html:
         plots=plots(records, row, names[:METRICS_SHOWN], run_path(found, row), marks),
         more_metrics=len(names) > METRICS_SHOWN,
         usage=used,
-        used=_total(used),
+        used=total_usage(used),
+        configuration=configuration([row], only_different=False),
         parameters=[_parameter(records, found, row, *one) for one in enumerate(parameters(records, row["uuid"]), 1)],
     )
 
 
-def _total(used: list[Row]) -> Row:
+def total_usage(used: list[Row]) -> Row:
     names = ("questions", "cached", "errors", "retries", "prompt_tokens", "completion_tokens", "cost", "unpriced")
     return {name: sum(row[name] for row in used) for name in names}
 
@@ -230,7 +231,7 @@ def _about_run(project: Row, run: Row, here: str) -> Row:
         "title": run["name"],
         "project": project,
         "project_path": project_path(project),
-        "run": _shown_run(project, run),
+        "run": shown_run(project, run),
         "path": path,
         "run_parts": [(label, path + part, part == here) for label, part in _PARTS],
     }
@@ -239,7 +240,7 @@ def _about_run(project: Row, run: Row, here: str) -> Row:
 _PARTS = (("Overview", ""), ("Samples", "samples/"), ("Graph", "graph/"))
 
 
-def _shown_run(project: Row, run: Row) -> Row:
+def shown_run(project: Row, run: Row) -> Row:
     is_over = run["status"] != "RUNNING"
     return {
         **run,

@@ -47,6 +47,12 @@ class Snapshot:
         self.db = sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False)
         self.db.row_factory = sqlite3.Row
 
+    def __enter__(self) -> Snapshot:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.db.close()
+
     def read(self, sql: str, *values: Any) -> list[Row]:
         """The rows that a SELECT gives."""
         return [dict(row) for row in self.db.execute(sql, values)]

@@ -121,7 +121,7 @@ def story(records: Records, run: Row, path: str, position: int, asked: dict[str,
     return {
         "parameter": parameter,
         "position": position,
-        "shown": {**shown, "how": _CAUSES[shown["cause"] or ""], "texts": _texts(shown["feedback"])},
+        "shown": {**shown, "how": _CAUSES[shown["cause"] or ""], "texts": feedback_texts(shown["feedback"])},
         "against": against,
         "earlier": earlier,
         "words": compare(other["value"], shown["value"]),
@@ -190,7 +190,8 @@ def _around(curves: dict[str, list[Point]], count: int) -> list[Row]:
     return found
 
 
-def _texts(feedback: list[str]) -> list[str]:
+def feedback_texts(feedback: list[str]) -> list[str]:
+    """Pieces of feedback, those of a batch one by one."""
     texts = []
     for one in feedback:
         items = [item.strip() for item in _ITEM.findall(one)]
@@ -224,7 +225,7 @@ def export(role: str, shown: Row, form: str) -> tuple[str, str]:
         fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`{3,}", shown["value"]))])
         title = f"{_one_line(role) or 'Parameter'}, version {shown['version']}"
         text = f"# {title}\n\n{fence}text\n{shown['value']}\n{fence}\n"
-        for feedback in _texts(shown["feedback"]):
+        for feedback in feedback_texts(shown["feedback"]):
             quoted = "\n".join(f"> {line}" for line in feedback.splitlines())
             text += f"\n## Feedback\n\n{quoted}\n" if "## Feedback" not in text else f"\n{quoted}\n"
         return text, "text/markdown"

@@ -164,12 +164,19 @@ class Plot extends HTMLElement {
     const {ctx, bbox} = u;
     const ratio = devicePixelRatio;
     let free = -Infinity;
+    // Versions at one place are one mark: "v2–v6".
+    const places = new Map();
+    for (const mark of this.marks()) {
+      const x = Math.round(u.valToPos(mark.at, "x", true));
+      const same = places.get(x);
+      if (!same) places.set(x, {first: mark.label, last: mark.label, isHere: mark.isHere});
+      else Object.assign(same, {last: mark.label, isHere: same.isHere || mark.isHere});
+    }
     ctx.save();
     ctx.lineWidth = ratio;
     ctx.font = `${11 * ratio}px system-ui, sans-serif`;
     ctx.textAlign = "center";
-    for (const mark of this.marks()) {
-      const x = Math.round(u.valToPos(mark.at, "x", true));
+    for (const [x, mark] of places) {
       if (x < bbox.left || x > bbox.left + bbox.width) continue;
       ctx.strokeStyle = ctx.fillStyle = css(mark.isHere ? "--accent" : "--edge");
       ctx.globalAlpha = mark.isHere ? 1 : 0.55;
@@ -180,8 +187,9 @@ class Plot extends HTMLElement {
       ctx.stroke();
       ctx.globalAlpha = 1;
       if (x < free && !mark.isHere) continue;
-      ctx.fillText(mark.label, x, bbox.top + 9 * ratio);
-      free = x + 22 * ratio;
+      const label = mark.first === mark.last ? mark.first : `${mark.first}–${mark.last}`;
+      ctx.fillText(label, x, bbox.top + 9 * ratio);
+      free = x + (8 + 7 * label.length) * ratio;
     }
     ctx.restore();
   }
@@ -214,7 +222,7 @@ class Plot extends HTMLElement {
     const isWhole = !x.length || (min <= x[0] && max >= x[x.length - 1] && !this.closer);
     this.view = isWhole ? null : {x: settings.x, min, max};
     this.dataset.zoom = isWhole ? "" : `${format(min)} to ${format(max)}`;
-    if (this.view && this.data.isThinned && settings.x === "step" && !this.isTaking) this.lookCloser();
+    if (this.view && this.data.path && this.data.isThinned && settings.x === "step" && !this.isTaking) this.lookCloser();
   }
 
   lookCloser() {
@@ -320,7 +328,7 @@ class Plot extends HTMLElement {
   // --- to take away ---------------------------------------------------------------------------------
 
   tools() {
-    if (!this.data.path || this.nextElementSibling?.matches(".plot-tools")) return;
+    if (this.nextElementSibling?.matches(".plot-tools")) return;
     const row = document.createElement("p");
     row.className = "links plot-tools";
     const csv = document.createElement("a");
@@ -328,7 +336,8 @@ class Plot extends HTMLElement {
       ...this.data.runs.filter((run) => run.key).map((run) => ["run", run.key])])}`;
     csv.textContent = "CSV";
     csv.download = "";
-    row.append(csv);
+    // In a report there is no server to ask for all values.
+    if (this.data.path) row.append(csv);
     for (const [label, save] of [["PNG", () => this.savePng()], ["SVG", () => this.saveSvg()]]) {
       const button = Object.assign(document.createElement("button"), {type: "button", className: "plain", textContent: label});
       button.addEventListener("click", save);

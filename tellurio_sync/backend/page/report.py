@@ -1,0 +1,158 @@
+"""One run in one file, to send round: no network, no server, nothing beside it."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from datetime import datetime, timezone
+from itertools import pairwise
+from pathlib import Path
+
+from ...errors import BackendError
+from ..passes import from_json
+from ..schema import VERSION
+from ..store import Row
+from . import assets
+from .comparison import configuration
+from .pages import shown_run, total_usage
+from .plots import plots
+from .queries.metrics import names_of_metrics
+from .queries.parameters import parameters, version, versions
+from .queries.passes import backward_pass, passes
+from .queries.samples import with_answers
+from .queries.scores import changed_samples, scores_of_versions
+from .queries.usage import usage
+from .reader import Records, Snapshot
+from .render import environment
+from .story import Marks, feedback_texts
+from .words import compare
+
+METRICS_SHOWN = 40
+CHANGES_SHOWN = 60
+EXAMPLES_SHOWN = 10
+
+_STYLES = ("style.css", "uPlot.min.css")
+_SCRIPTS = (assets.UPLOT, "plots.js")
+
+DATABASE = "tellurio.sqlite3"
+LATEST = "latest"
+
+
+def write_report(data_dir: Path, run: str, path: Path) -> str:
+    """Write a report of a run to ``path``; the run's name. The backend on this data may be running, or not.
+
+    Args:
+        data_dir: where a backend keeps its data.
+        run: its name, its id or the beginning of that, or "latest".
+        path: of the file, which is replaced if it is there.
+
+    Raises:
+        BackendError: there is no such data or run, or it is not clear which, or the file cannot be written.
+    """
+    database = data_dir / DATABASE
+    if not database.exists():
+        raise BackendError(f"There is no {DATABASE} in {data_dir.absolute()}. Name the directory by --data-dir.")
+    update = "Start a backend on it once (tellurio-sync backend --data-dir ...), which brings it up to date."
+    try:
+        with Snapshot(database) as records:
+            found = records.read("PRAGMA user_version")[0]["user_version"]
+            if found != VERSION:
+                text = f"The data in {data_dir} has the schema {found}, this version reads {VERSION}. {update}"
+                raise BackendError(text)
+            project, row = _found(records, run)
+            text = report(records, project, row)
+    except sqlite3.Error as exc:
+        raise BackendError(f"The data in {data_dir} cannot be read: {exc}. {update}") from exc
+    try:
+        path.write_text(text, encoding="utf-8", errors="replace")
+    except OSError as exc:
+        raise BackendError(f"The report cannot be written to {path}: {exc.strerror or exc}.") from exc
+    return str(row["name"])
+
+
+def _found(records: Records, run: str) -> tuple[Row, Row]:
+    which = "TRUE" if run == LATEST else "name = ?1 OR uuid = ?1"
+    values = () if run == LATEST else (run,)
+    rows = records.read(f"SELECT * FROM runs WHERE {which} ORDER BY number DESC LIMIT 2", *values)
+    if not rows and len(run) >= 4:
+        rows = records.read("SELECT * FROM runs WHERE substr(uuid, 1, length(?1)) = ?1 LIMIT 2", run)
+    if not rows:
+        latest = records.read("SELECT name FROM runs ORDER BY number DESC LIMIT 5")
+        names = ", ".join(row["name"] for row in latest) or "none"
+        raise BackendError(f"There is no run {run!r}. The latest runs: {names}.")
+    if len(rows) > 1 and run != LATEST:
+        ids = " or ".join(row["uuid"] for row in rows)
+        raise BackendError(f"There are several runs {run!r}. Name one by its id: {ids}.")
+    notes = records.read("SELECT tags, notes FROM run_notes WHERE run_uuid = ?", rows[0]["uuid"])
+    project = records.read("SELECT * FROM projects WHERE uuid = ?", rows[0]["project_uuid"])[0]
+    tags = json.loads(notes[0]["tags"]) if notes else []
+    return project, {**rows[0], "tags": tags, "notes": notes[0]["notes"] if notes else ""}
+
+
+def report(records: Records, project: Row, run: Row) -> str:
+    """The report of a run as HTML."""
+    styles, scripts = tuple(map(assets.text_of, _STYLES)), tuple(map(assets.text_of, _SCRIPTS))
+    marks = Marks(records, run["uuid"], "")
+    made = plots(records, run, names_of_metrics(records, run["uuid"])[:METRICS_SHOWN], "", marks)
+    for plot in made:
+        if plot["data"]:
+            # There is no page to go to.
+            plot["data"]["runs"][0]["marks"] = [{**mark, "href": ""} for mark in plot["data"]["runs"][0]["marks"]]
+    used = usage(records, run["uuid"])
+    kept = passes(records, run["uuid"])
+    last = backward_pass(records, run["uuid"], kept[0]["number"]) if kept else None
+    return (
+        environment()
+        .get_template("report.html")
+        .render(
+            policy=assets.policy_of_file(styles, scripts),
+            styles=styles,
+            scripts=scripts,
+            project=project,
+            run=shown_run(project, run),
+            path="",
+            configuration=configuration([run], only_different=False),
+            plots=made,
+            usage=used,
+            used=total_usage(used),
+            stories=[_story(records, run, *one) for one in enumerate(parameters(records, run["uuid"]), 1)],
+            svg=from_json(last["graph"]).svg if last else "",
+            now=datetime.now(timezone.utc).isoformat(),
+        )
+    )
+
+
+def _story(records: Records, run: Row, position: int, newest: Row) -> Row:
+    variable_id = newest["variable_id"]
+    numbers = [row["version"] for row in versions(records, run["uuid"], variable_id)]
+    scores = scores_of_versions(records, run["uuid"], variable_id)
+    pairs = list(pairwise(numbers))
+    left_out = max(len(pairs) - CHANGES_SHOWN, 0)
+    half = CHANGES_SHOWN // 2
+    told = pairs[:half] + pairs[half + left_out :] if left_out else pairs
+    return {
+        "role": newest["role"],
+        "position": position,
+        "newest": newest,
+        "left_out": left_out,
+        "changes": [_change(records, run, variable_id, scores, *pair) for pair in told[::-1]],
+    }
+
+
+def _change(records: Records, run: Row, variable_id: str, scores: dict[int, Row], before: int, after: int) -> Row:
+    earlier = version(records, run["uuid"], variable_id, before)
+    later = version(records, run["uuid"], variable_id, after)
+    assert earlier is not None
+    assert later is not None
+    changes = changed_samples(records, run["uuid"], variable_id, before, after)
+    broke = [row for row in changes if row["now"] < row["was"]]
+    return {
+        "version": after,
+        "score": scores.get(after),
+        "score_before": scores.get(before),
+        "words": compare(earlier["value"], later["value"]),
+        "texts": feedback_texts(later["feedback"]),
+        "broke": len(broke),
+        "mended": len(changes) - len(broke),
+        "examples": with_answers(records, run["uuid"], broke[:EXAMPLES_SHOWN]),
+    }
