@@ -29,11 +29,20 @@ from typing import Any, NoReturn
 
 from .. import jsonrpc
 from ..deadlines import Clock
-from ..errors import CallTimeout, ClosedByUser, ConnectionLost, RemoteProtocolError, WouldDeadlock, shorten_repr
+from ..errors import (
+    CallTimeout,
+    ClosedByUser,
+    ConnectionLost,
+    LocalProtocolError,
+    RemoteProtocolError,
+    WouldDeadlock,
+    shorten_repr,
+)
 from ..jsonrpc import Batch, Invalid, Reply
 from ..secret import redact, redact_json
 from ..speedups import release_all
 from ..transport.base import DialFailed, Ending, NoRoom, Transport, TransportEnded
+from ..transport.frames import MESSAGE_TOO_BIG
 from .dispatch import Dispatcher
 from .futures import CallFuture
 from .keepalive import Keepalive
@@ -48,6 +57,9 @@ _LONGEST_SLEEP = 3600.0  # poll() refuses to wait for more than some weeks
 _TOGETHER = 128
 _LARGEST_SHARE = 0.1  # share of the receive thread's time that the search for expired calls may take
 _LATEST_EXPIRY = 0.03  # seconds by which that limit may delay a time-out
+
+_LARGE = 256 * 1024  # characters: no server is known that takes less in one message, and does not say so
+_REMEMBERED_LARGE = 64
 
 Opening = Callable[[Any], Any]
 """Reads the server's greeting: takes the decoded message, gives the result of ``open``, or raises ValueError."""
@@ -101,6 +113,9 @@ class Connection:
         self._on_open = on_open
         self._cancellation = cancellation
         self._greeting: Any = None
+        self._max_outgoing: int | None = None  # bytes of a message that the server takes; None: it does not say
+        self._certainly_small = _LARGE  # characters of a message that no server refuses for its size
+        self._large: dict[str, int] = {}  # the latest large requests: id to bytes
         self.pending.on_given_up = self._tell_given_up
         self._secrets = secrets
         self._bytes_seen = 0
@@ -125,7 +140,10 @@ class Connection:
         Raises:
             ConnectionLost: the connection is over; nothing was sent.
             CallTimeout: there was no room to send within the deadline; nothing was sent.
+            LocalProtocolError: one of them is longer than the server takes; nothing was sent.
         """
+        if (len(texts[0]) if len(texts) == 1 else max(map(len, texts))) > self._certainly_small:
+            self._check_sizes(calls, texts)
         self.pending.add(calls)
         if len(calls) <= _TOGETHER:
             self._send(calls, texts, receipts=calls)
@@ -138,6 +156,21 @@ class Connection:
             except (ConnectionLost, CallTimeout) as error:
                 self._fail_unsent(calls[start:], error)
                 return
+
+    def _check_sizes(self, calls: Sequence[OpenCall], texts: list[str]) -> None:
+        """Refuse what the server would refuse, and remember what it might: it may not say what it takes."""
+        for call, text in zip(calls, texts):
+            if len(text) <= self._certainly_small:
+                continue
+            size = len(text.encode("utf-8", "surrogatepass"))
+            if self._max_outgoing is not None and size > self._max_outgoing:
+                raise LocalProtocolError(
+                    f"the message for {call.method!r} is too big: it has {size} bytes, and the server takes at most "
+                    f"{self._max_outgoing} (its max_message_size). Nothing was sent; send less at once."
+                )
+            self._large[call.id] = size
+            if len(self._large) > _REMEMBERED_LARGE:
+                self._large.pop(next(iter(self._large)), None)
 
     def _fail_unsent(self, calls: Sequence[OpenCall], error: ConnectionLost | CallTimeout) -> None:
         """Fail the calls of a batch that were not sent. The calls that were sent may still be answered."""
@@ -167,6 +200,8 @@ class Connection:
 
     def notify(self, call: OpenCall, text: str) -> None:
         """Send one text that needs no reply. Waits for room as ``start`` does; ``call`` has the deadline."""
+        if len(text) > self._certainly_small:
+            self._check_sizes([call], [text])
         self._send([call], [text], receipts=None)
 
     def _send(self, calls: Sequence[OpenCall], texts: list[str], receipts: Sequence[OpenCall] | None) -> None:
@@ -265,10 +300,22 @@ class Connection:
             self.transport.dispose()
             self.ending = ending
             self.receive_thread = None
-            for call in self.pending.take_all():
-                call.fail(self.lost(ending, was_sent=self.transport.was_sent(call)))
+            calls = self.pending.take_all()
+            too_large = self._too_large(calls, ending)
+            for call in calls:
+                if call is too_large:
+                    call.fail(_refused_for_size(call, self._large[call.id]))
+                else:
+                    call.fail(self.lost(ending, was_sent=self.transport.was_sent(call)))
         log.debug("= ended: %s (%s)", ending.reason, ending.who)
         return ending
+
+    def _too_large(self, calls: list[OpenCall], ending: Ending) -> OpenCall | None:
+        """The call whose request the server refused for its size (close code 1009), if it can be told."""
+        if ending.who != "server" or ending.code != MESSAGE_TOO_BIG:
+            return None
+        large = [call for call in calls if call.id in self._large]
+        return max(large, key=lambda call: self._large[call.id], default=None)
 
     def _fail_waiting_at_close(self) -> None:
         release_all(self.transport.wakeups)  # before the callbacks of failing futures run
@@ -345,6 +392,10 @@ class Connection:
             self._fail_opening(str(exc))
         self._opening = None
         self._greeting = greeting
+        limit: int | None = getattr(greeting, "max_message_size", None)
+        self._max_outgoing = self._dispatcher.max_outgoing = limit
+        if limit is not None:  # UTF-8 takes four bytes for a character at most
+            self._certainly_small = min(_LARGE, limit // 4)
         self._on_open(greeting)
 
     def _fail_opening(self, text: str) -> NoReturn:
@@ -411,3 +462,12 @@ class Connection:
         end = self._clock.now()
         pause = min((end - now) / _LARGEST_SHARE, _LATEST_EXPIRY)
         self.watch_expiry(max(next_at, end + pause))
+
+
+def _refused_for_size(call: OpenCall, size: int) -> LocalProtocolError:
+    error = LocalProtocolError(
+        f"the request {call.method!r} has {size} bytes, and is too big for the server: it ended the connection with "
+        "code 1009 (message too big). Sent again, it would do so again: send less at once."
+    )
+    error.was_sent = True
+    return error

@@ -65,6 +65,7 @@ class Dispatcher:
     ) -> None:
         self._methods = dict(methods)
         self._secrets = secrets
+        self.max_outgoing: int | None = None  # bytes of a message that the server takes; None: it does not say
         self._pool = pool
         self._send = send
         self._lock = threading.Lock()
@@ -96,11 +97,11 @@ class Dispatcher:
 
     def _handle_one(self, message: Request | Notification | Invalid, answer: Answer) -> None:
         if isinstance(message, Invalid):
-            log.warning("! invalid message: %s: %s", message.error.message, self._shown(message.received))
+            log.warning("! invalid message: %s: %s", message.error.message, self.shown(message.received))
             answer(_encode_error(message.id, message.error) if message.is_answered else None)
             return
         reply = _OneReply(
-            message.id if isinstance(message, Request) else None, isinstance(message, Request), answer, self._shown
+            message.id if isinstance(message, Request) else None, isinstance(message, Request), answer, self
         )
         method = self._methods.get(message.method)
         if method is None:
@@ -138,7 +139,8 @@ class Dispatcher:
         if text is not None:
             self._send(text)
 
-    def _shown(self, value: object) -> str:
+    def shown(self, value: object) -> str:
+        """The beginning of its ``repr``, without secrets."""
         return shorten_repr(value, redact=lambda text: redact(text, *self._secrets))
 
 
@@ -155,11 +157,9 @@ def _run(method: Method, message: Request | Notification, reply: _OneReply) -> N
 class _OneReply:
     """The reply to one request. Given once: by the handler, or at closing. For a notification it is only logged."""
 
-    def __init__(
-        self, id_: jsonrpc.envelopes.Id, is_wanted: bool, answer: Answer, show: Callable[[object], str]
-    ) -> None:
+    def __init__(self, id_: jsonrpc.envelopes.Id, is_wanted: bool, answer: Answer, dispatcher: Dispatcher) -> None:
         self._id = id_
-        self._show = show
+        self._dispatcher = dispatcher
         self._is_wanted = is_wanted
         self._answer = answer
         self._lock = threading.Lock()
@@ -171,6 +171,12 @@ class _OneReply:
             return
         try:
             text = jsonrpc.encode(jsonrpc.result_reply(self._id, result))
+            limit = self._dispatcher.max_outgoing
+            if limit is not None and len(text) * 4 > limit and (size := len(text.encode())) > limit:
+                raise LocalProtocolError(
+                    f"the result is too big: it has {size} bytes, and the server takes at most {limit} "
+                    "(its max_message_size)"
+                )
         except LocalProtocolError as exc:
             self.fail(error_for(exc))
         else:
@@ -179,7 +185,7 @@ class _OneReply:
     def fail(self, error: RpcError) -> None:
         if not self._is_wanted:
             # JSON-RPC 2.0 §4.1: no reply to a notification, not even an error.
-            log.warning("! notification failed: %s", self._show([error.message, error.data]))
+            log.warning("! notification failed: %s", self._dispatcher.shown([error.message, error.data]))
             self._give(None)
             return
         self._give(_encode_error(self._id, error))

@@ -471,6 +471,8 @@ class WebSocketTransport(Transport):
         if began:
             raise TransportEnded(Ending("closed", "local", event.code))
         reason = f": {event.reason}" if event.reason else ""
+        if event.code == frames.MESSAGE_TOO_BIG:
+            reason += "; it refused a message of this side as too big. Sent again, that would end the connection again"
         raise TransportEnded(Ending(f"the server closed it with code {event.code}{reason}", "server", event.code))
 
     def _end_of_stream(self) -> Ending:
