@@ -9,6 +9,7 @@ State and threads:
 |---|---|---|
 | ``_children`` | starting and ending a child, any thread | the interpreter: single operations on a set |
 | ``_Child.last_lines`` | its reader thread | the interpreter: single operations on a deque |
+| ``_Child._is_parents``: the process belongs to the parent | a forked child, before other code runs | – |
 | ``_default...`` | ``default_local_backend``, any thread | ``_default_lock``, held while one starts |
 """
 

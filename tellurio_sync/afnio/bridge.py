@@ -1,4 +1,9 @@
-"""The object that afnio uses as its WebSocket client, and the client of this package behind it."""
+"""The object that afnio uses as its WebSocket client, and the client of this package behind it.
+
+| State | Written by | Read by | Guarded by |
+|---|---|---|---|
+| ``connection``, ``api_key`` of the bridge | ``connect``, ``close`` | any thread | one attribute store each |
+"""
 
 from __future__ import annotations
 
@@ -103,12 +108,12 @@ def _handled(handler: Callable[[dict[str, Any]], Any], params: dict[str, Any]) -
 
 
 def make_bridge_class(original: Any, pushes: Pushes, **options: Any) -> Any:
-    """A subclass of afnio's client class whose connection is ours.
+    """A subclass of afnio's client class that uses the connection of this package.
 
     Args:
         original: afnio's ``TellurioWebSocketClient``.
         pushes: see ``PushClient``.
-        options: further arguments of our client.
+        options: further arguments of the client of this package.
     """
 
     class Bridge(original):  # type: ignore[misc]  # of a package that is not typed

@@ -2,7 +2,7 @@
 
 | State | Written by | Guarded by |
 |---|---|---|
-| the number of pushes, the losses of the connection | receive thread | ``_changed`` |
+| the losses of the connection: ``_lost``, ``_losses`` | receive thread | ``_changed`` |
 | the threads that wait | any thread | ``_changed`` |
 """
 

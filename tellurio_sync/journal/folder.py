@@ -1,4 +1,4 @@
-"""The folder of one run: what it is, how it ended, the journals of its writers, and what the server has of them.
+"""The folder of one run: what the run is, how it ended, the journals of its writers, and what the server has of them.
 
     <base>/<run id>/run.json          what the run is; replaced as a whole
                     end.json          how it ended: status and reason; absent while it runs
@@ -34,7 +34,7 @@ VARIABLE = "TELLURIO_JOURNAL_DIR"
 
 
 def default_base() -> Path:
-    """Where journals are kept: ``TELLURIO_JOURNAL_DIR``, else a folder of this user's for the state of programs."""
+    """Where journals are kept: ``TELLURIO_JOURNAL_DIR``, else the user's folder for the state of programs."""
     given = os.environ.get(VARIABLE)
     if given:
         return Path(given)
@@ -57,7 +57,7 @@ def _shared_base() -> Path:
 
 
 def usable_base() -> Path:
-    """The default base, made where it is missing; else one in the directory for temporary files.
+    """The default base, which is made if it is missing; else one in the directory for temporary files.
 
     Raises:
         OSError: neither can be made or written.
@@ -81,9 +81,9 @@ class Sent(NamedTuple):
     """What the server has of one journal.
 
     Attributes:
-        position: the bytes before it are with the server.
-        values: of the record that begins there, so many values are, too.
-        is_in_doubt: the value after those was sent, and no answer came.
+        position: the server has the bytes before it.
+        values: so many values of the record that begins there; the server has them, too.
+        is_in_doubt: the next value was sent, and no answer came.
     """
 
     position: int = 0
@@ -99,7 +99,7 @@ class RunFolder:
 
     @staticmethod
     def all(base: Path) -> list[RunFolder]:
-        """The folders below this one, oldest first; the folder itself, where it is one."""
+        """The folders of runs below this one, oldest first; the folder itself, if it is the folder of a run."""
         if (base / "run.json").is_file():
             return [RunFolder(base)]
         try:
@@ -111,7 +111,7 @@ class RunFolder:
     # --- what it is, and how it ended -------------------------------------------------------------
 
     def about(self) -> dict[str, Any]:
-        """What the run is; empty where that cannot be read."""
+        """What the run is; empty if that cannot be read."""
         return self._read("run.json")
 
     def create(self, about: dict[str, Any]) -> None:
@@ -121,11 +121,11 @@ class RunFolder:
             self._write("run.json", about)
 
     def change(self, **changes: Any) -> None:
-        """Note something else about the run. Raises OSError."""
+        """Note something more about the run. Raises OSError."""
         self._write("run.json", {**self.about(), **changes})
 
     def end(self) -> dict[str, Any]:
-        """``status``, ``reason``, and ``is_sent`` where the server has been told; empty while it runs."""
+        """``status``, ``reason``, and ``is_sent`` once the server has been told; empty while the run goes on."""
         return self._read("end.json")
 
     def set_end(self, status: str, reason: str | None, *, is_sent: bool = False) -> None:
@@ -133,7 +133,7 @@ class RunFolder:
         self._write("end.json", {"status": status, "reason": reason, "is_sent": is_sent})
 
     def unset_end(self) -> None:
-        """It goes on."""
+        """The run goes on: forget its end."""
         with contextlib.suppress(FileNotFoundError):
             (self.path / "end.json").unlink()
 
@@ -158,7 +158,7 @@ class RunFolder:
 
     def new_writer(self) -> JournalWriter:
         """A journal for this process. Raises OSError."""
-        # Sorts by time; the random part keeps apart what clocks and process ids do not.
+        # Names sort by time; the random part tells apart writers with the same time and process id.
         name = f"{time.time_ns():016x}-{os.getpid()}-{secrets.token_hex(4)}"
         return JournalWriter(self.path / f"{name}.journal")
 
@@ -183,7 +183,7 @@ class RunFolder:
             return 0
 
     def sent(self, writer: str) -> Sent:
-        """What the server has of a journal. Nothing, where that cannot be read: then it is all sent again."""
+        """What the server has of a journal; nothing if that cannot be read: then everything is sent again."""
         try:
             text = (self.path / f"{writer}.sent").read_text(encoding="ascii")
             position, values, doubt = text.split()
@@ -203,7 +203,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def sending(self, writer: str) -> Iterator[bool]:
-        """Inside, nobody else sends this journal; False: somebody does at present."""
+        """Inside, no other process sends this journal; False: another one does at present."""
         if fcntl is None:
             yield True
             return
@@ -232,7 +232,7 @@ class RunFolder:
 
     @property
     def is_written(self) -> bool:
-        """Whether some process has one of the journals open."""
+        """Whether a process has one of the journals open."""
         return any(self._is_open(writer) for writer in self.writers())
 
     def _is_open(self, writer: str) -> bool:

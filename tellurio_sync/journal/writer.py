@@ -1,10 +1,10 @@
 """Appends records to one writer's file, each by one ``write(2)`` before the call returns.
 
-What was written survives this process, however it ends: it is the operating system's by then.
+What was written survives this process, however it ends: the operating system has it.
 
 | State | Written by | Guarded by |
 |---|---|---|
-| the encoder, the file | any thread that logs | ``_lock``, held for the one write |
+| the encoder, the file (``_fd``) | any thread that logs | ``_lock``, held for the one write |
 | ``_is_busy`` | the same | the same. True where a signal handler logs while its thread is in the middle of a record |
 """
 
@@ -34,7 +34,7 @@ class JournalWriter:
         path: of the new file.
 
     Attributes:
-        is_usable: False once it is not known what the file ends with: then another one is to be begun.
+        is_usable: False if it is not known how the file ends: then another file must be begun.
 
     Raises:
         OSError: the file cannot be made.
@@ -49,7 +49,7 @@ class JournalWriter:
         self._fd = os.open(path, _FLAGS, 0o600)
         try:
             if fcntl is not None:
-                # Held until the file is closed: whoever cleans up sees that somebody still writes here.
+                # Held until the file is closed, so that a process that cleans up sees that this one still writes here.
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.write(self._fd, MAGIC) != len(MAGIC):
                 raise OSError("the begin of the journal could not be written")
@@ -102,13 +102,13 @@ class JournalWriter:
                 self._is_busy = False
 
     def _aside(self, values: Mapping[str, Any], step: int | None) -> None:
-        # In a signal handler: this thread is between two steps of another record, whose state must stay.
+        # In a signal handler: this thread is in the middle of another record, whose state must stay as it is.
         record = self._encoder.any(values, step, aside=True)
         if (written := os.write(self._fd, record)) != len(record):
             self._torn(written)
 
     def _torn(self, written: int) -> None:
-        """Part of a record was written, these many bytes: take it back, and raise."""
+        """So many bytes of a record were written: take them back, and raise."""
         self.is_usable = False  # until that has been done
         os.ftruncate(self._fd, os.fstat(self._fd).st_size - written)
         self.is_usable = True
@@ -123,7 +123,7 @@ class JournalWriter:
                 os.close(fd)
 
     def abandon_after_fork(self) -> None:
-        """In a forked child: close the descriptor, which the parent goes on with. Takes no lock."""
+        """In a forked child: close the copy of the descriptor; the parent goes on with its own. Takes no lock."""
         self.is_usable = False
         fd, self._fd = self._fd, -1
         if fd >= 0:

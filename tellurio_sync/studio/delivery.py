@@ -1,11 +1,11 @@
-"""Takes what is in the folder of a run to the server: the run itself, its values in their order, its end.
+"""Sends what is in the folder of a run to the server: the run itself, its values in their order, its end.
 
-Each value arrives once, however often it is tried.  Our backend takes the bytes of the journals and knows what it has
-of them (the extension ``journal``).  To any other server values go one by one, with an ``Idempotency-Key``; where no
-answer came to one, the server is asked whether it has it before it is sent again.
+Each value arrives once, however often it is tried.  A local backend takes the bytes of the journals and knows what it
+has of them (the extension ``journal``, protocol §K.8).  Any other server gets the values one by one, with an
+``Idempotency-Key``; if there was no answer, it is asked whether it has the value before the value is sent again.
 
-No thread and no waiting in here, but for the answers: :mod:`.shipping` does that for a run that goes on, and
-:mod:`.sync` for those that were left.
+This module has no thread, and waits only for answers.  :mod:`.shipping` calls it for a run that goes on, and
+:mod:`.sync` for runs that were left.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 _PIECE = 128 * 1024
 _LONGEST_RECORD = 16 * 2**20
-# Statuses that may be other ones a little later; the rest say something about what was sent.
+# With these statuses the same request may succeed later; the others say that something is wrong with the request.
 _PASSING = (401, 403, 408, 425, 429)
 
 
@@ -48,7 +48,7 @@ def is_passing(error: TellurioError) -> bool:
 
 
 class Delivery:
-    """Takes one folder to one server. Used by one thread at a time.
+    """Sends one folder to one server. Used by one thread at a time.
 
     Args:
         on_refused: called with each value that the server refuses. It is kept in the folder, and not sent again.
@@ -67,10 +67,10 @@ class Delivery:
         self.acknowledged = 0
 
     def run(self) -> None:
-        """Send what is there and was not sent.
+        """Send everything that was not sent yet.
 
         Raises:
-            HttpUnreachable, HttpStatusError, Busy: not all of it; see ``is_passing``.
+            HttpUnreachable, HttpStatusError, Busy: not everything was sent; see ``is_passing``.
             HttpError: the server answered in an unknown form.
             OSError: the folder cannot be read or written.
         """
@@ -85,7 +85,7 @@ class Delivery:
         self._send_end()
 
     def sign_of_life(self) -> None:
-        """Tell the server that the run goes on, where it wants to know."""
+        """Tell the server that the run goes on, if it wants to know."""
         if self._rest.knows("journal") and self._about.get("remote_uuid"):
             self._rest.send_journal(*self._address(), "-", 0, b"")
 
@@ -211,8 +211,8 @@ class Delivery:
     def _has(self, writer: str, record: Record, index: int) -> bool:
         """Whether the server has the value to which no answer came.
 
-        It is there if the server has more such values than were sent before it. (Of two processes that log the same
-        value for the same metric without a step at the same time, one could be taken for the other.)
+        It has it if it has more such values than were sent before. (If two processes log the same value of the same
+        metric without a step at the same time, one could be mistaken for the other.)
         """
         name, value = record.values[index]
         wanted = _comparable(value)
@@ -244,7 +244,7 @@ class Delivery:
 
 
 def _comparable(value: Any) -> Any:
-    """Equal for values that a server gives back for one another."""
+    """The same for two values that a server may give back in place of each other."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return float(value) if type(value) in (int, float) else value

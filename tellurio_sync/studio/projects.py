@@ -1,4 +1,4 @@
-"""Projects, which runs belong to (protocol §J)."""
+"""Projects, to which runs belong (protocol §J)."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def slug_of(display_name: str) -> str:
     """The slug that the server makes of a display name (protocol §J).
 
     Raises:
-        ValueError: nothing is left of the name.
+        ValueError: the name has no letters and digits.
     """
     from slugify import slugify
 

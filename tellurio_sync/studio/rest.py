@@ -7,7 +7,7 @@ State and threads:
 | ``_key`` | ``set_api_key`` | any thread | one attribute store |
 | ``_of_thread`` (an HTTP session each) | that thread | that thread | ``threading.local`` |
 | ``_sessions`` (all of these) | any thread | ``close`` | ``_lock``, never held while sending |
-| ``_extensions`` | whoever gets an answer | any thread | one attribute store |
+| ``_extensions`` | a thread that gets an answer | any thread | one attribute store |
 | ``_outboxes`` | runs | readers, ``close`` | ``_lock``, never held while an outbox is used |
 
 This is the border to the HTTP library: none of its errors leaves this module, not even as a cause, because it holds the
@@ -40,7 +40,7 @@ DEFAULT_MAX_ANSWER_SIZE = 64 * 2**20
 _CONFIGURATION = ("address", "timeout", "allow_insecure", "max_answer_size")
 _PIECE = 64 * 1024
 
-# Which of the things beyond the protocol the server knows, and the key by which it knows a request again.
+# The extensions that the server knows, and the key by which it recognises a repeated request.
 _EXTENSIONS_HEADER = "Tellurio-Extensions"
 _IDEMPOTENCY_HEADER = "Idempotency-Key"
 
@@ -142,16 +142,16 @@ class StudioRest:
         self._key = KeyHeader(key or None)
 
     def knows(self, extension: str) -> bool:
-        """Whether the server knows this beyond the protocol, as far as its answers have told."""
+        """Whether the server knows this extension, as far as its answers have told."""
         return self._extensions is not None and extension in self._extensions
 
     @property
     def knows_extensions(self) -> bool:
-        """Whether the server has answered, and so told what it knows."""
+        """Whether the server has answered, and so has told which extensions it knows."""
         return self._extensions is not None
 
     def attach(self, outbox: Outbox) -> None:
-        """Let what reads wait for this one, so that it sees what was logged before. Held weakly."""
+        """Let calls that read wait for this outbox, so that they see what was logged before. Held weakly."""
         self._forget_parent()
         with self._lock:
             self._outboxes.add(outbox)
@@ -179,7 +179,7 @@ class StudioRest:
             session.close()
 
     # --- endpoints ------------------------------------------------------------------------------
-    # All of them raise, besides what they say themselves:
+    # All of them raise, in addition to what their docstrings say:
     #   HttpUnreachable  no whole answer in time, or none at all
     #   HttpTooLarge     an answer of more bytes than max_answer_size
     #   HttpStatusError  a status other than the one of protocol §J, other 2xx included

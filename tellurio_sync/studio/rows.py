@@ -1,4 +1,4 @@
-"""What was logged, read back: rows, and what to make of them."""
+"""What was logged, read back as rows, which can become tables, files and plots."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ class Rows(list[dict[str, Any]]):
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a number; a truth value is none."""
+    """Whether a value is a number; a truth value is not."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def rows_of_folder(path: Path | None) -> Rows:
-    """What is in the journals of a run, writer by writer; without a step it counts as the server would."""
+    """What is in the journals of a run, writer by writer; values without a step are numbered as the server does it."""
     rows = Rows()
     if path is None:
         return rows
@@ -90,7 +90,7 @@ def rows_of_folder(path: Path | None) -> Rows:
 
 
 def plot(rows: Rows, names: tuple[str, ...], ax: Any, title: str) -> Any:
-    """Draw the numbers of these metrics, of all where none is named, over their steps. See ``Run.plot``."""
+    """Draw the numbers of these metrics over their steps; of all metrics if none is named. See ``Run.plot``."""
     numbers: dict[str, list[tuple[int, float]]] = {}
     for row in rows:
         if is_number(row["value"]):

@@ -1,4 +1,4 @@
-"""Sees to it that no run of this process stays RUNNING for ever, and that each ends as what it ended by (§J.1).
+"""Makes sure that each run of this process ends, with the status that fits the way the program ends (protocol §J.1).
 
 | Ending | Status | How it is seen |
 |---|---|---|
@@ -12,13 +12,15 @@
 
 ``raise SystemExit(1)`` without ``sys.exit`` is not seen outside of the run's block, and counts as an orderly end.
 
-The hooks are there only while a run is watched, each calls the one it found, and none is removed that was put over it.
-Only the process that started a run ends it, not a fork.
+The hooks are installed only while a run is watched.  Each calls the hook that was there before.  A hook that another
+library has installed later stays.  Only the process that started a run ends it, not a fork.
 
 | State | Written by | Guarded by |
 |---|---|---|
-| ``_watching``, the hooks | ``watch``, the end of a run | ``_lock``, never held while a run ends |
-| what was noted | hooks, in the thread they run in | one attribute store |
+| ``_watching`` | ``watch``, the end of a run | ``_lock``, never held while a run ends |
+| the hooks: ``_sys_exit``, ``_excepthook``, ``_shell``, ``_signals`` | the same | the same |
+| ``signal_reason``, ``exit_reason``, ``cell_reason`` | hooks, on the thread on which they run | one attribute store |
+| ``RunGuard._run``, with ``_pid``, ``_thread``, ``_seen_exception`` | ``watch`` | one attribute store each |
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("tellurio_sync.studio.runs")
 
-# Where several runs end with the program, a server that is away is waited for once, and no longer by each.
+# If several runs end with the program, they wait for a server that does not answer only once, all together.
 _LEAST_PATIENCE = 0.1
 _SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
@@ -63,7 +65,7 @@ class RunGuard:
         Blocks while an earlier one is marked FAILED; errors of that are only logged.
         """
         if self._pid != os.getpid():
-            # The first run, or after a fork: the parent's run is the parent's.
+            # The first run; or this is a fork, and the run belongs to the parent.
             self._run, self._pid = None, os.getpid()
         earlier, self._run = self._run, run
         self._thread = threading.get_ident()
@@ -92,7 +94,7 @@ class RunGuard:
         """End the watched run if it is unfinished. Errors are only logged.
 
         Args:
-            patience: seconds that a server may be away.
+            patience: seconds to wait for a server that does not answer.
         """
         if not self.is_watching:
             return
@@ -102,7 +104,7 @@ class RunGuard:
         self.end("COMPLETED" if reason is None else "CRASHED", reason, patience)
 
     def end(self, status: str, reason: str | None, patience: float) -> None:
-        """End the watched run, whatever the server does. ``patience``: seconds that it may be away."""
+        """End the watched run, whatever the server does. ``patience``: seconds to wait for it."""
         run, self._run = self._run, None
         if run is None or run.is_finished:
             return
@@ -115,7 +117,7 @@ class RunGuard:
             _hooks.discard(self)
 
     def note(self, reason: str, thread: int) -> None:
-        """Something that makes the run CRASHED unless it is ended otherwise has come about in this thread."""
+        """Something has happened on this thread that makes the run CRASHED, unless it is ended in another way."""
         if self._run is not None and thread == self._thread:
             self._run.noted = reason
 
@@ -144,7 +146,7 @@ def _last_exception() -> BaseException | None:
 
 
 class _Exit(SystemExit):
-    """Notices that the interpreter ends because of it: then its code is read with no frame of Python below."""
+    """Notices that the interpreter ends because of it: then no Python frame is below the one that reads its code."""
 
     @property
     def code(self) -> Any:  # type: ignore[override]
@@ -177,7 +179,7 @@ class _Hooks:
             self._watching.add(guard)
             self.signal_reason = self.exit_reason = self.cell_reason = None
             self._install()
-        # Anew for each run: exit functions run in reverse order, and this one must run before the one that stops
+        # Again for each run: exit functions run in reverse order, and this one must run before the one that stops
         # the local backend, which was started earlier than the run.
         atexit.unregister(self._at_exit)
         atexit.register(self._at_exit)
@@ -203,7 +205,7 @@ class _Hooks:
     # --- installing --------------------------------------------------------------------------------
 
     def _install(self) -> None:
-        if isinstance(sys.exit, BuiltinFunctionType):  # else somebody else's, which stays
+        if isinstance(sys.exit, BuiltinFunctionType):  # else another library has replaced it: that stays
             self._sys_exit, sys.exit = sys.exit, _exit
         if self._excepthook is None:
             self._excepthook, threading.excepthook = threading.excepthook, _in_thread
@@ -272,7 +274,7 @@ _hooks = _Hooks()
 
 
 def forget_all_runs() -> None:
-    """Let no unfinished run be ended with the program: for tests."""
+    """Do not end unfinished runs with the program: for tests."""
     _hooks.forget_all()
 
 

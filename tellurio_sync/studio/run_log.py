@@ -1,4 +1,4 @@
-"""What a run logs in this process: into its journal at once, and to the server behind the caller's back.
+"""What a run logs in this process: into its journal at once, and to the server in the background.
 
 ``log()`` never waits for the network, and never raises for what a server or a disk does.
 
@@ -6,7 +6,8 @@
 |---|---|---|---|
 | ``_writer``, ``_folder`` | first use, ``close``, fork | any thread | ``_lock`` to make one, else none |
 | ``_shipper`` | the same | any thread | the same |
-| ``lost`` and what was complained about | any thread that logs | any | the interpreter: single operations |
+| ``lost``, ``_lost_before``, ``_complained`` | any thread that logs | any | the interpreter: single operations |
+| ``_next_attempt``, ``_problem`` | first use | any thread that logs | ``_lock`` to write, else one attribute store |
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ from .values import plain, plain_step
 # Under the name that users know.
 _log = logging.getLogger("tellurio_sync.studio.runs")
 
-# Seconds without progress after which the end of a run waits no longer for a server that is away.
+# The end of a run waits for a server that does not answer only for so many seconds without progress.
 PATIENCE = 1.5
-# After a failed attempt to make a journal, the next one comes this much later.
+# Seconds from a failed attempt to make a journal to the next attempt.
 _PAUSE = 1.0
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
@@ -44,8 +45,8 @@ class RunLog:
     Args:
         about: what the run is, for its folder: ``uuid``, ``remote_uuid``, ``namespace``, ``slug``, ``project``,
             ``name``, ``server``; see ``journal.folder`` and ``delivery``.
-        rest: where it is sent; without a key it stays in the folder, for another process to send.
-        folder: where the run has one already; None: below :func:`usable_base`.
+        rest: to which it is sent; without a key it stays in the folder, for another process to send.
+        folder: of a run that has one already; None: a new one below :func:`usable_base`.
 
     Attributes:
         lost: how many values could not be kept (a full disk).
@@ -97,7 +98,7 @@ class RunLog:
             TypeError, ValueError: only with ``strict``: it cannot be logged.
         """
         writer = self._writer
-        # The usual case in a few steps; all else goes the long way, which looks at everything.
+        # The usual case takes a few steps; everything else takes the long way, which checks everything.
         if (
             writer is not None
             and type(value) is float
@@ -155,7 +156,7 @@ class RunLog:
             shipper.wake()
 
     def _again(self, values: dict[str, Any], step: int | None) -> None:
-        """A value could not be written: once more, in another file where this one is of no use any more."""
+        """A value could not be written: try once more, in another file if this one cannot be used any more."""
         writer = self._writer
         if writer is not None and not writer.is_usable:
             with self._lock:
@@ -211,7 +212,7 @@ class RunLog:
     # --- the folder, the writer, the thread ----------------------------------------------------------
 
     def _open(self) -> JournalWriter | None:
-        """This process's journal, made at the first use; None: it cannot be made."""
+        """The journal of this process, made at the first use; None: it cannot be made."""
         with self._lock:
             if self._writer is not None:
                 return self._writer
@@ -228,7 +229,7 @@ class RunLog:
             return self._writer
 
     def make_folder(self) -> RunFolder:
-        """The run's folder, made where it is missing. Raises OSError."""
+        """The run's folder; makes it if it is missing. Raises OSError."""
         with self._lock:
             folder = self._folder
             if folder is None:
@@ -257,8 +258,8 @@ class RunLog:
         """Wait until the server has what was logged for this run, by other processes of this machine too.
 
         Returns:
-            False: not within ``timeout`` seconds, or ``patience`` seconds without any progress; or it is not sent
-            from here.
+            False: the server did not have it within ``timeout`` seconds, or there was no progress for ``patience``
+            seconds; or it is not sent from here.
         """
         shipper = self._shipper
         if shipper is None:
@@ -270,7 +271,7 @@ class RunLog:
 
     @property
     def has_unsent(self) -> bool:
-        """Whether something of this run is not yet with the server, as far as this machine knows."""
+        """Whether the server does not have everything of this run yet, as far as this machine knows."""
         folder = self._folder
         return folder is not None and (folder.unsent_bytes > 0 or (bool(folder.end()) and not folder.end()["is_sent"]))
 
@@ -280,7 +281,7 @@ class RunLog:
         return self._shipper.last_error if self._shipper is not None else self._last_error
 
     def pause(self) -> None:
-        """Send what there is, as long as that makes progress, and end the thread until something else is logged."""
+        """Send what there is, as long as that makes progress. Then end the thread until something else is logged."""
         shipper = self._shipper
         if shipper is None:
             return
@@ -319,7 +320,7 @@ class RunLog:
         return self.flush(float("inf"), patience=patience)
 
     def close(self) -> None:
-        """Nothing is logged here any more. The folder goes if the server has everything."""
+        """Nothing is logged here any more. Delete the folder if the server has everything."""
         with self._lock:
             shipper, self._shipper = self._shipper, None
             writer, self._writer = self._writer, None
@@ -338,7 +339,7 @@ class RunLog:
         return SEND_COMMAND
 
     def renew_after_fork(self) -> None:
-        """In a forked child: it has a journal of its own, in the same folder."""
+        """In a forked child: it gets another journal in the same folder."""
         writer = self._writer
         self._given_folder = self.folder
         self._renew()

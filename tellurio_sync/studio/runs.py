@@ -354,7 +354,7 @@ class Run:
     # --- copies and blocks -------------------------------------------------------------------------
 
     def __getstate__(self) -> dict[str, Any]:
-        # Who started it is not where the copy goes.
+        # The copy goes to another process, which did not start the run.
         state = {**self.__dict__, "before_finish": _do_nothing, "on_finish": clear_active_run}
         folder = self._log.folder
         if folder is None and not self.is_finished:
@@ -488,7 +488,7 @@ def continue_run(
 
 
 def _description_of(run: Run) -> dict[str, Any]:
-    """What an answer to a PATCH may leave out."""
+    """The keys that an answer to a PATCH may leave out."""
     return {"uuid": run.uuid, "name": run.name, "description": run.description, "status": RunStatus.RUNNING}
 
 

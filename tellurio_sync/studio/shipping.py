@@ -1,14 +1,14 @@
-"""The thread that takes the journal of a run to the server while the run goes on.
+"""The thread that sends the journal of a run to the server while the run goes on.
 
 | State | Written by | Read by | Guarded by |
 |---|---|---|---|
-| ``is_idle`` | the thread (True), whoever logs (False) | both | one attribute store; a lost one costs one interval |
-| ``_inbox`` | any thread, a signal handler too | the thread | ``SimpleQueue``, whose ``put`` may interrupt itself |
-| ``_thread`` | ``start``, ``stop`` | the same | ``_start_lock``, held while a thread starts |
-| ``last_error``, ``delivery`` | the thread | any | one attribute store |
+| ``is_idle`` | the thread (True), one that logs (False) | both | one attribute store; if one is lost: one interval late |
+| ``_inbox`` | any thread, also a signal handler | the thread | ``SimpleQueue``, whose ``put`` may interrupt itself |
+| ``_thread``, ``_is_stopping`` | ``start``, ``stop`` | the same, the thread | ``_start_lock``, held while it starts |
+| ``last_error``, ``delivery``, ``is_unusable`` | the thread | any | one attribute store |
+| ``_seen`` | the thread | the thread | ownership |
 
-Signal handlers wait here, too, so nothing that a waiting thread needs is guarded by a lock that is also taken by
-``log()``.
+Signal handlers wait here, too.  So nothing that a waiting thread needs is guarded by a lock that ``log()`` takes.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from .rest import StudioRest
 
 _log = logging.getLogger("tellurio_sync.studio.runs")
 
-# Seconds. Values that come meanwhile travel together.
+# Seconds. Values that come within this time travel together.
 _LINGER = 0.15
-# A sign of life comes that often; what other processes have logged for the run is looked for, too.
+# Seconds between two signs of life. In the same interval the thread looks for what other processes have logged.
 _INTERVAL = 3.0
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 30.0
-# While somebody waits for it, it is tried again that soon.
+# The longest pause before another try while a thread waits for it.
 _PAUSE_IF_WAITED_FOR = 0.2
 
 SEND_COMMAND = "tellurio-sync sync"
 
 
 class _Flush:
-    """Somebody waits until all that was logged before is with the server."""
+    """A thread waits until the server has all that was logged before."""
 
     def __init__(self) -> None:
         self.done = threading.Event()
@@ -58,13 +58,13 @@ class Shipper:
         self._is_stopping = False
         self.delivery = Delivery(folder, rest, on_refused)
         self.is_idle = False
-        self.is_unusable = False  # the server knows nothing of this run, or will not have it
+        self.is_unusable = False  # the server does not know this run, or refuses it
         self.last_error: Exception | None = None
         self.gives_signs = True
         self._seen: dict[str, int] = {}
 
     def start(self) -> bool:
-        """See to it that the thread runs; False: no thread can be started any more, as when the program ends."""
+        """Make sure that the thread runs; False: no thread can be started any more, because the program ends."""
         thread = self._thread
         if thread is not None and thread.is_alive() and not self._is_stopping:
             return True
@@ -90,11 +90,11 @@ class Shipper:
         self._inbox.put(None)
 
     def flush(self, timeout: float, *, patience: float | None = None) -> bool:
-        """Wait until the server has all that was logged before; False: not in time.
+        """Wait until the server has all that was logged before; False: it did not have it in time.
 
         Args:
             timeout: seconds.
-            patience: seconds without any progress after which it is given up earlier; None: none.
+            patience: seconds without any progress after which it gives up earlier; None: it does not.
         """
         if self.is_unusable or not self.start():
             return False
@@ -112,7 +112,7 @@ class Shipper:
         return True
 
     def stop(self, timeout: float = 1.0) -> None:
-        """Let the thread end, and wait for it as long, unless it is this one."""
+        """Let the thread end, and wait at most ``timeout`` seconds for it, unless it is this thread."""
         self._is_stopping = True
         self._inbox.put(None)
         thread = self._thread
@@ -128,7 +128,7 @@ class Shipper:
         while True:
             waiting = [request for request in waiting if not request.is_abandoned]
             try:
-                # Before what is there is looked at: who came before that is served by it.
+                # Before the folder is read: what is read serves all that have asked before.
                 waiting += self._take_all()
                 self._seen = self._sizes()
                 self.delivery.run()
@@ -164,7 +164,7 @@ class Shipper:
             self._rest(waiting)
 
     def _rest(self, waiting: list[_Flush]) -> None:
-        """Wait until there is something to do; then a little longer, unless somebody waits for it."""
+        """Wait until there is something to do; then a little longer, unless a thread waits for it."""
         self.is_idle = True
         if self._sizes() == self._seen and self._inbox.empty():
             self._wait(_INTERVAL, waiting)

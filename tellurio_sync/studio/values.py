@@ -1,4 +1,4 @@
-"""What may be logged, brought into the forms that a journal has: floats, integers and what JSON has."""
+"""Converts what may be logged into the forms that a journal has: floats, integers and JSON values."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _DEEPEST = 100
 
 
 def plain(value: Any) -> Any:
-    """The value as a float, an integer, or another thing that JSON has; NaN and infinities stay what they are.
+    """The value as a float, an integer, or another JSON value; NaN and infinities are kept.
 
-    Numbers and arrays of other libraries with ``tolist()`` (NumPy, PyTorch, pandas, ...) are taken, and whatever is a
-    real number for Python. Inside of lists and objects NaN and infinities become None.
+    Numbers and arrays of other libraries with ``tolist()`` (NumPy, PyTorch, pandas, ...) are accepted, and everything
+    that is a real number for Python. Inside lists and objects NaN and infinities become None.
 
     Raises:
         TypeError, ValueError: it has no such form.
@@ -81,12 +81,12 @@ def plain_step(step: Any) -> int | None:
 
 
 def plain_config(config: Any) -> dict[str, Any]:
-    """A configuration as a JSON object: of a mapping, a dataclass, or an object such as ``argparse.Namespace``.
+    """A configuration as a JSON object, made from a mapping, a dataclass, or an object such as ``argparse.Namespace``.
 
     What has no JSON form is kept as its ``repr``.
 
     Raises:
-        TypeError: it is nothing of these.
+        TypeError: it is none of these.
     """
     if not isinstance(config, Mapping):
         try:
