@@ -21,12 +21,11 @@ from typing import Any
 
 import pytest
 
-import tellurio_sync
 from tellurio_sync.testing import ScriptedBackend
 
+from .moving import DRIVERS, PACKAGE_ROOT
+
 PEER = "afnio==0.3.7"
-DRIVERS = Path(__file__).parent / "drivers"
-PACKAGE_ROOT = Path(tellurio_sync.__file__).parents[1]
 FAILSAFE = 300.0
 """Seconds: a driver that is not done by then hangs."""
 

@@ -5,10 +5,6 @@ Parameters and metrics must be the same.
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +16,8 @@ from tellurio_sync.examples.stand_in import stand_in
 from tellurio_sync.studio import StudioRest
 from tellurio_sync.testing import ScriptedBackend
 
-from .conftest import DRIVERS, FAILSAFE, PACKAGE_ROOT, Drive
+from .conftest import FAILSAFE, Drive
+from .moving import run_natively
 
 SHARED = {"seed": 0, "train": 24, "validation": 16}
 
@@ -50,41 +47,12 @@ def metrics_of(backend: ScriptedBackend) -> list[tuple[Any, ...]]:
     return sorted((each["name"], each["step"], each["value"]) for each in metrics if "cost" not in each["name"])
 
 
-def natively(backend: ScriptedBackend, directory: Path) -> Any:
-    """Run the driver with ``afnio`` replaced in its import lines, in this environment."""
-    program = (DRIVERS / "training.py").read_text(encoding="utf-8")
-    lines = [
-        line.replace("from afnio", "from tellurio_sync.compat") if line.startswith("from afnio") else line
-        for line in program.splitlines()
-    ]
-    moved = directory / "training.py"
-    moved.write_text("\n".join(lines), encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, str(moved), json.dumps(arguments(backend, directory))],
-        env={
-            **{name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ},
-            **backend.environment(),
-            "HOME": str(directory),
-            "PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring",
-            "PYTHONPATH": os.pathsep.join([str(PACKAGE_ROOT), str(DRIVERS)]),
-        },
-        cwd=directory,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=FAILSAFE,
-    )
-    assert done.stdout, done.stderr[-2000:]
-    outcome = json.loads(done.stdout)
-    assert "failed" not in outcome, outcome
-    return outcome["observed"]
-
-
 @pytest.fixture(scope="module")
 def native(tmp_path_factory: pytest.TempPathFactory) -> Any:
     with ScriptedBackend(username="alice", email="alice@example.org", namespaces=["alice"]) as backend:
         backend.lm.always(stand_in)
-        seen = natively(backend, tmp_path_factory.mktemp("native"))
+        directory = tmp_path_factory.mktemp("native")
+        seen = run_natively("training", backend, directory, FAILSAFE, {}, **arguments(backend, directory))
         return seen, metrics_of(backend)
 
 
