@@ -15,6 +15,7 @@ from tellurio_sync.client import TellurioWebSocketClient
 from tellurio_sync.errors import BatchFailed, ConnectionLost, NotConnected
 from tellurio_sync.model.batch.block import open_queue
 from tellurio_sync.model.call import Call
+from tellurio_sync.model.variable_state import known_id, set_local, wait_for_id
 from tellurio_sync.session.restore import Restored
 
 from .backend_process import KEY, BackendProcess, Cable, now_and_then
@@ -53,7 +54,7 @@ def session(lasting_backend: BackendProcess) -> Iterator[te.Session]:
 
 def there(session: te.Session, variable: te.Variable) -> dict[str, Any]:
     """The Variable as the server has it."""
-    variable._wait_until_made()
+    wait_for_id(variable)
     with Call(session) as call:  # inside, a restore does not change the id
         answer: dict[str, Any] = call.request("get_variable", {"variable_id": variable.variable_id})
     return answer
@@ -82,7 +83,7 @@ def test_what_is_made_and_changed_in_a_batch_is_so_there(session: te.Session) ->
 
 def test_the_servers_refusal_names_the_variable(session: te.Session) -> None:
     variable, gone = te.Variable("a"), te.Variable("b", "the role of the gone one")
-    gone._set_local("variable_id", "not there")
+    set_local(gone, "variable_id", "not there")
     with pytest.raises(BatchFailed, match=r"data of variable\(b.*the role of the gone one.*not there"), te.batch():
         gone.data, variable.data = "c", "d"
     assert (gone.data, variable.data) == ("b", "d")
@@ -175,13 +176,13 @@ def test_what_was_queued_in_a_run_belongs_to_it(
         new = te.Variable("new")
         old.data = "changed"
         end(session, run)
-        assert new._known_id is not None
+        assert known_id(new) is not None
     assert runs_of == [("new", run.uuid), ("changed", run.uuid)]
 
 
 def test_what_is_refused_is_told_where_another_run_begins(session: te.Session) -> None:
     gone = te.Variable("gone")
-    gone._set_local("variable_id", "not there")
+    set_local(gone, "variable_id", "not there")
     with te.batch():
         gone.data = "changed"
         with pytest.raises(BatchFailed, match="not there"):
@@ -316,7 +317,7 @@ def test_a_child_forked_inside_a_block_makes_its_own(session: te.Session) -> Non
         ids = forked(
             lambda: (new.variable_id, old.variable_id, there(session, old)["data"], there(session, new)["data"])
         )
-        assert new._known_id is None
+        assert known_id(new) is None
     assert ids[0] not in (None, new.variable_id)
     assert ids[1] != former
     assert ids[2:] == ("changed", "new")

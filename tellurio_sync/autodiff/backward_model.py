@@ -48,12 +48,12 @@ class BackwardModel:
         # If no reply comes, the server may have this model or the former one.
         former = link.registries.backward_model
         with Call(link, changes=() if former is None else (former,)) as call:
-            params = self._setting()
+            params = self.setting()
             echoed = {name: params[name] for name in ("model_id", "completion_args")}
             check_echo("set_model_singleton", call.request("set_model_singleton", params), echoed)
             link.registries.backward_model = self
 
-    def _setting(self) -> dict[str, Any]:
+    def setting(self) -> dict[str, Any]:
         """The parameters of ``set_model_singleton``."""
         return {
             "model_id": self.client.model_id,
@@ -103,7 +103,7 @@ def set_backward_model_client(
         config = openai_config(client_args)
         if (
             former is not None
-            and former.client._config == config
+            and former.client.has_config(config)
             and (former.model, former.completion_args) == (name, completion_args)
         ):
             return

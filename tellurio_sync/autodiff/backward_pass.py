@@ -17,7 +17,9 @@ from ..errors import RemoteError, TellurioError, UsageError, shorten_repr
 from ..model.call import Call
 from ..model.registries import Registries
 from ..model.reply_checks import check_message
+from ..model.restorable import reference
 from ..model.variable import Variable, sources_of
+from ..model.variable_state import holds_grad
 from ..model.wire import link_of, wait_until_made
 from .left_out import ON_ERROR, check_share, warn_of_left_out
 
@@ -101,7 +103,7 @@ def backward(
 def _receivers(starts: list[Variable]) -> list[Variable]:
     """The Variables that will get a gradient: the starts and their sources that need one and keep it."""
     reached = {*starts, *sources_of(starts)}
-    return [variable for variable in reached if variable.requires_grad and variable._holds_grad()]
+    return [variable for variable in reached if variable.requires_grad and holds_grad(variable)]
 
 
 def _ids_in(answer: Any, registries: Registries) -> frozenset[str]:
@@ -145,5 +147,5 @@ def _references(variables: Variable | Sequence[Variable | None] | None) -> Any:
     if variables is None:
         return None
     if isinstance(variables, Variable):
-        return variables._reference()
-    return [None if variable is None else variable._reference() for variable in variables]
+        return reference(variables)
+    return [None if variable is None else reference(variable) for variable in variables]

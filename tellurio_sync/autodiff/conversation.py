@@ -20,7 +20,7 @@ def ask(model: ChatCompletionModel, messages: Sequence[Mapping[str, str]], compl
         is_message = isinstance(message, Mapping) and set(message) == {"role", "content"}
         if not is_message or not all(isinstance(value, str) for value in message.values()):
             raise TypeError(f'messages[{index}] must be {{"role": str, "content": str}}, not {message!r}.')
-    with use_link(model._link), no_grad():
+    with use_link(model.link), no_grad():
         contents = variables([message["content"] for message in messages], "part of a chat")
         chat = [{"role": message["role"], "content": [content]} for message, content in zip(messages, contents)]
         answer = chat_completion(model, chat, **completion_args)

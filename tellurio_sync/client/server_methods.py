@@ -28,6 +28,7 @@ from ..model.graph import GradientEdge, Node
 from ..model.registries import Registries
 from ..model.session_link import use_link
 from ..model.variable import CLASS_BY_TAG, Variable, check_output_nr
+from ..model.variable_state import PENDING_DATA, PENDING_GRAD, bind_node, holds_grad, received, set_local
 from ..model.wire import deserialise
 
 ON_WORKER = frozenset({"run_callable"})
@@ -75,14 +76,14 @@ def create_variable(self: HasRegistries, params: dict[str, Any]) -> Any:
     if cls is None:
         raise ValueError(f"Unsupported object type '{obj_type}' for Variable or Parameter creation.")
     check_output_nr(output_nr)
-    variable = cls._received(registries.link, _id("variable_id", variable_id), data, role, requires_grad)
-    variable._set_local("_retain_grad", bool(retain_grad))
-    variable._set_local("_grad", deserialise(_list("_grad", grad), registries))
-    variable._set_local("_output_nr", output_nr)
-    variable._set_local("is_leaf", bool(is_leaf))
+    variable = received(cls, registries.link, _id("variable_id", variable_id), data, role, requires_grad)
+    set_local(variable, "_retain_grad", bool(retain_grad))
+    set_local(variable, "_grad", deserialise(_list("_grad", grad), registries))
+    set_local(variable, "_output_nr", output_nr)
+    set_local(variable, "is_leaf", bool(is_leaf))
     node = registries.nodes.lookup(node_id) if requires_grad else None
     if node is not None:
-        variable._bind_grad_fn(node)
+        bind_node(variable, node)
     registries.register_pushed_variable(variable_id, variable)
     return _OK
 
@@ -117,7 +118,7 @@ def update_variable(self: HasRegistries, params: dict[str, Any]) -> Any:
         node = None if value is None else _known_grad_fn(registries, variable_id, value)
         registries.rebind_grad_fn(variable, node)
     elif _is_free_name(field, Variable):
-        variable._set_local(field, value)
+        set_local(variable, field, value)
     else:
         raise AttributeError(f"The server cannot set {field!r} of a Variable.")
     return _OK
@@ -157,8 +158,13 @@ def _gradient(registries: Registries, item: Any) -> Variable:
     if unexpected:
         raise TypeError(f"a gradient got an unexpected keyword argument {sorted(unexpected)[0]!r}")
     variable_id = fields.get("variable_id")
-    variable = Variable._received(
-        registries.link, variable_id, fields.get("data", ""), fields.get("role", ""), fields.get("requires_grad", False)
+    variable = received(
+        Variable,
+        registries.link,
+        variable_id,
+        fields.get("data", ""),
+        fields.get("role", ""),
+        fields.get("requires_grad", False),
     )
     if variable_id is not None:
         registries.register_pushed_variable(_id("variable_id", variable_id), variable)
@@ -166,7 +172,7 @@ def _gradient(registries: Registries, item: Any) -> Variable:
 
 
 def _check_holds_grad(variable: Variable) -> None:
-    if not variable._holds_grad():
+    if not holds_grad(variable):
         reason = "it is not a leaf and does not retain its gradient."
         raise UsageError(f"Failed to append gradient for variable with ID '{variable.variable_id}': {reason}")
 
@@ -186,12 +192,12 @@ def clear_backward(self: HasRegistries, params: dict[str, Any]) -> Any:
         MissingParam: ``variable_ids`` is absent.
         UnknownVariable: some of them are not registered; the others are cleared all the same (protocol §D).
     """
-    return _clear(self.registries, params, "_pending_grad", "backward pass")
+    return _clear(self.registries, params, PENDING_GRAD, "backward pass")
 
 
 def clear_step(self: HasRegistries, params: dict[str, Any]) -> Any:
     """All new data of an optimizer step has come; otherwise as ``clear_backward``."""
-    return _clear(self.registries, params, "_pending_data", "optimizer step")
+    return _clear(self.registries, params, PENDING_DATA, "optimizer step")
 
 
 def _clear(registries: Registries, params: dict[str, Any], flag: str, what: str) -> Any:
@@ -265,7 +271,7 @@ def update_model(self: HasRegistries, params: dict[str, Any]) -> Any:
         text = f"Failed to update model with ID '{model_id}': Model with id '{model_id}' not found in registry."
         raise UnknownModel(text, model_id=model_id)
     if field == "_usage":
-        model._usage = _object("_usage", value)
+        model.take_usage(_object("_usage", value))
     elif _is_free_name(field, type(model)):
         setattr(model, field, value)
     else:

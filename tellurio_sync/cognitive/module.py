@@ -580,3 +580,8 @@ def _key_text(name: str, missing: list[str], unexpected: list[str]) -> str:
     if unexpected:
         parts.append(f"it has {', '.join(unexpected)} without a place")
     return f"{': '.join([parts[0], '; '.join(parts[1:])])}. Pass strict=False to load what fits."
+
+
+def set_optimizers(agent: Module, optimizers: Optimizer | list[Optimizer]) -> None:
+    """Let ``agent.optimizers()`` give these. For the trainer, which has made them."""
+    agent._optimizers = optimizers

@@ -16,6 +16,7 @@ from ..errors import UsageError
 from .call import Call
 from .model_config import ModelConfig, openai_config, without_secrets
 from .reply_checks import id_member
+from .restorable import Restorable
 from .session_link import SessionLink, current_link
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def initial_usage() -> dict[str, Any]:
     }
 
 
-class ChatCompletionModel:
+class ChatCompletionModel(Restorable):
     """A language model that answers chats. Use a subclass."""
 
     provider: ClassVar[str] = ""
@@ -65,6 +66,19 @@ class ChatCompletionModel:
     def model_id(self) -> str:
         """The id under which the server knows this model."""
         return self._model_id
+
+    @property
+    def link(self) -> SessionLink:
+        """The session it belongs to."""
+        return self._link
+
+    def has_config(self, config: Any) -> bool:
+        """Whether it was made with this configuration."""
+        return bool(self._config == config)
+
+    def take_usage(self, usage: dict[str, Any]) -> None:
+        """Take over what the server says of tokens and cost. For pushes."""
+        self._usage = usage
 
     def get_usage(self) -> dict[str, Any]:
         """A copy of the tokens and the cost so far, as the server last reported them. Does not block.

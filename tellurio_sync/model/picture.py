@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 from ..graph_picture import Arrow, Box, Graph
-from .variable_state import PARAMETER_TAG, VariableState
+from .variable_state import PARAMETER_TAG, VariableState, arguments_of, holds_grad, tag_of
 
 if TYPE_CHECKING:
     from .variable import Variable
@@ -33,7 +33,7 @@ def picture_of(variable: Variable) -> Graph:
             function = node.node_id
             boxes[function] = Box(function, "function", node.name().removesuffix("Backward0"))
             arrows.append(Arrow(function, str(id(one)), _feedback(one)))
-            for argument in dict.fromkeys(_variables(one._arguments)):
+            for argument in dict.fromkeys(_variables(arguments_of(one))):
                 if id(argument) not in found:
                     if len(found) >= MOST_VARIABLES:
                         left_out += 1
@@ -48,12 +48,12 @@ def picture_of(variable: Variable) -> Graph:
 
 
 def _box(variable: Variable) -> Box:
-    kind: Any = "parameter" if variable._TAG == PARAMETER_TAG else "variable"
+    kind: Any = "parameter" if tag_of(variable) == PARAMETER_TAG else "variable"
     return Box(str(id(variable)), kind, (variable.role or kind)[:_MOST_CHARS], _shown(variable.data))
 
 
 def _feedback(variable: Variable) -> str:
-    if not variable._holds_grad():
+    if not holds_grad(variable):
         return ""  # it keeps none
     return " ".join(filter(None, (_shown(gradient.data) for gradient in variable.grad)))[:_MOST_CHARS]
 

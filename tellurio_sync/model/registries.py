@@ -35,6 +35,7 @@ from weakref import WeakSet, WeakValueDictionary
 
 from ..errors import CallTimeout, ConnectionLost, PendingTimeout, RemoteError, TellurioError, UnknownVariable
 from .pushed import PushedObjects
+from .variable_state import await_node, awaited_node, bind_node, held_grad, set_local
 
 if TYPE_CHECKING:
     from ..autodiff.backward_model import BackwardModel
@@ -321,17 +322,17 @@ class Registries:
         def undo() -> None:
             # Not if the user has set the attribute since then.
             if getattr(variable, name) is value:
-                variable._set_local(name, before)
+                set_local(variable, name, before)
 
         with self.lock:
             before = getattr(variable, name)
-            variable._set_local(name, value)
+            set_local(variable, name, value)
             self._note_push_locked(variable, undo)
 
     def append_pushed_gradient(self, variable: Variable, gradient: Variable) -> None:
         """Append a gradient that the server has pushed; otherwise as ``set_pushed``."""
         with self.lock:
-            gradients = variable._grad
+            gradients = held_grad(variable)
             gradients.append(gradient)
             self._note_push_locked(variable, lambda: _remove(gradients, gradient))
 
@@ -358,9 +359,9 @@ class Registries:
             self.nodes.register(node.node_id, node)
             released = self._holding.hold(node)
             for variable in list(self._unbound):
-                if variable._pending_grad_fn_id == node.node_id:
+                if awaited_node(variable) == node.node_id:
                     self._unbound.discard(variable)
-                    variable._bind_grad_fn(node)
+                    bind_node(variable, node)
             self._changed.notify_all()
         del released
 
@@ -373,15 +374,15 @@ class Registries:
         with self.lock:
             node = self.nodes.lookup(node_id)
             if node is not None:
-                variable._bind_grad_fn(node)
+                bind_node(variable, node)
             else:
-                variable._await_grad_fn(node_id)
+                await_node(variable, node_id)
                 self._unbound.add(variable)
 
     def rebind_grad_fn(self, variable: Variable, node: Node | None) -> None:
         """Give ``variable`` this node, in place of any that it has or waits for."""
         with self._changed:
-            variable._bind_grad_fn(node)
+            bind_node(variable, node)
             self._unbound.discard(variable)
             self._changed.notify_all()
 
@@ -391,7 +392,7 @@ class Registries:
         """Set ``flag`` on each Variable: reading waits from now on. They stay alive until it is cleared."""
         with self.lock:
             for variable in variables:
-                variable._set_local(flag, True)
+                set_local(variable, flag, True)
                 self._pending[flag, id(variable)] = variable
                 self._complete.discard((flag, id(variable)))
 
@@ -400,7 +401,7 @@ class Registries:
         released = []
         with self._changed:
             for variable in variables:
-                variable._set_local(flag, False)
+                set_local(variable, flag, False)
                 released.append(self._pending.pop((flag, id(variable)), None))
                 self._complete.discard((flag, id(variable)))
             self._changed.notify_all()
@@ -425,7 +426,7 @@ class Registries:
             released, self._pending = self._pending, {}
             self._complete.clear()
             for (flag, _), variable in released.items():
-                variable._set_local(flag, False)
+                set_local(variable, flag, False)
             self._changed.notify_all()
 
     def wait_while_pending(self, variable: VariableState, flag: str, timeout: float) -> None:

@@ -19,15 +19,27 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import UsageError, shorten_repr
 from .batch.block import open_queue
-from .batch.changes import CREATE, Change
-from .call import Call
+from .batch.changes import CREATE, MADE_WITH, Change
+from .call import Call, tell
 from .data import Data, Shape, copy_data, is_scalar, leaves, map_leaves, normalise, shape_of
 from .display import brief
 from .graph import Node
 from .reply_checks import check_echo, id_member
+from .restorable import reference
 from .session_link import current_link
 from .suppression import is_suppressed
-from .variable_state import PARAMETER_TAG, VARIABLE_TAG, VariableState, check_flag
+from .variable_state import (
+    PARAMETER_TAG,
+    VARIABLE_TAG,
+    VariableState,
+    check_flag,
+    holds_grad,
+    keep_arguments,
+    made,
+    received,
+    set_local,
+    wait_for_id,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -35,6 +47,10 @@ if TYPE_CHECKING:
     from ..graph_picture import Graph
 
 V = TypeVar("V", bound="Variable")
+
+_FLAG_FIELDS = frozenset({"requires_grad", "is_leaf", "_retain_grad"})
+# Attributes that are sent when they are set; the names of §F.5. Properties send their changes themselves.
+_SENT_FIELDS = _FLAG_FIELDS | {"role"}
 
 
 class Variable(VariableState):
@@ -69,8 +85,56 @@ class Variable(VariableState):
             return
         with Call(link) as call:
             result = call.request(CREATE, self._creation())
-            self._set_local("_link", link)
-            self._made(id_member(CREATE, result, "variable_id"))
+            made(self, link, id_member(CREATE, result, "variable_id"))
+
+    # --- telling the server ----------------------------------------------------------------------
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _FLAG_FIELDS:
+            check_flag(name, value)
+        # The class knows its slots, properties and methods; other private names are never sent.
+        is_sent = name in _SENT_FIELDS or not (name.startswith("_") or hasattr(type(self), name))
+        if is_sent:
+            self._tell(Change(self, name, value))
+        else:
+            set_local(self, name, value)
+
+    def _tell(self, *changes: Change) -> None:
+        """Send changes of this Variable to the server, in one round trip, and apply here the ones that it accepts.
+
+        In an open batch they are applied at once and queued.  If the server does not know this Variable, or must not be
+        told, they are only applied here.
+        """
+        if is_suppressed():
+            if any(change.field in MADE_WITH for change in changes):
+                wait_for_id(self)  # otherwise it would be made there with the values that the server must not get
+            _apply(changes)
+            return
+        link = self._session_link()
+        queue = open_queue(link)
+        if queue is None or not all(change.is_plain for change in changes):
+            if self.variable_id is None and self._lost is None:
+                _apply(changes)
+            else:
+                tell(link, changes)
+            return
+        self._check_not_lost()
+        for change in changes:
+            # The order matters: another thread may be making it at this moment.
+            if self._queue is None and self.variable_id is None:
+                change.apply()
+            elif not queue.add_change(change):
+                tell(link, [change])
+
+    def _wait(self, flag: str) -> None:
+        link = self._session_link()
+        link.check_may_wait()
+        link.registries.wait_while_pending(self, flag, link.pending_timeout)
+
+    def _check_holds_grad(self) -> None:
+        if not holds_grad(self):
+            text = "Only leaves keep their gradient: call `retain_grad()` on a computed Variable before `backward()`."
+            raise UsageError(text)
 
     # --- attributes ------------------------------------------------------------------------------
 
@@ -162,14 +226,16 @@ class Variable(VariableState):
         if is_suppressed() or (self.variable_id is None and self._lost is None):
             self._grad.append(gradient)
             return
-        gradient._wait_until_made()
+        wait_for_id(gradient)
         with Call(self._session_link(), changes=[self]) as call:
             self._check_not_lost()
-            reference = gradient._reference()
-            params = {"variable_id": self.variable_id, "gradient": reference}
+            gradient_reference = reference(gradient)
+            params = {"variable_id": self.variable_id, "gradient": gradient_reference}
             result = call.request("append_grad", params)
             check_echo(
-                "append_grad", result, {"variable_id": self.variable_id, "gradient_id": reference["variable_id"]}
+                "append_grad",
+                result,
+                {"variable_id": self.variable_id, "gradient_id": gradient_reference["variable_id"]},
             )
             self._grad.append(gradient)
 
@@ -256,7 +322,7 @@ class Variable(VariableState):
         return self
 
     def _take_graph(self, node: Node, arguments: tuple[object, ...]) -> None:
-        self._set_local("_arguments", arguments)
+        keep_arguments(self, arguments)
         self._session_link().registries.rebind_grad_fn(self, node)
 
     # --- copies ----------------------------------------------------------------------------------
@@ -372,6 +438,11 @@ def sources_of(variables: Iterable[Variable]) -> set[Variable]:
     return found
 
 
+def _apply(changes: Sequence[Change]) -> None:
+    for change in changes:
+        change.apply()
+
+
 def is_scalar_variable(variable: Variable) -> bool:
     """Whether the data is one string, number or boolean."""
     return is_scalar(variable.data)
@@ -389,6 +460,6 @@ def _check_addend(other: object) -> None:
 
 
 def _unpickled(cls: type[V], data: Data, role: str | None, requires_grad: bool, added: dict[str, Any]) -> V:
-    variable = cls._received(None, None, data, role, requires_grad)
+    variable = received(cls, None, None, data, role, requires_grad)
     variable.__dict__.update(added)
     return variable

@@ -1,45 +1,61 @@
-"""The state of a Variable on this side, and how the server is told of changes.
+"""The state of a Variable on this side, and what the rest of the package may read and change of it.
 
-There are three ways to change an attribute:
-  * ``variable.role = x`` is for the user.  The server is asked first, and the local value changes after it has accepted
-    the change (protocol §F.5); inside ``with batch():`` it changes at once, and the server is told later.
-  * ``variable._set_local("role", x)`` is for pushes of the server, and for changes that the server already knows.
-  * ``_put`` is the same without a method call, for use inside this class hierarchy.
+The class has what a Variable is; ``variable`` has what a user can do with one, and tells the server.  The names of the
+class are the user's: a new attribute of a Variable is sent to the server.  So the package uses the functions of this
+module, and nothing else touches the private attributes.  None of the functions asks the server, waits for it, or takes
+a lock, unless it says so.
+
+| State | Written by | Read by | Guarded by | Enforced by |
+|---|---|---|---|---|
+| id, queue | the thread that makes it, later a restore | any thread | the order of stores in ``made`` | – |
+| data, role and flags | callers (own changes), receive thread (pushes) | any thread | one store each | – |
+| pending flags, node, gradient list | see ``registries`` | any thread | ``Registries.lock`` | see there |
+| ``_arguments``, ``_accumulators`` | the call that computed it | ``autodiff``, a restore | one store each | – |
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from ..errors import ConnectionLost, UsageError, shorten_repr
-from .batch.block import open_queue, wait_until_made
-from .batch.changes import MADE_WITH, Change
-from .call import tell
 from .data import Data, normalise
 from .graph import Node
+from .restorable import Restorable
 from .session_link import SessionLink, current_link
-from .suppression import is_suppressed
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
-
-    from .batch.queue import Queue
     from .variable import Variable
 
 VARIABLE_TAG = "__variable__"
 PARAMETER_TAG = "__parameter__"
 
-_FLAG_FIELDS = frozenset({"requires_grad", "is_leaf", "_retain_grad"})
-# Attributes that are sent when they are set; the names of §F.5. Properties send their changes themselves.
-_SENT_FIELDS = _FLAG_FIELDS | {"role"}
+PENDING_DATA = "_pending_data"
+PENDING_GRAD = "_pending_grad"
+"""The flags that are set while the server works on data or gradients."""
 
-# Sets an attribute on this side only. The __setattr__ of the class is for changes by the user.
-_put = object.__setattr__
+S = TypeVar("S", bound="VariableState")
+
+set_local = object.__setattr__
+"""``set_local(variable, name, value)`` sets an attribute on this side only, for pushes and for what the server knows.
+
+The ``__setattr__`` of the class is for changes by the user, which the server is told.
+"""
+_put = set_local
 
 
-class VariableState:
-    """The state of a Variable. Reading it takes no lock; the table in ``registries`` says which thread writes what."""
+class Making(Protocol):
+    """What will make a queued Variable on the server: a queue of a batch."""
+
+    @property
+    def link(self) -> SessionLink: ...
+
+    def wait_for(self, variable: Any) -> None:
+        """Wait until the Variable is made or refused."""
+
+
+class VariableState(Restorable):
+    """The state of a Variable."""
 
     # Slots, because a data set has many Variables; __dict__ (made at first use) takes the names that users add.
     __slots__ = (
@@ -77,7 +93,7 @@ class VariableState:
     _retain_grad: bool
     _link: SessionLink | None
     # The queue that will make it on the server; None if it is made, or will not be made.
-    _queue: Queue | None
+    _queue: Making | None
     # The reason why it cannot be used with the server any more; None if it can.
     _lost: str | None
     _pending_data: bool
@@ -107,89 +123,7 @@ class VariableState:
         _put(self, "_arguments", ())
         _put(self, "_accumulators", ())
 
-    # --- for model/, autodiff/ and handlers: changes of this side only ---------------------------
-
-    @classmethod
-    def _received(
-        cls, link: SessionLink | None, variable_id: str | None, data: Any, role: Any = "", requires_grad: Any = False
-    ) -> Self:
-        """A Variable that the server has made. Not registered yet.
-
-        Raises:
-            TypeError, ValueError: as the constructor.
-        """
-        variable = cls.__new__(cls)
-        variable._fill(normalise(data), role, check_flag("requires_grad", requires_grad))
-        _put(variable, "_link", link)
-        _put(variable, "variable_id", variable_id)
-        return variable
-
-    def _set_local(self, name: str, value: object) -> None:
-        """Set an attribute without telling the server."""
-        _put(self, name, value)
-
-    def _await_grad_fn(self, node_id: str) -> None:
-        _put(self, "_pending_grad_fn_id", node_id)
-
-    def _bind_grad_fn(self, node: Node | None) -> None:
-        # The order matters: a thread that sees the flag clear reads the node without the lock.
-        _put(self, "_grad_fn", node)
-        _put(self, "_pending_grad_fn_id", None)
-
-    def _holds_grad(self) -> bool:
-        return self.is_leaf or self._retain_grad
-
-    # --- telling the server ----------------------------------------------------------------------
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in _FLAG_FIELDS:
-            check_flag(name, value)
-        # The class knows its slots, properties and methods; other private names are never sent.
-        is_sent = name in _SENT_FIELDS or not (name.startswith("_") or hasattr(type(self), name))
-        if is_sent:
-            self._tell(Change(self, name, value))
-        else:
-            _put(self, name, value)
-
-    def _tell(self, *changes: Change) -> None:
-        """Send changes of this Variable to the server, in one round trip, and apply here the ones that it accepts.
-
-        In an open batch they are applied at once and queued.  If the server does not know this Variable, or must not be
-        told, they are only applied here.
-        """
-        if is_suppressed():
-            if any(change.field in MADE_WITH for change in changes):
-                self._wait_until_made()  # otherwise it would be made there with the values that the server must not get
-            _apply(changes)
-            return
-        link = self._session_link()
-        queue = open_queue(link)
-        if queue is None or not all(change.is_plain for change in changes):
-            if self.variable_id is None and self._lost is None:
-                _apply(changes)
-            else:
-                tell(link, changes)
-            return
-        self._check_not_lost()
-        for change in changes:
-            # The order matters: another thread may be making it at this moment.
-            if self._queue is None and self.variable_id is None:
-                change.apply()
-            elif not queue.add_change(change):
-                tell(link, [change])
-
-    def _session_link(self) -> SessionLink:
-        return self._link if self._link is not None else current_link()
-
-    def _wait(self, flag: str) -> None:
-        link = self._session_link()
-        link.check_may_wait()
-        link.registries.wait_while_pending(self, flag, link.pending_timeout)
-
-    def _check_holds_grad(self) -> None:
-        if not self._holds_grad():
-            text = "Only leaves keep their gradient: call `retain_grad()` on a computed Variable before `backward()`."
-            raise UsageError(text)
+    # --- the server's Variable (``restorable``) ----------------------------------------------------
 
     def _reference(self) -> dict[str, Any]:
         """The reference to this Variable in messages (protocol §E.1).
@@ -212,53 +146,6 @@ class VariableState:
             raise ConnectionLost(self._lost, who="server", was_sent=False)
         raise UsageError(self._lost)
 
-    # --- for a queue -----------------------------------------------------------------------------
-
-    if not TYPE_CHECKING:  # for a type checker, the class would have every name
-
-        def __getattr__(self, name: str) -> Any:
-            if name == "variable_id":
-                self._wait_until_made()
-                return object.__getattribute__(self, name)
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-
-    @property
-    def _known_id(self) -> str | None:
-        """The id; None if there is none, or none yet. Does not wait."""
-        return None if self._queue is not None else self.variable_id
-
-    def _wait_until_made(self) -> None:
-        """Wait until it is no longer queued; raises as ``batch.block.wait_until_made``."""
-        queue = self._queue
-        if queue is not None:
-            wait_until_made(self, queue)
-
-    def _enqueue(self, queue: Queue) -> None:
-        _put(self, "_link", queue.link)
-        _put(self, "_queue", queue)
-        object.__delattr__(self, "variable_id")
-
-    def _made(self, variable_id: str) -> None:
-        """The server has made it."""
-        assert self._link is not None
-        # The order matters: a thread that reads the id uses it, and a thread that sees no queue reads the id.
-        self._link.registries.variables.register(variable_id, self)  # type: ignore[arg-type]
-        _put(self, "variable_id", variable_id)
-        _put(self, "_queue", None)
-
-    @property
-    def _is_refused(self) -> bool:
-        """Whether the server has refused to make it."""
-        return self._lost is not None and self.variable_id is None
-
-    def _refused(self, reason: str) -> None:
-        """The server has refused to make it."""
-        _put(self, "_lost", reason)
-        _put(self, "variable_id", None)
-        _put(self, "_queue", None)
-
-    # --- for a restore ---------------------------------------------------------------------------
-
     def _creation(self) -> dict[str, Any]:
         """The parameters of ``create_variable`` for what this is now."""
         return {
@@ -278,15 +165,190 @@ class VariableState:
         _put(self, "_lost", None)
         # The node that collects gradients belonged to the former Variable.
         _put(self, "_accumulators", ())
-        former = self._known_id
+        former = known_id(self)
         _put(self, "variable_id", variable_id)
         _put(self, "_queue", None)
         link.registries.variables.rename(former, variable_id, self)  # type: ignore[arg-type]
 
+    # --- an id that is not there yet --------------------------------------------------------------
 
-def _apply(changes: Sequence[Change]) -> None:
-    for change in changes:
-        change.apply()
+    if not TYPE_CHECKING:  # for a type checker, the class would have every name
+
+        def __getattr__(self, name: str) -> Any:
+            if name == "variable_id":
+                wait_for_id(self)
+                return object.__getattribute__(self, name)
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def _session_link(self) -> SessionLink:
+        return self._link if self._link is not None else current_link()
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def held_data(variable: VariableState) -> Data:
+    """The data as it is here now, even while the server works on it."""
+    return variable._data
+
+
+def held_grad(variable: VariableState) -> list[Variable]:
+    """The live gradient list as it is here now, even while the server works on it."""
+    return variable._grad
+
+
+def held_node(variable: VariableState) -> Node | None:
+    """The node that computed it; None for a leaf, and while the node is awaited."""
+    return variable._grad_fn
+
+
+def awaited_node(variable: VariableState) -> str | None:
+    """The id of the node that the server has announced and not pushed yet; None: there is none."""
+    return variable._pending_grad_fn_id
+
+
+def holds_grad(variable: VariableState) -> bool:
+    """Whether it keeps gradients."""
+    return variable.is_leaf or variable._retain_grad
+
+
+def is_computed(variable: VariableState) -> bool:
+    """Whether it belongs to a graph: the server cannot make it again."""
+    return variable._grad_fn is not None or variable._pending_grad_fn_id is not None or bool(variable._arguments)
+
+
+def arguments_of(variable: VariableState) -> tuple[object, ...]:
+    """What it was computed from: empty for a leaf."""
+    return variable._arguments
+
+
+def tag_of(variable: VariableState) -> str:
+    """The key that marks a reference to it: ``VARIABLE_TAG`` or ``PARAMETER_TAG``."""
+    return variable._TAG
+
+
+def accumulators(variable: VariableState) -> tuple[Node, ...]:
+    """The nodes that the server made for its gradient."""
+    return variable._accumulators
+
+
+def own_link(variable: VariableState) -> SessionLink | None:
+    """The session it belongs to; None: it has not been shared with one."""
+    return variable._link
+
+
+def session_of(variable: VariableState) -> SessionLink:
+    """The session it belongs to, else the current one."""
+    return variable._session_link()
+
+
+def queue_of(variable: VariableState) -> Making | None:
+    """What will make it on the server; None: it is made, or will not be."""
+    return variable._queue
+
+
+def known_id(variable: VariableState) -> str | None:
+    """The id; None if there is none, or none yet. Does not wait."""
+    return None if variable._queue is not None else variable.variable_id
+
+
+def is_refused(variable: VariableState) -> bool:
+    """Whether the server has refused to make it."""
+    return variable._lost is not None and variable.variable_id is None
+
+
+def fields_beyond_creation(variable: VariableState) -> Iterator[tuple[str, Any]]:
+    """What ``create_variable`` does not take: field of ``update_variable`` and value, gradients as Variables."""
+    for name, value in variable.__dict__.items():
+        # Other private names were never sent.
+        if not name.startswith("_"):
+            yield name, value
+    if variable._grad:
+        yield "_grad", [gradient for gradient in variable._grad if gradient._lost is None]
+    if not variable.is_leaf:
+        yield "is_leaf", False
+    if variable._retain_grad:
+        yield "_retain_grad", True
+    if variable._output_nr:
+        yield "_output_nr", variable._output_nr
+
+
+# --- changing -------------------------------------------------------------------------------------
+
+
+def received(
+    cls: type[S],
+    link: SessionLink | None,
+    variable_id: str | None,
+    data: Any,
+    role: Any = "",
+    requires_grad: Any = False,
+) -> S:
+    """A Variable that the server has made. Not registered yet.
+
+    Raises:
+        TypeError, ValueError: as the constructor.
+    """
+    variable = cls.__new__(cls)
+    variable._fill(normalise(data), role, check_flag("requires_grad", requires_grad))
+    _put(variable, "_link", link)
+    _put(variable, "variable_id", variable_id)
+    return variable
+
+
+def await_node(variable: VariableState, node_id: str) -> None:
+    """Reading ``grad_fn`` waits from now on."""
+    _put(variable, "_pending_grad_fn_id", node_id)
+
+
+def bind_node(variable: VariableState, node: Node | None) -> None:
+    """Give it its node, for which it waits no longer."""
+    # The order matters: a thread that sees the flag clear reads the node without the lock.
+    _put(variable, "_grad_fn", node)
+    _put(variable, "_pending_grad_fn_id", None)
+
+
+def keep_arguments(variable: VariableState, arguments: tuple[object, ...]) -> None:
+    """What it was computed from lives as long as it does (see ``registries``)."""
+    _put(variable, "_arguments", arguments)
+
+
+def keep_accumulators(variable: VariableState, nodes: tuple[Node, ...]) -> None:
+    """The nodes for its gradient live as long as it does (see ``registries``)."""
+    _put(variable, "_accumulators", nodes)
+
+
+# --- making it on the server ----------------------------------------------------------------------
+
+
+def enqueue(variable: VariableState, queue: Making) -> None:
+    """``queue`` will make it; until then it has no id."""
+    _put(variable, "_link", queue.link)
+    _put(variable, "_queue", queue)
+    object.__delattr__(variable, "variable_id")
+
+
+def wait_for_id(variable: VariableState) -> None:
+    """Wait until it is no longer queued; raises as ``Queue.wait_for``."""
+    queue = variable._queue
+    if queue is not None:
+        queue.wait_for(variable)
+
+
+def made(variable: VariableState, link: SessionLink, variable_id: str) -> None:
+    """The server has made it."""
+    _put(variable, "_link", link)
+    # The order matters: a thread that reads the id uses it, and a thread that sees no queue reads the id.
+    link.registries.variables.register(variable_id, variable)  # type: ignore[arg-type]
+    _put(variable, "variable_id", variable_id)
+    _put(variable, "_queue", None)
+
+
+def refused(variable: VariableState, reason: str) -> None:
+    """The server has refused to make it."""
+    _put(variable, "_lost", reason)
+    _put(variable, "variable_id", None)
+    _put(variable, "_queue", None)
 
 
 def check_flag(name: str, value: object) -> bool:

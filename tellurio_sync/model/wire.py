@@ -9,9 +9,21 @@ from ..errors import RemoteProtocolError, UnknownModel, UnknownVariable, shorten
 from .graph import ACCUMULATE_GRAD
 from .language import MODEL_TAG, ChatCompletionModel
 from .registries import Registries
+from .restorable import reference
 from .session_link import SessionLink, current_link
 from .variable import Variable, check_output_nr
-from .variable_state import PARAMETER_TAG, VARIABLE_TAG
+from .variable_state import (
+    PARAMETER_TAG,
+    VARIABLE_TAG,
+    accumulators,
+    held_node,
+    keep_accumulators,
+    keep_arguments,
+    own_link,
+    received,
+    set_local,
+    wait_for_id,
+)
 
 CALLABLE_TAG = "__callable__"
 
@@ -49,7 +61,7 @@ def serialise(value: Any, registries: Registries, keep: list[object]) -> Any:
         return value
     if isinstance(value, (Variable, ChatCompletionModel)):
         keep.append(value)
-        return value._reference()
+        return reference(value)
     if callable(value):
         registered = registries.register_callable(value)
         keep.append(registered)
@@ -78,7 +90,10 @@ def mirrored_in(value: Any) -> Iterator[Variable | ChatCompletionModel]:
 
 def link_of(arguments: Any) -> SessionLink:
     """The session of the first Variable or model in these arguments that has one, else the current one."""
-    links = (mirrored._link for mirrored in mirrored_in(arguments))
+    links = (
+        mirrored.link if isinstance(mirrored, ChatCompletionModel) else own_link(mirrored)
+        for mirrored in mirrored_in(arguments)
+    )
     return next((link for link in links if link is not None), None) or current_link()
 
 
@@ -86,11 +101,11 @@ def wait_until_made(arguments: Any) -> None:
     """Wait until all Variables in these arguments are made, even if they are queued in a batch of another thread.
 
     This must be done before a call begins, because no restore can run during a call; raises as
-    ``batch.block.wait_until_made``.
+    ``Queue.wait_for``.
     """
     for mirrored in mirrored_in(arguments):
         if isinstance(mirrored, Variable):
-            mirrored._wait_until_made()
+            wait_for_id(mirrored)
 
 
 def leaves_without_node(arguments: Any) -> list[Variable]:
@@ -98,7 +113,7 @@ def leaves_without_node(arguments: Any) -> list[Variable]:
     return [
         variable
         for variable in mirrored_in(arguments)
-        if isinstance(variable, Variable) and variable.is_leaf and variable.requires_grad and not variable._accumulators
+        if isinstance(variable, Variable) and variable.is_leaf and variable.requires_grad and not accumulators(variable)
     ]
 
 
@@ -167,7 +182,7 @@ def decode_outputs(data: Any, link: SessionLink, arguments: tuple[object, ...]) 
         outputs = (_decode_output(data, link),)
     for output in outputs:
         if output.requires_grad:
-            output._set_local("_arguments", arguments)
+            keep_arguments(output, arguments)
             _keep_accumulators(output, arguments)
     return outputs if isinstance(data, (list, tuple)) else outputs[0]
 
@@ -184,13 +199,13 @@ def _decode_output(item: Any, link: SessionLink) -> Variable:
         raise RemoteProtocolError("An output of a function has an id that is no string.", received=repr(item))
     if node_id is not None and not item["requires_grad"]:
         raise RemoteProtocolError("An output of a function has a node but needs no gradient.", received=repr(item))
-    variable = Variable._received(link, variable_id, item["data"], item["role"], item["requires_grad"])
+    variable = received(Variable, link, variable_id, item["data"], item["role"], item["requires_grad"])
     check_output_nr(item["_output_nr"])
-    variable._set_local("_output_nr", item["_output_nr"])
-    variable._set_local("_retain_grad", bool(item["_retain_grad"]))
-    variable._set_local("is_leaf", bool(item["is_leaf"]))
+    set_local(variable, "_output_nr", item["_output_nr"])
+    set_local(variable, "_retain_grad", bool(item["_retain_grad"]))
+    set_local(variable, "is_leaf", bool(item["is_leaf"]))
     registries = link.registries
-    variable._set_local("_grad", deserialise(item["_grad"], registries))
+    set_local(variable, "_grad", deserialise(item["_grad"], registries))
     registries.variables.register(variable_id, variable)
     if node_id is not None:
         registries.bind_grad_fn(variable, node_id)
@@ -201,12 +216,14 @@ def _keep_accumulators(output: Variable, arguments: tuple[object, ...]) -> None:
     # The server makes one AccumulateGrad node per leaf, announces it once, and names it in the edges of every later
     # function on this leaf. So it must live as long as the leaf. For nested arguments the server does not say which
     # leaf an edge belongs to; a leaf that has no such node yet keeps all of them, because its own is among them.
-    if output._grad_fn is None:
+    output_node = held_node(output)
+    if output_node is None:
         return
-    nodes = [edge.node for edge in output._grad_fn.next_functions]
-    accumulators = tuple(node for node in nodes if node is not None and node.name() == ACCUMULATE_GRAD)
-    known = frozenset(accumulators)
+    nodes = [edge.node for edge in output_node.next_functions]
+    found = tuple(node for node in nodes if node is not None and node.name() == ACCUMULATE_GRAD)
+    known = frozenset(found)
     for argument in arguments:
-        is_leaf = isinstance(argument, Variable) and argument.is_leaf and argument.requires_grad
-        if is_leaf and known.isdisjoint(argument._accumulators):  # type: ignore[attr-defined]
-            argument._set_local("_accumulators", accumulators)  # type: ignore[attr-defined]
+        if not isinstance(argument, Variable) or not (argument.is_leaf and argument.requires_grad):
+            continue
+        if known.isdisjoint(accumulators(argument)):
+            keep_accumulators(argument, found)

@@ -19,8 +19,10 @@ from ..model.batch.changes import Change
 from ..model.call import Call
 from ..model.language import ChatCompletionModel
 from ..model.reply_checks import check_message, id_member, json_form, member
+from ..model.restorable import Restorable
 from ..model.session_link import SessionLink
 from ..model.variable import Variable
+from ..model.variable_state import held_data, held_grad, set_local
 from ..model.wire import link_of, mirrored_in, serialise, wait_until_made
 from . import checkpoint
 from .state import State, StateDecoder
@@ -37,7 +39,7 @@ _STEP_DONE = "Optimizer step executed successfully."
 _CLEAR_DONE = "Gradients cleared successfully."
 
 
-class Optimizer:
+class Optimizer(Restorable):
     """Base of the optimizers. Use a subclass.
 
     Attributes:
@@ -123,13 +125,13 @@ class Optimizer:
         self.state = StateDecoder(self._link).state(member("run_step", result, "state"))
 
     def _step_all_here(self) -> None:
-        before = [(parameter, parameter._data) for parameter in self._parameters()]
+        before = [(parameter, held_data(parameter)) for parameter in self._parameters()]
         try:
             self._step_here()
         except ConnectionLost:
             # Each group is a call. The step has not happened, so what earlier groups did has not happened either.
             for parameter, data in before:
-                parameter._set_local("_data", data)
+                set_local(parameter, "_data", data)
             # No call is under way any more: a restore may already have found them as they were.
             self._link.registries.mark_unsure((parameter for parameter, _ in before), at_once=True)
             raise
@@ -157,14 +159,14 @@ class Optimizer:
                 log.debug("clear_grad: left to the restore: %s", lost)
             # Before the call ends: a restore that began earlier would take what is here for what is to be there.
             for parameter in parameters:
-                parameter._grad.clear()
+                held_grad(parameter).clear()
 
     def _clear_grad_there(self, call: Call, parameters: list[Variable]) -> None:
         if self._is_on_server:
             result = call.request("clear_grad", {"optimizer_id": self.optimizer_id})
             check_message("clear_grad", result, _CLEAR_DONE)
         else:
-            call.tell([Change(parameter, "_grad", [], apply=parameter._grad.clear) for parameter in parameters])
+            call.tell([Change(parameter, "_grad", [], apply=held_grad(parameter).clear) for parameter in parameters])
 
     # --- groups ----------------------------------------------------------------------------------
 

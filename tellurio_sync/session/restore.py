@@ -45,8 +45,16 @@ from ..errors import LocalProtocolError, RemoteError, TellurioError, UsageError
 from ..model.language import ChatCompletionModel
 from ..model.registries import Registries
 from ..model.reply_checks import check_echo, id_member, json_form
+from ..model.restorable import check_may_share, creation, lost_reason, mark_lost, reference, renewed, uses
 from ..model.session_link import SessionLink
 from ..model.variable import Variable, sources_of
+from ..model.variable_state import (
+    fields_beyond_creation,
+    held_data,
+    held_grad,
+    is_computed,
+    known_id,
+)
 from ..optim.optimizer import Optimizer
 
 Requests = Sequence[tuple[str, dict[str, Any]]]
@@ -108,8 +116,8 @@ class _Restore:
         self._call_many = call_many
         self._registries: Registries = link.registries
         self._held = held = self._registries.begin_restore()
-        self._computed = [variable for variable in held.variables if _is_computed(variable)]
-        self._leaves = list(_with_gradients(variable for variable in held.variables if not _is_computed(variable)))
+        self._computed = [variable for variable in held.variables if is_computed(variable)]
+        self._leaves = list(_with_gradients(variable for variable in held.variables if not is_computed(variable)))
         self._renewed: list[Any] = []
         self._lost: list[Any] = []
 
@@ -121,7 +129,7 @@ class _Restore:
         optimizers = [
             optimizer
             for optimizer in self._held.optimizers
-            if not is_remembered or self._must_renew(optimizer) or not new.isdisjoint(optimizer._uses())
+            if not is_remembered or self._must_renew(optimizer) or not new.isdisjoint(uses(optimizer))
         ]
         backward_model = self._held.backward_model
         if backward_model is not None and is_remembered:
@@ -143,21 +151,21 @@ class _Restore:
 
     def _ask(self) -> tuple[set[Variable], bool]:
         """The leaves that the server has as they are here, and whether it knows all that were asked about."""
-        asked = [leaf for leaf in self._leaves if not self._must_renew(leaf) and leaf._known_id is not None]
-        answers = self._answers([("get_variable", {"variable_id": leaf._known_id}) for leaf in asked])
+        asked = [leaf for leaf in self._leaves if not self._must_renew(leaf) and known_id(leaf) is not None]
+        answers = self._answers([("get_variable", {"variable_id": known_id(leaf)}) for leaf in asked])
         known = {leaf for leaf, answer in zip(asked, answers) if _is_same(leaf, answer)}
         # Not only "all were found": a leaf that differs there has been changed by another program.
         return known, bool(asked) and not any(isinstance(answer, TellurioError) for answer in answers)
 
     def _must_renew(self, item: Any) -> bool:
-        return item in self._held.unsure or item._lost is not None
+        return item in self._held.unsure or lost_reason(item) is not None
 
     def _lose_computed(self, new: set[Any], is_remembered: bool) -> None:
         gone = {*new, *(variable for variable in self._computed if self._must_renew(variable))}
         for variable in self._computed:
             is_gone = not is_remembered or variable in gone or not gone.isdisjoint(sources_of([variable]))
-            if is_gone and variable._lost is None:
-                variable._mark_lost(_GRAPH_LOST)
+            if is_gone and lost_reason(variable) is None:
+                mark_lost(variable, _GRAPH_LOST)
                 self._lost.append(variable)
 
     # --- making again ------------------------------------------------------------------------------
@@ -166,7 +174,7 @@ class _Restore:
         willing = []
         for model in models:
             try:
-                model._check_may_share(self._link)
+                check_may_share(model, self._link)
             except TellurioError as exc:
                 self._lose(model, exc)
             else:
@@ -176,7 +184,7 @@ class _Restore:
     def _renew_leaves(self, leaves: list[Variable]) -> None:
         self._renew("create_variable", "variable_id", leaves)
         # Gradients are Variables themselves: each has its id by now.
-        updates = [(leaf, update) for leaf in leaves if leaf._lost is None for update in _updates(leaf)]
+        updates = [(leaf, update) for leaf in leaves if lost_reason(leaf) is None for update in _updates(leaf)]
         for (leaf, params), answer in zip(updates, self._answers([("update_variable", each) for _, each in updates])):
             if isinstance(answer, TellurioError):
                 self._lose(leaf, answer)
@@ -186,30 +194,30 @@ class _Restore:
     def _renew_optimizers(self, optimizers: list[Optimizer]) -> None:
         willing = []
         for optimizer in optimizers:
-            lost = next((item for item in optimizer._uses() if item._lost is not None), None)
+            lost = next((item for item in uses(optimizer) if lost_reason(item) is not None), None)
             if lost is not None:
-                self._lose(optimizer, UsageError(f"it uses {lost!r}, which is lost: {lost._lost}"))
+                self._lose(optimizer, UsageError(f"it uses {lost!r}, which is lost: {lost_reason(lost)}"))
             else:
                 willing.append(optimizer)
         self._renew("create_optimizer", "optimizer_id", willing)
 
     def _set(self, backward_model: BackwardModel) -> None:
-        if backward_model.client._lost is None:
-            (answer,) = self._answers([("set_model_singleton", backward_model._setting())])
+        if lost_reason(backward_model.client) is None:
+            (answer,) = self._answers([("set_model_singleton", backward_model.setting())])
             if isinstance(answer, TellurioError):
                 self._lose(backward_model.client, answer)
 
     def _renew(self, method: str, id_key: str, items: Sequence[Any]) -> None:
-        answers = self._answers([(method, item._creation()) for item in items])
+        answers = self._answers([(method, creation(item)) for item in items])
         for item, answer in zip(items, answers):
             if isinstance(answer, TellurioError):
                 self._lose(item, answer)
             else:
-                item._renewed(self._link, id_member(method, answer, id_key))
+                renewed(item, self._link, id_member(method, answer, id_key))
                 self._renewed.append(item)
 
     def _lose(self, item: Any, exc: TellurioError) -> None:
-        item._mark_lost(f"the server had forgotten this {type(item).__name__}, and refused to make it again: {exc}")
+        mark_lost(item, f"the server had forgotten this {type(item).__name__}, and refused to make it again: {exc}")
         self._lost.append(item)
 
     def _answers(self, requests: Requests) -> list[Any]:
@@ -236,10 +244,6 @@ class _Restore:
             return [exc] if len(requests) == 1 else [self._replies([request])[0] for request in requests]
 
 
-def _is_computed(variable: Variable) -> bool:
-    return variable._grad_fn is not None or variable._pending_grad_fn_id is not None or bool(variable._arguments)
-
-
 def _with_gradients(variables: Iterable[Variable]) -> Iterator[Variable]:
     """Each of these, and each of their gradients to which the server has not given an id."""
     seen: set[Variable] = set()
@@ -249,7 +253,7 @@ def _with_gradients(variables: Iterable[Variable]) -> Iterator[Variable]:
         if variable not in seen:
             seen.add(variable)
             yield variable
-            stack.extend(gradient for gradient in variable._grad if gradient._known_id is None)
+            stack.extend(gradient for gradient in held_grad(variable) if known_id(gradient) is None)
 
 
 def _is_same(leaf: Variable, answer: Any) -> bool:
@@ -258,27 +262,18 @@ def _is_same(leaf: Variable, answer: Any) -> bool:
         return False
     grad = answer.get("grad")
     return (
-        answer.get("data") == json_form(leaf._data)
+        answer.get("data") == json_form(held_data(leaf))
         and answer.get("role") == leaf.role
         and answer.get("requires_grad") == leaf.requires_grad
         and answer.get("is_leaf") == leaf.is_leaf
         and isinstance(grad, list)
-        and [tag.get("variable_id") for tag in grad] == [gradient._known_id for gradient in leaf._grad]
+        and [tag.get("variable_id") for tag in grad] == [known_id(gradient) for gradient in held_grad(leaf)]
     )
 
 
 def _updates(leaf: Variable) -> Iterator[dict[str, Any]]:
     """The ``update_variable`` parameters for everything that ``create_variable`` does not take."""
-    fields: dict[str, Any] = dict(vars(leaf))
-    if leaf._grad:
-        fields["_grad"] = [gradient._reference() for gradient in leaf._grad if gradient._lost is None]
-    if not leaf.is_leaf:
-        fields["is_leaf"] = False
-    if leaf._retain_grad:
-        fields["_retain_grad"] = True
-    if leaf._output_nr:
-        fields["_output_nr"] = leaf._output_nr
-    for field, value in fields.items():
-        # Other private names were never sent.
-        if field in ("_grad", "_retain_grad", "_output_nr") or not field.startswith("_"):
-            yield {"variable_id": leaf.variable_id, "field": field, "value": value}
+    for field, value in fields_beyond_creation(leaf):
+        if field == "_grad":
+            value = [reference(gradient) for gradient in value]
+        yield {"variable_id": leaf.variable_id, "field": field, "value": value}

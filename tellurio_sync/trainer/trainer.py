@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..autodiff.grad_mode import no_grad
-from ..cognitive.module import Module
+from ..cognitive.module import Module, set_optimizers
 from ..model.language import ChatCompletionModel
 from ..session.default import current_session
 from .callbacks import Callback, Progress
@@ -91,7 +91,7 @@ class Trainer:
         if self._shows_summary:
             print(_summary(agent), file=sys.stderr, flush=True)
         optimizers = agent.configure_optimizers()
-        agent._optimizers = optimizers
+        set_optimizers(agent, optimizers)
         agent.train()
         return fit(
             agent.training_step,

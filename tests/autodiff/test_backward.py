@@ -9,6 +9,7 @@ from tellurio_sync.autodiff import backward
 from tellurio_sync.errors import ConnectionLost, RemoteError, RemoteProtocolError, UsageError, WouldDeadlock
 from tellurio_sync.model import Parameter, Variable
 from tellurio_sync.model.graph import Node
+from tellurio_sync.model.variable_state import bind_node, received, set_local
 from tests.model.fake_link import Reader, tag
 
 
@@ -17,10 +18,10 @@ def graph(link):
     """A leaf and what was computed from it; the backward pass appends one gradient to the leaf."""
     leaf = Parameter("a", "r")
     node = Node("op", "AddBackward0")
-    result = Variable._received(link, "result", "ab", "sum", True)
-    result._set_local("is_leaf", False)
-    result._bind_grad_fn(node)
-    result._set_local("_arguments", (leaf,))
+    result = received(Variable, link, "result", "ab", "sum", True)
+    set_local(result, "is_leaf", False)
+    bind_node(result, node)
+    set_local(result, "_arguments", (leaf,))
     link.registries.variables.register("result", result)
     link.answers["get_backprop_ids"] = lambda params: {"variable_ids": [leaf.variable_id]}
     return leaf, result
@@ -163,10 +164,10 @@ def test_who_waits_for_a_gradient(link):
     needed, unneeded = Parameter("needed"), Variable("unneeded")
 
     def computed(*arguments, retains=False):
-        variable = Variable._received(link, link.new_id("variable"), "x", "r", True)
-        variable._set_local("is_leaf", False)
-        variable._set_local("_retain_grad", retains)
-        variable._set_local("_arguments", ((), arguments))
+        variable = received(Variable, link, link.new_id("variable"), "x", "r", True)
+        set_local(variable, "is_leaf", False)
+        set_local(variable, "_retain_grad", retains)
+        set_local(variable, "_arguments", ((), arguments))
         link.registries.variables.register(variable.variable_id, variable)
         return variable
 

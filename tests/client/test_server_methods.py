@@ -7,6 +7,7 @@ from tellurio_sync.errors import TellurioError
 from tellurio_sync.jsonrpc import MissingParam, RpcError
 from tellurio_sync.model import CallableModel, Parameter, Variable
 from tellurio_sync.model.suppression import is_suppressed
+from tellurio_sync.model.variable_state import set_local
 from tests.model.fake_link import link, tag
 
 __all__ = ["link"]
@@ -212,7 +213,7 @@ def test_append_grad_fails(link):
     assert str(unknown.value) == "'NoneType' object has no attribute 'append_grad'"
     with pytest.raises(TypeError, match="unexpected keyword argument 'extra'"):
         link.push("append_grad", variable_id=variable.variable_id, gradient_id="g", gradient={"extra": 1})
-    variable._set_local("is_leaf", False)
+    set_local(variable, "is_leaf", False)
     with pytest.raises(RuntimeError, match=f"Failed to append gradient for variable with ID '{variable.variable_id}'"):
         link.push("append_grad", variable_id=variable.variable_id, gradient_id="g", gradient={})
 

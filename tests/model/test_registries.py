@@ -12,6 +12,7 @@ from tellurio_sync.model.call import Call
 from tellurio_sync.model.graph import Node
 from tellurio_sync.model.pushed import PushedObjects
 from tellurio_sync.model.registries import Registries
+from tellurio_sync.model.variable_state import received
 from tests.model.fake_link import FAILSAFE_S, Reader
 
 COPY = {
@@ -101,7 +102,7 @@ def test_a_variable_with_a_pending_flag_stays_alive_until_it_is_cleared(link):
 
 def test_replacing_an_entry_keeps_the_new_object_when_the_old_one_goes(link):
     old = Variable("a")
-    new = Variable._received(link, old.variable_id, "b")
+    new = received(Variable, link, old.variable_id, "b")
     link.registries.variables.register(old.variable_id, new)
     variable_id = old.variable_id
     del old
@@ -192,7 +193,7 @@ def test_waiting_for_a_variable_that_does_not_come(link):
 
 
 def test_a_variable_is_bound_to_a_node_that_comes_later(link):
-    variable = Variable._received(link, "v", "a", requires_grad=True)
+    variable = received(Variable, link, "v", "a", requires_grad=True)
     link.registries.bind_grad_fn(variable, "n")
     reader = Reader(link, lambda: variable.grad_fn)
     assert reader.is_waiting
@@ -216,7 +217,7 @@ def test_an_update_of_the_node_ends_the_wait_for_another(link):
 
 def test_a_node_that_never_comes_is_a_timeout_and_keeps_nothing_alive(link):
     link.pending_timeout = 0.01
-    variable = Variable._received(link, "v", "a", requires_grad=True)
+    variable = received(Variable, link, "v", "a", requires_grad=True)
     link.registries.bind_grad_fn(variable, "n")
     with pytest.raises(PendingTimeout, match="Timeout waiting for _pending_grad_fn_id to be cleared for variable_id=v"):
         _ = variable.grad_fn
@@ -230,7 +231,7 @@ def test_a_node_that_never_comes_is_a_timeout_and_keeps_nothing_alive(link):
 def test_binding_and_the_push_of_the_node_never_miss_each_other(link):
     """Protocol §E.4: whichever comes first, the Variable is bound."""
     for number in range(200):
-        variable = Variable._received(link, f"v{number}", "a", requires_grad=True)
+        variable = received(Variable, link, f"v{number}", "a", requires_grad=True)
         start = threading.Barrier(2)
 
         def bind(variable=variable, number=number, start=start):

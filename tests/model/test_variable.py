@@ -12,6 +12,7 @@ from tellurio_sync.autodiff import no_grad
 from tellurio_sync.errors import RemoteError, RemoteProtocolError, UsageError
 from tellurio_sync.model import Parameter, Variable, is_scalar_variable, suppress_variable_notifications
 from tellurio_sync.model.graph import GradientEdge, Node
+from tellurio_sync.model.variable_state import bind_node, received, set_local
 from tests.model.fake_link import FAILSAFE_S, tag
 
 
@@ -20,9 +21,9 @@ def updates(link):
 
 
 def non_leaf(link, data="out", retain=False):
-    variable = Variable._received(link, link.new_id("variable"), data, "r", True)
-    variable._set_local("is_leaf", False)
-    variable._set_local("_retain_grad", retain)
+    variable = received(Variable, link, link.new_id("variable"), data, "r", True)
+    set_local(variable, "is_leaf", False)
+    set_local(variable, "_retain_grad", retain)
     link.registries.variables.register(variable.variable_id, variable)
     return variable
 
@@ -459,8 +460,8 @@ def test_repr_is_complete(link):
 
 
 def test_a_computed_variable_shows_its_node(link):
-    variable = Variable._received(link, "v", "a", "r", True)
-    variable._bind_grad_fn(Node("n", "AddBackward0"))
+    variable = received(Variable, link, "v", "a", "r", True)
+    bind_node(variable, Node("n", "AddBackward0"))
     assert str(variable) == "variable(a, role=r, grad_fn=AddBackward0)"
     assert repr(variable) == "Variable(data='a', role='r', grad_fn=AddBackward0)"
 
@@ -488,7 +489,7 @@ def test_nodes_and_edges_show_their_names():
 def test_a_long_chain_of_results_is_freed_without_recursion(link):
     variable = Variable("a", requires_grad=True)
     for _ in range(20_000):
-        result = Variable._received(link, None, "x", "", True)
-        result._set_local("_arguments", (variable,))
+        result = received(Variable, link, None, "x", "", True)
+        set_local(result, "_arguments", (variable,))
         variable = result
     del result, variable

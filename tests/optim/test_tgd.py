@@ -7,6 +7,7 @@ import pytest
 
 from tellurio_sync.errors import RemoteError, RemoteProtocolError, UnknownVariable, UsageError
 from tellurio_sync.model import CallableModel, Parameter, Variable
+from tellurio_sync.model.variable_state import set_local
 from tellurio_sync.optim import TGD, tgd
 from tests.model.fake_link import Reader, tag
 
@@ -155,7 +156,7 @@ def test_bad_arguments_are_refused(link, model, parameter, arguments, error):
 
 
 def test_a_computed_variable_cannot_be_optimised(link, model, parameter):
-    parameter._set_local("is_leaf", False)
+    set_local(parameter, "is_leaf", False)
     with pytest.raises(UsageError, match="Only leaves"):
         TGD([parameter], model)
 

@@ -12,6 +12,7 @@ import tellurio_sync as te
 from tellurio_sync.autodiff.backward_model import set_backward_model_client
 from tellurio_sync.errors import ConnectionLost, RemoteError, UsageError
 from tellurio_sync.model import CallableModel, OpenAI, Parameter, Variable
+from tellurio_sync.model.variable_state import known_id
 from tellurio_sync.optim import TGD
 from tellurio_sync.session.restore import Restored, restore
 
@@ -274,8 +275,8 @@ class TestRestore:
             assert server.link.bursts == []
             assert report.known == 1
             assert set(report.renewed) == {leaf, gradient}
-            made_by_restore = gradient._known_id
-            assert later._known_id is None
+            made_by_restore = known_id(gradient)
+            assert known_id(later) is None
         assert gradient.variable_id == made_by_restore
         assert later.variable_id is not None
         assert [params["data"] for params in server.link.calls("create_variable")].count("g") == 1

@@ -51,7 +51,7 @@ def test_a_tree_of_callables_ends(session: te.Session) -> None:
 
 def test_callables_that_wait_for_threads_of_their_own_end(session: te.Session) -> None:
     """Nobody can see that these workers wait for the server. One is added each time that nothing moves."""
-    pool = session.client._peer._pool  # type: ignore[union-attr]
+    pool = session.client._peer.lifecycle.pool  # type: ignore[union-attr]
     pool._patience = 0.05
     inner = te.CallableModel(lambda messages, **_: "in")
 

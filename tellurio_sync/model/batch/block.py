@@ -11,12 +11,12 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from ...errors import CallTimeout, ConnectionLost, NotConnected, UsageError, shorten_repr
+from ...errors import CallTimeout, ConnectionLost, NotConnected
 from ..session_link import SessionLink, current_link
 from .queue import Queue
 
 if TYPE_CHECKING:
-    from ..variable_state import VariableState
+    pass
 
 log = logging.getLogger("tellurio_sync.session")
 
@@ -56,21 +56,6 @@ def settle_open_queue(link: SessionLink) -> None:
         queue.settle()
 
 
-def wait_until_made(variable: VariableState, queue: Queue) -> None:
-    """Wait until this queued Variable is made or refused. Its block raises the refusals, not this call outside of it.
-
-    Raises:
-        UsageError: this thread is making it, and is interrupted by a finaliser that uses it.
-        As ``Queue.settle``.
-    """
-    if queue.is_open and open_queue(queue.link) is not queue:
-        queue.send()
-    else:
-        queue.settle()
-    if variable._queue is queue:
-        raise UsageError(f"{shorten_repr(variable)} is being made by this thread at this moment: use it later.")
-
-
 class batch(ContextDecorator):
     """Inside ``with batch():`` Variables are made, and their attributes set, without waiting for the server.
 
@@ -107,7 +92,7 @@ class batch(ContextDecorator):
         link = current_link()
         before = _entries.get()
         outer = open_queue(link)
-        entry = _Entry(outer or Queue(link), is_outermost=outer is None)
+        entry = _Entry(outer or Queue(link, open_queue), is_outermost=outer is None)
         self._entries.append(entry)
         try:
             _entries.set((*before, entry))

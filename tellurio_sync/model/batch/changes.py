@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import RemoteProtocolError, TellurioError
 from ..reply_checks import check_echo
+from ..restorable import check_not_lost, reference
+from ..variable_state import set_local, wait_for_id
 
 if TYPE_CHECKING:
     from ..variable import Variable
@@ -55,10 +57,10 @@ class Change:
         Raises:
             UsageError, ConnectionLost: the Variable, or a gradient, cannot be used with the server any more.
         """
-        self.variable._check_not_lost()
+        check_not_lost(self.variable)
         value = self.value
         if self.field == "_grad":
-            value = [gradient._reference() for gradient in value]
+            value = [reference(gradient) for gradient in value]
         return {"variable_id": self.variable.variable_id, "field": self.field, "value": value}
 
     def involves(self) -> list[Variable]:
@@ -66,9 +68,9 @@ class Change:
         return [self.variable, *self.value] if self.field == "_grad" else [self.variable]
 
     def wait_until_made(self) -> None:
-        """Wait until these Variables are made; raises as ``batch.block.wait_until_made``."""
+        """Wait until these Variables are made; raises as ``Queue.wait_for``."""
         for variable in self.involves():
-            variable._wait_until_made()
+            wait_for_id(variable)
 
     @property
     def is_plain(self) -> bool:
@@ -84,7 +86,7 @@ class Change:
         if self._apply is not None:
             self._apply()
         else:
-            self.variable._set_local(self.name, self.local_value())
+            set_local(self.variable, self.name, self.local_value())
 
     def __str__(self) -> str:
         return f"{self.field.lstrip('_')} of {self.variable}"

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import LocalProtocolError, RemoteError, RemoteProtocolError, TellurioError, UsageError, describe
 from ..reply_checks import id_member
+from ..restorable import creation
+from ..variable_state import is_refused, made, refused, session_of, set_local
 from .changes import CREATE, MADE_WITH, UPDATE, Change, error_in
 
 if TYPE_CHECKING:
@@ -43,14 +45,14 @@ class Creation:
 
     def params(self) -> dict[str, Any]:
         """The parameters of ``create_variable``, for what the Variable is now."""
-        return self._variable._creation()
+        return creation(self._variable)
 
     def receive(self, outcome: Any, sent: dict[str, Any]) -> TellurioError | None:
         """Take the result, or the error in its place; returns the error."""
         try:
             if isinstance(outcome, TellurioError):
                 raise outcome
-            self._variable._made(id_member(CREATE, outcome, "variable_id"))
+            made(self._variable, session_of(self._variable), id_member(CREATE, outcome, "variable_id"))
         except TellurioError as exc:
             self.fail(exc)
             return exc
@@ -59,7 +61,7 @@ class Creation:
     def fail(self, error: BaseException) -> None:
         """It was not made, because of this error."""
         if is_refusal(error):
-            self._variable._refused(f"{self} was refused when its batch was sent, so make a new one: {error}")
+            refused(self._variable, f"{self} was refused when its batch was sent, so make a new one: {error}")
 
     def __str__(self) -> str:
         return describe(self._variable)
@@ -96,12 +98,12 @@ class QueuedChange:
             self._before = self._present()
             if former is not None:
                 former._next = self
-            self.change.variable._set_local(self.change.name, self._local)
+            set_local(self.change.variable, self.change.name, self._local)
 
     @property
     def is_told(self) -> bool:
         """Whether the user learns of the failure by the failure of the Variable."""
-        return self.change.variable._is_refused
+        return is_refused(self.change.variable)
 
     def is_made_with(self, variables: set[Variable]) -> bool:
         """Whether it needs no separate request, because its Variable is among these, and is made with it."""
@@ -124,7 +126,7 @@ class QueuedChange:
         """Take the change back because of this error; note if it is unknown whether the server has applied it."""
         self.take_back()
         if _leaves_doubt(error):
-            self.change.variable._session_link().registries.mark_unsure([self.change.variable])
+            session_of(self.change.variable).registries.mark_unsure([self.change.variable])
 
     def take_back(self) -> None:
         """Undo the change here: the server does not have it."""
@@ -141,7 +143,7 @@ class QueuedChange:
             if self._next is not None:
                 self._next._before = self._local
             elif self._present() is not self._local:
-                self.change.variable._set_local(self.change.name, self._local)
+                set_local(self.change.variable, self.change.name, self._local)
 
     def _present(self) -> Any:
         return getattr(self.change.variable, self.change.name, _ABSENT)
@@ -150,7 +152,7 @@ class QueuedChange:
         if self._before is _ABSENT:
             object.__delattr__(self.change.variable, self.change.name)
         else:
-            self.change.variable._set_local(self.change.name, self._before)
+            set_local(self.change.variable, self.change.name, self._before)
 
     def __str__(self) -> str:
         return describe(self.change)

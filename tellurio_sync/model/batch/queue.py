@@ -38,14 +38,23 @@ from __future__ import annotations
 import copy
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Union
 
 from ... import forked
-from ...errors import BatchFailed, CallCancelled, ConnectionLost, LocalProtocolError, TellurioError, UsageError
+from ...errors import (
+    BatchFailed,
+    CallCancelled,
+    ConnectionLost,
+    LocalProtocolError,
+    TellurioError,
+    UsageError,
+    shorten_repr,
+)
 from ...jsonrpc import encode
 from ..session_link import Admission, SessionLink
+from ..variable_state import enqueue, held_data, queue_of, wait_for_id
 from .changes import Change
 from .items import Creation, QueuedChange, is_refusal
 
@@ -66,13 +75,15 @@ class Queue:
 
     Args:
         link: the session.
+        open_queue: gives the queue of the block that the thread is in.
 
     Attributes:
         is_open: whether the block is still open.
     """
 
-    def __init__(self, link: SessionLink) -> None:
+    def __init__(self, link: SessionLink, open_queue: Callable[[SessionLink], Queue | None]) -> None:
         self.link = link
+        self._open_queue = open_queue
         self.is_open = True
         self._variables: list[Variable] = []
         self._changes: list[QueuedChange] = []
@@ -100,7 +111,7 @@ class Queue:
         former = self._changes
         self._changes = []
         for queued in former:
-            if queued.change.variable._queue is not None:
+            if queue_of(queued.change.variable) is not None:
                 self._queue_change(queued.change)
 
     # --- queueing --------------------------------------------------------------------------------
@@ -110,13 +121,13 @@ class Queue:
 
         Does not wait, unless the queue is full or the block is over; then raises as ``settle``.
         """
-        chars = _chars_of(variable._data)
+        chars = _chars_of(held_data(variable))
         if chars >= _MOST_CHARS:
             return False
         self._make_room()
         with self._lock:
             self._chars += chars
-            variable._enqueue(self)
+            enqueue(variable, self)
             self._variables.append(variable)
         self._send_if_late()
         return True
@@ -127,8 +138,8 @@ class Queue:
         if chars >= _MOST_CHARS:
             return False
         for variable in change.involves():
-            if variable._queue is not self:
-                variable._wait_until_made()  # in another queue
+            if queue_of(variable) is not self:
+                wait_for_id(variable)  # in another queue
         self._make_room()
         with self._lock:
             self._chars += chars
@@ -151,6 +162,20 @@ class Queue:
         # A context may have been copied inside a block that has ended meanwhile. Then nothing else would send this.
         if not self.is_open:
             self.settle()
+
+    def wait_for(self, variable: Any) -> None:
+        """Wait until this queued Variable is made or refused. Its block raises the refusals, not a call outside of it.
+
+        Raises:
+            UsageError: this thread is making it, and is interrupted by a finaliser that uses it.
+            As ``settle``.
+        """
+        if self.is_open and self._open_queue(self.link) is not self:
+            self.send()
+        else:
+            self.settle()
+        if queue_of(variable) is self:
+            raise UsageError(f"{shorten_repr(variable)} is being made by this thread at this moment: use it later.")
 
     # --- sending ---------------------------------------------------------------------------------
 
@@ -203,7 +228,7 @@ class Queue:
             self._unanswered = None
             waiting, self._changes = self._changes, []
             for queued in waiting:
-                if queued.change.variable._queue is None:
+                if queue_of(queued.change.variable) is None:
                     queued.take_back()
                 else:
                     self._changes.append(queued)
@@ -253,7 +278,7 @@ class Queue:
     def _take_ready(self) -> tuple[list[Creation], list[QueuedChange]]:
         """What can be sent now: all Variables, and the changes that need none of their ids."""
         # Some may be made already: a restore makes the gradients of the Variables that it makes.
-        self._variables = [variable for variable in self._variables if variable._queue is self]
+        self._variables = [variable for variable in self._variables if queue_of(variable) is self]
         self._chars = 0
         new = set(self._variables)
         ready = list(takewhile(lambda q: q.is_made_with(new) or new.isdisjoint(q.change.involves()), self._changes))

@@ -16,6 +16,7 @@ import tellurio_sync as te
 from tellurio_sync.errors import CallTimeout, NotConnected
 from tellurio_sync.model import CallableModel, Parameter, Variable, suppress_variable_notifications
 from tellurio_sync.model.session_link import use_link
+from tellurio_sync.model.variable_state import known_id, received, set_local
 from tellurio_sync.optim import TGD
 from tests.model.fake_link import CREATE, UPDATE, FakeLink, fail_for, in_thread, lose, refusal
 
@@ -27,8 +28,8 @@ def use_in_a_function(link, variable):
 
 
 def use_in_a_backward_pass(link, variable):
-    start = Variable._received(link, "start", "x", "r", True)
-    start._set_local("is_leaf", False)
+    start = received(Variable, link, "start", "x", "r", True)
+    set_local(start, "is_leaf", False)
     te.backward([start], [variable])
 
 
@@ -50,7 +51,7 @@ def test_a_use_waits_for_all_that_is_queued(link, use):
         variable, other = Variable("a", requires_grad=True), Variable("b")
         use(link, variable)
         assert set(link.bursts[0]) == {CREATE}
-        assert None not in (variable._known_id, other._known_id)
+        assert None not in (known_id(variable), known_id(other))
     assert sum(burst.count(CREATE) for burst in link.bursts[1:]) == 0
 
 
@@ -84,7 +85,7 @@ def test_other_threads_are_not_in_the_block(link):
 
         def make():
             with use_link(link):
-                return Variable("b")._known_id
+                return known_id(Variable("b"))
 
         assert in_thread(make) == "variable-1"
         assert link.bursts == []
@@ -96,7 +97,7 @@ def test_a_copied_context_is_in_the_block_until_it_ends(link):
         context.run(Variable, "a")
         assert link.calls() == []
     assert link.bursts == [[CREATE]]
-    assert context.run(Variable, "b")._known_id == "variable-2"
+    assert known_id(context.run(Variable, "b")) == "variable-2"
 
 
 def test_a_batch_may_be_nested_and_the_inner_end_waits(link):
@@ -115,7 +116,7 @@ def test_a_batch_is_of_one_session(link):
     with te.batch():
         Variable("a")
         with use_link(other):
-            assert Variable("b")._known_id == "variable-1"
+            assert known_id(Variable("b")) == "variable-1"
             with te.batch():
                 Variable("c")
                 with use_link(link):
@@ -158,7 +159,7 @@ def test_an_exception_of_the_block_goes_on_and_the_queue_is_sent(link):
         variable = Variable("a")
         raise KeyError("mine")
     assert link.bursts == [[CREATE]]
-    assert variable._known_id is not None
+    assert known_id(variable) is not None
 
 
 def test_an_exception_of_the_block_is_not_masked(link, caplog):
@@ -184,7 +185,7 @@ def test_an_exception_that_leaves_an_inner_block_is_the_outer_ones_business(link
 def test_after_the_block_all_is_as_before(link):
     with te.batch():
         pass
-    assert Variable("a")._known_id == "variable-1"
+    assert known_id(Variable("a")) == "variable-1"
     assert link.bursts == []
 
 
@@ -212,7 +213,7 @@ def test_a_batch_may_be_kept_and_used_again_also_inside_itself(link):
                 Variable("b")
             Variable("c")
     assert link.bursts == [[CREATE, CREATE], [CREATE]] * 2
-    assert Variable("d")._known_id is not None
+    assert known_id(Variable("d")) is not None
 
 
 def test_a_batch_may_be_a_decorator(link):

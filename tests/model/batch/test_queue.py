@@ -14,6 +14,7 @@ from tellurio_sync.errors import BatchFailed, ConnectionLost, LocalProtocolError
 from tellurio_sync.model import Parameter, Variable, suppress_variable_notifications
 from tellurio_sync.model.batch import queue
 from tellurio_sync.model.session_link import use_link
+from tellurio_sync.model.variable_state import known_id
 from tellurio_sync.optim import TGD
 from tests.model.fake_link import CREATE, UPDATE, fail_for, in_thread, lose, refusal, tag
 
@@ -245,7 +246,7 @@ def test_a_very_large_variable_takes_no_others_along(link, few_chars, data):
         before = Variable("before")
         with pytest.raises(ConnectionLost):
             Variable(data)
-        assert before._known_id is not None
+        assert known_id(before) is not None
         after = Variable("after")
     assert after.variable_id
     assert link.bursts == [[CREATE], [CREATE]]

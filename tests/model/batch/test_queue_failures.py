@@ -21,6 +21,7 @@ from tellurio_sync.errors import (
     UsageError,
 )
 from tellurio_sync.model import Variable, suppress_variable_notifications
+from tellurio_sync.model.variable_state import known_id, received, refused, set_local
 from tests.model.fake_link import CREATE, UPDATE, fail_for, in_thread, lose, refusal, tag
 
 # --- what is refused ------------------------------------------------------------------------------------------------
@@ -112,7 +113,7 @@ def test_a_change_made_meanwhile_is_not_taken_back(link):
     variable = Variable("a")
 
     def refuse(params):
-        variable._set_local("_data", "pushed meanwhile")
+        set_local(variable, "_data", "pushed meanwhile")
         raise refusal()
 
     link.answers[UPDATE] = refuse
@@ -135,7 +136,7 @@ def test_a_refusal_of_one_of_several_changes_outside_a_batch(link):
 def test_gradient_lists_in_a_row_are_taken_back_to_what_the_server_has(link, first, second):
     variable, fine = Variable("x"), Variable("fine")
     lists = {"unusable": [Variable("gone")], "refused": [Variable("bad")], "taken": [fine]}
-    lists["unusable"][0]._refused("gone")
+    refused(lists["unusable"][0], "gone")
     bad = tag(lists["refused"][0])
     fail_for(link, UPDATE, lambda params: params["value"] == [bad], refusal)
     with pytest.raises(BatchFailed) as caught, te.batch():
@@ -206,7 +207,7 @@ def test_what_was_not_answered_is_made_at_the_next_point(link, make_error):
     with pytest.raises(type(make_error())), te.batch():
         made = [Variable(data) for data in ("first", "second", "third")]
         made[2].note = "mine"
-    assert made[0]._known_id is not None
+    assert known_id(made[0]) is not None
     stop()
     former = made[0].variable_id
     ids = [variable.variable_id for variable in made]
@@ -239,8 +240,8 @@ def test_several_changes_of_one_outside_a_batch_happen_all_or_none(link):
 
 def test_a_change_of_what_was_lost_meanwhile_is_a_loss(link):
     """The same error as for a call that waits: a loop that tries its batch again computes it again."""
-    variable = Variable._received(link, "computed", "x", "role", True)
-    variable._set_local("_arguments", (Variable("a"),))
+    variable = received(Variable, link, "computed", "x", "role", True)
+    set_local(variable, "_arguments", (Variable("a"),))
     with pytest.raises(ConnectionLost, match="compute it again"), te.batch():
         variable.role = "new"
         variable._mark_lost("compute it again")
@@ -347,4 +348,4 @@ def test_variables_that_another_thread_could_not_make_are_made_at_the_next_point
         with pytest.raises(ConnectionLost):
             in_thread(lambda: new.variable_id)
         stop()
-    assert new._known_id is not None
+    assert known_id(new) is not None

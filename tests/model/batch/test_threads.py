@@ -17,7 +17,7 @@ from tellurio_sync.model import Variable
 from tellurio_sync.model.batch import queue
 from tellurio_sync.model.batch.changes import Change
 from tellurio_sync.model.session_link import use_link
-from tellurio_sync.model.variable_state import VariableState
+from tellurio_sync.model.variable_state import VariableState, known_id, received, set_local
 from tellurio_sync.optim import TGD
 from tellurio_sync.optim.functional import tgd
 from tests.model.fake_link import CREATE, FAILSAFE_S, UPDATE, in_thread, refusal
@@ -91,8 +91,8 @@ def test_a_use_on_another_thread_waits_before_its_call_begins(link, monkeypatch)
     monkeypatch.setattr(link, "leave", inside.clear)
     other = Variable("other")
     optimizer = TGD([other], None)
-    leaf = Variable._received(link, "leaf", "x", "r", True)
-    leaf._set_local("is_leaf", False)
+    leaf = received(Variable, link, "leaf", "x", "r", True)
+    set_local(leaf, "is_leaf", False)
     with te.batch():
         for use in (
             lambda variable: te.functional.sum([other, variable]),
@@ -145,15 +145,15 @@ def test_two_batches_that_share_gradient_lists_do_not_wait_for_each_other(link, 
 
 
 def test_a_change_of_what_another_thread_makes_in_this_moment_is_told(link, monkeypatch):
-    plain = VariableState._known_id.fget
+    slot = VariableState.__dict__["_queue"]
     asked, made = threading.Event(), threading.Event()
 
-    def known_id(self):
-        known = plain(self)
+    def queue_as_it_was(self):
+        queue = slot.__get__(self)
         if threading.current_thread() is thread and not asked.is_set():
             asked.set()
             assert made.wait(FAILSAFE_S)
-        return known
+        return queue
 
     def change():
         with use_link(link), te.batch():
@@ -163,7 +163,7 @@ def test_a_change_of_what_another_thread_makes_in_this_moment_is_told(link, monk
     thread = threading.Thread(target=change)
     with te.batch():
         variable = Variable("a", "old")
-        monkeypatch.setattr(VariableState, "_known_id", property(known_id))
+        monkeypatch.setattr(VariableState, "_queue", property(queue_as_it_was, slot.__set__))
         thread.start()
         assert asked.wait(FAILSAFE_S)
         assert variable.variable_id
@@ -241,12 +241,12 @@ def test_a_generator_that_is_ended_by_another_thread_leaves_that_one_alone(link)
         def end_in_a_block():
             with use_link(link), te.batch():
                 suspended.close()
-                return Variable("b")._known_id
+                return known_id(Variable("b"))
 
         def end():
             with use_link(link):
                 suspended.close()
-                return Variable("c")._known_id
+                return known_id(Variable("c"))
 
         assert in_thread(end_in_a_block) is None
         suspended = generator()
@@ -266,7 +266,7 @@ def test_a_context_that_was_copied_and_is_late_tells_all_the_same(link, monkeypa
 
     def change():
         variable.role = "new"
-        assert Variable("b")._known_id is not None
+        assert known_id(Variable("b")) is not None
 
     with te.batch():
         monkeypatch.setattr(queue.Queue, "_make_room", wait)
@@ -291,7 +291,7 @@ def test_a_forked_child_is_in_no_block(link):
             link.requests.clear()
             made = Variable("made")
             old.data = "changed"
-            ids = (made._known_id, new.variable_id)
+            ids = (known_id(made), new.variable_id)
             return ids, [params.get("data", params.get("value")) for _, params in link.calls()]
 
         ids, told = forked(child)
