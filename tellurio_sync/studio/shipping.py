@@ -2,7 +2,7 @@
 
 | State | Written by | Read by | Guarded by |
 |---|---|---|---|
-| ``is_idle`` | the thread (True), one that logs (False) | both | one attribute store; if one is lost: one interval late |
+| ``is_idle`` | the thread (True), one that logs (False) | both | one store each; if one is lost: one interval late |
 | ``_inbox`` | any thread, also a signal handler | the thread | ``SimpleQueue``, whose ``put`` may interrupt itself |
 | ``_thread``, ``_is_stopping`` | ``start``, ``stop`` | the same, the thread | ``_start_lock``, held while it starts |
 | ``last_error``, ``delivery``, ``is_unusable`` | the thread | any | one attribute store |
