@@ -22,32 +22,32 @@ def moved(line: str) -> str:
 
 
 def run_natively(
-    name: str, backend: ScriptedBackend, directory: Path, timeout: float, environment: dict[str, str], **arguments: Any
+    name: str, backend: ScriptedBackend, home: Path, timeout: float, environment: dict[str, str], /, **arguments: Any
 ) -> Any:
     """What a driver observes when it runs here with its import lines changed.
 
     Args:
         name: of the driver.
         backend: what it connects to.
-        directory: an empty one, where it runs.
+        home: an empty folder, where it runs.
         timeout: seconds.
         environment: further variables.
         arguments: the driver's.
     """
     for program in DRIVERS.glob("*.py"):
         lines = program.read_text(encoding="utf-8").splitlines()
-        (directory / program.name).write_text("\n".join(map(moved, lines)), encoding="utf-8")
+        (home / program.name).write_text("\n".join(map(moved, lines)), encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, str(directory / f"{name}.py"), json.dumps(arguments)],
+        [sys.executable, str(home / f"{name}.py"), json.dumps(arguments)],
         env={
             **{each: os.environ[each] for each in ("PATH", "LANG") if each in os.environ},
             **backend.environment(),
-            "HOME": str(directory),
+            "HOME": str(home),
             "PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring",
             "PYTHONPATH": str(PACKAGE_ROOT),
             **environment,
         },
-        cwd=directory,
+        cwd=home,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
