@@ -140,7 +140,9 @@ async def _run_backward(
         scope.push_usage()
     scope.watch_backward(roots, way)
     for gradient in arrived:
-        _append_gradient(scope, gradient, requires_grad=create_graph)
+        # One that the client has let go of meanwhile nobody could read.
+        if gradient.variable.variable_id in scope.objects.variables:
+            _append_gradient(scope, gradient, requires_grad=create_graph)
     scope.push_ids_later("clear_backward", told)
     return _telling(scope, {"message": "Backward pass executed successfully."})
 

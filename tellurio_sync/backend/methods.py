@@ -83,7 +83,7 @@ def _set_field(objects: Objects, variable: Variable, field: str, value: Any) -> 
         node = None if value is None else objects.node(value)
         variable.grad_fn = node
         if node is not None and variable not in node.outputs:
-            node.outputs.append(variable)
+            node.add_outputs(variable)
     else:
         variable.attributes = {**(variable.attributes or {}), field: value}
 
@@ -212,8 +212,16 @@ def _add_group(objects: Objects, optimizer: Optimizer, group: Any) -> dict[str, 
     complete = {**optimizer.defaults, **group, "params": [variable.tag for variable in parameters]}
     # Checks the settings now, so that the call with the mistake fails, and not a later step.
     Settings(objects, complete)
+    optimizer.uses += wire.named_in(objects, complete)
     optimizer.groups.append(complete)
     return complete
+
+
+def release(scope: Scope, params: Params) -> Result:
+    """Forget what the client has let go of, as far as nothing else needs it (protocol §K.3)."""
+    kinds = ("variable_ids", "model_ids", "optimizer_ids")
+    scope.objects.release(*(param(params, kind, list) if kind in params else () for kind in kinds))
+    return {"message": "Objects released successfully."}
 
 
 def clear_grad(scope: Scope, params: Params) -> Result:
@@ -263,5 +271,6 @@ METHODS: dict[str, Callable[[Scope, Params], Result]] = {
         clear_grad,
         open_budget,
         close_budget,
+        release,
     )
 }

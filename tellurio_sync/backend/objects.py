@@ -8,9 +8,11 @@ awaits.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
+from weakref import WeakValueDictionary, ref
 
 from ..errors import UnknownModel, UnknownNode, UnknownVariable
 from .data import Data
@@ -28,8 +30,14 @@ PARAMETER = "__parameter__"
 ACCUMULATOR = "AccumulateGrad"
 
 
+class _Referable:
+    """May be referred to weakly, in spite of slots."""
+
+    __slots__ = ("__weakref__",)
+
+
 @dataclass(eq=False, slots=True)
-class Variable:
+class Variable(_Referable):
     """A Variable or Parameter as the server sees it.
 
     Attributes:
@@ -79,19 +87,33 @@ class Edge:
 
 
 @dataclass(eq=False, slots=True)
-class Node:
+class Node(_Referable):
     """One step of the graph.
+
+    It is alive as long as a variable that it computed, or a later step.  Its outputs are not kept alive by it: so there
+    are no circles, and what nothing needs any more is gone at once, without the garbage collector.
 
     Attributes:
         op: the function, with everything that its backward pass needs; None for an accumulator, and after it was freed.
-        outputs: the variables that it computed; for an accumulator: the leaf.
+        output_count: how many variables it computed.
     """
 
     node_id: str
     name: str
     op: Op | None = None
     edges: list[Edge] = field(default_factory=list)
-    outputs: list[Variable] = field(default_factory=list)
+    output_count: int = 0
+    _outputs: list[ref[Variable]] = field(default_factory=list)
+
+    @property
+    def outputs(self) -> list[Variable]:
+        """The variables that it computed, for an accumulator the leaf; those that still exist."""
+        return [variable for one in self._outputs if (variable := one()) is not None]
+
+    def add_outputs(self, *variables: Variable) -> None:
+        """Note what it computed."""
+        self._outputs += map(ref, variables)
+        self.output_count += len(variables)
 
     @property
     def is_accumulator(self) -> bool:
@@ -100,7 +122,7 @@ class Node:
 
 
 @dataclass(eq=False, slots=True)
-class Model:
+class Model(_Referable):
     """A language model as the client described it (protocol §H)."""
 
     model_id: str
@@ -126,17 +148,25 @@ class Version:
 
 
 @dataclass(eq=False, slots=True)
-class Optimizer:
-    """An optimizer; ``groups`` in wire form, each with all settings and its ``params``."""
+class Optimizer(_Referable):
+    """An optimizer; ``groups`` in wire form, each with all settings and its ``params``.
+
+    Attributes:
+        uses: the variables and models that the groups name; they exist as long as it does.
+    """
 
     optimizer_id: str
     defaults: dict[str, Any]
     groups: list[dict[str, Any]]
     momentum: dict[Variable, list[Version]] = field(default_factory=dict)
+    uses: list[Variable | Model] = field(default_factory=list)
 
 
 class Objects:
     """Everything that the clients of one session made. Not thread-safe: the event loop's thread only.
+
+    What is in the tables the client holds, until it releases it.  After that an object exists as long as something
+    that the client does hold needs it: a graph, an optimizer, a gradient list.
 
     Attributes:
         history: keeps what happens in runs, for people to look at; None: nothing is kept.
@@ -145,11 +175,42 @@ class Objects:
     def __init__(self, history: History | None = None) -> None:
         self.history = history
         self.variables: dict[str, Variable] = {}
-        self.nodes: dict[str, Node] = {}
+        self.nodes: WeakValueDictionary[str, Node] = WeakValueDictionary()
         self.models: dict[str, Model] = {}
         self.optimizers: dict[str, Optimizer] = {}
         self.backward_model: BackwardModel | None = None
         self.budgets: dict[str, Budget] = {}
+        # What was released, and exists because something needs it, which may name it.
+        self._released: WeakValueDictionary[str, Any] = WeakValueDictionary()
+
+    def release(self, variable_ids: Iterable[Any], model_ids: Iterable[Any], optimizer_ids: Iterable[Any]) -> None:
+        """The client has let go of these; ids of nothing known change nothing."""
+        tables: list[tuple[dict[str, Any], Iterable[Any]]] = [
+            (self.optimizers, optimizer_ids),
+            (self.variables, variable_ids),
+            (self.models, model_ids),
+        ]
+        for table, ids in tables:
+            for id_ in ids:
+                found = table.pop(id_, None) if isinstance(id_, str) else None
+                if found is not None:
+                    self._released[id_] = found
+                # The last reference, where there was no other: before the next one, so that it is gone from above.
+                del found
+
+    def clear(self) -> None:
+        """The client is gone for good."""
+        for table in (self.optimizers, self.variables, self.models):
+            table.clear()
+        self.backward_model = None
+
+    def _find(self, table: Mapping[str, Any], kind: type, id_: object) -> Any:
+        if not isinstance(id_, str):
+            return None
+        found = table.get(id_)
+        if found is None:
+            found = self._released.get(id_)
+        return found if isinstance(found, kind) else None
 
     def new_variable(self, **attributes: Any) -> Variable:
         """A new registered Variable."""
@@ -174,7 +235,7 @@ class Objects:
 
     def variable(self, variable_id: object) -> Variable:
         """The variable with this id. Raises UnknownVariable."""
-        found = self.variables.get(variable_id) if isinstance(variable_id, str) else None
+        found: Variable | None = self._find(self.variables, Variable, variable_id)
         if found is None:
             text = f"Variable with variable_id '{variable_id}' not found"
             raise UnknownVariable(text, variable_id=variable_id)
@@ -182,7 +243,7 @@ class Objects:
 
     def model(self, model_id: object) -> Model:
         """The model with this id. Raises UnknownModel."""
-        found = self.models.get(model_id) if isinstance(model_id, str) else None
+        found: Model | None = self._find(self.models, Model, model_id)
         if found is None:
             raise UnknownModel(f"Model with model_id '{model_id}' not found", model_id=model_id)
         return found
@@ -196,7 +257,7 @@ class Objects:
 
     def optimizer(self, optimizer_id: object) -> Optimizer:
         """The optimizer with this id. Raises Refused."""
-        found = self.optimizers.get(optimizer_id) if isinstance(optimizer_id, str) else None
+        found: Optimizer | None = self._find(self.optimizers, Optimizer, optimizer_id)
         if found is None:
             raise Refused(f"Optimizer with optimizer_id '{optimizer_id}' not found")
         return found

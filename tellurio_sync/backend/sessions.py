@@ -94,6 +94,8 @@ class Sessions:
 
     def _forget(self, session: Session) -> None:
         del self._sessions[session.session_id]
+        # The connection that has ended may be part of circles, which the garbage collector takes apart later.
+        session.objects.clear()
 
     def close(self) -> None:
         """Forget all: the backend stops."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .data import Data
-from .objects import PARAMETER, VARIABLE, Node, Objects, Variable
+from .objects import PARAMETER, VARIABLE, Model, Node, Objects, Variable
 from .refused import Refused
 
 
@@ -75,6 +75,21 @@ def variables(objects: Objects, value: Any, name: str) -> list[Variable]:
         if not (isinstance(tag, dict) and (tag.get(VARIABLE) or tag.get(PARAMETER))):
             raise Refused(f"`{name}` must be a Variable or a list of Variables.")
     return [objects.variable(tag.get("variable_id")) for tag in tags]
+
+
+def named_in(objects: Objects, value: Any) -> list[Variable | Model]:
+    """The variables and models that ``value`` refers to; raises as :func:`decode`."""
+    found: list[Variable | Model] = []
+    stack = [decode(objects, value)]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, Operand):
+            found.append(item.variable)
+        elif isinstance(item, Model):
+            found.append(item)
+        elif isinstance(item, (list, dict)):
+            stack += item.values() if isinstance(item, dict) else item
+    return found
 
 
 def plain(value: Any) -> Any:

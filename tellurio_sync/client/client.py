@@ -17,6 +17,7 @@ from ..active_run import HasUuid, get_active_run
 from ..addresses import check_may_send_key, ws_address
 from ..deadlines import check_timeout
 from ..errors import ConnectFailed, ConnectionLost, NotConnected
+from ..jsonrpc import encode, notification
 from ..model.registries import Registries
 from ..peer.connection import Connection
 from ..peer.dispatch import Method
@@ -192,6 +193,12 @@ class TellurioWebSocketClient:
         """What the server said of itself when the connection last opened; None before that."""
         peer = self._peer
         return None if peer is None else peer.lifecycle.greeting
+
+    @property
+    def extensions(self) -> frozenset[str]:
+        """What the server understands beyond the protocol (its §K); nothing before ``connect``."""
+        greeting = self.greeting
+        return frozenset() if greeting is None else greeting.extensions
 
     def go_on_with(self, former: TellurioWebSocketClient) -> None:
         """Connect, later, to the session of this former client, if that was at the same server."""
@@ -419,6 +426,10 @@ class TellurioWebSocketClient:
             on_reply=on_reply,
             on_late=on_late,
         )
+
+    def tell_on(self, connection: Connection, method: str, params: Mapping[str, Any]) -> bool:
+        """Send a notification on this connection, if there is room for it at once. Returns whether it was queued."""
+        return connection.send_at_once(encode(notification(method, dict(params))))
 
     def call_many_on(
         self,

@@ -130,6 +130,8 @@ class Call:
         try:
             if self._take_over is not None:
                 self._take_over(envelope["result"])
+            else:
+                self._link.registries.release_unseen(envelope["result"])
         except TellurioError as exc:
             log.warning("what a call has done that was given up cannot be taken over: %s", exc)
         finally:

@@ -28,13 +28,15 @@ from __future__ import annotations
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterable
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
-from weakref import WeakSet, WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary, ref
 
 from ..errors import CallTimeout, ConnectionLost, PendingTimeout, RemoteError, TellurioError, UnknownVariable
 from .pushed import PushedObjects
+from .released import Released
 from .variable_state import await_node, awaited_node, bind_node, held_grad, set_local
 
 if TYPE_CHECKING:
@@ -50,45 +52,72 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+class _Entry(ref[Any]):
+    """A weak reference that knows its place."""
+
+    __slots__ = ("id",)
+
+    id: str
+
+
 class WeakTable(Generic[T]):
-    """Objects by id, referred to weakly. Thread-safe, does not block."""
+    """Objects by id, referred to weakly. Thread-safe, does not block.
 
-    __slots__ = ("_objects", "lock")
+    Args:
+        gone: receives the id of each object that is gone, or has another id now; None: nothing wants to know.
 
-    def __init__(self, lock: threading.RLock) -> None:
+    An object may go at any moment, on any thread, under any lock: so what then happens takes no lock.
+    """
+
+    __slots__ = ("_entries", "_forget", "gone", "lock")
+
+    def __init__(self, lock: threading.RLock, gone: deque[str] | None = None) -> None:
         self.lock = lock
-        self._objects: WeakValueDictionary[str, Any] = WeakValueDictionary()
+        self.gone = gone
+        self._entries: dict[str, _Entry] = {}
+        # Not a bound method: the entries, and so the objects, would keep the table alive.
+        self._forget = _forgetting(self._entries, gone)
 
     def register(self, id_: str, registered: T) -> None:
         """Make ``registered`` the object with this id; it replaces any other."""
-        with self.lock:
-            self._objects[id_] = registered
+        entry = _Entry(registered, self._forget)
+        entry.id = id_
+        self._entries[id_] = entry
 
     def rename(self, former: str | None, id_: str, registered: T) -> None:
         """Give ``registered`` this id, in place of the former one."""
         with self.lock:
-            if former is not None and self._objects.get(former) is registered:
-                del self._objects[former]
-            self._objects[id_] = registered
+            if former is not None and former != id_ and self.lookup(former) is registered:
+                del self._entries[former]
+                if self.gone is not None:
+                    self.gone.append(former)
+            self.register(id_, registered)
 
     def lookup(self, id_: object) -> T | None:
         """The object with this id; None if there is none, or if ``id_`` is not a string."""
-        if not isinstance(id_, str):
-            return None
-        with self.lock:
-            return self._objects.get(id_)
+        entry = self._entries.get(id_) if isinstance(id_, str) else None
+        return None if entry is None else entry()
 
     def __contains__(self, id_: object) -> bool:
         return self.lookup(id_) is not None
 
     def __len__(self) -> int:
-        with self.lock:
-            return len(self._objects)
+        return len(self._entries)
 
     def snapshot(self) -> dict[str, T]:
         """A new dict of the objects that are registered now."""
-        with self.lock:
-            return dict(self._objects)
+        found = [(id_, entry()) for id_, entry in self._entries.copy().items()]
+        return {id_: registered for id_, registered in found if registered is not None}
+
+
+def _forgetting(entries: dict[str, _Entry], gone: deque[str] | None) -> Callable[[_Entry], None]:
+    def forget(entry: _Entry) -> None:
+        if entries.get(entry.id) is entry:
+            del entries[entry.id]
+            if gone is not None:
+                gone.append(entry.id)
+
+    return forget
 
 
 # A call was given up, and its late reply has not come: after so many later calls it is not waited for any more.
@@ -145,10 +174,11 @@ class Registries:
         self.link = link
         self.lock = threading.RLock()
         self._changed = threading.Condition(self.lock)
-        self.variables: WeakTable[Variable] = WeakTable(self.lock)
+        self.released = Released()
+        self.variables: WeakTable[Variable] = WeakTable(self.lock, self.released.variables)
         self.nodes: WeakTable[Node] = WeakTable(self.lock)
-        self.models: WeakTable[ChatCompletionModel] = WeakTable(self.lock)
-        self.optimizers: WeakTable[Optimizer] = WeakTable(self.lock)
+        self.models: WeakTable[ChatCompletionModel] = WeakTable(self.lock, self.released.models)
+        self.optimizers: WeakTable[Optimizer] = WeakTable(self.lock, self.released.optimizers)
         self.callables: WeakTable[RegisteredCallable] = WeakTable(self.lock)
         self.backward_model: BackwardModel | None = None
         self._callables_by_identity: WeakValueDictionary[object, RegisteredCallable] = WeakValueDictionary()
@@ -177,6 +207,7 @@ class Registries:
         tables = (self.variables, self.nodes, self.models, self.optimizers, self.callables)
         for table in tables:
             table.lock = self.lock
+        self.released.clear()  # the parent's to release
         self._holding = PushedObjects()
         self._changing.clear()
         self._undo.clear()
@@ -238,6 +269,22 @@ class Registries:
             released = self._holding.end_call(call.ticket)
         # Dropped here, without the lock, because this may run finalisers of the user.
         del released
+
+    def release_unseen(self, result: Any) -> None:
+        """Let go of what the server has made for a call that was given up: nothing here will ever name it."""
+        if not isinstance(result, dict):
+            return
+        data = result.get("data")
+        made = [result, *(data if isinstance(data, list) else [data])]
+        for table, key in (
+            (self.variables, "variable_id"),
+            (self.models, "model_id"),
+            (self.optimizers, "optimizer_id"),
+        ):
+            for item in made:
+                id_ = item.get(key) if isinstance(item, dict) else None
+                if isinstance(id_, str) and id_ not in table and table.gone is not None:
+                    table.gone.append(id_)
 
     def end_late(self, call: Call, *, has_happened: bool) -> None:
         """Note the late reply to a call that was given up: now the server and this side agree again."""

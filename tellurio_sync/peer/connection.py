@@ -225,11 +225,16 @@ class Connection:
         text = None
         if call.is_extendable and self._cancellation is not None:
             text = self._cancellation(self._greeting, call.id)
-        if text is not None:
-            try:
-                self.transport.send([text], None, timeout=0.0)
-            except (NoRoom, TransportEnded):
-                log.debug("! the server could not be told that request %s was given up", call.id)
+        if text is not None and not self.send_at_once(text):
+            log.debug("! the server could not be told that request %s was given up", call.id)
+
+    def send_at_once(self, text: str) -> bool:
+        """Send a text that needs no reply, if there is room for it. Never blocks. Returns whether it was queued."""
+        try:
+            self.transport.send([text], None, timeout=0.0)
+        except (NoRoom, TransportEnded):
+            return False
+        return True
 
     def extend(self, request_id: object) -> None:
         """Note a heartbeat of the call with this id. Unknown ids have no effect."""

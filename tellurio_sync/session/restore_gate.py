@@ -20,9 +20,10 @@ from typing import Any
 from weakref import WeakSet
 
 from ..client import TellurioWebSocketClient
-from ..client.client import LONG_RUNNING_METHODS
+from ..client.client import LONG_RUNNING_METHODS, SESSION
 from ..deadlines import MONOTONIC, Deadline
 from ..errors import CallTimeout, ConnectionLost, RemoteError, TellurioError
+from ..model.released import RELEASE, Released
 from ..model.session_link import OnLate, SessionLink
 from ..peer.connection import Connection
 from .restore import Requests, Restored, restore
@@ -34,6 +35,10 @@ _LOOK_INTERVAL = 0.05
 _LEAST = 0.001
 # The time that each request adds to the deadline of a burst, because a server handles the requests one after another.
 _EACH_IN_A_BURST = 0.01
+
+
+# The server's tables must be this session's own, or a forked child would let go of what its parent holds.
+_FORGETTING = frozenset({RELEASE, SESSION})
 
 
 class Admission:
@@ -52,6 +57,7 @@ class Admission:
 
     def request(self, method: str, params: dict[str, Any], on_reply: Callable[[], None], on_late: OnLate) -> Any:
         """See ``model.session_link.Admission``."""
+        self._tell_released()
         reply = self._client.call_on(self._connection, method, params, self._timeout(method), on_reply, on_late)
         if "error" in reply:
             raise _error_in(method, reply)
@@ -61,6 +67,7 @@ class Admission:
         self, requests: Requests, on_reply: Callable[[], None] | None = None, on_late: OnLate | None = None
     ) -> list[Any]:
         """See ``model.session_link.Admission``."""
+        self._tell_released()
         timeout = self._timeout(*(method for method, _ in requests))
         timeout = _burst_timeout(self._client, requests, timeout)
         replies = self._client.call_many_on(self._connection, requests, timeout, on_reply, on_late)
@@ -69,6 +76,16 @@ class Admission:
     def leave(self) -> None:
         """See ``model.session_link.Admission``."""
         self._gate.leave(self)
+
+    def _tell_released(self) -> None:
+        """Let the server know what is held here no longer, if there is enough of that. Never blocks."""
+        released = self._gate.released
+        params = released.take_due()
+        # Another server is not told: it may count on the ids, as protocol §C.3 says.
+        if params is not None and self._client.extensions >= _FORGETTING:
+            is_told = self._client.tell_on(self._connection, RELEASE, params)
+            if not is_told:
+                released.put_back(params)
 
     def _timeout(self, *methods: str) -> float | None:
         """The rest of the call's time, if it had to wait; None: the full time, which a long call has anyway."""
@@ -114,6 +131,11 @@ class RestoreGate:
         self._restore_lock = threading.Lock()
 
     # --- calls ---------------------------------------------------------------------------------------
+
+    @property
+    def released(self) -> Released:
+        """What this side has let go of, and the server does not know."""
+        return self._link.registries.released
 
     def admit(self, current: Callable[[], TellurioWebSocketClient]) -> Admission:
         """The permission to make one call. Blocks while there is no connection, or during a restore.

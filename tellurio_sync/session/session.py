@@ -443,8 +443,7 @@ class Session:
     def extensions(self) -> frozenset[str]:
         """What the server understands beyond the protocol; nothing before a login. Does not block."""
         client = self._login.client
-        greeting = None if client is None else client.greeting
-        return frozenset() if greeting is None else greeting.extensions
+        return frozenset() if client is None else client.extensions
 
     def request(self, method: str, params: dict[str, Any]) -> Any:
         """Call the server and return the ``result`` of its reply. Logs in first, if necessary.

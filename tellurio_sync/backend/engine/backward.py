@@ -134,7 +134,7 @@ async def _through(
     columns: list[list[Data]] = []
     for i in range(max(len(slot) for slot in slots)):
         row = [slot[i] if i < len(slot) else None for slot in slots]
-        row += [None] * (len(node.outputs) - len(row))
+        row += [None] * (node.output_count - len(row))
         column = await op.backward(host, row, is_wanted)
         budget.spend(column)
         columns.append([data if is_wanted[k] else None for k, data in enumerate(column)])
@@ -218,7 +218,7 @@ def _nodes_to(inputs: Sequence[Variable], nodes: list[Node]) -> set[Node]:
         for edge in node.edges:
             if edge.is_open and edge.target is not None:
                 before.setdefault(edge.target, []).append(node)
-    stack = [node for node in nodes if node.is_accumulator and node.outputs[0] in inputs]
+    stack = [node for node in nodes if node.is_accumulator and not set(node.outputs).isdisjoint(inputs)]
     wanted = set(stack)
     while stack:
         for node in before.get(stack.pop(), []):

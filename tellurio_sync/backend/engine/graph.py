@@ -40,7 +40,7 @@ def record(objects: Objects, op: Op, outputs: list[Output], *, grad_enabled: boo
             node.edges.append(Edge(target, operand.output_nr if operand.grad_fn else 0, op.passes_to(position)))
         else:
             node.edges.append(Edge(None, 0, False))
-    node.outputs = variables
+    node.add_outputs(*variables)
     for variable in variables:
         variable.grad_fn = node
     return Step(variables, new_nodes)
@@ -49,6 +49,6 @@ def record(objects: Objects, op: Op, outputs: list[Output], *, grad_enabled: boo
 def _accumulator(objects: Objects, leaf: Variable, new_nodes: list[Node]) -> Node:
     if leaf.accumulator is None:
         leaf.accumulator = objects.new_node(ACCUMULATOR)
-        leaf.accumulator.outputs = [leaf]
+        leaf.accumulator.add_outputs(leaf)
         new_nodes.append(leaf.accumulator)
     return leaf.accumulator

@@ -1,0 +1,76 @@
+"""What this side has let go of, on its way to the server (protocol §K.3).
+
+The tables of the registries note here the ids of objects that are gone.  Before a call is sent, what has gathered goes
+out in one notification, without a reply; a few ids wait for more, but not for long.
+
+| State | Written by | Guarded by |
+|---|---|---|
+| the ids | whatever thread drops the last reference; callers (take) | each step is one C call on a deque |
+| when to send again | callers | one store: at worst two threads send at once |
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+RELEASE = "release"
+"""The extension, and the method, by which a server is told."""
+
+_MANY = 100
+_INTERVAL = 0.2  # seconds that a few ids wait for more
+_MOST = 10_000  # in one message
+# Ids that nobody wants to know, because the server is another one: the oldest go first.
+_KEPT = 100_000
+
+
+class Released:
+    """The ids of objects that are gone. Thread-safe, never blocks.
+
+    Attributes:
+        variables, models, optimizers: receive ids.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.variables: deque[str] = deque(maxlen=_KEPT)
+        self.models: deque[str] = deque(maxlen=_KEPT)
+        self.optimizers: deque[str] = deque(maxlen=_KEPT)
+        self._clock = clock
+        self._next_at = 0.0
+
+    def clear(self) -> None:
+        """Forget all ids."""
+        for ids in (self.variables, self.models, self.optimizers):
+            ids.clear()
+
+    def take_due(self) -> dict[str, list[str]] | None:
+        """The parameters of a ``release``, if it is time for one; their ids are then no longer here."""
+        if not (self.variables or self.models or self.optimizers):
+            return None
+        now = self._clock()
+        if now < self._next_at and len(self.variables) < _MANY:
+            return None
+        self._next_at = now + _INTERVAL
+        found = {
+            "variable_ids": _taken(self.variables),
+            "model_ids": _taken(self.models),
+            "optimizer_ids": _taken(self.optimizers),
+        }
+        return {key: ids for key, ids in found.items() if ids}
+
+    def put_back(self, params: dict[str, list[str]]) -> None:
+        """What was taken could not be sent."""
+        self.variables.extend(params.get("variable_ids", ()))
+        self.models.extend(params.get("model_ids", ()))
+        self.optimizers.extend(params.get("optimizer_ids", ()))
+
+
+def _taken(ids: deque[str]) -> list[str]:
+    taken: list[str] = []
+    try:
+        while len(taken) < _MOST:
+            taken.append(ids.popleft())
+    except IndexError:
+        pass  # another thread may have taken the last ones
+    return taken
