@@ -29,7 +29,7 @@ from ..jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, METHOD_NO
 from ..jsonrpc.envelopes import Id
 from .lm import LanguageModels
 from .long_methods import LONG_METHODS, Work
-from .methods import METHODS
+from .methods import METHODS, release
 from .objects import new_id
 from .refused import Refused
 from .scope import Scope
@@ -210,6 +210,8 @@ class Connection:
                 raise Refused("`run_uuid` must be a string.", INVALID_PARAMS, "Invalid params")
             if method == "cancel":
                 self._cancel(params.get("id"))
+            elif method == "release":
+                release(scope, params)
             elif method in METHODS:
                 self._finish(request_id, scope, METHODS[method](scope, params))
             elif method in LONG_METHODS:

@@ -217,13 +217,6 @@ def _add_group(objects: Objects, optimizer: Optimizer, group: Any) -> dict[str, 
     return complete
 
 
-def release(scope: Scope, params: Params) -> Result:
-    """Forget what the client has let go of, as far as nothing else needs it (protocol §K.3)."""
-    kinds = ("variable_ids", "model_ids", "optimizer_ids")
-    scope.objects.release(*(param(params, kind, list) if kind in params else () for kind in kinds))
-    return {"message": "Objects released successfully."}
-
-
 def clear_grad(scope: Scope, params: Params) -> Result:
     """Empty the gradients of all parameters of an optimizer."""
     optimizer = scope.objects.optimizer(param(params, "optimizer_id"))
@@ -255,6 +248,12 @@ def close_budget(scope: Scope, params: Params) -> Result:
     return {"message": "Budget closed successfully.", "usd": budget.spent_usd, "tokens": budget.spent_tokens}
 
 
+def release(scope: Scope, params: Params) -> None:
+    """Forget what the client has let go of, as far as nothing else needs it (protocol §K.3). A notification."""
+    kinds = ("variable_ids", "model_ids", "optimizer_ids")
+    scope.objects.release(*(param(params, kind, list) if kind in params else () for kind in kinds))
+
+
 METHODS: dict[str, Callable[[Scope, Params], Result]] = {
     method.__name__: method
     for method in (
@@ -271,6 +270,5 @@ METHODS: dict[str, Callable[[Scope, Params], Result]] = {
         clear_grad,
         open_budget,
         close_budget,
-        release,
     )
 }

@@ -35,6 +35,7 @@ from .restore_gate import Admission, RestoreGate
 
 if TYPE_CHECKING:
     from ..active_run import HasUuid
+    from ..local import LocalBackend
     from ..studio.rest import StudioRest
     from ..studio.runs import Run, RunGuard
 
@@ -203,15 +204,20 @@ class Session:
         return self._login.rest
 
     @property
+    def _backend(self) -> LocalBackend | None:
+        """The local backend; None online."""
+        return self._login.backend
+
+    @property
     def page_url(self) -> str | None:
         """The address of the local backend's page; None online. It holds a token: keep it secret."""
-        backend = self._login.backend
+        backend = self._backend
         return None if backend is None else backend.page_url or None
 
     @property
     def namespace(self) -> str | None:
         """The namespace of the local backend; None online."""
-        backend = self._login.backend
+        backend = self._backend
         return None if backend is None else backend.namespace
 
     def _make_client(self, ws: Address) -> TellurioWebSocketClient:
