@@ -46,7 +46,7 @@ from .model.variable import Parameter, Variable, is_scalar_variable
 from .optim import TGD
 from .session import Session
 from .session.budget import budget
-from .session.default import close, current_session, default_session, finish, init, log, login
+from .session.default import close, current_session, default_session, finish, init, log, login, runs, sync, whoami
 from .trainer import Trainer, fit
 
 check_interpreter()
@@ -99,10 +99,13 @@ __all__ = [
     "no_grad",
     "optim",
     "run_context",
+    "runs",
     "save",
     "set_active_run",
     "set_backward_model_client",
     "set_grad_enabled",
     "suppress_variable_notifications",
+    "sync",
     "variables",
+    "whoami",
 ]

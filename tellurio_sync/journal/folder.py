@@ -201,6 +201,11 @@ class RunFolder:
         finally:
             os.close(fd)
 
+    def forget_sent(self, writer: str) -> None:
+        """The server has nothing of a journal."""
+        with contextlib.suppress(FileNotFoundError):
+            (self.path / f"{writer}.sent").unlink()
+
     @contextlib.contextmanager
     def sending(self, writer: str) -> Iterator[bool]:
         """Inside, no other process sends this journal; False: another one does at present."""

@@ -22,6 +22,7 @@ from .session import _NO_VALUE, Session
 
 if TYPE_CHECKING:
     from ..studio.runs import Run
+    from ..studio.sync import SyncResult
 
 _default: Session | None = None
 _default_lock = threading.Lock()
@@ -90,6 +91,23 @@ def log(
 def finish(status: str = "COMPLETED") -> None:
     """End the active run: see :meth:`Session.finish`."""
     current_session().finish(status)
+
+
+def runs(namespace_slug: str | None = None, project_display_name: str = "Default") -> list[Run]:
+    """The runs of a project: see :meth:`Session.runs`."""
+    return current_session().runs(namespace_slug, project_display_name)
+
+
+def sync(
+    path: str | os.PathLike[str] | None = None, *, dry_run: bool = False, anyway: bool = False
+) -> list[SyncResult]:
+    """Send the runs that were left on this machine: see :meth:`Session.sync`."""
+    return current_session().sync(path, dry_run=dry_run, anyway=anyway)
+
+
+def whoami() -> dict[str, str]:
+    """Who is logged in, and where: see :meth:`Session.whoami`."""
+    return current_session().whoami()
 
 
 def close() -> None:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ..local import LocalBackend
     from ..studio.rest import StudioRest
     from ..studio.runs import Run, RunGuard
+    from ..studio.sync import SyncResult
 
 
 _log = logging.getLogger(__name__)
@@ -383,6 +384,56 @@ class Session:
             log(name, step=step, strict=strict)
         else:
             log(name, value, step, strict=strict)
+
+    def runs(self, namespace_slug: str | None = None, project_display_name: str = "Default") -> list[Run]:
+        """The runs of a project, oldest first, to be looked at: ``run.metrics()``, ``run.plot()``, ``run.config``.
+
+        Logs in first, if necessary. Blocks.
+
+        Args:
+            namespace_slug: as for ``init``.
+            project_display_name: the name of the project, or its slug.
+
+        Raises:
+            UsageError: there is no such project.
+            HttpStatusError, HttpUnreachable: the server could not be asked. As ``login``, where it logs in.
+        """
+        from ..studio.projects import find_project
+        from ..studio.runs import list_runs
+
+        rest = self.rest
+        namespace = namespace_slug or self.namespace or self._login.account.username
+        project = find_project(rest, namespace, project_display_name)
+        if project is None:
+            raise UsageError(f"There is no project {project_display_name!r} in {namespace!r}.")
+        return list_runs(rest, project)
+
+    def sync(
+        self, path: str | os.PathLike[str] | None = None, *, dry_run: bool = False, anyway: bool = False
+    ) -> list[SyncResult]:
+        """Send the runs that were left on this machine to this session's server: see ``studio.sync``.
+
+        Logs in first, if necessary. Blocks. Repeating it does no harm: nothing is stored twice.
+
+        Args:
+            path: a folder with journals, perhaps of another machine; None: this user's (``TELLURIO_JOURNAL_DIR``).
+            dry_run: send nothing, and say what there is.
+            anyway: send also what belongs to another server, as runs of their own.
+
+        Raises:
+            UsageError: there is no such folder. As ``login``, where it logs in. (A run's result says what failed.)
+        """
+        from ..studio.sync import sync
+
+        rest = self.rest
+        username = self._login.account.username
+        namespace = self.namespace or username
+        return sync(rest, path, dry_run=dry_run, anyway=anyway, namespace=namespace, username=username)
+
+    def whoami(self) -> dict[str, str]:
+        """``username``, ``email`` and ``server`` of this session. Logs in first, if necessary, and raises as that."""
+        account, rest = self._login.account, self.rest
+        return {"username": account.username, "email": account.email, "server": rest.url}
 
     def finish(self, status: str = "COMPLETED") -> None:
         """End the active run with this status. In a batch, what is queued is sent, too.

@@ -54,6 +54,21 @@ def new_session(user_agent: str) -> requests.Session:
     return session
 
 
+def close_session(session: requests.Session) -> None:
+    """Close all idle connections of a session, now.
+
+    The library itself only forgets the pools: their connections close when these are collected, which is late for one
+    that an error's traceback refers to.
+    """
+    for adapter in session.adapters.values():
+        for manager in (adapter.poolmanager, *adapter.proxy_manager.values()):
+            for key in manager.pools.keys():  # noqa: SIM118 - it is no dict, and cannot be iterated over
+                pool = manager.pools.get(key)
+                if pool is not None:
+                    pool.close()
+    session.close()
+
+
 def _time_left() -> float:
     """Seconds, > 0; TimeoutError if there is none left."""
     left: float = _request.due - time.monotonic()

@@ -176,7 +176,14 @@ class StudioRest:
         with self._lock:
             sessions = list(self._sessions)
         for session in sessions:
-            session.close()
+            _close_session(session)
+
+    def release(self) -> None:
+        """Close this thread's idle connection; for a thread that ends. A later call opens a new one."""
+        self._forget_parent()
+        session: requests.Session | None = self._of_thread.__dict__.pop("session", None)
+        if session is not None:
+            _close_session(session)
 
     # --- endpoints ------------------------------------------------------------------------------
     # All of them raise, in addition to what their docstrings say:
@@ -490,6 +497,12 @@ def _new_session() -> requests.Session:
     from .http_session import new_session  # late, see there
 
     return new_session(f"tellurio_sync/{__version__}")
+
+
+def _close_session(session: requests.Session) -> None:
+    from .http_session import close_session  # late, see there
+
+    close_session(session)
 
 
 def _root_of(exc: BaseException) -> BaseException:

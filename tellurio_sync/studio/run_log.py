@@ -138,7 +138,7 @@ class RunLog:
             self._keep(taken, number)
 
     def _keep(self, values: dict[str, Any], step: int | None) -> None:
-        writer = self._writer or self._open()
+        writer = self._writer or self.open()
         if writer is None:
             self._count_lost(len(values), None)
             return
@@ -163,7 +163,7 @@ class RunLog:
                 if self._writer is writer:
                     self._writer = None
             writer.close()
-        writer = self._writer or self._open()
+        writer = self._writer or self.open()
         try:
             if writer is None:
                 raise self._problem or OSError("the journal cannot be made")
@@ -211,7 +211,7 @@ class RunLog:
 
     # --- the folder, the writer, the thread ----------------------------------------------------------
 
-    def _open(self) -> JournalWriter | None:
+    def open(self) -> JournalWriter | None:
         """The journal of this process, made at the first use; None: it cannot be made."""
         with self._lock:
             if self._writer is not None:

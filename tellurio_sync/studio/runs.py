@@ -585,5 +585,7 @@ def _from_folder(about: dict[str, Any], rest: StudioRest, folder: Path | None) -
     )
     run._log = RunLog(about, rest, folder)
     run._log.is_offline = True
+    # Open from the begin: a run without an open journal counts as one whose process has ended.
     run._log.make_folder()
+    run._log.open()
     return run

@@ -52,6 +52,7 @@ class Shipper:
 
     def __init__(self, folder: RunFolder, rest: StudioRest, on_refused: Callable[[Refusal], None]) -> None:
         self._folder = folder
+        self._client = rest
         self._start_lock = threading.RLock()
         self._thread: threading.Thread | None = None
         self._inbox: SimpleQueue[_Flush | None] = SimpleQueue()
@@ -122,6 +123,12 @@ class Shipper:
     # --- the thread ------------------------------------------------------------------------------------
 
     def _main(self) -> None:
+        try:
+            self._ship()
+        finally:
+            self._client.release()
+
+    def _ship(self) -> None:
         waiting: list[_Flush] = []
         pause = _FIRST_PAUSE
         is_away = False
