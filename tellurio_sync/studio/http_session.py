@@ -61,6 +61,8 @@ def close_session(session: requests.Session) -> None:
     that an error's traceback refers to.
     """
     for adapter in session.adapters.values():
+        if not isinstance(adapter, HTTPAdapter):
+            continue
         for manager in (adapter.poolmanager, *adapter.proxy_manager.values()):
             for key in manager.pools.keys():  # noqa: SIM118 - it is no dict, and cannot be iterated over
                 pool = manager.pools.get(key)
