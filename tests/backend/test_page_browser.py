@@ -154,6 +154,47 @@ class Chromium:
             }})"""
         )
 
+    def resize(self, width: int, scheme: str = "light") -> None:
+        """Be a screen of this many pixels, in a light or dark room."""
+        self.command("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
+        self.command("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+
+    def place(self, selector: str) -> tuple[float, float, float, float]:
+        """Left, top, width and height of an element that is scrolled to, in the window."""
+        box = self.look(
+            f"(() => {{ const found = document.querySelector({json.dumps(selector)});"
+            " found.scrollIntoView({block: 'center', behavior: 'instant'});"
+            " return found.getBoundingClientRect().toJSON(); })()"
+        )
+        return box["x"], box["y"], box["width"], box["height"]
+
+    def click(self, selector: str, x: float = 0.5, y: float = 0.5) -> None:
+        """Click with the mouse on an element, at these shares of its width and height."""
+        left, top, width, height = self.place(selector)
+        self._mouse("mouseMoved", left + x * width, top + y * height)
+        for kind in ("mousePressed", "mouseReleased"):
+            self._mouse(kind, left + x * width, top + y * height)
+
+    def drag(self, selector: str, begin: float, end: float) -> None:
+        """Drag the mouse over an element, from one share of its width to another."""
+        left, top, width, height = self.place(selector)
+        y = top + height / 2
+        self._mouse("mouseMoved", left + begin * width, y)
+        self._mouse("mousePressed", left + begin * width, y)
+        for step in range(1, 6):
+            self._mouse("mouseMoved", left + (begin + (end - begin) * step / 5) * width, y)
+        self._mouse("mouseReleased", left + end * width, y)
+
+    def _mouse(self, kind: str, x: float, y: float) -> None:
+        button = {} if kind == "mouseMoved" else {"button": "left", "clickCount": 1}
+        self.command("Input.dispatchMouseEvent", type=kind, x=x, y=y, **button)
+
+    def press(self, key: str) -> None:
+        """Press and release a key."""
+        text = {"text": key} if len(key) == 1 else {}
+        for kind in ("keyDown", "keyUp"):
+            self.command("Input.dispatchKeyEvent", type=kind, key=key, **(text if kind == "keyDown" else {}))
+
     def source(self) -> str:
         """The document as it is now, read past its script."""
         root = self.command("DOM.getDocument")["root"]["nodeId"]

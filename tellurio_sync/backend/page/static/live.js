@@ -156,7 +156,8 @@ async function swap(address) {
   }
 }
 document.addEventListener("tellurio:swap", (event) => swap(event.detail));
-addEventListener("popstate", () => look());
+// Another address, so also where nothing has changed: without asking for changes only.
+addEventListener("popstate", () => fetchPage(location.pathname + location.search).catch(() => look()));
 
 // The token of the link has done its work, and would be copied along with the address.
 const address = new URL(location.href);

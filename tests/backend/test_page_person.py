@@ -1,0 +1,284 @@
+"""The pages in a real browser, used as a person would: compare, find, copy, take away, delete, watch."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .conftest import RunningBackend
+from .rpc_client import FAILSAFE
+from .test_page_browser import Chromium, pytestmark  # noqa: F401 - skips, and is slow, for the same reason
+from .test_page_story import Trained
+from .watched_run import TOKEN, WatchedRun
+
+PLOT = "document.querySelector('tellurio-plot')"
+
+
+@pytest.fixture
+def chromium(tmp_path: Path) -> Iterator[Chromium]:
+    chromium = Chromium(tmp_path / "profile")
+    yield chromium
+    chromium.close()
+
+
+@pytest.fixture
+def trained(backend: RunningBackend) -> Iterator[Trained]:
+    run = Trained(backend)
+    yield run
+    run.close()
+
+
+class Person:
+    """Opens pages, and knows the way."""
+
+    def __init__(self, chromium: Chromium, backend: RunningBackend, downloads: Path) -> None:
+        self.chromium = chromium
+        self._url = backend.http_url
+        self._downloads = downloads
+        downloads.mkdir()
+        chromium.command("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(downloads))
+
+    def open(self, path: str) -> None:
+        sign = "&" if "?" in path else "?"
+        self.chromium.open(f"{self._url}{path}{sign}token={TOKEN}")
+
+    def text(self, selector: str = "main") -> str:
+        return re.sub(r"\s+", " ", self.chromium.look(f"document.querySelector({json.dumps(selector)}).innerText"))
+
+    def follow(self, selector: str) -> None:
+        self.chromium.click(selector)
+        self.chromium.wait_for_load()
+
+    def got(self, name: str) -> bytes:
+        """The content of a file that was taken away; waits until it is whole."""
+        path, found = self._downloads / name, threading.Event()
+        for _ in range(int(FAILSAFE * 20)):
+            if path.exists() and not list(self._downloads.glob("*.crdownload")):
+                return path.read_bytes()
+            found.wait(0.05)
+        raise AssertionError(f"no {name} among {list(self._downloads.iterdir())}")
+
+
+@pytest.fixture
+def person(chromium: Chromium, backend: RunningBackend, tmp_path: Path) -> Person:
+    return Person(chromium, backend, tmp_path / "downloads")
+
+
+SCREENS = [(1440, "light"), (360, "dark")]
+
+
+@pytest.mark.parametrize(("width", "scheme"), SCREENS)
+def test_two_runs_are_compared(
+    person: Person, chromium: Chromium, backend: RunningBackend, width: int, scheme: str
+) -> None:
+    runs = [WatchedRun(backend, name=name, config={"lr": name}) for name in ("first", "second", "third")]
+    for i, run in enumerate(runs):
+        for step in range(5):
+            run.log("loss", 10.0 ** (i + 1) - step)
+        run.close()
+    chromium.resize(width, scheme)
+    person.open(runs[0].project_path)
+    for name in ("first", "second"):
+        chromium.click(f"[aria-label='Pick {name}']")
+    person.follow("button[form=pick]")
+    assert "2 runs compared" in person.text()
+    shown = f"Object.fromEntries({PLOT}.chart.series.slice(1).map((one) => [one.label, one.show]))"
+    assert chromium.look(shown) == {"first": True, "second": True}
+    assert chromium.look(f"{PLOT}.chart.data.length") == 3
+    chromium.click("[aria-label='Draw first']")
+    assert chromium.look(shown) == {"first": False, "second": True}
+    chromium.click("[name=log]")
+    assert chromium.look(f"{PLOT}.chart.scales.y.distr") == 3
+    chromium.look("document.querySelector('[name=smoothing]').value = 0.9")
+    chromium.look("document.querySelector('[name=smoothing]').dispatchEvent(new Event('input', {bubbles: true}))")
+    assert chromium.look(f"{PLOT}.chart.data.length") == 5, "raw lines behind, smooth ones in front"
+    assert "lr second first" in person.text("[data-part=configuration]")
+    assert chromium.look("document.documentElement.scrollWidth <= innerWidth"), "nothing is cut off"
+    assert chromium.complaints == []
+
+
+@pytest.mark.parametrize(("width", "scheme"), SCREENS)
+def test_why_a_prompt_changed_and_what_that_broke_is_found(
+    person: Person, chromium: Chromium, trained: Trained, width: int, scheme: str
+) -> None:
+    chromium.resize(width, scheme)
+    person.open(trained.path)
+    # The marks of the plot are a way there; so is the link below the prompt.
+    x = chromium.look(f"{PLOT}.chart.valToPos({PLOT}.marks()[1].at, 'x') / {PLOT}.chart.over.clientWidth")
+    person_at = chromium.look("location.pathname")
+    chromium.click("tellurio-plot .u-over", x=x)
+    chromium.wait_for_load()
+    assert chromium.look("location.pathname") == f"{person_at}prompts/1/"
+    text = person.text("#version")
+    assert "Version 3" in text
+    assert "Do better." in text
+    assert "What it broke 1" in text
+    # Another version shows in its place, and the way back leads to this one.
+    chromium.click(".versions li:nth-child(2) a")
+    chromium.wait("document.querySelector('#version h2').innerText === 'Version 2'")
+    assert chromium.look("location.search") == "?version=2"
+    assert "What it mended 1" in person.text("#version")
+    chromium.look("history.back()")
+    chromium.wait("document.querySelector('#version h2').innerText === 'Version 3'")
+    person.follow("#version .sides ul a")
+    assert "system Shout: yes maybe" in person.text()
+    assert chromium.look("document.documentElement.scrollWidth <= innerWidth")
+    assert chromium.complaints == []
+
+
+def test_an_earlier_prompt_is_copied(person: Person, chromium: Chromium, trained: Trained) -> None:
+    chromium.command("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
+    person.open(f"{trained.path}prompts/1/?version=2")
+    chromium.look("document.getElementById('take').open = true")
+    chromium.click("[data-copy=whole]")
+    chromium.wait("document.querySelector('[data-copy=whole]').innerText === 'Copied'")
+    assert chromium.look("navigator.clipboard.readText()") == "Shout: yes no maybe"
+    chromium.click("[data-copy=restore]")
+    chromium.wait("document.querySelector('[data-copy=restore]').innerText === 'Copied'")
+    assert "prompt.data = 'Shout: yes no maybe'" in chromium.look("navigator.clipboard.readText()")
+
+
+def test_metrics_and_prompts_are_taken_away(person: Person, chromium: Chromium, trained: Trained) -> None:
+    person.open(trained.path)
+    for place, name in enumerate(("accuracy.csv", "accuracy.png", "accuracy.svg"), 1):
+        chromium.click(f".plot-tools > :nth-child({place})")
+        content = person.got(name)
+        assert content.startswith({"csv": b"step,value", "png": b"\x89PNG", "svg": b"<svg"}[name[-3:]])
+    svg = person.got("accuracy.svg").decode()
+    assert svg.count("<path") == 1
+    assert ">v2</text>" in svg
+    person.open(f"{trained.path}prompts/1/?version=1")
+    chromium.look("document.getElementById('take').open = true")
+    chromium.click("a[href$='.json']")
+    assert json.loads(person.got("system_prompt_v1.json"))["data"] == "Shout: yes no"
+    person.open(trained.path)
+    chromium.click("a[href$='report.html']")
+    assert b"calm_river_1" in person.got("calm_river_1.html")
+    assert chromium.complaints == []
+
+
+@pytest.mark.parametrize(("width", "scheme"), SCREENS)
+def test_a_run_is_renamed_described_and_deleted(
+    person: Person, chromium: Chromium, backend: RunningBackend, width: int, scheme: str
+) -> None:
+    run = WatchedRun(backend, name="old_name")
+    run.close()
+    chromium.resize(width, scheme)
+    person.open(run.path)
+    chromium.click("#rename summary")
+    chromium.look("document.querySelector('#rename input').value = 'new name'")
+    person.follow("#rename button")
+    assert person.text("h1") == "new name"
+    chromium.click("#describe summary")
+    chromium.look("document.querySelector('#describe input').value = 'best, keep'")
+    person.follow("#describe button")
+    assert "best keep" in person.text("[data-part=facts]")
+    # Asked once: the first click only opens the question.
+    chromium.click("#delete summary")
+    assert "gone for good" in person.text("#delete")
+    person.follow("#delete button")
+    assert "No runs yet." in person.text()
+    assert chromium.complaints == []
+
+
+def test_a_long_metric_is_looked_at_more_closely(person: Person, chromium: Chromium, backend: RunningBackend) -> None:
+    run = WatchedRun(backend)
+    for step in range(1500):
+        run.log("loss", step % 50, step)
+    run.close()
+    person.open(run.path)
+    drawn = chromium.look(f"{PLOT}.chart.data[0].length")
+    assert drawn < 1100
+    chromium.drag("tellurio-plot .u-over", 0.5, 0.6)
+    chromium.wait(f"Number({PLOT}.dataset.points) > 0")
+    low, high = chromium.look(f"[{PLOT}.chart.scales.x.min, {PLOT}.chart.scales.x.max]")
+    assert 700 < low < high < 950
+    steps = chromium.look(f"{PLOT}.chart.data[0]")
+    assert steps == list(range(steps[0], steps[-1] + 1)), "every value of that span"
+    left, top, width, height = chromium.place("tellurio-plot .u-over")
+    chromium.command("Input.dispatchMouseEvent", type="mouseMoved", x=left + width / 2, y=top + height / 2)
+    chromium.wait("!document.querySelector('.tip').hidden")
+    assert re.match(r"step \d{3} \d+", person.text(".tip"))
+    # The same by keys: to see all, to go along the line, and closer.
+    chromium.look(f"{PLOT}.focus()")
+    chromium.press("0")
+    assert chromium.look(f"{PLOT}.chart.data[0].length") == drawn
+    chromium.press("ArrowRight")
+    assert "step 0 0" in person.text(".tip")
+    chromium.press("+")
+    chromium.wait(f"{PLOT}.chart.scales.x.max < 1000")
+    assert chromium.complaints == []
+
+
+def test_a_gap_is_a_gap_and_every_axis_works(person: Person, chromium: Chromium, trained: Trained) -> None:
+    person.open(trained.path)
+    for axis in ("time", "version", "step"):
+        chromium.look(f"document.querySelector('[name=x]').value = '{axis}'")
+        chromium.look("document.querySelector('[name=x]').dispatchEvent(new Event('input', {bubbles: true}))")
+        assert chromium.look(f"{PLOT}.chart.data[0].length") == 3, axis
+        assert chromium.look(f"{PLOT}.marks().length") == 2, axis
+    assert chromium.complaints == []
+
+
+def test_a_zoom_stays_while_values_come(person: Person, chromium: Chromium, backend: RunningBackend) -> None:
+    run = WatchedRun(backend)
+    for step in range(50):
+        run.log("loss", step)
+    person.open(run.path)
+    chromium.wait("document.getElementById('live').textContent.startsWith('Live')")
+    chromium.drag("tellurio-plot .u-over", 0.2, 0.4)
+    chromium.wait(f"{PLOT}.chart.scales.x.max < 25")
+    before = chromium.look(f"{PLOT}.chart.scales.x.max")
+    run.log("loss", 7)
+    chromium.wait(f"{PLOT}.chart.data[0].length === 51")
+    assert chromium.look(f"{PLOT}.chart.scales.x.max") == before
+    run.close()
+
+
+def test_the_run_page_is_three_requests_and_small(person: Person, chromium: Chromium, trained: Trained) -> None:
+    person.open(trained.path)
+    chromium.look("new Promise((resolve) => setTimeout(resolve, 0))")
+    found = chromium.look(
+        "[performance.getEntriesByType('navigation')[0], ...performance.getEntriesByType('resource')]"
+        ".filter((entry) => !entry.name.startsWith('data:')).map((entry) => [entry.name, entry.decodedBodySize])"
+    )
+    assert len(found) <= 3, found
+    assert sum(size for _, size in found) <= 150_000, found
+
+
+AXE = importlib.util.find_spec("axe_core_python")
+
+
+@pytest.mark.skipif(AXE is None, reason="axe-core-python is not installed (extra `test`)")
+@pytest.mark.parametrize(("width", "scheme"), SCREENS)
+def test_axe_finds_nothing(person: Person, chromium: Chromium, trained: Trained, width: int, scheme: str) -> None:
+    assert AXE is not None
+    assert AXE.origin is not None
+    axe = Path(AXE.origin).with_name("axe.min.js").read_text(encoding="utf-8")
+    prompt = trained.rpc.variable(" Always.", "ending")
+    output = trained.rpc.run("Add", trained.prompt, prompt)
+    feedback = trained.rpc.variable("Better.", "feedback")
+    trained.rpc.backward({"__variable__": True, "variable_id": output["variable_id"]}, feedback)
+    chromium.resize(width, scheme)
+    paths = ("", "prompts/1/", "samples/", "samples/1/", "graph/", "samples/999/")
+    for path in [
+        "/",
+        trained.project_path,
+        *(trained.path + path for path in paths),
+        f"{trained.project_path}compare/?run={trained.uuid}",
+    ]:
+        person.open(path)
+        chromium.look("document.querySelectorAll('details').forEach((details) => details.open = true)")
+        chromium.look(f"{axe}; 1")
+        found = chromium.look(
+            "axe.run(document).then((result) =>"
+            " result.violations.map((one) => [one.id, one.nodes[0].html.slice(0, 200)]))"
+        )
+        assert found == [], path
+        assert chromium.look("document.documentElement.scrollWidth <= innerWidth"), f"{path} is cut off"
