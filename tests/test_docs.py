@@ -216,14 +216,17 @@ def test_the_examples_of_the_protocol_are_json() -> None:
 def thread_names(path: Path) -> Iterator[str]:
     """The names of the threads that a module starts."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "Thread":
-            names = [word.value for word in node.keywords if word.arg == "name"]
+        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("Thread", "ThreadPoolExecutor"):
+            names = [word.value for word in node.keywords if word.arg in ("name", "thread_name_prefix")]
             yield str(ast.literal_eval(names[0])) if names else f"a thread without a name in {path.name}"
+        # A Timer gets its name afterwards.
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "timer.name":
+            yield str(ast.literal_eval(node.value))
 
 
 def test_the_architecture_names_each_thread() -> None:
     page = (DOCS / "architecture.md").read_text(encoding="utf-8")
     modules = [path for path in DOCS.parent.rglob("*.py") if "testing" not in path.parts]
     started = {name for path in modules for name in thread_names(path)}
-    assert len(started) >= 5
+    assert len(started) >= 7
     assert {name for name in started if f"`{name}`" not in page} == set()

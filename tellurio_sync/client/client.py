@@ -1,6 +1,12 @@
 """The Tellurio WebSocket client: JSON-RPC 2.0 calls to the server, and what the server may call here.
 
 ``TellurioWebSocketClient`` has the names of the published API, without ``await``.
+
+| State | Written by | Read by | Guarded by |
+|---|---|---|---|
+| ``_peer`` | ``connect``, the first use after a fork | any thread | ``_lock``, never held while connecting or closing |
+| ``_api_key`` | ``connect`` | any thread | one store |
+| ``_session_id`` | receive thread (greeting), ``go_on_with`` | receive thread | one store |
 """
 
 from __future__ import annotations

@@ -1,4 +1,9 @@
-"""The mirrored graph: what the server has computed from what (protocol §F.7)."""
+"""The mirrored graph: what the server has computed from what (protocol §F.7).
+
+| State | Written by | Read by | Guarded by |
+|---|---|---|---|
+| ``Node._edges`` | receive thread (pushes), callers | any thread, without the lock | ``Registries.lock`` |
+"""
 
 from __future__ import annotations
 

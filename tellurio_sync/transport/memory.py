@@ -2,6 +2,10 @@
 
 It keeps the contract of ``Transport`` exactly (one contract suite runs over this and the real one), and can do what a
 network does: sends that fail, a server that stops reading, endings at any point.
+
+| State | Written by | Guarded by |
+|---|---|---|
+| all of it | any thread | ``_condition``, never held while anything but texts is moved |
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 The C extension (see ``speedups``) does this and reads as well.  Without it ``select.poll`` is used, and on systems that
 have no ``poll`` a class with the same interface over ``selectors``.  ``selectors`` is not used everywhere, because its
 ``select`` costs 78 bytecode instructions where ``poll`` costs one C call, and the receive loop needs one for each
-reply.
+reply.  Only the receive thread uses any of this.
 """
 
 from __future__ import annotations

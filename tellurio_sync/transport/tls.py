@@ -7,8 +7,11 @@ none of that.
 
 | State | Written by | Guarded by |
 |---|---|---|
-| OpenSSL's state, ``_incoming``, ``_outgoing`` | any thread | ``_lock``, not held during system calls |
-| ``written``, and the record that is being written | the writer | the writer's role (see ``websocket``) |
+| OpenSSL's state, ``_incoming``, ``_outgoing``, ``_offered`` | any thread | ``_lock``, not held during system calls |
+| ``written``, and the record that is being written: ``_records``, ``_sent`` | the writer | the writer's role |
+| ``_decrypter``, ``waits_for_server`` | receive thread; the writer | one store each |
+
+The writer's role is that of ``websocket``.
 """
 
 from __future__ import annotations

@@ -22,10 +22,14 @@ lose the lock.
 
 | State | Written by | Guarded by |
 |---|---|---|
-| queue, offsets in it, ``_ending`` | any thread | ``_queue_lock``, not held while anything waits |
-| taking the writer's role | any thread | ``_queue_lock`` |
-| rest, written offset, writes to the socket | the writer | the role; the socket is non-blocking |
-| decoder, receiver, ``wakeups``, ``bytes_received``, unanswered ping | receive thread | ownership |
+| ``_queue``, ``_queued`` (its end), ``_waiting_for_room`` | any thread | ``_queue_lock``, never held in a wait |
+| ``_ending``, ``_is_closing``, ``_is_disposed`` | any thread | the same |
+| taking the writer's role: ``_writer`` | any thread | the same |
+| ``_rest``, ``_taken``, ``_written``, ``stalled_since`` | the writer | the role |
+| ``_write_failure``, writes to the socket, which never waits | the writer | the role |
+| ``_decoder``, ``_receiver``, ``_messages``, ``wakeups`` | receive thread | ownership |
+| ``bytes_received``, ``_has_early``, ``_unanswered`` | receive thread | ownership |
+| ``_send_some`` | the constructor; ``dispose`` | one store |
 | TLS, if it is used | the writer, receive thread | see ``tls`` |
 """
 
