@@ -10,6 +10,7 @@ running asyncio loop. It is a plain, synchronous training loop. The loop is :fun
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import random
 import sys
@@ -49,11 +50,14 @@ class Classifier:
         self._chat = [{"role": "system", "content": [self.prompt]}, {"role": "user", "content": [message]}]
 
     def evaluate(self, mails: Sequence[Mail]) -> tuple[te.Variable, te.Variable]:
-        """Answer all mails together: the number of right answers, and the explanation from which feedback starts."""
+        """Answer all mails together: the number of right answers, and the explanation from which feedback starts.
+
+        A mail that the language model does not answer counts as wrong; a warning says which, and why.
+        """
         texts = [mail.text for mail in mails]
         labels = [mail.sentiment for mail in mails]
         answers = te.functional.chat_completion(
-            self._lm, self._chat, inputs={"message": texts}, **self._completion_args
+            self._lm, self._chat, inputs={"message": texts}, on_error="skip", **self._completion_args
         )
         return te.functional.exact_match_evaluator(answers, labels)
 
@@ -85,10 +89,12 @@ def train(
     batch_size: int,
     seed: int,
     say: Callable[[str], None],
+    after_step: Callable[[int, int, int], None] = lambda step, right, size: None,
 ) -> list[Checkpoint]:
     """Improve the classifier's prompt on the training mails, and check it on the validation mails after each epoch.
 
-    The test mails are not used.
+    The test mails are not used.  ``after_step`` gets the number of the step, how many of its mails were answered right,
+    and how many there are.
     """
     checkpoints: list[Checkpoint] = []
     rng = random.Random(seed)
@@ -112,6 +118,7 @@ def train(
             step += 1
             run.log("train_accuracy", right.data / len(batch), step=step)
             right_in_epoch += right.data
+            after_step(step, right.data, len(batch))
         validate(right_in_epoch / len(split.train))
     return checkpoints
 
@@ -150,12 +157,18 @@ def _run(options: argparse.Namespace, split: Split) -> None:
     # A separate session, so that the login of a notebook that calls this stays as it is.
     with te.Session() as session:
         te.login(mode=options.mode, data_dir=options.data_dir)
-        with te.init(options.namespace, options.project) as run:
+        limit = contextlib.nullcontext() if options.budget is None else te.budget(usd=options.budget)
+        with te.init(options.namespace, options.project) as run, limit:
             say(_introduction(options, split, run, session.page_url))
             lm, completion_args = _language_model(options)
             te.set_backward_model_client(lm, completion_args=completion_args)
             classifier = Classifier(lm, completion_args)
             optimizer = te.TGD([classifier.prompt], model_client=lm, momentum=options.momentum, **completion_args)
+
+            steps = options.epochs * -(-len(split.train) // options.batch_size)
+
+            def after_step(step: int, right: int, size: int) -> None:
+                say(f"        step {step} of {steps}, {right} of {size} right, {used(lm)} so far")
 
             test_before = classifier.accuracy(split.test)
             checkpoints = train(
@@ -167,6 +180,8 @@ def _run(options: argparse.Namespace, split: Split) -> None:
                 batch_size=options.batch_size,
                 seed=options.seed,
                 say=say,
+                # The stand-in needs no patience, and costs nothing.
+                **({} if options.model is None else {"after_step": after_step}),
             )
             # If several are equal, the latest, because it has learnt from more mails.
             best = max(checkpoints, key=lambda checkpoint: (checkpoint.validation_accuracy, checkpoint.epoch))
@@ -176,6 +191,8 @@ def _run(options: argparse.Namespace, split: Split) -> None:
             run.log("test_accuracy", test_after, step=1)
             metrics = run.rest.list_metrics(run.project.namespace_slug, run.project.slug, run.uuid)
 
+    if options.model is not None:
+        say(f"\nUsed: {used(lm)}.")
     say(f"\nKept: the prompt after epoch {best.epoch}, the best on the validation mails.")
     say(title("The learnt prompt"))
     say(excerpt(best.prompt))
@@ -195,7 +212,22 @@ def _language_model(options: argparse.Namespace) -> tuple[ChatCompletionModel, d
     """The language model, and the arguments for each chat."""
     if options.model is None:
         return te.CallableModel(stand_in), {}
-    return te.OpenAI(base_url=options.lm_base_url, api_key=options.lm_api_key), {"model": options.model}
+    lm = te.OpenAI(
+        base_url=options.lm_base_url,
+        api_key=options.lm_api_key,
+        max_concurrency=options.max_concurrency,
+        # A demo that is run again pays for new questions only.
+        cache=options.data_dir is not None,
+    )
+    return lm, {"model": options.model}
+
+
+def used(lm: ChatCompletionModel) -> str:
+    """The tokens and the cost of a model so far, in words."""
+    usage = lm.get_usage()
+    amount = usage["cost"]["amount"]
+    cost = "cost unknown" if amount is None else f"${amount:.4f}"
+    return f"{usage['total_tokens']:,} tokens, {cost}"
 
 
 # --- options ------------------------------------------------------------------------------------
@@ -212,6 +244,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", metavar="NAME", help="a real language model, such as gpt-4o (default: the stand-in)")
     add("--lm-base-url", metavar="URL", help="its OpenAI-compatible endpoint (default: OpenAI's)")
     add("--lm-api-key", metavar="KEY", help="its key (default: OPENAI_API_KEY); any text if the endpoint needs none")
+    add("--max-concurrency", type=_positive, metavar="N", help="questions to it at once (default: as many as it bears)")
+    add("--budget", type=float, metavar="USD", help="end before the questions cost more than this")
     add("--epochs", type=_positive, default=6, metavar="N", help="passes over the training mails (%(default)s)")
     add("--batch-size", type=_positive, default=10, metavar="N", help="mails per step (%(default)s)")
     add("--momentum", type=int, default=1, metavar="N", help="earlier prompts shown to the optimizer (%(default)s)")

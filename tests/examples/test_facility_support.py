@@ -194,6 +194,30 @@ def test_an_openai_compatible_endpoint_takes_the_place_of_the_stand_in(tmp_path:
 
 
 @pytest.mark.slow
+def test_with_a_real_endpoint_each_step_says_what_was_used_and_the_second_run_costs_nothing(
+    tmp_path: Path, endpoint: str
+) -> None:
+    options = ["--model", "tiny", "--lm-base-url", endpoint, "--lm-api-key", "none", "--epochs", "1"]
+    options += ["--data-dir", str(tmp_path / "data"), "--max-concurrency", "4"]
+    steps = []
+    for _ in range(2):
+        done = demo(tmp_path, *options, ALLOW_API_KEY_SHARING="true")
+        assert done.returncode == 0, done.stderr
+        steps.append(re.findall(r"step (\d+) of (\d+), \d+ of \d+ right, ([\d,]+) tokens, ", done.stdout))
+    assert [number for number, _, _ in steps[0]] == [str(i + 1) for i in range(int(steps[0][0][1]))]
+    assert steps[0][-1][2] != "0"
+    assert steps[1][-1][2] == "0", "every question was asked in the first run"
+
+
+@pytest.mark.slow
+def test_a_budget_ends_the_demo_with_one_line(tmp_path: Path, endpoint: str) -> None:
+    options = ["--model", "gpt-4o", "--lm-base-url", endpoint, "--lm-api-key", "none", "--budget", "0.0001"]
+    done = demo(tmp_path, *options, ALLOW_API_KEY_SHARING="true")
+    assert done.returncode == 1
+    assert "US dollars are spent" in done.stderr
+
+
+@pytest.mark.slow
 def test_a_language_model_that_is_not_there_ends_with_1_and_one_line(tmp_path: Path) -> None:
     nobody = "http://127.0.0.1:9/v1"
     done = demo(tmp_path, "--model", "tiny", "--lm-base-url", nobody, "--lm-api-key", "none")
@@ -211,10 +235,11 @@ class StandInEndpoint(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        assert request["model"] == "tiny"
+        assert request["model"] in ("tiny", "gpt-4o")
         message = {"role": "assistant", "content": stand_in(request["messages"])}
         choice = {"index": 0, "finish_reason": "stop", "message": message}
-        answer = {"id": "1", "object": "chat.completion", "created": 0, "model": "tiny", "choices": [choice]}
+        usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+        answer = {"object": "chat.completion", "model": request["model"], "choices": [choice], "usage": usage}
         content = json.dumps(answer).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
