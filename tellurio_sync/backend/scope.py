@@ -90,8 +90,10 @@ class Scope:
             backward = self._backward_model()
             question = replace(question, model=backward.model, completion_args=backward.completion_args)
         assert question.model is not None
-        self._used[question.model] = None
-        return await self._lm.ask(question, self.call, self._run_uuid, tuple(self.objects.budgets.values()))
+        model = question.model
+        self._used[model] = None
+        budgets = tuple(self.objects.budgets.values())
+        return await self._lm.ask(question, self.call, self._run_uuid, budgets, lambda: self._push_usage_of(model))
 
     def _backward_model(self) -> BackwardModel:
         backward = self.objects.backward_model
@@ -146,5 +148,8 @@ class Scope:
     def push_usage(self) -> None:
         """Push the usage of the models that were asked since the last time."""
         for model in self._used:
-            self.push("update_model", model_id=model.model_id, field="_usage", value=model.usage)
+            self._push_usage_of(model)
         self._used.clear()
+
+    def _push_usage_of(self, model: Model) -> None:
+        self.push("update_model", model_id=model.model_id, field="_usage", value=model.usage)

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from tellurio_sync.backend.connection import REQUEST_CANCELLED
-from tellurio_sync.backend.lingering import Lingering
+from tellurio_sync.backend.engine.concurrency import AT_ONCE
+from tellurio_sync.backend.lm.lingering import Lingering
 
 from .conftest import RunningBackend
+from .lm_endpoint import LmEndpoint
 from .rpc_client import FAILSAFE, RpcClient, tag
 from .scripted import model_answer, run
 
@@ -219,84 +221,130 @@ def until(is_reached: Callable[[], bool]) -> None:
     pytest.fail("it did not come to that")
 
 
-class TestLingering:
-    """What was asked is paid: the bill is waited for, and nobody but the bill."""
+class TestTheBill:
+    def test_what_was_asked_is_booked_when_its_answer_comes(self, rpc: RpcClient) -> None:
+        """To the token; and nothing is asked for the rest of the batch."""
+        may_answer = threading.Event()
 
-    def test_the_result_of_what_is_not_cancelled(self) -> None:
+        def answer(request: dict[str, Any]) -> str:
+            assert may_answer.wait(FAILSAFE)
+            return "late"
+
+        with LmEndpoint(answer) as endpoint:
+            result = rpc.call(
+                "create_model", class_type="OpenAI", provider="openai", config={"base_url": endpoint.url}, usage={}
+            )
+            model = {"__model_client__": True, "model_id": result["model_id"]}
+            question = rpc.variable("{mail}", "mail")
+            args = [model, [{"role": "user", "content": [question]}], {"mail": MAILS}]
+            request_id = rpc.send(
+                "run_function", function_name="ChatCompletion", args=args, kwargs={"model": "m"}, grad_enabled=True
+            )
+            until(lambda: len(endpoint.requests) == AT_ONCE)
+            cancel(rpc, request_id)
+            assert rpc.reply(request_id)["error"]["code"] == REQUEST_CANCELLED
+            rpc.frames = []
+            may_answer.set()
+            while True:
+                usage = rpc.until("update_model")["params"]["value"]
+                if usage["total_tokens"] == 15 * AT_ONCE:
+                    break
+            rpc.variable("the connection goes on")
+            assert len(endpoint.requests) == AT_ONCE
+
+    def test_what_waits_for_its_turn_is_not_asked(self, rpc: RpcClient) -> None:
+        may_answer = threading.Event()
+
+        def answer(request: dict[str, Any]) -> str:
+            assert may_answer.wait(FAILSAFE)
+            return "late"
+
+        with LmEndpoint(answer) as endpoint:
+            config = {"base_url": endpoint.url, "max_concurrency": 1}
+            result = rpc.call("create_model", class_type="OpenAI", provider="openai", config=config, usage={})
+            model = {"__model_client__": True, "model_id": result["model_id"]}
+            args = [model, [{"role": "user", "content": [rpc.variable("{mail}", "mail")]}], {"mail": MAILS}]
+            request_id = rpc.send(
+                "run_function", function_name="ChatCompletion", args=args, kwargs={"model": "m"}, grad_enabled=True
+            )
+            until(lambda: len(endpoint.requests) == 1)
+            cancel(rpc, request_id)
+            rpc.reply(request_id)
+            may_answer.set()
+            assert rpc.until("update_model")["params"]["value"]["total_tokens"] == 15
+            rpc.variable("the connection goes on")
+            assert len(endpoint.requests) == 1
+
+
+class Bill:
+    """What is told of a request that is left."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def left(self) -> Callable[[], None]:
+        self.told.append("left")
+        return lambda: self.told.append("ended")
+
+
+class TestLingering:
+    """What was asked is paid: its answer is waited for, for the bill alone."""
+
+    def test_what_is_not_cancelled_is_not_left(self) -> None:
         async def scenario() -> None:
-            booked: list[int] = []
-            lingering = Lingering()
+            bill, lingering = Bill(), Lingering()
 
             async def request() -> int:
                 return 5
 
-            assert await lingering.see_through(request(), booked.append) == 5
-            assert booked == []
-            assert len(lingering) == 0
+            assert await lingering.see_through(request(), bill.left) == 5
+            assert (bill.told, len(lingering)) == ([], 0)
 
         run(scenario())
 
-    def test_a_cancelled_one_is_booked_when_it_comes(self) -> None:
+    @pytest.mark.parametrize("ending", ["an answer", "never", "a failure", "the backend stops"])
+    def test_a_cancelled_one_goes_on_to_its_end(self, ending: str) -> None:
         async def scenario() -> None:
+            bill, lingering = Bill(), Lingering(patience=0.001 if ending == "never" else 3600.0)
+            answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
             booked: list[int] = []
-            lingering, answer = Lingering(), asyncio.get_running_loop().create_future()
 
-            async def request() -> int:
-                return int(await answer)
+            async def request() -> None:
+                booked.append(await answer)
 
-            task = asyncio.ensure_future(lingering.see_through(request(), booked.append))
+            task = asyncio.ensure_future(lingering.see_through(request(), bill.left))
             await asyncio.sleep(0)
             await asyncio.sleep(0)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            assert len(lingering) == 1
-            answer.set_result(7)
-            while len(lingering):
-                await asyncio.sleep(0)
-            assert booked == [7]
-
-        run(scenario())
-
-    @pytest.mark.parametrize("ending", ["never", "failure", "closed"])
-    def test_what_brings_no_bill_ends_all_the_same(self, ending: str) -> None:
-        async def scenario() -> None:
-            booked: list[int] = []
-            lingering = Lingering(patience=0.001 if ending == "never" else 3600.0)
-            answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-            ended = asyncio.Event()
-
-            async def request() -> int:
-                try:
-                    return await answer
-                finally:
-                    ended.set()
-
-            task = asyncio.ensure_future(lingering.see_through(request(), booked.append))
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-            if ending == "failure":
+            assert (bill.told, len(lingering)) == (["left"], 1)
+            if ending == "an answer":
+                answer.set_result(7)
+            elif ending == "a failure":
                 answer.set_exception(ValueError("the endpoint's"))
-            if ending == "closed":
+            elif ending == "the backend stops":
                 await lingering.close()
-            await asyncio.wait_for(ended.wait(), FAILSAFE)
-            while len(lingering):
-                await asyncio.sleep(0)
-            assert booked == []
+
+            async def ended() -> None:
+                while len(lingering):
+                    await asyncio.sleep(0.001)
+
+            await asyncio.wait_for(ended(), FAILSAFE)
+            assert bill.told == ["left", "ended"]
+            assert booked == ([7] if ending == "an answer" else [])
 
         run(scenario())
 
     def test_its_own_cancellation_is_passed_on(self) -> None:
         async def scenario() -> None:
-            lingering = Lingering()
+            bill, lingering = Bill(), Lingering()
 
             async def request() -> None:
                 raise asyncio.CancelledError
 
             with pytest.raises(asyncio.CancelledError):
-                await lingering.see_through(request(), lambda result: None)
-            assert len(lingering) == 0
+                await lingering.see_through(request(), bill.left)
+            assert (bill.told, len(lingering)) == ([], 0)
 
         run(scenario())

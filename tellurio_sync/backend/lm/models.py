@@ -11,11 +11,12 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from .. import usage, wire
 from ..objects import Model
 from ..prices import prepare
-from ..questions import Answer, Asked, Question, QuestionFailed
+from ..questions import Answer, Asked, FailureKind, Question, QuestionFailed
 from ..reading.completion import Completion, Problem, read_completion
 from ..reading.thoughts import part
 from ..refused import Refused
@@ -23,6 +24,7 @@ from .budget import Budget
 from .cache import AnswerCache
 from .exchange import Exchanges, Response, Unreachable
 from .learnt import AnswerForm, Learnt, encoded, next_form
+from .lingering import Lingering
 from .pace import Pace
 from .settings import Own, Settings, blotted, secrets_among, settings_of
 
@@ -79,12 +81,21 @@ class _Asking:
         tries: requests so far.
         cost: of all requests, in US dollars; None: the cost of one is not known.
         sent: the arguments of the last request.
+        is_left: whether nobody waits for it any more, but for the bill of its last request.
+        on_booked: called when that has come, or will not come.
     """
 
     address: str = ""
     tries: int = 0
     cost: float | None = 0.0
     sent: Mapping[str, Any] = field(default_factory=dict)
+    is_left: bool = False
+    on_booked: Callable[[], None] = lambda: None
+
+    def leave(self) -> Callable[[], None]:
+        """Nobody waits any more; returns what is to be called when the bill has come, or will not come."""
+        self.is_left = True
+        return lambda: self.on_booked()
 
 
 class LanguageModels:
@@ -121,21 +132,29 @@ class LanguageModels:
         self._caches_all = caches_all
         self._pace = Pace(at_once or _MOST_AT_ONCE, per_minute)
         self._exchanges = Exchanges()
-        self._endpoints: dict[Model, _Endpoint] = {}
+        self._lingering = Lingering()
+        self._endpoints: WeakKeyDictionary[Model, _Endpoint] = WeakKeyDictionary()
         self._learnt: OrderedDict[tuple[str, str], Learnt] = OrderedDict()
 
     async def ask(
-        self, question: Question, call: CallFunction, run_uuid: str = "", budgets: Sequence[Budget] = ()
+        self,
+        question: Question,
+        call: CallFunction,
+        run_uuid: str = "",
+        budgets: Sequence[Budget] = (),
+        on_late_usage: Callable[[], None] = lambda: None,
     ) -> Answer:
         """The model's answer. Its usage is added to that of the model, and :attr:`on_question` is called.
 
-        Cancelling it ends the request to the endpoint.
+        Cancelling it ends it at once, and nothing more is asked; but what has been asked is paid, so its answer is
+        waited for, a while, to add its usage.
 
         Args:
             question: with a model.
             call: for a model that is a function of the client.
             run_uuid: of the request that asks.
             budgets: all of them must allow it. Functions of clients are not counted.
+            on_late_usage: called when the usage of a question has been added that was cancelled before.
 
         Raises:
             QuestionFailed: there is no answer; the text holds no key.
@@ -143,16 +162,12 @@ class LanguageModels:
         assert question.model is not None
         started_at, started = time.time(), time.monotonic()
         asking = _Asking()
-        answer, error, kind = None, None, None
-        try:
-            answer = await self._answer(question, question.model, call, asking, budgets)
-        except QuestionFailed as exc:
-            error, kind = str(exc), exc.kind
-            raise
-        except asyncio.CancelledError:
-            error = "Given up: nobody waits for the answer any more."
-            raise
-        finally:
+        answer: Answer | None = None
+        error: str | None = None
+        kind: FailureKind | None = None
+
+        def tell() -> None:
+            assert question.model is not None
             self._tell(
                 Asked(
                     purpose=question.purpose,
@@ -172,14 +187,29 @@ class LanguageModels:
                     seconds=time.monotonic() - started,
                 )
             )
-        return answer
 
-    def forget(self, model: Model) -> None:
-        """The model is gone: keep nothing for it any more. Questions that are being asked end as usual."""
-        self._endpoints.pop(model, None)
+        def tell_late() -> None:
+            tell()
+            on_late_usage()
+
+        try:
+            answer = await self._answer(question, question.model, call, asking, budgets)
+        except QuestionFailed as exc:
+            error, kind = str(exc), exc.kind
+            raise
+        except asyncio.CancelledError:
+            error = "Given up: nobody waits for the answer any more."
+            raise
+        finally:
+            if asking.is_left:
+                asking.on_booked = tell_late
+            else:
+                tell()
+        return answer
 
     async def close(self) -> None:
         """Close all connections to endpoints."""
+        await self._lingering.close()
         self._endpoints.clear()
         self._cache.close()
         await self._exchanges.close()
@@ -225,7 +255,18 @@ class LanguageModels:
         if key is not None and (kept := self._cache.get(key)) is not None:
             return kept
         tries = _Tries(
-            self._exchanges, endpoint, self._pace, learnt, question, model, name, args, around, asking, budgets
+            self._exchanges,
+            self._lingering,
+            endpoint,
+            self._pace,
+            learnt,
+            question,
+            model,
+            name,
+            args,
+            around,
+            asking,
+            budgets,
         )
         try:
             answer = await tries.answer()
@@ -286,6 +327,7 @@ class _Tries:
     def __init__(
         self,
         exchanges: Exchanges,
+        lingering: Lingering,
         endpoint: _Endpoint,
         pace_of_all: Pace,
         learnt: Learnt,
@@ -298,6 +340,7 @@ class _Tries:
         budgets: Sequence[Budget],
     ) -> None:
         self._exchanges, self._settings, self._pace = exchanges, endpoint.settings, endpoint.pace
+        self._lingering = lingering
         self._pace_of_all, self._budgets = pace_of_all, budgets
         self._learnt = learnt
         self._question, self._model, self._name = question, model, name
@@ -363,7 +406,10 @@ class _Tries:
         while True:
             body = self._body(form)
             try:
-                response, completion = await self._request(body)
+                await self._pace.wait_for_rate()
+                await self._pace_of_all.wait_for_rate()
+                # Only what waits no longer to be sent: from now on it is paid.
+                response, completion = await self._lingering.see_through(self._request(body), self._asking.leave)
             except Unreachable as exc:
                 if exc.was_reused and may_repeat:
                     # An idle connection, closed by the other side at the same moment: the question did not arrive.
@@ -407,8 +453,6 @@ class _Tries:
             return response, completion
 
     async def _post(self, body: dict[str, Any]) -> Response:
-        await self._pace.wait_for_rate()
-        await self._pace_of_all.wait_for_rate()
         self._asking.sent = {key: value for key, value in body.items() if key != "messages"}
         self._asking.tries += 1
         left = self._left()
