@@ -1,7 +1,7 @@
 """A computation as a picture: functions, the Variables that they take and give, feedback on the way back.
 
-Plain values in, text out: SVG that needs nothing else, or DOT for Graphviz.  Nodes stand in rows, each below all that
-it was computed from; within a row near those that it is joined to.
+Plain values in, text out: SVG that needs nothing else, or DOT for Graphviz.  Nodes are in rows, each below everything
+from which it was computed, and within a row close to the nodes to which it is connected.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Arrow:
-    """From what was given to what took it.
+    """An arrow from what was given to what took it.
 
     Attributes:
         feedback: what came back along it, "" for nothing.
@@ -52,7 +52,7 @@ class Graph:
 
     Attributes:
         boxes: its nodes.
-        arrows: between them; those to or from a node that there is not are left out.
+        arrows: between them; arrows to or from a missing node are left out.
         left_out: how many nodes the picture leaves out because they are too many.
     """
 
@@ -127,7 +127,7 @@ def _places(
         for key in row:
             places[key] = (x, float(_MARGIN + i * _ROW), widths[key])
             x += widths[key] + _GAP
-    # What is written beside the arrows may reach beyond the last box of a row.
+    # The texts beside the arrows may reach beyond the last box of a row.
     beside = _CHAR_WIDTH * _MOST_CHARS / 2 if any(arrow.feedback for arrow in arrows) else 0
     return places, max(lengths) + 2 * _MARGIN + beside, (len(rows) - 1) * _ROW + _HEIGHT + 2.0 * _MARGIN
 
@@ -161,7 +161,7 @@ def _rows(boxes: Sequence[Box], arrows: Sequence[Arrow]) -> list[list[str]]:
 
 
 def _ordered_rows(rows: list[list[str]], arrows: Sequence[Arrow]) -> list[list[str]]:
-    """Each row in the order of the mean place of its neighbours, a few times down and up: arrows then cross less."""
+    """Sort each row by the mean place of the neighbours, a few times down and up, so that fewer arrows cross."""
     neighbours: dict[str, list[str]] = {}
     for arrow in arrows:
         neighbours.setdefault(arrow.source, []).append(arrow.target)

@@ -1,4 +1,4 @@
-"""The public names of afnio at the places where programs look for them: for moving over by changing imports.
+"""The public names of afnio at the places where programs look for them. A program changes only its imports.
 
 Replace ``afnio`` by ``tellurio_sync.compat`` in the import lines of a program::
 
@@ -6,9 +6,9 @@ Replace ``afnio`` by ``tellurio_sync.compat`` in the import lines of a program::
     from tellurio_sync.compat.cognitive import Module, Parameter
     from tellurio_sync.compat.trainer import Trainer
 
-and it runs on this package alone.  Nothing here does anything of its own: each name is one of this package, whose
-proper place is in brackets in the guide *Moving from afnio* (``docs/moving-from-afnio.md``).  New programs write
-``import tellurio_sync as te``.
+and it runs on this package alone.  Nothing here has code of its own: each name is another name of something in this
+package, which the guide *Moving from afnio* (``docs/moving-from-afnio.md``) lists.  New programs write ``import
+tellurio_sync as te``.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""What this side has let go of, on its way to the server (protocol §K.3).
+"""The ids of objects that this side has let go of, on their way to the server (protocol §K.3).
 
-The tables of the registries note here the ids of objects that are gone.  Before a call is sent, what has gathered goes
-out in one notification, without a reply; a few ids wait for more, but not for long.
+The tables of the registries note here the ids of objects that are gone.  Before a call is sent, these ids are sent in
+one notification, which has no reply.  A few ids wait for more, but not for long.
 
 | State | Written by | Guarded by |
 |---|---|---|
-| the ids | whatever thread drops the last reference; callers (take) | each step is one C call on a deque |
-| when to send again | callers | one store: at worst two threads send at once |
+| the ids | the thread that drops the last reference; callers (take) | each step is one C call on a deque |
+| when to send again: ``_next_at`` | callers | one store: at worst two threads send at once |
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ RELEASE = "release"
 """The extension, and the method, by which a server is told."""
 
 _MANY = 100
-_INTERVAL = 0.2  # seconds that a few ids wait for more
+_INTERVAL = 0.2  # seconds for which a few ids wait for more
 _MOST = 10_000  # in one message
-# Ids that nobody wants to know, because the server is another one: the oldest go first.
+# If the server does not know ``release``, nothing takes the ids away: then the oldest ones go.
 _KEPT = 100_000
 
 
@@ -29,7 +29,7 @@ class Released:
     """The ids of objects that are gone. Thread-safe, never blocks.
 
     Attributes:
-        variables, models, optimizers: receive ids.
+        variables, models, optimizers: to these the tables append ids.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -45,7 +45,7 @@ class Released:
             ids.clear()
 
     def take_due(self) -> dict[str, list[str]] | None:
-        """The parameters of a ``release``, if it is time for one; their ids are then no longer here."""
+        """The parameters of a ``release``, if it is time for one. Takes their ids away from here."""
         if not (self.variables or self.models or self.optimizers):
             return None
         now = self._clock()

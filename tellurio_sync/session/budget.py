@@ -16,10 +16,10 @@ log = logging.getLogger(__name__)
 
 
 class Spent:
-    """What was spent within a budget. None until its block has ended, and where the server has forgotten it.
+    """What was spent within a budget. None until its block has ended, and if the server has forgotten it.
 
     Attributes:
-        usd: US dollars; tokens whose price is not known are not among them.
+        usd: US dollars; without the tokens whose price is not known.
         tokens: all tokens.
     """
 
@@ -33,7 +33,7 @@ class Spent:
 
 @contextmanager
 def budget(*, usd: float | None = None, tokens: int | None = None) -> Iterator[Spent]:
-    """Let the language models of this session spend so much inside the block, and no more.
+    """Let the language models of this session spend no more than this inside the block.
 
     ::
 
@@ -41,19 +41,20 @@ def budget(*, usd: float | None = None, tokens: int | None = None) -> Iterator[S
             train()
         print(spent.usd)
 
-    The server looks before each question whether it could pass the limit, with the questions that are under way; one
-    that could is not asked, and the call that needed it raises :class:`~tellurio_sync.errors.BudgetExceeded`, whose
-    ``results`` hold the answers that were paid for already.  It counts for all calls of the session while the block is
-    open, on whatever thread; blocks inside each other all count.  Functions in the place of models cost nothing.
+    Before each question the server checks whether it could exceed the limit, together with the questions that are under
+    way.  Such a question is not asked, and the call that needed it raises
+    :class:`~tellurio_sync.errors.BudgetExceeded`, whose ``results`` hold the answers that were paid for already.  The
+    limit holds for all calls of the session while the block is open, on any thread; blocks inside each other all count.
+    Functions in the place of models cost nothing.
 
     Args:
         usd: US dollars, >= 0; None: no limit. Needs the prices of the models: see the extra ``prices``.
         tokens: >= 0, of questions and answers; None: no limit.
 
-    One round trip at the begin and one at the end.
+    One round trip at the beginning and one at the end.
 
     Raises:
-        ValueError: no limit, or one that is no number.
+        ValueError: there is no limit, or it is not a number.
         UsageError: this server keeps no budgets; the local backend does.
     """
     limits: dict[str, Any] = {"usd": usd, "tokens": tokens}

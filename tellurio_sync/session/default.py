@@ -106,7 +106,7 @@ def sync(
 
 
 def whoami() -> dict[str, str]:
-    """Who is logged in, and where: see :meth:`Session.whoami`."""
+    """The account that is logged in, and where: see :meth:`Session.whoami`."""
     return current_session().whoami()
 
 

@@ -6,7 +6,7 @@ call that is made meanwhile.
 
 | State | Written by | Guarded by |
 |---|---|---|
-| the connection on which ids are valid | a restore | ``_lock`` |
+| ``_connection``: the connection on which ids are valid | a restore | ``_lock`` |
 | the calls inside | callers | ``_lock``; weakly, so that a call that Ctrl-C interrupted is not inside any more |
 | a restore is being done | any thread but the receive thread | ``_restore_lock`` |
 """
@@ -78,7 +78,7 @@ class Admission:
         self._gate.leave(self)
 
     def _tell_released(self) -> None:
-        """Let the server know what is held here no longer, if there is enough of that. Never blocks."""
+        """Tell the server what is no longer held here, if there is enough of it. Never blocks."""
         released = self._gate.released
         params = released.take_due()
         # Another server is not told: it may count on the ids, as protocol §C.3 says.
@@ -134,7 +134,7 @@ class RestoreGate:
 
     @property
     def released(self) -> Released:
-        """What this side has let go of, and the server does not know."""
+        """What this side has let go of and the server does not know about."""
         return self._link.registries.released
 
     def admit(self, current: Callable[[], TellurioWebSocketClient]) -> Admission:

@@ -1,4 +1,4 @@
-"""Sends runs that were left on this machine: made offline, cut off from their server, or of a killed process."""
+"""Sends runs that were left on this machine: offline runs, and those whose server or process was gone too early."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _VANISHED = "Its process ended without ending the run."
 
 @dataclass(frozen=True)
 class SyncResult:
-    """What became of one run.
+    """The result for one run.
 
     Attributes:
         folder: where it was found.
         run: its name.
-        project: its project, as it was given.
-        server: the address that it was made for; None: made offline, for any.
-        unsent_bytes: of its journals, before.
+        project: the name of its project.
+        server: the address of the server for which it was made; None: it was made offline, for any server.
+        unsent_bytes: bytes of its journals that had not been sent.
         outcome: ``"sent"``: the server has all of it; ``"to send"``: it would be sent (``dry_run``);
             ``"elsewhere"``: it belongs to another server; ``"refused"``: the server does not take a part of it, which
-            is kept; ``"busy"``: another process is sending it; ``"failed"``: not now, see ``why``.
+            is kept; ``"busy"``: another process is sending it; ``"failed"``: it could not be sent now, see ``why``.
         why: more about that.
     """
 
@@ -56,11 +56,12 @@ def sync(
 
     Args:
         rest: where to send it, with a key.
-        path: a folder with journals, perhaps copied from another machine, or the folder of one run; None: this user's.
+        path: a folder with journals, perhaps copied from another machine, or the folder of one run; None: the folder of
+            this user.
         dry_run: send nothing, and say what there is.
-        anyway: send runs that belong to another server here, as runs of their own.
+        anyway: send also runs that belong to another server; they become new runs here.
         namespace: for runs that were made without one; None: ``username``.
-        username: of this account.
+        username: the name of this account.
 
     Raises:
         UsageError: there is no such folder.

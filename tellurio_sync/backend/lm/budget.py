@@ -1,8 +1,8 @@
-"""A limit for what a session's questions may cost.
+"""A limit for the cost of a session's questions.
 
-Before each request so much is set aside as it may use, and it is not sent where the limit would be passed; so a budget
-ends a training before it is overspent, whatever is under way at the same time.  What a request did use takes the place
-of what was set aside for it as soon as it is known.
+Before each request the most that it may use is set aside.  If that would exceed the limit, the request is not sent.  So
+a budget ends a training before too much is spent, even if many requests are under way.  When it is known what a request
+has used, that replaces what was set aside for it.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from ..prices import price
 from ..questions import QuestionFailed
 from ..usage import tokens
 
-# Characters of a question for one token, carefully: English has about four.
+# Characters of a question for one token, a cautious estimate: English has about four.
 _CHARS_PER_TOKEN = 3
 
 # Tokens that a chat template adds to each message.
 _AROUND_MESSAGE = 12
 
-# Tokens of an answer where nothing limits it and none has come yet.
+# Tokens of an answer if nothing limits it and no answer has come yet.
 _FIRST_ANSWER = 300
 
 
 @dataclass
 class Used:
-    """What one request used: filled in by whoever learns it. ``usd`` is None where the price is not known."""
+    """What one request used; filled in as soon as it is known. ``usd`` is None if the price is not known."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -38,18 +38,18 @@ class Used:
 
 
 class Budget:
-    """What may be spent, and what was. Event loop's thread only.
+    """What may be spent, and what was spent. Event loop's thread only.
 
     Attributes:
         usd, tokens: the limits; None: none.
-        spent_usd, spent_tokens: what requests used that have ended.
+        spent_usd, spent_tokens: what the requests that have ended used.
     """
 
     def __init__(self, usd: float | None, tokens: int | None) -> None:
         self.usd, self.tokens = usd, tokens
         self.spent_usd, self.spent_tokens = 0.0, 0
         self._reserved_usd, self._reserved_tokens = 0.0, 0
-        # Later requests are expected to be as long as the longest so far, counted in the model's own tokens.
+        # Later answers are expected to be as long as the longest one so far, counted in the model's own tokens.
         self._longest_answer = 0
         self._prompt_factor = 1.0
         self._unpriced = ""

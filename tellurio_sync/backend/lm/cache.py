@@ -1,10 +1,10 @@
 """Answers on disk, so that the same question is not paid for twice.
 
-A question is the same where address, model, messages and all other arguments are.  Kept are whole answers only: no
-failures, none that was cut off, none that had to be asked for again because its form was wrong.
+Two questions are the same if address, model, messages and all other arguments are the same.  Only whole answers are
+kept: no failures, no answer that was cut off, and none that had to be asked for again because its form was wrong.
 
-One SQLite file beside the backend's other data, readable by its owner only; what fails here costs a question, never a
-training.
+They are in one SQLite file beside the backend's other data, which only its owner can read.  If something fails here, a
+question is asked again; the training goes on.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ class AnswerCache:
 
     @staticmethod
     def key(address: str, body: Mapping[str, Any]) -> bytes:
-        """What tells questions apart; it holds no key."""
+        """The same for the same question, and different for another one. It holds no API key."""
         text = json.dumps([address, body], sort_keys=True, ensure_ascii=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).digest()
 
     def get(self, key: bytes) -> Answer | None:
-        """The answer of that time; None: there is none."""
+        """The answer that was kept; None: there is none."""
         try:
             db = self._opened()
             row = None if db is None else db.execute("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone()

@@ -1,4 +1,4 @@
-"""What the pages offer to take away, and what their plots fetch for a closer look."""
+"""The files that the pages offer for download, and the data that their plots fetch for a closer look."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from .reader import Records
 from .report import report
 from .story import export
 
-# So many runs can be drawn into one plot.
+# The most runs that can be drawn into one plot.
 _MOST_RUNS = 100
 
 
 class File(NamedTuple):
-    """What is sent; ``name`` is that of the file it becomes, None where it stays in the page."""
+    """What is sent. ``name`` is the name of the file to save; None: it is shown in the page."""
 
     content: bytes
     media_type: str
@@ -84,7 +84,7 @@ def values_file(records: Records, asked: Asked) -> File:
 
 
 def series_file(records: Records, asked: Asked) -> File:
-    """One metric in a span of steps, thinned out to what can be seen of that; of this run or of several."""
+    """One metric in a span of steps, of this run or of several, thinned out to what can be seen."""
     rows, name = _runs(records, asked), asked.query.get("metric", "")
     span = (asked.number("from", 0, least=0, most=2**63 - 1), asked.number("to", 2**63 - 1, most=2**63 - 1))
     columns = columns_for(len(rows))

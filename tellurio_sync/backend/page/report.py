@@ -1,4 +1,4 @@
-"""One run in one file, to send round: no network, no server, nothing beside it."""
+"""One run in one file that can be passed on: it needs no network, no server, and no other file."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ LATEST = "latest"
 
 
 def write_report(data_dir: Path, run: str, path: Path) -> str:
-    """Write a report of a run to ``path``; the run's name. The backend on this data may be running, or not.
+    """Write a report of a run to ``path``. Returns the run's name. The backend with this data may be running, or not.
 
     Args:
         data_dir: where a backend keeps its data.
