@@ -1,4 +1,4 @@
-"""Counting tokens and money (protocol §H.3)."""
+"""Counts of tokens and money (protocol §H.3)."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ class Dialer:
         """Connect, upgrade, and hand over the socket. Blocks, at most the timeout.
 
         Raises:
-            DialFailed: it did not work; nothing stays open.
+            DialFailed: the attempt failed; nothing stays open.
         """
         try:
             with self._watchdog():
@@ -92,7 +92,7 @@ class Dialer:
             sock, self._sock = self._sock, None
             if sock is not None:
                 sock.close()
-        # Not inside the handler: the library's exception would hang on to it, with the key in its frames' variables.
+        # Not raised in the handler: the library's exception would be attached to it, with the key in its frames.
         raise failure
 
     def abort(self) -> None:
@@ -172,7 +172,7 @@ class Dialer:
         try:
             timer.start()
         except RuntimeError:
-            # No thread can be started, as when the interpreter shuts down: the socket's time-out must do.
+            # No thread can be started, as at the end of the interpreter: the time-out of the socket must suffice.
             yield
             return
         try:
@@ -186,7 +186,7 @@ class Dialer:
         self.abort()
 
     def _failure(self, exc: Exception) -> DialFailed:
-        """What to tell of a failed attempt: the stage, and a text without headers."""
+        """The error for a failed attempt: the stage, and a text without headers."""
         status = self._refusal_status(exc)
         if self._is_expired or isinstance(exc, (TimeoutError, websocket.WebSocketTimeoutException)):
             text = f"no complete answer within {self._timeout:g} s"
