@@ -183,7 +183,7 @@ class CallFuture(OpenCall, Future[dict[str, Any]]):
             del self, error  # its traceback holds this frame
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """The error of the call, None if it has a reply. Blocks as ``result``, and raises the first two of its errors."""
+        """The error of the call; None: it has a reply. Blocks as ``result``, and raises the first two of its errors."""
         if self._outcome == PENDING:
             self._wait(timeout)
         if self._outcome == CANCELLED:
