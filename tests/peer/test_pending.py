@@ -79,6 +79,15 @@ class TestPendingCall:
         release_all(wakeups)
         assert waiting.result() is True
 
+    def test_what_is_to_be_done_with_the_reply_is_done_before_anybody_sees_it(self) -> None:
+        """What the call has changed is noted by then: its thread may go on the moment the reply is there."""
+        pending = call()
+        seen: list[bool] = []
+        pending.on_reply = lambda: seen.append(pending.is_done)
+        pending.resolve(REPLY, [])
+        assert seen == [False]
+        assert pending.is_done
+
     def test_a_reply_that_nobody_waits_for_wakes_nobody(self) -> None:
         pending = call()
         wakeups: list[Semaphore] = []

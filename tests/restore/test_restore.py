@@ -298,3 +298,19 @@ class TestRestore:
     def test_the_report_is_one_line_of_text(self) -> None:
         report = Restored("s", 3, (1, 2, "a"), ())
         assert str(report) == "restored: 3 Variables known, 3 (2 int, 1 str) made again, 0 lost"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("data", "other"), ("role", "other"), ("requires_grad", False), ("is_leaf", False), ("grad", "other")],
+)
+def test_what_the_server_holds_otherwise_is_made_anew(server: Server, field: str, value: Any) -> None:
+    """Every member that both sides have is compared: the server may be an older state of itself."""
+    parameter = Parameter("p", "role", requires_grad=True)
+    former = parameter.variable_id
+    assert server.variables[former][field] != value
+    server.variables[former][field] = [tag(Variable("x"))] if field == "grad" else value
+    report = server.restore()
+    assert report.renewed == (parameter,)
+    assert parameter.variable_id != former
+    assert server.variables[parameter.variable_id]["requires_grad"] is True

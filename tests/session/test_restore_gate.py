@@ -1,0 +1,72 @@
+"""A restore has the connection's objects for itself: it waits for the calls inside, and lets none in."""
+
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+from tellurio_sync.model import Variable
+from tellurio_sync.session.restore_gate import RestoreGate
+
+from ..conftest import FAILSAFE, in_thread, wait_until
+from ..model.fake_link import FakeLink, link
+from ..peer.rig import Background
+
+__all__ = ["link"]
+
+
+class Client:
+    """Answers the questions of a restore, and notes whether a call was inside meanwhile."""
+
+    default_timeout = FAILSAFE
+
+    def __init__(self) -> None:
+        self.asks = threading.Event()
+        self.is_inside = False
+        self.was_inside: list[bool] = []
+
+    def call_many_on(self, connection: Any, calls: Any, timeout: float | None, *_: Any) -> list[Any]:
+        self.was_inside.append(self.is_inside)
+        self.asks.set()
+        return [{"error": {"code": -32603, "message": "unknown", "data": {}}} for _ in calls]
+
+
+def connection() -> Any:
+    return SimpleNamespace(ending=None)
+
+
+def test_a_restore_waits_until_the_calls_inside_have_left(link: FakeLink) -> None:
+    variable = Variable("p")
+    client: Any = Client()
+    gate = RestoreGate(link, lambda: "run-1", None)  # type: ignore[arg-type]
+    gate.restore_on(client, connection(), "s", None)
+    client.asks.clear()
+    client.was_inside.clear()
+    admission = gate.admit(lambda: client)
+    client.is_inside = True
+    restoring = Background(gate.restore_on, client, connection(), "s", None)
+    wait_until(lambda: in_thread(gate._enter, client, None) is None, "the gate was not shut")
+    assert not client.asks.wait(0.2)  # nothing can be awaited here: it must not ask, however long it has
+    client.is_inside = False
+    gate.leave(admission)
+    restoring.result()
+    assert client.was_inside
+    assert not any(client.was_inside)
+    assert variable.variable_id
+
+
+def test_a_call_of_the_restoring_thread_itself_is_not_waited_for(link: FakeLink) -> None:
+    """As when a finaliser of the user calls the server in the middle of a call."""
+    variable = Variable("p")
+    client: Any = Client()
+    gate = RestoreGate(link, lambda: "run-1", None)  # type: ignore[arg-type]
+    gate.restore_on(client, connection(), "s", None)
+
+    def nested() -> None:
+        gate.admit(lambda: client)
+        gate.restore_on(client, connection(), "s", None)
+
+    in_thread(nested)
+    assert len(client.was_inside) >= 2
+    assert variable.variable_id
