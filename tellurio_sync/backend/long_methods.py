@@ -63,7 +63,7 @@ async def _run_function(scope: Scope, op: Op, grad_enabled: bool, watched: Forwa
 
 
 def _telling(scope: Scope, result: Result) -> Result:
-    """The result, with what was left out and what else is to be told, where there is any: other clients skip these."""
+    """The result, with what was left out and what else to tell the user, if anything: other clients ignore these."""
     more = {"left_out": [one.as_json() for one in scope.left_out], "told": scope.told}
     return {**result, **{name: value for name, value in more.items() if value}}
 
@@ -140,7 +140,7 @@ async def _run_backward(
         scope.push_usage()
     scope.watch_backward(roots, way)
     for gradient in arrived:
-        # One that the client has let go of meanwhile nobody could read.
+        # The client may have let go of one meanwhile: then nobody could read it.
         if gradient.variable.variable_id in scope.objects.variables:
             _append_gradient(scope, gradient, requires_grad=create_graph)
     scope.push_ids_later("clear_backward", told)

@@ -90,8 +90,8 @@ class Edge:
 class Node(_Referable):
     """One step of the graph.
 
-    It is alive as long as a variable that it computed, or a later step.  Its outputs are not kept alive by it: so there
-    are no circles, and what nothing needs any more is gone at once, without the garbage collector.
+    It lives as long as a variable that it computed, or a later step.  It does not keep its outputs alive, so there are
+    no circles, and what nothing needs any more is gone at once, without the garbage collector.
 
     Attributes:
         op: the function, with everything that its backward pass needs; None for an accumulator, and after it was freed.
@@ -165,8 +165,8 @@ class Optimizer(_Referable):
 class Objects:
     """Everything that the clients of one session made. Not thread-safe: the event loop's thread only.
 
-    What is in the tables the client holds, until it releases it.  After that an object exists as long as something
-    that the client does hold needs it: a graph, an optimizer, a gradient list.
+    The client holds what is in the tables, until it releases it.  A released object exists as long as something that
+    the client still holds needs it: a graph, an optimizer, a gradient list.
 
     Attributes:
         history: keeps what happens in runs, for people to look at; None: nothing is kept.
@@ -180,11 +180,11 @@ class Objects:
         self.optimizers: dict[str, Optimizer] = {}
         self.backward_model: BackwardModel | None = None
         self.budgets: dict[str, Budget] = {}
-        # What was released, and exists because something needs it, which may name it.
+        # Objects that were released but still exist, because something needs them and may name them.
         self._released: WeakValueDictionary[str, Any] = WeakValueDictionary()
 
     def release(self, variable_ids: Iterable[Any], model_ids: Iterable[Any], optimizer_ids: Iterable[Any]) -> None:
-        """The client has let go of these; ids of nothing known change nothing."""
+        """The client has let go of these objects; unknown ids have no effect."""
         tables: list[tuple[dict[str, Any], Iterable[Any]]] = [
             (self.optimizers, optimizer_ids),
             (self.variables, variable_ids),
@@ -199,7 +199,7 @@ class Objects:
                 del found
 
     def clear(self) -> None:
-        """The client is gone for good."""
+        """The client is gone and will not come back."""
         for table in (self.optimizers, self.variables, self.models):
             table.clear()
         self.backward_model = None

@@ -9,7 +9,7 @@ after that has a new object.
 | greeting, ``_was_open`` | receive thread | any thread | ``_lock``; stored before the state is OPEN | an assert |
 | ``_failure``, ``_attempts`` | receive thread | ``open``, when the state has changed | ownership | asserts |
 | ``_thread`` | ``open``, before the thread starts | any thread | one store | – |
-| who waits for a change of state | callers | who sets the state | ``_lock`` | only this module has it |
+| the threads that wait for a change of state | callers | a thread that sets it | ``_lock`` | only this module has it |
 
 ``_lock`` is never held while dialling or waiting.  A forked child has one thread: ``renew_after_fork`` takes no lock.
 """

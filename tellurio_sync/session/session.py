@@ -2,11 +2,12 @@
 
 Two sessions in one process do not see each other.
 
-| State | Written by | Guarded by |
-|---|---|---|
-| client, rest, account, backend of a session | ``login``, ``close`` | ``_login_lock``, held while logging in |
-| run | ``init``, end of the run | one assignment |
-| ids of the objects | a restore: at a login, after a reconnect, in a forked child | ``_gate`` |
+| State | Written by | Read by | Guarded by |
+|---|---|---|---|
+| client, REST client, account, backend | see ``login`` | | |
+| ``_run``, ``_last_run_uuid``, ``_guard`` | ``init``, the end of a run | any thread | one store each |
+| ids of the objects | a restore: at a login, after a reconnect, in a forked child | any thread | ``_gate`` |
+| ``_gate`` | the constructor; in a forked child | any thread | – |
 """
 
 from __future__ import annotations
@@ -271,11 +272,12 @@ class Session:
             status: to begin with.
             config: what you want to remember of it, such as hyperparameters: a dict, a dataclass, or an object with
                 attributes (``argparse.Namespace``).
-            resume: go on with a run: its id (``run.uuid``); or ``"must"``, ``"allow"``: with the latest one that has
-                this ``name`` (any, without one); where there is none, ``"must"`` raises and ``"allow"`` starts it.
-            mode: ``"online"``, ``"local"``: as ``login``, which it is given to where nobody has logged in;
-                ``"offline"``: the run is kept on this machine, and ``sync`` sends it later, no server is needed;
-                ``"auto"``: as online, but offline where the server cannot be reached. None: as in the last login, else
+            resume: go on with a run: its id (``run.uuid``); or ``"must"`` or ``"allow"``: the latest run with this
+                ``name`` (or of any name, if none is given). If there is none, ``"must"`` raises, and ``"allow"`` starts
+                a new one.
+            mode: ``"online"``, ``"local"``: as for ``login``, and used for the login if there was none yet;
+                ``"offline"``: the run is kept on this machine, and ``sync`` sends it later; no server is needed;
+                ``"auto"``: as online, but offline if the server cannot be reached. None: as in the last login, else
                 ``TELLURIO_MODE``, else ``"online"``.
             strict: ``log`` raises for what cannot be logged, instead of a warning.
 
@@ -416,9 +418,10 @@ class Session:
         Logs in first, if necessary. Blocks. Repeating it does no harm: nothing is stored twice.
 
         Args:
-            path: a folder with journals, perhaps of another machine; None: this user's (``TELLURIO_JOURNAL_DIR``).
+            path: a folder with journals, perhaps of another machine; None: that of this user
+                (``TELLURIO_JOURNAL_DIR``).
             dry_run: send nothing, and say what there is.
-            anyway: send also what belongs to another server, as runs of their own.
+            anyway: send also runs that belong to another server; they become new runs here.
 
         Raises:
             UsageError: there is no such folder. As ``login``, where it logs in. (A run's result says what failed.)
@@ -441,7 +444,7 @@ class Session:
         Raises:
             ValueError: there is no active run, or not a final status.
             UsageError: the active run is not one of ``init``.
-            HttpStatusError: the server does not take it. (That it is away is said in a warning.)
+            HttpStatusError: the server does not take it. (If it cannot be reached, a warning says so.)
             As ``TellurioWebSocketClient.call``: what was queued is not told to the server; the run has ended.
         """
         finish = getattr(self._active_run(), "finish", None)

@@ -7,7 +7,7 @@
 ``learnt``       what an endpoint has refused to take, so that it is not sent a second time
 ``budget``       what all questions of a session may cost
 ``cache``        answers on disk, for questions that were asked before
-``lingering``    requests that nobody waits for any more, until their bill has come
+``lingering``    cancelled requests that are still paid for, until their cost is known
 ``pace``         how many questions at once, and how many a minute
 ===============  ==============================================================================================
 

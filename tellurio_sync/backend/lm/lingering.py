@@ -1,7 +1,7 @@
-"""Requests that nobody waits for any more, but that are paid: their answers are waited for, for the bill in them.
+"""Cancelled requests to language models whose answers are still awaited, because the answers have the bill.
 
-A call that is cancelled asks nothing more.  What it has asked already the endpoint goes on working at, and charges for,
-whether somebody listens or not; only who listens learns how much.
+A call that is cancelled asks no more questions.  But the endpoint goes on with the questions that were asked, and
+charges for them; only the answer says how much.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-# Seconds. Longer than most answers take; one that takes longer is not worth the endpoint's time any more.
+# Seconds. Most answers take less time; an answer that takes longer is not worth the endpoint's time any more.
 PATIENCE = 30.0
 
 
 class Lingering:
-    """What is still waited for. The event loop's thread only.
+    """The answers that are still awaited. For the event loop's thread only.
 
     Args:
-        patience: seconds for which an answer is waited for that is of no use any more; then its request is ended.
+        patience: seconds to wait for an answer that is not needed any more; then its request is ended.
     """
 
     def __init__(self, patience: float = PATIENCE) -> None:
@@ -34,10 +34,10 @@ class Lingering:
         return len(self._tasks)
 
     async def see_through(self, request: Coroutine[Any, Any, T], on_left: Callable[[], Callable[[], None]]) -> T:
-        """The result of ``request``, which books what it cost.
+        """The result of ``request``, which adds up its own cost.
 
-        Where this is cancelled, the request goes on, and ``on_left`` is called; what that returns is called when the
-        request has ended, however that was.
+        If this is cancelled, the request goes on, and ``on_left`` is called. The function that it returns is called
+        when the request has ended, in whatever way.
         """
         task = asyncio.ensure_future(request)
         try:
@@ -65,7 +65,7 @@ class Lingering:
         task.add_done_callback(ended)
 
     async def close(self) -> None:
-        """End all of it: the backend stops."""
+        """End all requests: the backend stops."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

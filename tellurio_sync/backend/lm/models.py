@@ -81,8 +81,8 @@ class _Asking:
         tries: requests so far.
         cost: of all requests, in US dollars; None: the cost of one is not known.
         sent: the arguments of the last request.
-        is_left: whether nobody waits for it any more, but for the bill of its last request.
-        on_booked: called when that has come, or will not come.
+        is_left: whether its call was cancelled, so that only the cost of its last request is awaited.
+        on_booked: called when the cost is known, or will stay unknown.
     """
 
     address: str = ""
@@ -93,7 +93,7 @@ class _Asking:
     on_booked: Callable[[], None] = lambda: None
 
     def leave(self) -> Callable[[], None]:
-        """Nobody waits any more; returns what is to be called when the bill has come, or will not come."""
+        """The call was cancelled. Returns the function to call when the cost is known, or will stay unknown."""
         self.is_left = True
         return lambda: self.on_booked()
 
@@ -116,14 +116,14 @@ class LanguageModels:
         at_once: int | None = None,
         per_minute: float | None = None,
     ) -> None:
-        """Ask nobody yet.
+        """Nothing is asked yet.
 
         Args:
             base_url: for models that name none.
             api_key: goes to that address, and nowhere else.
-            cache: answers that are not asked for again, for the models that want that; None: none.
-            caches_all: so do models that do not say it.
-            at_once: questions to endpoints at a time, of all models; None: a limit is set only for each model.
+            cache: keeps the answers of models that want that, so that they are not asked for again; None: none is kept.
+            caches_all: keep also the answers of models that do not say whether they want it.
+            at_once: questions to endpoints at a time, of all models; None: each model has only its own limit.
             per_minute: requests to endpoints a minute, of all models; None: any number.
         """
         self.on_question: list[OnQuestion] = []
@@ -146,15 +146,15 @@ class LanguageModels:
     ) -> Answer:
         """The model's answer. Its usage is added to that of the model, and :attr:`on_question` is called.
 
-        Cancelling it ends it at once, and nothing more is asked; but what has been asked is paid, so its answer is
-        waited for, a while, to add its usage.
+        If it is cancelled it ends at once, and asks nothing more. But a question that was asked is paid for, so its
+        answer is still awaited for some time, and its usage added.
 
         Args:
             question: with a model.
             call: for a model that is a function of the client.
             run_uuid: of the request that asks.
             budgets: all of them must allow it. Functions of clients are not counted.
-            on_late_usage: called when the usage of a question has been added that was cancelled before.
+            on_late_usage: called when the usage of a cancelled question has been added.
 
         Raises:
             QuestionFailed: there is no answer; the text holds no key.
@@ -283,7 +283,7 @@ class LanguageModels:
     def _cache_key(
         self, question: Question, settings: Settings, args: Mapping[str, Any], around: Mapping[str, Any]
     ) -> bytes | None:
-        """Where the answer is kept; None: it is not to be."""
+        """Where the answer is kept; None: it is not kept."""
         wanted = settings.cache if settings.cache is not None else self._caches_all
         if not wanted or question.is_correction:
             return None
@@ -470,7 +470,7 @@ class _Tries:
         return QuestionFailed("timeout", text)
 
     def _book(self, completion: Completion, cost: float | None) -> float | None:
-        """Count what a request used; US dollars, None where they are not known."""
+        """Count what a request used. Returns its cost in US dollars; None: it is not known."""
         if not completion.usage and cost is None and completion.problem is not None:
             return 0.0
         known = usage.add(self._model.usage, completion.usage, self._name, cost)
