@@ -51,7 +51,7 @@ cover: install  ## run all tests and report branch coverage
 	$(BIN)/coverage run -m pytest -q $(ARGS)
 	$(BIN)/coverage report --show-missing --skip-covered
 
-soak: install  ## inject random faults for five minutes, and show that nothing was lost; ARGS="--seconds N --seed N --tls"
+soak: install  ## inject random faults for five minutes, and show that nothing was lost; ARGS="--seconds N --seed N --tls", or "--backend"
 	$(BIN)/python -m tests.faults.soak $(ARGS)
 
 fuzz: install  ## feed a million random and mutated frames, and answers of models, to everything that reads; ARGS="--frames N --seed N"

@@ -1,5 +1,7 @@
 """A client under random faults for minutes: ``python -m tests.faults.soak [--seconds 300] [--seed N] [--tls]``.
 
+With ``--backend`` first it is another soak, of sessions and a real backend: see ``soak_backend``.
+
 Several threads call in every way there is, while a network and a server in other processes misbehave
 (``mischief``) and the main thread closes and connects now and then.  Then the faults stop, and everything must be
 as if nothing had happened: see ``Soak.run``.  Exit code 1, with the seed, if it is not.
@@ -454,6 +456,10 @@ def resident_bytes() -> int:
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["--backend"]:
+        from . import soak_backend
+
+        soak_backend.main(sys.argv[2:])
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--seed", type=int, default=None)
