@@ -321,6 +321,10 @@ class BudgetExceeded(SamplesFailed):
     """
 
 
+class UnusedInput(UserWarning):
+    """An input fills no placeholder, so that the model will not see it. The text names both."""
+
+
 class SamplesLeftOut(UserWarning):
     """Some samples of a batch failed, and the work went on without them.
 

@@ -124,7 +124,7 @@ def start_local_backend(
     Args:
         data_dir: where projects, runs and metrics are kept; None: a temporary directory, removed at its end.
         timeout: seconds, > 0, until it must serve.
-        command: what to run instead of ``python -m tellurio_sync backend``; it must take the same arguments.
+        command: the program to run instead of ``tellurio-sync backend``; it must take the same arguments.
         options: of the backend, by the names of ``BackendOptions``: ``port``, ``api_key``, ``username``, ``email``,
             ``namespaces`` (a list), ``lm_base_url``, ``lm_api_key``, ``heartbeat_interval``; None: the default.
 
@@ -138,7 +138,7 @@ def start_local_backend(
         check_installed()
         if not sys.executable:
             raise BackendError("The local backend needs a Python interpreter, and sys.executable names none.")
-        command = (sys.executable, "-m", "tellurio_sync", "backend")
+        command = (sys.executable, "-I", "-c", _PROGRAM, json.dumps(_import_path()))
     # Both files hold keys: the directory is for this user only (mode 0700), and gone when the backend serves.
     with tempfile.TemporaryDirectory(prefix="tellurio-sync-") as private:
         ready_file = Path(private, "ready.json")
@@ -156,6 +156,27 @@ def start_local_backend(
         except BaseException:
             child.end()
             raise
+
+
+# The backend finds what this process finds, but for a folder in which the user's files lie: there, a file `email.py`
+# would stand in the place of a module that the backend needs.
+_PROGRAM = """
+import json, sys
+sys.path[:] = json.loads(sys.argv.pop(1))
+from tellurio_sync.cli import main
+sys.exit(main(["backend", *sys.argv[1:]]))
+"""
+
+
+def _import_path() -> list[str]:
+    """Where the backend is to look for modules: as here, with the folders of the user's files behind all others."""
+    own = {"", os.getcwd()}
+    main = getattr(sys.modules.get("__main__"), "__file__", None)
+    if main is not None:
+        own.add(os.path.dirname(os.path.abspath(main)))
+    folders = list(dict.fromkeys(map(os.path.abspath, sys.path)))
+    first = [folder for folder in folders if folder not in own]
+    return [*first, *(folder for folder in folders if folder in own)]
 
 
 def default_local_backend(**options: Any) -> LocalBackend:

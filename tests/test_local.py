@@ -421,3 +421,31 @@ sys.stdin.read()
             parent.kill()
     with life:
         wait_for_end(life)
+
+
+def test_the_backend_looks_into_the_folders_of_the_user_last(tmp_path, monkeypatch):
+    from tellurio_sync.local import _import_path
+
+    script = tmp_path / "scripts" / "train.py"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(script.parent), "", "/lib/one", "/lib/two", "/lib/one"])
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(script), raising=False)
+    assert _import_path() == ["/lib/one", "/lib/two", str(script.parent), str(tmp_path)]
+
+
+@pytest.mark.slow
+def test_files_of_the_user_do_not_stand_in_the_place_of_modules(tmp_path):
+    for name in ("email.py", "token.py", "secrets.py"):
+        (tmp_path / name).write_text("raise SystemExit('a file of the user')\n")
+    (tmp_path / "scripts").mkdir()
+    script = tmp_path / "scripts" / "train.py"
+    script.write_text(
+        "import tellurio_sync as te\n"
+        "te.login(mode='local')\n"
+        "te.init(project_display_name='Names').finish()\n"
+        "print('fine')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout == "fine\n", done.stderr[-500:]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, Union
 
 from ..errors import RemoteProtocolError
+from ..model.data import plain
 from ..model.language import ChatCompletionModel
 from ..model.variable import Variable
 from .function import (
@@ -22,7 +23,15 @@ from .function import (
     Sum,
 )
 from .left_out import check_on_error
-from .messages import Inputs, Messages, check_inputs, check_messages, check_model
+from .messages import (
+    Inputs,
+    Messages,
+    check_inputs,
+    check_messages,
+    check_model,
+    plain_inputs,
+    warn_of_unused_inputs,
+)
 
 __all__ = [
     "add",
@@ -91,7 +100,9 @@ def chat_completion(
     check_on_error(on_error)
     check_model("forward_model_client", forward_model_client)
     check_messages(messages)
+    inputs = plain_inputs(inputs)
     check_inputs(inputs)
+    warn_of_unused_inputs(messages, inputs)
     return _single(ChatCompletion.apply(forward_model_client, messages, inputs, on_error=on_error, **completion_args))
 
 
@@ -128,6 +139,7 @@ def deterministic_evaluator(
     """
     check_on_error(on_error)
     _check_variable("prediction", prediction)
+    target = target if isinstance(target, Variable) else plain(target)
     _check_callable("eval_fn", eval_fn, is_optional=False)
     _check_callable("success_fn", success_fn)
     _check_callable("reduction_fn", reduction_fn)
@@ -153,6 +165,7 @@ def exact_match_evaluator(
 ) -> tuple[Variable, Variable]:
     """Score (1 where prediction and target are equal, else 0) and explanation; else as ``deterministic_evaluator``."""
     _check_variable("prediction", prediction)
+    target = target if isinstance(target, Variable) else plain(target)
     _check_callable("reduction_fn", reduction_fn)
     return _pair(ExactMatchEvaluator.apply(prediction, target, reduction_fn, reduction_fn_purpose))
 
@@ -191,10 +204,13 @@ def lm_judge_evaluator(
     check_model("forward_model_client", forward_model_client)
     check_messages(messages)
     _check_variable("prediction", prediction)
+    target = target if isinstance(target, Variable) else plain(target)
+    inputs = plain_inputs(inputs)
     check_inputs(inputs)
     taken = {"prediction", "target"} & set(inputs or {})
     if taken:
         raise ValueError(f"inputs must not use the names {sorted(taken)}: they stand for the arguments")
+    warn_of_unused_inputs(messages, inputs)
     _check_callable("success_fn", success_fn)
     _check_callable("reduction_fn", reduction_fn)
     return _pair(

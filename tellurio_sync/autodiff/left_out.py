@@ -43,10 +43,10 @@ def warn_of_left_out(result: Any) -> None:
     for report in reports if isinstance(reports, list) else ():
         if isinstance(report, dict) and isinstance(report.get("text"), str) and isinstance(report.get("size"), int):
             failures = sample_failures(report.get("failures")) or ()
-            warnings.warn(SamplesLeftOut(report["text"], report["size"], failures), stacklevel=_callers_level())
+            warnings.warn(SamplesLeftOut(report["text"], report["size"], failures), stacklevel=level_outside_package())
 
 
-def _callers_level() -> int:
+def level_outside_package() -> int:
     """The ``stacklevel``, as seen from our caller, of the first frame outside of this package."""
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == _PACKAGE:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import Any, Union
 
-from ..errors import shorten, shorten_repr
+from ..errors import UnusedInput, shorten, shorten_repr
+from ..model.data import plain
 from ..model.language import ChatCompletionModel
 from ..model.variable import Variable
+from ..model.variable_state import held_data
+from .left_out import level_outside_package
 
 Messages = list[dict[str, Any]]
 """``[{"role": "system", "content": [Variable, ...]}, ...]``"""
@@ -98,3 +103,39 @@ def is_multi_turn_messages(value: object) -> bool:
     except TypeError:
         return False
     return True
+
+
+def plain_inputs(inputs: Any) -> Any:
+    """The same with columns of NumPy, pandas and PyTorch as plain lists."""
+    if not isinstance(inputs, dict):
+        return inputs
+    return {name: value if isinstance(value, Variable) else plain(value) for name, value in inputs.items()}
+
+
+def warn_of_unused_inputs(messages: Messages, inputs: Inputs | None) -> None:
+    """Warn of each input that no message has a placeholder for. Does not block."""
+    if not inputs:
+        return
+    texts = [text for message in messages for part in message["content"] for text in _texts(held_data(part))]
+    for name in inputs:
+        if any(f"{{{name}}}" in text for text in texts):
+            continue
+        found = sorted({match for text in texts for match in _PLACEHOLDER.findall(text)} - set(inputs))
+        near = f" The messages have {', '.join(f'{{{each}}}' for each in found[:5])}." if found else ""
+        warnings.warn(
+            f"inputs[{name!r}] is used by no message: none has the placeholder {{{name}}}, so that the model will not "
+            f"see it.{near}",
+            UnusedInput,
+            stacklevel=level_outside_package(),
+        )
+
+
+def _texts(data: Any) -> Iterator[str]:
+    if isinstance(data, str):
+        yield data
+    elif isinstance(data, list):
+        for item in data:
+            yield from _texts(item)
+
+
+_PLACEHOLDER = re.compile(r"(?<!\{)\{(\w+)\}(?!\})")

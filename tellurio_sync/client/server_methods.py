@@ -23,7 +23,7 @@ from ..errors import (
     shorten,
 )
 from ..jsonrpc import INTERNAL_ERROR, MissingParam, RpcError, encode
-from ..model.data import normalise
+from ..model.data import normalise, plain
 from ..model.graph import GradientEdge, Node
 from ..model.registries import Registries
 from ..model.session_link import use_link
@@ -302,7 +302,13 @@ def run_callable(self: HasRegistries, params: dict[str, Any]) -> Any:
         try:
             result = registered.function(*args, **kwargs)
         except BaseException as exc:
+            registries.note_failure(callable_id, exc)
             raise _failed_callable(callable_id, exc) from exc
+    try:
+        encode(result)
+    except LocalProtocolError:
+        # Perhaps a scalar or an array of NumPy or PyTorch: only now, because plain values are the usual case.
+        result = plain(result)
     try:
         encode(result)
     except LocalProtocolError as exc:

@@ -47,7 +47,7 @@ def load_mails(path: str | Path = SHIPPED_MAILS) -> list[Mail]:
         ValueError: it is not in the format; the text names the file, the entry and the expected form.
     """
     try:
-        entries = json.loads(Path(path).read_text(encoding="utf-8"))
+        entries = json.loads(Path(path).read_text(encoding="utf-8-sig"))  # Windows puts a mark before it
     except ValueError as exc:  # not JSON, or not UTF-8
         raise ValueError(f"{path} is not a JSON file: {exc}") from exc
     if not isinstance(entries, list) or not entries:

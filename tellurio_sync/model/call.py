@@ -83,7 +83,14 @@ class Call:
     def request(self, method: str, params: dict[str, Any]) -> Any:
         """Call the server and return the ``result`` of its reply; raises as ``Admission.request``."""
         self.is_begun = True
-        return self._admission.request(method, params, self._on_reply, self._on_late)
+        try:
+            return self._admission.request(method, params, self._on_reply, self._on_late)
+        except RemoteError as exc:
+            # It ran in this process: its traceback leads to the line of the user's that failed.
+            cause = self._link.registries.failure_named_in(str(exc))
+            if cause is None:
+                raise
+            raise exc from cause
 
     def request_many(self, requests: Sequence[tuple[str, dict[str, Any]]]) -> list[Any]:
         """Call the server many times in one round trip; the results and errors, as ``Admission.request_many``."""

@@ -51,6 +51,10 @@ def normalise(data: Any) -> Data:
     try:
         types: set[type] = set()
         _collect_types(data, types)
+        if any(hasattr(cls, "tolist") for cls in types):
+            data = plain(data)
+            types = set()
+            _collect_types(data, types)
         _check_leaves(data, types)
         has_float = _holds(types, float)
         if has_float:
@@ -60,6 +64,21 @@ def normalise(data: Any) -> Data:
     except RecursionError:
         raise ValueError("data is nested too deeply, or contains itself") from None
     return data  # type: ignore[no-any-return]
+
+
+def plain(value: Any) -> Any:
+    """``value`` with scalars and arrays of other libraries as plain ones: NumPy's, PyTorch's, a Series of pandas.
+
+    What has no ``tolist`` stays as it is.
+    """
+    if type(value) in _PLAIN:
+        return value
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, dict):
+        return {name: plain(item) for name, item in value.items()}
+    tolist = getattr(value, "tolist", None)
+    return plain(tolist()) if callable(tolist) and not isinstance(value, type) else value
 
 
 def is_scalar(data: Any) -> bool:

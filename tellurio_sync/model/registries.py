@@ -153,6 +153,15 @@ class _Waiter:
         self.make_error: Callable[[], Exception] | None = None
 
 
+class _CallableFailure:
+    """What a function of the user raised, for the error of the call that made the server run it."""
+
+    __slots__ = ("__weakref__", "exception")
+
+    def __init__(self, exception: BaseException) -> None:
+        self.exception = exception
+
+
 class Held(NamedTuple):
     """What one session holds, for a restore."""
 
@@ -182,6 +191,8 @@ class Registries:
         self.callables: WeakTable[RegisteredCallable] = WeakTable(self.lock)
         self.backward_model: BackwardModel | None = None
         self._callables_by_identity: WeakValueDictionary[object, RegisteredCallable] = WeakValueDictionary()
+        # Weak: they live as long as what is pushed meanwhile, so that no traceback keeps the user's objects for longer.
+        self._failures: WeakValueDictionary[str, _CallableFailure] = WeakValueDictionary()
         self._unbound: WeakSet[Variable] = WeakSet()
         self._pending: dict[tuple[str, int], Variable] = {}
         # The flags whose call has been answered: the announced changes have come.
@@ -518,6 +529,20 @@ class Registries:
                 self._changed.wait(remaining)
 
     # --- callables -------------------------------------------------------------------------------
+
+    def note_failure(self, callable_id: str, exception: BaseException) -> None:
+        """Keep what a callable has raised until the calls that run now are over."""
+        failure = _CallableFailure(exception)
+        with self.lock:
+            self._failures[callable_id] = failure
+            released = self._holding.hold(failure)
+        del released
+
+    def failure_named_in(self, text: str) -> BaseException | None:
+        """What a callable has raised whose id is in this text of an error; None if there is none."""
+        with self.lock:
+            failures = dict(self._failures)
+        return next((failure.exception for name, failure in failures.items() if name in text), None)
 
     def register_callable(self, function: Callable[..., Any]) -> RegisteredCallable:
         """The registration of ``function``: the same one as long as it is held somewhere (protocol §E.1)."""

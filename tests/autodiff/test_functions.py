@@ -54,7 +54,7 @@ def test_split_sends_all_by_position_with_defaults(link, arguments, settings, ar
 
 
 def test_chat_completion(link, model):
-    system, sample = Parameter("classify"), Variable(["m1", "m2"])
+    system, sample = Parameter("classify {a}"), Variable(["m1", "{c}"])
     messages = [{"role": "system", "content": [system]}, {"role": "user", "content": [sample, system]}]
     functional.chat_completion(model, messages, inputs={"a": "b", "c": sample}, temperature=0, model="gpt-4o")
     assert sent(link) == {

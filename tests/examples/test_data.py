@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tellurio_sync.examples.data import SENTIMENTS, Mail, load_mails, shuffled_batches, split_mails
+from tellurio_sync.examples.data import SENTIMENTS, SHIPPED_MAILS, Mail, load_mails, shuffled_batches, split_mails
 
 
 def entry(text: Any = "Hello", answer: Any = '{"sentiment": "neutral"}') -> dict[str, Any]:
@@ -113,3 +113,9 @@ def test_batches_hold_every_mail_once_in_an_order_of_their_own() -> None:
     assert [len(batch) for batch in first] == [20, 20, 20, 20, 10]
     assert sorted(mail.text for batch in first for mail in batch) == sorted(mail.text for mail in mails)
     assert first != second
+
+
+def test_a_file_from_windows_is_read(tmp_path):
+    path = tmp_path / "mails.json"
+    path.write_bytes(b"\xef\xbb\xbf" + SHIPPED_MAILS.read_bytes())
+    assert load_mails(path) == load_mails()

@@ -1,0 +1,154 @@
+"""What a user gets wrong is said where it is written, or with the user's own traceback."""
+
+from __future__ import annotations
+
+import gc
+import traceback
+import warnings
+import weakref
+
+import pytest
+
+import tellurio_sync as te
+from tellurio_sync.errors import RemoteError, SamplesFailed, UnusedInput
+
+
+class Array:
+    """A scalar or an array of another library: what all of them have is ``tolist``."""
+
+    def __init__(self, value):
+        self._value = value
+
+    def tolist(self):
+        return self._value
+
+
+def my_metric(prediction, target):
+    raise KeyError("no such key")  # the bug of a user
+
+
+@pytest.fixture
+def answer(tellurio_run):
+    return te.Variable("yes", role="answer", requires_grad=True)
+
+
+@pytest.mark.parametrize("prediction", ["yes", ["yes", "no"]])
+def test_a_function_of_the_user_that_fails_is_the_cause(tellurio_run, prediction):
+    answer = te.Variable(prediction, role="answer")
+    with pytest.raises(RemoteError) as raised:
+        te.functional.deterministic_evaluator(answer, "yes", my_metric, "my metric")
+    assert isinstance(raised.value.__cause__, KeyError)
+    shown = "".join(traceback.format_exception(raised.value))
+    assert 'raise KeyError("no such key")  # the bug of a user' in shown
+    assert "my_metric" in shown
+
+
+def test_a_model_that_fails_in_a_batch_is_the_cause(tellurio_run):
+    def model(messages, **options):
+        raise ZeroDivisionError(messages[-1]["content"])
+
+    lm = te.CallableModel(model)
+    question = te.Variable("{message}", role="message")
+    with pytest.raises(SamplesFailed) as raised:
+        te.functional.chat_completion(lm, [{"role": "user", "content": [question]}], inputs={"message": ["a", "b"]})
+    assert isinstance(raised.value.__cause__, ZeroDivisionError)
+
+
+def test_a_failure_is_kept_no_longer_than_the_calls_that_may_need_it(answer):
+    class Mine(Exception):
+        pass
+
+    kept = []
+
+    def fail(prediction, target):
+        failure = Mine("mine")
+        kept.append(weakref.ref(failure))
+        raise failure
+
+    try:
+        te.functional.deterministic_evaluator(answer, "yes", fail, "fail")
+    except RemoteError:
+        pass
+    gc.collect()
+    assert [reference() for reference in kept] == [None]
+
+
+def test_another_error_has_no_cause_of_a_former_call(answer):
+    with pytest.raises(RemoteError):
+        te.functional.deterministic_evaluator(answer, "yes", my_metric, "my metric")
+    with pytest.raises(RemoteError) as raised:
+        te.functional.add(answer, te.Variable(["a"], role="list"))
+    assert raised.value.__cause__ is None
+
+
+@pytest.mark.parametrize("score", [True, 0.5, 1])
+def test_scores_of_other_libraries_are_taken(answer, score):
+    found, _ = te.functional.deterministic_evaluator(
+        answer, Array("yes"), lambda prediction, target: Array(score), "equality"
+    )
+    assert found.data == score
+
+
+def test_columns_of_other_libraries_are_taken(tellurio_run):
+    lm = te.CallableModel(lambda messages, **options: messages[-1]["content"].upper())
+    question = te.Variable("{message}", role="message")
+    answers = te.functional.chat_completion(
+        lm, [{"role": "user", "content": [question]}], inputs={"message": Array(["a", "b"])}
+    )
+    assert answers.data == ["A", "B"]
+    score, _ = te.functional.exact_match_evaluator(answers, Array(["A", "x"]))
+    assert score.data == 1
+
+
+@pytest.mark.parametrize("given", [Array(3), Array([1, 2.5]), [Array("a"), "b"], [[Array(1)], [2]]])
+def test_data_of_other_libraries_are_plain_in_a_variable(given):
+    with te.suppress_variable_notifications():
+        variable = te.Variable(given, role="x")
+    expected = {3: 3, 1: [1.0, 2.5]}
+    if isinstance(given, Array):
+        assert variable.data in expected.values()
+    else:
+        assert variable.data in (["a", "b"], [[1], [2]])
+
+
+def chat(lm, text, inputs, **options):
+    question = te.Variable(text, role="message")
+    return te.functional.chat_completion(lm, [{"role": "user", "content": [question]}], inputs=inputs, **options)
+
+
+@pytest.mark.parametrize(
+    ("text", "inputs", "said"),
+    [
+        ("{mesage}", {"message": "a"}, r"inputs\['message'\] is used by no message.*The messages have \{mesage\}\."),
+        ("no placeholder", {"message": ["a", "b"]}, r"inputs\['message'\] is used by no message"),
+        ("{a}", {"a": "1", "b": "2"}, r"inputs\['b'\]"),
+    ],
+)
+def test_an_input_that_no_message_uses_is_named(tellurio_run, text, inputs, said):
+    lm = te.CallableModel(lambda messages, **options: "x")
+    with pytest.warns(UnusedInput, match=said) as seen:
+        chat(lm, text, inputs)
+    assert [warning.filename for warning in seen] == [__file__]
+
+
+@pytest.mark.parametrize(
+    ("text", "inputs"),
+    [
+        ("{a} and {b}", {"a": "1", "b": "2"}),
+        ('Answer {"json": 1} to {a}', {"a": "1"}),
+        ("{not_an_input}", None),
+        (["{a}", "x"], {"a": "1"}),
+    ],
+)
+def test_what_is_right_is_not_warned_of(tellurio_run, text, inputs):
+    lm = te.CallableModel(lambda messages, **options: "x")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        chat(lm, text, inputs)
+
+
+def test_a_judge_is_looked_at_too(answer):
+    lm = te.CallableModel(lambda messages, **options: '{"score": 1, "explanation": "good"}')
+    messages = [{"role": "user", "content": [te.Variable("{prediction}", role="judge")]}]
+    with pytest.warns(UnusedInput, match="extra"):
+        te.functional.lm_judge_evaluator(lm, messages, answer, inputs={"extra": "x"})
