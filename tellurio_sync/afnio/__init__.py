@@ -15,8 +15,8 @@ thread, in order and before the reply that follows them, and functions that the 
 a lost connection ends waiting calls at once, and the client connects again with its key.  afnio's event loop, its
 ``.env`` loading and its logging stay as they are.
 
-What is used of afnio: the names that its published API has, and those that ``docs/protocol.md`` has no part in, the
-functions of its registries.  They are known for the versions that ``check_version`` takes.
+This package uses the published names of afnio, and a few functions of its registries.  They are known for the versions
+that ``check_version`` accepts.
 
 Importing this package does not import afnio; ``install`` does.
 """

@@ -43,9 +43,10 @@ class Installed:
 
 
 def install(**options: Any) -> Installed:
-    """Let afnio's default WebSocket client be ours. Imports afnio; blocks only if that is connected already.
+    """Replace afnio's default WebSocket client by the one of this package. Imports afnio.
 
-    Idempotent. An open connection of afnio's is closed, and one of ours opened with its key.
+    Idempotent. Blocks only if afnio is connected already: then its connection is closed, and a new one is opened with
+    the same key.
 
     Args:
         options: further arguments of ``TellurioWebSocketClient``, such as ``hard_timeout`` or ``ping_interval``.
@@ -54,9 +55,9 @@ def install(**options: Any) -> Installed:
         A context manager, which uninstalls at the end of its block. Without a block it stays installed.
 
     Raises:
-        AfnioVersionError: afnio is not installed, or in a version that is not known.
+        AfnioVersionError: afnio is not installed, or this version of it is not known.
         TypeError, ValueError: options that the client does not take, when it is made.
-        As ``TellurioWebSocketClient.connect``, where afnio was connected.
+        As ``TellurioWebSocketClient.connect``, if afnio was connected.
     """
     global _installation
     with _lock:
@@ -67,9 +68,9 @@ def install(**options: Any) -> Installed:
 
 
 def uninstall() -> None:
-    """Put everything back as it was. An open connection of ours is closed. Idempotent.
+    """Put everything back as it was, and close the connection of this package. Idempotent.
 
-    afnio connects again by itself at its next ``login``.
+    afnio connects again at its next ``login``.
     """
     global _installation
     with _lock:
@@ -135,7 +136,7 @@ class _Installation:
         run_in_loop = loop.run
 
         def run(coroutine: Any) -> Any:
-            """In the caller's thread what never suspends; afnio's loop is left for everything else."""
+            """Run on the caller's thread what never suspends, and everything else in afnio's loop."""
             code = getattr(coroutine, "cr_code", None)
             is_ours = code in codes or (
                 code is login and isinstance(coroutine.cr_frame.f_locals.get("ws_client"), bridge)
