@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..client import TellurioWebSocketClient
 from ..ownership import is_held
@@ -36,7 +36,7 @@ class Login:
 
     Args:
         http, ws: the addresses of the backend.
-        allow_insecure: permit a key to cross a network unencrypted.
+        rest_options: keyword arguments of ``StudioRest``.
         make_client: makes a client for this address, not yet connected.
         on_login: called at the end of each login with the client, which is connected, and the id of its session.
 
@@ -51,7 +51,7 @@ class Login:
         http: Address,
         ws: Address,
         *,
-        allow_insecure: bool,
+        rest_options: dict[str, Any],
         make_client: Callable[[Address], TellurioWebSocketClient],
         on_login: Callable[[TellurioWebSocketClient, str], None],
     ) -> None:
@@ -59,7 +59,7 @@ class Login:
         self.ws = ws
         self.mode: str | None = None
         self.client: TellurioWebSocketClient | None = None
-        self._allow_insecure = allow_insecure
+        self._rest_options = rest_options
         self._make_client = make_client
         self._on_login = on_login
         self._rest: StudioRest | None = None
@@ -121,7 +121,7 @@ class Login:
         from ..studio.auth import verify
         from ..studio.rest import StudioRest
 
-        rest = StudioRest(*http, api_key=key, allow_insecure=self._allow_insecure)
+        rest = StudioRest(*http, api_key=key, **self._rest_options)
         client = self._make_client(ws)
         if self.client is not None:
             client.go_on_with(self.client)
@@ -152,7 +152,7 @@ class Login:
         """The REST API; before a login one without a key, which nothing is sent with."""
         from ..studio.rest import StudioRest
 
-        return self._rest or StudioRest(*self.http, allow_insecure=self._allow_insecure)
+        return self._rest or StudioRest(*self.http, **self._rest_options)
 
     @property
     def username(self) -> str | None:

@@ -30,6 +30,7 @@ from ..model.call import Call
 from ..model.registries import Registries
 from ..model.session_link import use_link
 from ..secret import hidden
+from ..surroundings import timeout_or
 from .login import MODE_VARIABLE, Address, Login
 from .restore import Restored
 from .restore_gate import Admission, RestoreGate
@@ -57,7 +58,8 @@ class Session:
 
     Args:
         http_base_url, http_port, ws_base_url, ws_port: None: the ``TELLURIO_BACKEND_...`` variables (protocol §A.1).
-        default_timeout: seconds, > 0, for calls to the server; for long-running ones from their last heartbeat.
+        default_timeout: seconds, > 0, for calls to the server, for long-running ones from their last heartbeat; and for
+            requests over REST. None: ``TELLURIO_TIMEOUT``, else 30, and 5 over REST.
         pending_timeout: seconds, > 0: how long reading a Variable waits for a change that the server announced
             (protocol §F.4); None: ``default_timeout``.
         on_lost: called with the ``ConnectionLost`` when an open connection has ended. On the receive thread: be quick.
@@ -80,14 +82,16 @@ class Session:
         http_port: int | str | None = None,
         ws_base_url: str | None = None,
         ws_port: int | str | None = None,
-        default_timeout: float = DEFAULT_TIMEOUT,
+        default_timeout: float | None = None,
         pending_timeout: float | None = None,
         on_lost: Callable[[ConnectionLost], None] | None = None,
         on_restored: Callable[[Restored], None] | None = None,
         **client_options: Any,
     ) -> None:
-        self._default_timeout = check_timeout(default_timeout, "default_timeout")
-        self._pending_timeout = check_timeout(pending_timeout or default_timeout, "pending_timeout")
+        self._given_timeout = default_timeout
+        timeout = timeout_or(DEFAULT_TIMEOUT) if default_timeout is None else default_timeout
+        self._default_timeout = check_timeout(timeout, "default_timeout")
+        self._pending_timeout = check_timeout(pending_timeout or timeout, "pending_timeout")
         self._on_lost = on_lost
         self._on_restored = on_restored
         self._client_options = client_options
@@ -95,7 +99,11 @@ class Session:
         self._login = Login(
             (http_base_url, http_port),
             (ws_base_url, ws_port),
-            allow_insecure=client_options.get("allow_insecure", False),
+            rest_options={
+                "timeout": default_timeout,
+                "allow_insecure": client_options.get("allow_insecure", False),
+                "ssl_context": client_options.get("ssl_context"),
+            },
             make_client=self._make_client,
             on_login=self._logged_in,
         )
@@ -115,7 +123,7 @@ class Session:
 
     def __reduce__(self) -> tuple[Any, ...]:
         options = {name: value for name, value in self._client_options.items() if name != "ssl_context"}
-        timeouts = (self._default_timeout, self._pending_timeout)
+        timeouts = (self._given_timeout, self._pending_timeout)
         return _unpickled, (self._login.http, self._login.ws, timeouts, options, self._login.mode)
 
     def __enter__(self) -> Session:
@@ -550,7 +558,7 @@ class Session:
 def _unpickled(
     http: tuple[str | None, int | str | None],
     ws: tuple[str | None, int | str | None],
-    timeouts: tuple[float, float],
+    timeouts: tuple[float | None, float],
     options: dict[str, Any],
     mode: str | None,
 ) -> Session:

@@ -17,6 +17,7 @@ import functools
 import http.client
 import io
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ from typing import Any
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import PoolManager
+
+from ..surroundings import tls_context
 
 _request = threading.local()
 
@@ -45,12 +48,12 @@ def is_time_over() -> bool:
     return time.monotonic() >= due
 
 
-def new_session(user_agent: str) -> requests.Session:
+def new_session(user_agent: str, ssl_context: ssl.SSLContext | None = None) -> requests.Session:
     """A session for one thread, to be used inside of ``time_limit`` only."""
     session = requests.Session()
     session.headers["User-Agent"] = user_agent
     for scheme in ("http://", "https://"):
-        session.mount(scheme, _BoundedAdapter())
+        session.mount(scheme, _BoundedAdapter(ssl_context or tls_context()))
     return session
 
 
@@ -127,13 +130,23 @@ def _bound(manager: PoolManager) -> None:
 
 
 class _BoundedAdapter(HTTPAdapter):
+    def __init__(self, ssl_context: ssl.SSLContext) -> None:
+        self._ssl_context = ssl_context
+        super().__init__()
+
+    def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
+        # The context decides, and is used as it is: the library would add its own certificates to it.
+        conn.cert_reqs = self._ssl_context.verify_mode
+        conn.assert_hostname = None if self._ssl_context.check_hostname else False
+        conn.ca_certs = conn.ca_cert_dir = None
+
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
-        super().init_poolmanager(*args, **options)
+        super().init_poolmanager(*args, ssl_context=self._ssl_context, **options)
         _bound(self.poolmanager)
 
     def proxy_manager_for(self, proxy: Any, **options: Any) -> Any:
         is_new = proxy not in self.proxy_manager
-        manager = super().proxy_manager_for(proxy, **options)
+        manager = super().proxy_manager_for(proxy, ssl_context=self._ssl_context, **options)
         if is_new:
             _bound(manager)
         return manager

@@ -29,13 +29,17 @@ from ..addresses import check_may_send_key, http_address
 from ..deadlines import check_timeout
 from ..errors import HttpError, HttpStatusError, HttpTooLarge, HttpUnreachable, LocalProtocolError, shorten
 from ..jsonrpc import MalformedText, decode, encode
+from ..surroundings import timeout_or
 from .keys import KeyHeader, clean_key
 
 if TYPE_CHECKING:
+    import ssl
+
     import requests
 
 _log = logging.getLogger(__name__)
 
+DEFAULT_TIMEOUT = 5.0
 DEFAULT_MAX_ANSWER_SIZE = 64 * 2**20
 _CONFIGURATION = ("address", "timeout", "allow_insecure", "max_answer_size")
 _PIECE = 64 * 1024
@@ -77,8 +81,10 @@ class StudioRest:
         api_key: sent in the ``Authorization`` header only; None or empty: none is sent.
         timeout: seconds, > 0: for one request, from connecting to the last byte of the answer. Not covered: name
             resolution. Each address of a host is tried for so long, and a TLS handshake may take so long once more.
+            None: ``TELLURIO_TIMEOUT``, else 5.
         allow_insecure: send the key in clear text to a host that is not this machine.
         max_answer_size: bytes, > 0, of the body of an answer; a longer one is not read to its end.
+        ssl_context: for ``https://``; None: see ``surroundings.tls_context``. Not pickled.
 
     Raises:
         ValueError: not an address, not a timeout, or not a size.
@@ -91,13 +97,15 @@ class StudioRest:
         base_url: str | None = None,
         port: int | str | None = None,
         api_key: str | None = None,
-        timeout: float = 5.0,
+        timeout: float | None = None,
         *,
         allow_insecure: bool = False,
         max_answer_size: int = DEFAULT_MAX_ANSWER_SIZE,
+        ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         self.address = http_address(base_url, port)
-        self.timeout = check_timeout(timeout)
+        self.timeout = timeout_or(DEFAULT_TIMEOUT) if timeout is None else check_timeout(timeout)
+        self._ssl_context = ssl_context
         self.allow_insecure = allow_insecure
         if not isinstance(max_answer_size, int) or max_answer_size < 1:
             raise ValueError(f"max_answer_size must be a positive number of bytes, not {max_answer_size!r}")
@@ -115,6 +123,7 @@ class StudioRest:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self._ssl_context = None
         self._key = KeyHeader(None)
         self._extensions = None
         self._start_afresh()
@@ -472,7 +481,7 @@ class StudioRest:
         self._forget_parent()
         session: requests.Session | None = getattr(self._of_thread, "session", None)
         if session is None:
-            session = _new_session()
+            session = _new_session(self._ssl_context)
             with self._lock:
                 self._sessions.add(session)
             self._of_thread.session = session
@@ -493,10 +502,10 @@ class StudioRest:
         self._pid = os.getpid()
 
 
-def _new_session() -> requests.Session:
+def _new_session(ssl_context: ssl.SSLContext | None) -> requests.Session:
     from .http_session import new_session  # late, see there
 
-    return new_session(f"tellurio_sync/{__version__}")
+    return new_session(f"tellurio_sync/{__version__}", ssl_context)
 
 
 def _close_session(session: requests.Session) -> None:

@@ -26,6 +26,7 @@ import websocket
 from websocket._url import get_proxy_info
 
 from ..secret import Secret
+from ..surroundings import tls_context
 from . import tcp
 from .base import DialFailed
 from .tls import FLAGS, TlsStream
@@ -126,7 +127,7 @@ class Dialer:
         stream: _PlainStream | TlsStream = _PlainStream(sock)
         if is_secure:
             self._stage = "TLS"
-            stream = TlsStream(sock, self._ssl_context or ssl.create_default_context(), host)
+            stream = TlsStream(sock, self._ssl_context or tls_context(), host)
             stream.do_handshake()
         self._stage = "handshake"
         self._check_not_aborted()

@@ -1,0 +1,60 @@
+"""What a connection needs of the machine it runs on: whose certificates to trust, how long to wait.
+
+One place for everything that connects, so that one setting is enough.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+
+from .deadlines import check_timeout
+
+TIMEOUT_VARIABLE = "TELLURIO_TIMEOUT"
+_BUNDLE_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+
+
+def tls_context() -> ssl.SSLContext:
+    """A new context that checks certificates and host names.
+
+    It trusts the system's certificates, those that ``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` name instead (OpenSSL's own
+    variables), and those of ``REQUESTS_CA_BUNDLE`` or ``CURL_CA_BUNDLE`` besides. Where the system has none, those of
+    the package ``certifi``.
+
+    Raises:
+        ValueError: the certificates that a variable names cannot be read.
+    """
+    context = ssl.create_default_context()
+    bundle = next(filter(None, map(os.environ.get, _BUNDLE_VARIABLES)), None)
+    if bundle is not None:
+        try:
+            if os.path.isdir(bundle):
+                context.load_verify_locations(capath=bundle)
+            else:
+                context.load_verify_locations(cafile=bundle)
+        except OSError as exc:
+            raise ValueError(
+                f"The certificates that REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE names cannot be read: {bundle!r}: {exc}"
+            ) from exc
+    paths = ssl.get_default_verify_paths()
+    if bundle is None and paths.cafile is None and paths.capath is None:
+        import certifi  # what the HTTP library would use
+
+        context.load_verify_locations(certifi.where())
+    return context
+
+
+def timeout_or(default: float) -> float:
+    """Seconds: ``TELLURIO_TIMEOUT``, else the default.
+
+    Raises:
+        ValueError: the variable is no positive finite number.
+    """
+    text = os.environ.get(TIMEOUT_VARIABLE)
+    if not text:
+        return default
+    try:
+        seconds = float(text)
+    except ValueError:
+        raise ValueError(f"{TIMEOUT_VARIABLE} must be a number of seconds, not {text!r}") from None
+    return check_timeout(seconds, TIMEOUT_VARIABLE)

@@ -1,0 +1,134 @@
+"""One setting for everything that connects: certificates and time-outs."""
+
+from __future__ import annotations
+
+import ssl
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+import trustme
+
+import tellurio_sync as te
+from tellurio_sync.errors import HttpUnreachable
+from tellurio_sync.studio import StudioRest
+from tellurio_sync.surroundings import timeout_or, tls_context
+
+
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def bundle(authority: trustme.CA, tmp_path: Path) -> str:
+    path = tmp_path / "company.pem"
+    authority.cert_pem.write_to_path(str(path))
+    return str(path)
+
+
+@pytest.fixture
+def port(authority: trustme.CA) -> Iterator[int]:
+    """A server whose certificate is the company's."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = b'{"email": "e", "username": "u"}'
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    class Quiet(HTTPServer):
+        def handle_error(self, *args: object) -> None:
+            """A client that trusts it not is no error here."""
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    server = Quiet(("127.0.0.1", 0), Handler)
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    yield server.server_address[1]
+    server.shutdown()
+    thread.join(10)
+    server.server_close()
+
+
+def ask(port: int, context: ssl.SSLContext | None = None) -> object:
+    rest = StudioRest("https://localhost", port, "key", ssl_context=context)
+    try:
+        return rest.verify_api_key()
+    finally:
+        rest.close()
+
+
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"])
+def test_each_variable_is_enough_for_rest(
+    variable: str, port: int, bundle: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(HttpUnreachable, match=r"(?i)certificate verify failed"):
+        ask(port)
+    monkeypatch.setenv(variable, bundle)
+    assert ask(port) == {"email": "e", "username": "u"}
+
+
+def test_a_given_context_is_enough_and_is_used_as_it_is(
+    port: int, bundle: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trusting = ssl.create_default_context(cafile=bundle)
+    before = len(trusting.get_ca_certs())
+    assert ask(port, trusting) == {"email": "e", "username": "u"}
+    assert len(trusting.get_ca_certs()) == before, "nothing was added to it"
+    # One that trusts nobody is not made to trust somebody by the environment.
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", bundle)
+    with pytest.raises(HttpUnreachable, match=r"(?i)certificate verify failed"):
+        ask(port, ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+
+
+@pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
+def test_a_context_that_checks_nothing_is_the_users_own_choice(port: int) -> None:
+    careless = ssl.create_default_context()
+    careless.check_hostname = False
+    careless.verify_mode = ssl.CERT_NONE
+    assert ask(port, careless) == {"email": "e", "username": "u"}
+
+
+def test_the_name_of_the_host_is_checked(port: int, bundle: str) -> None:
+    rest = StudioRest("https://127.0.0.1", port, "key", ssl_context=ssl.create_default_context(cafile=bundle))
+    with pytest.raises(HttpUnreachable):
+        rest.verify_api_key()
+    rest.close()
+
+
+def test_certificates_that_cannot_be_read_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "missing.pem"))
+    with pytest.raises(ValueError, match=r"REQUESTS_CA_BUNDLE .* cannot be read: .*missing\.pem"):
+        tls_context()
+
+
+def test_a_context_checks_certificates_and_names() -> None:
+    context = tls_context()
+    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
+
+
+def test_one_timeout_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (StudioRest("http://127.0.0.1", 1).timeout, te.Session()._default_timeout) == (5.0, 30.0)
+    monkeypatch.setenv("TELLURIO_TIMEOUT", "12.5")
+    assert (StudioRest("http://127.0.0.1", 1).timeout, te.Session()._default_timeout) == (12.5, 12.5)
+    assert te.Session(default_timeout=3)._login.rest_if_any.timeout == 3
+    for wrong in ("soon", "-1", "nan"):
+        monkeypatch.setenv("TELLURIO_TIMEOUT", wrong)
+        with pytest.raises(ValueError, match="TELLURIO_TIMEOUT"):
+            timeout_or(1.0)
