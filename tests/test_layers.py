@@ -85,7 +85,7 @@ USES = {
     "optim": {"autodiff", "errors", "model"},
     "cognitive": {"autodiff", "errors", "model"},
     "data": {"model"},
-    "afnio": {"client", "deadlines", "errors", "jsonrpc"},
+    "afnio": {"client", "deadlines", "errors", "jsonrpc", "model"},
     "session": {
         "active_run",
         "addresses",

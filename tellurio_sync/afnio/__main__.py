@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..errors import UsageError
+from .convert import convert
 from .install import AfnioVersionError, install
 
 _USAGE = (
@@ -19,6 +21,8 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help") or arguments == ["-m"]:
         print(_USAGE, file=sys.stdout if arguments[:1] != [] and arguments != ["-m"] else sys.stderr)
         return 0 if arguments and arguments != ["-m"] else 2
+    if arguments[0] == "convert":
+        return _convert(arguments[1:])
     try:
         install()
     except AfnioVersionError as exc:
@@ -37,6 +41,21 @@ def main(arguments: Sequence[str]) -> int:
     # As `python script.py` does: the folder of the program comes first.
     sys.path.insert(0, str(script.resolve().parent))
     runpy.run_path(str(script), run_name="__main__")
+    return 0
+
+
+def _convert(files: Sequence[str]) -> int:
+    if len(files) != 2:
+        print(_USAGE, file=sys.stderr)
+        return 2
+    try:
+        left = convert(*files)
+    except (OSError, UsageError) as exc:
+        print(f"tellurio_sync.afnio: {exc}", file=sys.stderr)
+        return 1
+    for place in left:
+        print(f"left out, the program makes it: {place}")
+    print(f"written: {files[1]}")
     return 0
 
 

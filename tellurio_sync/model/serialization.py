@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -10,7 +11,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Union
+from typing import IO, Any, Union
 
 from ..errors import UsageError
 from .data import JAGGED
@@ -28,16 +29,23 @@ StrPath = Union[str, "os.PathLike[str]"]
 _HARMLESS: tuple[Any, ...] = (Variable, Parameter, _unpickled, OrderedDict, set, frozenset, complex, bytearray)
 
 
-def save(obj: Any, path: StrPath, pickle_protocol: int = _DEFAULT_PROTOCOL) -> None:
+def save(obj: Any, path: StrPath | IO[bytes], pickle_protocol: int = _DEFAULT_PROTOCOL) -> None:
     """Write ``obj`` (Variables, plain data, a ``state_dict``) to a file, whose name usually ends in ``.hf``.
 
-    The file is complete, or not there at all: it is written beside ``path`` and then moved.
+    The file is complete, or not there at all: it is written beside ``path`` and then moved. A file that is open for
+    writing bytes, such as ``io.BytesIO()``, is written to as it is.
 
     Raises:
         OSError: it cannot be written.
         pickle.PicklingError, TypeError: something in ``obj`` cannot be pickled.
     """
     content = pickle.dumps(obj, protocol=pickle_protocol)
+    if not isinstance(path, (str, os.PathLike)):
+        archived = io.BytesIO()
+        with zipfile.ZipFile(archived, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(_MEMBER, content)
+        path.write(archived.getvalue())
+        return
     target = Path(path)
     unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
@@ -49,35 +57,37 @@ def save(obj: Any, path: StrPath, pickle_protocol: int = _DEFAULT_PROTOCOL) -> N
         raise
 
 
-def load(path: StrPath, allow: Iterable[type | Callable[..., Any]] = ()) -> Any:
+def load(path: StrPath | IO[bytes], allow: Iterable[type | Callable[..., Any]] = ()) -> Any:
     """Read a file that ``save`` has written. Variables in it are not shared with the server: copy from them.
 
     Also reads a version of a parameter that the page of a local backend exported as JSON; it gives a ``Parameter``.
 
     Args:
-        path: of the file.
+        path: of the file; or a file that is open for reading bytes, which is read to its end.
         allow: own classes and functions that the file may name.
 
     Raises:
         OSError: it cannot be read.
         UsageError: not such a file, or it names something that is not allowed.
     """
-    if not zipfile.is_zipfile(path):
-        exported = _read_export(path)
+    name = "the file" if not isinstance(path, (str, os.PathLike)) else os.fspath(path)
+    source: StrPath | io.BytesIO = path if isinstance(path, (str, os.PathLike)) else io.BytesIO(path.read())
+    if not zipfile.is_zipfile(source):
+        exported = _read_export(source)
         if exported is not None:
             return exported
     try:
-        with zipfile.ZipFile(path) as archive, archive.open(_MEMBER) as file:
+        with zipfile.ZipFile(source) as archive, archive.open(_MEMBER) as file:
             return _Unpickler(file, allow).load()
     except (zipfile.BadZipFile, KeyError) as exc:
-        raise UsageError(f"{os.fspath(path)} is no checkpoint: a zip archive with {_MEMBER!r} is expected.") from exc
+        raise UsageError(f"{name} is no checkpoint: a zip archive with {_MEMBER!r} is expected.") from exc
     except (pickle.UnpicklingError, EOFError, AttributeError, ImportError) as exc:
-        raise UsageError(f"{os.fspath(path)} cannot be read: {exc}") from exc
+        raise UsageError(f"{name} cannot be read: {exc}") from exc
 
 
-def _read_export(path: StrPath) -> Parameter | None:
+def _read_export(source: StrPath | io.BytesIO) -> Parameter | None:
     """The parameter of an export of the page; None if the file is something else."""
-    content = Path(path).read_bytes()
+    content = source.getvalue() if isinstance(source, io.BytesIO) else Path(source).read_bytes()
     if not content.lstrip().startswith(b"{"):
         return None
     try:

@@ -366,3 +366,53 @@ def test_a_notebook_loads_it_as_an_extension(fake):
     assert is_installed()
     tellurio_sync.afnio.unload_ipython_extension(object())
     assert not is_installed()
+
+
+def test_a_checkpoint_of_afnio_is_converted(fake, monkeypatch, tmp_path, capsys):
+    import tellurio_sync as te
+    from tellurio_sync.afnio.__main__ import main
+
+    class Variable:
+        def __init__(self, data):
+            self.data, self.role, self.requires_grad = data, "prompt", True
+
+    class Parameter(Variable):
+        pass
+
+    shared = Parameter("learnt")
+    content = {
+        "prompt": shared,
+        "chat": [{"role": "system", "content": [shared, Variable("more")]}],
+        "lm": object(),
+        "config": {"model": "m", "function": print},
+        "state": (1, [2.5, None]),
+    }
+    source, target = tmp_path / "old.hf", tmp_path / "new.hf"
+    source.write_bytes(b"whatever afnio reads")
+    monkeypatch.setattr(fake["afnio"], "load", lambda path: content, raising=False)
+    assert main(["convert", str(source), str(target)]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "left out, the program makes it: lm",
+        "left out, the program makes it: config.function",
+        f"written: {target}",
+    ]
+    loaded = te.load(target)
+    assert type(loaded["prompt"]) is te.Parameter
+    assert loaded["prompt"].data == "learnt"
+    assert loaded["chat"][0]["content"][0] is loaded["prompt"]
+    assert type(loaded["chat"][0]["content"][1]) is te.Variable
+    assert (loaded["config"], loaded["state"]) == ({"model": "m"}, (1, [2.5, None]))
+    # Nothing is overwritten, and mistakes are named.
+    assert main(["convert", str(source), str(target)]) == 1
+    assert "exists already" in capsys.readouterr().err
+    assert main(["convert", str(tmp_path / "absent.hf"), str(tmp_path / "x.hf")]) == 1
+    assert "there is no file" in capsys.readouterr().err
+    assert main(["convert", str(source)]) == 2
+
+    def broken(path):
+        raise RuntimeError("not mine")
+
+    monkeypatch.setattr(fake["afnio"], "load", broken)
+    assert main(["convert", str(source), str(tmp_path / "x.hf")]) == 1
+    assert "cannot be read by afnio: RuntimeError: not mine" in capsys.readouterr().err
+    monkeypatch.delattr(fake["afnio"], "load")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import os
 import pathlib
 import pickle
@@ -27,6 +28,21 @@ def test_what_is_saved_is_loaded_without_a_call(link, tmp_path):
     assert loaded["shape"] == (2, JAGGED)
     assert loaded["prompt"].variable_id is None
     assert Parameter("", "").copy_(loaded["prompt"]).data == "a"
+
+
+def test_open_files_are_written_and_read(link, tmp_path):
+    file = io.BytesIO()
+    save({"prompt": Parameter("a", "r")}, file)
+    file.seek(0)
+    assert load(file)["prompt"].data == "a"
+    with open(tmp_path / "checkpoint.hf", "wb") as written:
+        save([1], written)
+    with open(tmp_path / "checkpoint.hf", "rb") as read:
+        assert load(read) == [1]
+    with pytest.raises(UsageError, match="the file is no checkpoint"):
+        load(io.BytesIO(b"text"))
+    exported = io.BytesIO(b'{"format": "tellurio parameter", "data": "learnt", "role": "prompt"}')
+    assert load(exported).data == "learnt"
 
 
 def test_the_form_of_the_file(link, tmp_path):
