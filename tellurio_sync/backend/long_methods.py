@@ -196,6 +196,8 @@ def run_optimizer_tgd(scope: Scope, params: Params) -> Work:
     objects = scope.objects
     parameters = wire.variables(objects, param(params, "params", list), "params")
     grads, buffers = param(params, "grads", list), param(params, "momentum_buffer_list", list)
+    if not all(isinstance(items, list) for items in [*grads, *buffers]):
+        raise Refused("Each item of `grads` and of `momentum_buffer_list` must be a list.")
     if not len(parameters) == len(grads) == len(buffers):
         raise Refused("`params`, `grads` and `momentum_buffer_list` must have the same length.")
     settings = Settings(objects, {name: params[name] for name in DEFAULTS if name in params})

@@ -21,7 +21,7 @@ from .objects import PARAMETER, VARIABLE, BackwardModel, Model, Objects, Optimiz
 from .optimizer import DEFAULTS, Settings
 from .refused import Refused, param
 from .scope import Scope
-from .usage import cleared, zero_usage
+from .usage import cleared, taken_over
 
 Params = dict[str, Any]
 Result = dict[str, Any]
@@ -137,12 +137,24 @@ def create_model(scope: Scope, params: Params) -> Result:
     config = param(params, "config", dict)
     if provider == "callable":
         param(config, "callable_id", str)
-    usage = {**zero_usage(), **(params.get("usage") or {})}
+    usage = _usage(params.get("usage"))
     model = Model(new_id(), provider, config, usage)
     scope.objects.models[model.model_id] = model
     if scope.objects.history is not None:
         scope.objects.history.questions.keep_out(config)
     return {"message": "Model created successfully.", "model_id": model.model_id}
+
+
+def _usage(given: Any) -> dict[str, Any]:
+    """What the client says that a model has used, after a reconnect for instance.
+
+    Raises:
+        Refused: it has another form than usage has.
+    """
+    try:
+        return taken_over(given)
+    except ValueError as exc:
+        raise Refused(f"`usage` has another form: {exc}.", INVALID_PARAMS, "Invalid params") from None
 
 
 def clear_model_usage(scope: Scope, params: Params) -> Result:

@@ -44,7 +44,10 @@ class Settings:
         if self._model is not None and not isinstance(self._model, Model):
             raise Refused("`model_client` must be a language model.")
         self.momentum = _checked_momentum(decoded["momentum"])
-        self._completion_args = {name: plain(value) for name, value in (decoded["completion_args"] or {}).items()}
+        completion_args = decoded["completion_args"] or {}
+        if not isinstance(completion_args, dict):
+            raise Refused("`completion_args` must be an object.")
+        self._completion_args = {name: plain(value) for name, value in completion_args.items()}
         constraints = decoded["constraints"] or []
         if not (isinstance(constraints, list) and all(isinstance(c, (str, Operand)) for c in constraints)):
             raise Refused("`constraints` must be a list of texts or Variables.")

@@ -68,7 +68,7 @@ class Scope:
 
     # --- asking ---------------------------------------------------------------------------------
 
-    async def call(self, function: Callable, *args: Any, **kwargs: Any) -> Any:
+    async def call(self, function: Callable, /, *args: Any, **kwargs: Any) -> Any:
         """The result of a function of the client.
 
         Raises:

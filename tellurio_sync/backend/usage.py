@@ -28,6 +28,31 @@ def zero_usage() -> dict[str, Any]:
     }
 
 
+def taken_over(given: Any) -> dict[str, Any]:
+    """The usage that a client gives; what it leaves out is zero.
+
+    Raises:
+        ValueError: something in it is of another kind than in usage.
+    """
+    return _taken_over(zero_usage(), {} if given is None else given, "usage")
+
+
+def _taken_over(own: dict[str, Any], given: Any, name: str) -> dict[str, Any]:
+    if not isinstance(given, dict):
+        raise ValueError(f"{name} is no object")
+    found = {**own, **given}
+    for key, value in own.items():
+        if isinstance(value, dict):
+            found[key] = _taken_over(value, found[key] or {}, key)
+        elif isinstance(value, (int, float)):
+            found[key] = found[key] or type(value)()
+            if isinstance(found[key], bool) or not isinstance(found[key], (int, float)):
+                raise ValueError(f"{key} is no number")
+    if UNPRICED in found and (isinstance(found[UNPRICED], bool) or not isinstance(found[UNPRICED], int)):
+        raise ValueError(f"{UNPRICED} is no number of tokens")
+    return found
+
+
 def cleared(usage: dict[str, Any]) -> dict[str, Any]:
     """The same structure with all its numbers zero."""
     return {key: _cleared(value) for key, value in usage.items() if key != UNPRICED}

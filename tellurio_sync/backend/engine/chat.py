@@ -10,6 +10,7 @@ from ..objects import Model
 from ..questions import Question
 from ..refused import Refused
 from ..wire import plain
+from .concurrency import at_once
 from .conversation import Conversation
 from .op import Host, Op, Output
 from .samples import FORWARD_HINT, RAISE, check_on_error, gather, left_out
@@ -56,7 +57,7 @@ class ChatCompletion(Op):
             return [Output(self._answers[0], ROLE)]
         # What is missing in a batch is missing in what is made of it: asking about nothing would be paid in vain.
         asked = [index for index in range(size) if not self._conversation.is_gap(index)]
-        found = await gather(answer, asked)
+        found = await gather(answer, asked, at_once(self._model))
         self._answers = found.listed(size)
         most = len(asked) - 1 if self._leaves_out else 0
         host.left_out += left_out(found, size, most=most, hint=FORWARD_HINT, results=self._answers)

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from ..objects import Model
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 AT_ONCE = 8
+
+
+def at_once(model: Model) -> int:
+    """How many samples are worked on at a time: as many questions as the model's endpoint may get, where that is more.
+
+    The model's own pace decides then which of them leave.
+    """
+    most = model.config.get("max_concurrency") if model.provider != "callable" else None
+    return max(AT_ONCE, most) if isinstance(most, int) else AT_ONCE
 
 
 async def map_at_once(function: Callable[[T], Awaitable[R]], values: Iterable[T]) -> list[R]:

@@ -25,7 +25,7 @@ class Host(Protocol):
     left_out: list[LeftOut]
     told: list[str]
 
-    async def call(self, function: Callable, *args: Any) -> Any:
+    async def call(self, function: Callable, /, *args: Any) -> Any:
         """The result of a function of the client, called with plain JSON values."""
         ...
 

@@ -93,13 +93,15 @@ class SamplesFailed(Refused):
         }
 
 
-async def gather(function: Callable[[int], Awaitable[R]], samples: Sequence[int]) -> Gathered[R]:
-    """The results of all ``samples``, at most ``AT_ONCE`` of them in work at a time; waits for all of them.
+async def gather(
+    function: Callable[[int], Awaitable[R]], samples: Sequence[int], at_once: int = AT_ONCE
+) -> Gathered[R]:
+    """The results of all ``samples``, at most ``at_once`` of them in work at a time; waits for all of them.
 
     Raises:
         Exception: what is not ``Refused``: a defect, after the others were cancelled and have ended.
     """
-    gate = asyncio.Semaphore(AT_ONCE)
+    gate = asyncio.Semaphore(at_once)
     results: dict[int, R] = {}
     failed: dict[int, Refused] = {}
     is_hopeless = False

@@ -459,11 +459,18 @@ class _Tries:
         if left <= 0:
             raise self._timed_out()
         try:
-            return await self._exchanges.post(self._settings, self._headers, self._query, encoded(body), left)
+            return await self._exchanges.post(self._settings, self._headers, self._query, self._encoded(body), left)
         except QuestionFailed as exc:
             if exc.kind != "timeout":
                 raise
             raise self._timed_out() from None
+
+    @staticmethod
+    def _encoded(body: Mapping[str, Any]) -> bytes:
+        try:
+            return encoded(body)
+        except (TypeError, ValueError, RecursionError) as exc:
+            raise QuestionFailed("settings", f"its arguments cannot be sent as JSON ({exc}).") from None
 
     def _timed_out(self) -> QuestionFailed:
         text = f"it gave no whole answer within {self._timeout:g} s, the `timeout` of the model."
