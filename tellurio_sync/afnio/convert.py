@@ -19,6 +19,9 @@ from .install import check_version
 
 StrPath = Union[str, "os.PathLike[str]"]
 
+_OF_A_MODEL = {"class_type", "provider", "usage"}
+"""The keys of what a checkpoint of afnio says of a language model."""
+
 _PLAIN = (str, int, float, bool, type(None))
 
 
@@ -53,6 +56,9 @@ def _converted(value: Any, place: str, left: list[str], made: dict[int, Variable
     if isinstance(value, _PLAIN):
         return value
     if isinstance(value, dict):
+        if set(value) == _OF_A_MODEL:
+            left.append(place)
+            return _LEFT
         entries = {key: _converted(item, f"{place}.{key}".lstrip("."), left, made) for key, item in value.items()}
         return {key: item for key, item in entries.items() if item is not _LEFT}
     if isinstance(value, (list, tuple)):

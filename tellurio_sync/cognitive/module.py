@@ -542,12 +542,11 @@ def _taken_over(present: Any, saved: Any, left_out: set[int]) -> Any:
     if id(present) in left_out:
         return present
     if isinstance(present, Variable) and isinstance(saved, Variable):
-        if present.shape != saved.shape:
-            present.data = copy_data(saved.data)
+        # Whether feedback is wanted is the program's business, as in PyTorch.
+        present.data = copy_data(saved.data)
+        if present.role != saved.role:
             present.role = saved.role
-            present.requires_grad = saved.requires_grad
-            return present
-        return present.copy_(saved)
+        return present
     if isinstance(present, list) and isinstance(saved, (list, tuple)) and len(present) == len(saved):
         return [_taken_over(one, other, left_out) for one, other in zip(present, saved)]
     if isinstance(present, dict) and isinstance(saved, dict) and present.keys() == saved.keys():

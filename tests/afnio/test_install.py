@@ -383,7 +383,7 @@ def test_a_checkpoint_of_afnio_is_converted(fake, monkeypatch, tmp_path, capsys)
     content = {
         "prompt": shared,
         "chat": [{"role": "system", "content": [shared, Variable("more")]}],
-        "lm": object(),
+        "lm": {"class_type": "OpenAI", "provider": "openai", "usage": {}},
         "config": {"model": "m", "function": print},
         "state": (1, [2.5, None]),
     }

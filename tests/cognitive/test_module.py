@@ -192,6 +192,7 @@ def test_a_state_dict_is_loaded_into_the_same_variables(whole, link, tmp_path):
     whole.seen.data = 7
     whole.config["model"] = "n"
     whole.question.data = "Please: {message}"
+    whole.requires_grad_(False)
     save(whole.state_dict(), tmp_path / "state.hf")
     other = Whole()
     prompt, question = other.prompt, other.question
@@ -203,6 +204,7 @@ def test_a_state_dict_is_loaded_into_the_same_variables(whole, link, tmp_path):
     assert other.chat[0]["content"][0] is prompt
     assert other.chat[1]["content"][0] is question
     assert question.data == "Please: {message}"
+    assert prompt.requires_grad
     assert (other.part.prompt.data, other.seen.data, other.config["model"]) == ("learnt, too", 7, "n")
     assert len(link.bursts) == 1
 
