@@ -21,6 +21,7 @@ from tellurio_sync.backend.rest import Rest
 from tellurio_sync.backend.store import Store
 from tellurio_sync.client import TellurioWebSocketClient
 
+from .processes.test_lock_order import ranks
 from .test_layers import FLOORS
 
 ROOT = Path(__file__).parents[1]
@@ -230,3 +231,21 @@ def test_the_architecture_names_each_thread() -> None:
     started = {name for path in modules for name in thread_names(path)}
     assert len(started) >= 7
     assert {name for name in started if f"`{name}`" not in page} == set()
+
+
+LOCK = re.compile(r"^\s*(?:self\.)?(\w+)(?:: [^=]+)? = threading\.(?:R?Lock|Condition)\(", re.MULTILINE)
+# What a thread waits for until another one releases it guards nothing.
+SIGNALS = {("transport/websocket.py", "turn"), ("speedups.py", "_lock")}
+# A transport for tests, and the package that is put under another one's connection.
+ELSEWHERE = ("backend", "testing", "afnio", "memory.py")
+
+
+def test_the_architecture_has_a_row_for_each_lock() -> None:
+    modules = [path for path in DOCS.parent.rglob("*.py") if not set(ELSEWHERE) & {*path.parts}]
+    made = {
+        (path.relative_to(DOCS.parent).as_posix(), name)
+        for path in modules
+        for name in LOCK.findall(path.read_text(encoding="utf-8"))
+    }
+    assert len(made) >= 25
+    assert made - ranks().keys() - SIGNALS == set(), "put it into the table of docs/architecture.md, in its order"
