@@ -1,6 +1,6 @@
-"""What a connection needs of the machine it runs on: whose certificates to trust, how long to wait.
+"""What a connection needs to know of its machine: which certificates to trust, and how long to wait.
 
-One place for everything that connects, so that one setting is enough.
+Everything that connects uses this module, so one setting is enough for all.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ _BUNDLE_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 def tls_context() -> ssl.SSLContext:
     """A new context that checks certificates and host names.
 
-    It trusts the system's certificates, those that ``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` name instead (OpenSSL's own
-    variables), and those of ``REQUESTS_CA_BUNDLE`` or ``CURL_CA_BUNDLE`` besides. Where the system has none, those of
-    the package ``certifi``.
+    It trusts the certificates of the system, or those that ``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` name instead
+    (variables of OpenSSL); and in addition those of ``REQUESTS_CA_BUNDLE`` or ``CURL_CA_BUNDLE``. If the system has none,
+    it trusts those of the package ``certifi``.
 
     Raises:
         ValueError: the certificates that a variable names cannot be read.
