@@ -23,7 +23,7 @@ import sqlite3
 import struct
 import sys
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 # A packed row stays below half a page of SQLite, so that two of them share a page.
@@ -343,33 +343,61 @@ class _Block:
 
 def unpack(data: bytes) -> _Block:
     """The numbers of one packed row."""
-    flags, count, first_number, first_step = _HEAD.unpack_from(data)
+    packed = look_into(data)
     block = _Block()
-    at = _HEAD.size
-    if flags & _REGULAR_NUMBERS:
-        (distance,) = struct.unpack_from("<I", data, at)
-        at += 4
-        block.number_distance = distance
-        block.numbers = array("q", [first_number + distance * place for place in range(count)])
-    else:
-        offsets = _array("I", data[at : at + 4 * count])
-        at += 4 * count
-        block.number_distance = None
-        block.numbers = array("q", [first_number + offset for offset in offsets])
-    if flags & _REGULAR_STEPS:
-        (distance,) = struct.unpack_from("<q", data, at)
-        at += 8
-        block.step_distance = distance
-        block.steps = array("q", [first_step + distance * place for place in range(count)])
-    else:
-        block.step_distance = None
-        block.steps = _array("q", data[at : at + 8 * count])
-        at += 8 * count
-    if not flags & _FLOATS:
-        block.integers = {place for place in range(count) if data[at + place]}
-        at += count
-    block.doubles = _array("d", data[at : at + 8 * count])
+    block.numbers, block.steps = array("q", packed.numbers), array("q", packed.steps)
+    block.number_distance, block.step_distance = packed.number_distance, packed.step_distance
+    block.integers = {place for place, is_integer in enumerate(packed.integers) if is_integer}
+    block.doubles = packed.doubles
     return block
+
+
+class Packed(NamedTuple):
+    """What one packed row holds, as far as it can be told without looking at each number."""
+
+    numbers: Sequence[int]
+    steps: Sequence[int]
+    doubles: array[float]
+    integers: bytes
+    number_distance: int | None
+    step_distance: int | None
+
+
+def look_into(data: bytes) -> Packed:
+    """The numbers of one packed row, quickly: a plot of a million values looks into thousands of rows."""
+    flags, count, first_number, first_step = _HEAD.unpack_from(data)
+    at = _HEAD.size
+    number_distance = step_distance = None
+    numbers: Sequence[int]
+    steps: Sequence[int]
+    if flags & _REGULAR_NUMBERS:
+        (number_distance,) = struct.unpack_from("<I", data, at)
+        at += 4
+        numbers = _evenly(first_number, number_distance, count)
+    else:
+        numbers = array("q", [first_number + offset for offset in _array("I", data[at : at + 4 * count])])
+        at += 4 * count
+    if flags & _REGULAR_STEPS:
+        (step_distance,) = struct.unpack_from("<q", data, at)
+        at += 8
+        steps = _evenly(first_step, step_distance, count)
+    else:
+        steps = _array("q", data[at : at + 8 * count])
+        at += 8 * count
+    integers = b""
+    if not flags & _FLOATS:
+        integers = data[at : at + count]
+        at += count
+    return Packed(numbers, steps, _array("d", data[at : at + 8 * count]), integers, number_distance, step_distance)
+
+
+def first_number_of(head: bytes) -> int:
+    """The number of the first value of a packed row, of which ``head`` is the beginning."""
+    return int(_HEAD.unpack_from(head)[2])
+
+
+def _evenly(first: int, distance: int, count: int) -> Sequence[int]:
+    return range(first, first + distance * count, distance) if distance else [first] * count
 
 
 def _bytes(numbers: array[Any]) -> bytes:

@@ -221,6 +221,10 @@ def test_a_gap_is_a_gap_and_every_axis_works(person: Person, chromium: Chromium,
     for axis in ("time", "version", "step"):
         chromium.look(f"document.querySelector('[name=x]').value = '{axis}'")
         chromium.look("document.querySelector('[name=x]').dispatchEvent(new Event('input', {bubbles: true}))")
+        key = {"time": "t", "version": "v", "step": "x"}[axis]
+        chromium.look("new Promise((resolve) => requestAnimationFrame(resolve))")
+        chromium.look(f"{PLOT}.show()")
+        assert chromium.look(f"JSON.stringify({PLOT}.chart.data[0]) === JSON.stringify({PLOT}.data.runs[0].{key})")
         assert chromium.look(f"{PLOT}.chart.data[0].length") == 3, axis
         assert chromium.look(f"{PLOT}.marks().length") == 2, axis
     assert chromium.complaints == []

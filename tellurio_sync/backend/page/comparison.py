@@ -10,10 +10,8 @@ from .plots import columns_for, in_words, line_of
 from .queries.metrics import count_of_values, last_value, names_of_metrics
 from .queries.parameters import parameters
 from .queries.series import finite, series
-from .queries.times import times
 from .reader import Records
 from .render import run_path, shown
-from .story import Marks
 from .words import compare
 
 MOST_RUNS = 100
@@ -57,25 +55,12 @@ def _plot(records: Records, project: Row, rows: list[Row], name: str, plots: int
         is_thinned = is_thinned or count_of_values(records, row["uuid"], name) > 2 * columns
         if finite(points):
             words.append(f"{row['name']}, {in_words(name, points)}")
-        axis = Marks(records, row["uuid"], "").axis(points) if points else None
-        runs.append(
-            {
-                **line_of(row["name"], points),
-                "key": row["uuid"],
-                "t": _since_begin(times(records, row["uuid"], points)),
-                "v": axis,
-            }
-        )
+        runs.append({**line_of(row["name"], points), "key": row["uuid"]})
     if not words:
         return None
     path = run_path(project, rows[0])
     data = {"name": name, "runs": runs, "isSpan": True, "isThinned": is_thinned, "path": path}
     return {"name": name, "in_words": ". ".join(words[:10]), "data": data}
-
-
-def _since_begin(found: list[float] | None) -> list[float] | None:
-    # Runs of different days are compared by how long they had been running.
-    return [round(one - found[0], 2) for one in found] if found else None
 
 
 def _ends(values: list[Any]) -> tuple[Any, Any]:

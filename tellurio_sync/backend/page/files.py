@@ -11,14 +11,14 @@ from typing import NamedTuple
 from ..passes import from_json
 from ..store import Row
 from .pages import Asked, NotFound, run_of
-from .plots import columns_for, line_of
+from .plots import axes_of, columns_for, line_of
 from .queries.parameters import parameters, version
 from .queries.passes import backward_pass
 from .queries.runs import run
 from .queries.series import series, values
 from .reader import Records
 from .report import report
-from .story import export
+from .story import Marks, export
 
 # The most runs that can be drawn into one plot.
 _MOST_RUNS = 100
@@ -88,7 +88,13 @@ def series_file(records: Records, asked: Asked) -> File:
     rows, name = _runs(records, asked), asked.query.get("metric", "")
     span = (asked.number("from", 0, least=0, most=2**63 - 1), asked.number("to", 2**63 - 1, most=2**63 - 1))
     columns = columns_for(len(rows))
-    lines = [line_of(row["name"], series(records, row["uuid"], name, columns, span)) for row in rows]
+    lines = []
+    for row in rows:
+        points = series(records, row["uuid"], name, columns, span)
+        marks = Marks(records, row["uuid"], "")
+        lines.append(
+            {**line_of(row["name"], points), **axes_of(records, row, points, marks), "marks": marks.on(points)}
+        )
     return File(json.dumps({"runs": lines}).encode(), "application/json", None)
 
 

@@ -206,6 +206,7 @@ def run_page(records: Records, asked: Asked) -> Html:
         **_about_run(found, row, ""),
         plots=plots(records, row, names[:METRICS_SHOWN], run_path(found, row), marks),
         more_metrics=len(names) > METRICS_SHOWN,
+        marks=marks.all,
         usage=used,
         used=total_usage(used),
         configuration=configuration([row], only_different=False),

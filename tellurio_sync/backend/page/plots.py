@@ -37,12 +37,7 @@ def _plot(records: Records, run: Row, name: str, columns: int, path: str, marks:
     total = count_of_values(records, run["uuid"], name)
     points = series(records, run["uuid"], name, columns)
     is_thinned = total > 2 * columns
-    line = {
-        **line_of(run["name"], points),
-        "t": times(records, run["uuid"], points),
-        "marks": marks.on(points),
-        "v": marks.axis(points) if points else None,
-    }
+    line = {**line_of(run["name"], points), "marks": marks.on(points)}
     data = {"name": name, "runs": [line], "isThinned": is_thinned, "path": path}
     return {
         "name": name,
@@ -58,6 +53,11 @@ def _plot(records: Records, run: Row, name: str, columns: int, path: str, marks:
 def line_of(label: str, points: list[Point]) -> dict[str, Any]:
     """One line of a plot, as the script wants it."""
     return {"label": label, "x": [point.step for point in points], "y": [_rounded(point.value) for point in points]}
+
+
+def axes_of(records: Records, run: Row, points: list[Point], marks: Marks) -> dict[str, Any]:
+    """What else may be along the x axis: time ("t"), and the version of the prompt ("v"); None for neither."""
+    return {"t": times(records, run["uuid"], points), "v": marks.axis(points) if points else None}
 
 
 def _rounded(value: float | None) -> float | None:

@@ -15,12 +15,13 @@ from ..store import Row
 from . import assets
 from .comparison import configuration
 from .pages import shown_run, total_usage
-from .plots import plots
+from .plots import axes_of, columns_for, plots
 from .queries.metrics import names_of_metrics
 from .queries.parameters import parameters, version, versions
 from .queries.passes import backward_pass, passes
 from .queries.samples import with_answers
 from .queries.scores import changed_samples, scores_of_versions
+from .queries.series import series
 from .queries.usage import usage
 from .reader import Records, Snapshot
 from .render import environment
@@ -96,8 +97,9 @@ def report(records: Records, project: Row, run: Row) -> str:
     made = plots(records, run, names_of_metrics(records, run["uuid"])[:METRICS_SHOWN], "", marks)
     for plot in made:
         if plot["data"]:
-            # There is no page to go to.
-            plot["data"]["runs"][0]["marks"] = [{**mark, "href": ""} for mark in plot["data"]["runs"][0]["marks"]]
+            # There is no server to ask for the other axes.
+            points = series(records, run["uuid"], plot["name"], columns_for(len(made)))
+            plot["data"]["runs"][0].update(axes_of(records, run, points, marks))
     used = usage(records, run["uuid"])
     kept = passes(records, run["uuid"])
     last = backward_pass(records, run["uuid"], kept[0]["number"]) if kept else None
@@ -113,6 +115,8 @@ def report(records: Records, project: Row, run: Row) -> str:
             path="",
             configuration=configuration([run], only_different=False),
             plots=made,
+            # There is no page to go to.
+            marks=[{**mark, "href": ""} for mark in marks.all],
             usage=used,
             used=total_usage(used),
             stories=[_story(records, run, *one) for one in enumerate(parameters(records, run["uuid"]), 1)],

@@ -10,11 +10,11 @@ from typing import Any
 
 from ..store import Row
 from .plots import columns_for, in_words, line_of
-from .queries.metrics import names_of_metrics
+from .queries.around import around
+from .queries.metrics import count_of_values, highest, names_of_metrics
 from .queries.parameters import parameters, version, versions
 from .queries.scores import changed_samples, scores_of_versions
-from .queries.series import Point, finite, series
-from .queries.times import times
+from .queries.series import Point, series
 from .reader import Records
 from .render import number, query
 from .words import compare
@@ -57,18 +57,23 @@ class Marks:
                 }
                 self._changes.append((row["value_count"], mark))
 
-    def on(self, points: list[Point]) -> list[Row]:
-        """The marks on one curve: between the last value before a change and the first one after it."""
+    @property
+    def all(self) -> list[Row]:
+        """The marks of all plots of a page; where each stands on a curve is told by :meth:`on`."""
+        return [mark for _, mark in self._changes]
+
+    def on(self, points: list[Point]) -> list[float] | None:
+        """The step of each mark on one curve: between the last value before a change and the first one after it."""
         numbers = [point.number for point in points]
         if numbers != sorted(numbers) or not points:
             # Values that came in another order than their steps: a change has no place among them.
-            return []
-        marks = []
-        for count, mark in self._changes:
+            return None
+        steps = []
+        for count, _ in self._changes:
             at = bisect_right(numbers, count - 1)
             before, after = points[max(at - 1, 0)], points[min(at, len(points) - 1)]
-            marks.append({**mark, "x": (before.step + after.step) / 2})
-        return marks
+            steps.append((before.step + after.step) / 2)
+        return steps
 
     def axis(self, points: list[Point]) -> list[float] | None:
         """Per point the version that was in force, and how far on it was; None without versions."""
@@ -113,9 +118,9 @@ def story(records: Records, run: Row, path: str, position: int, asked: dict[str,
 
     scores = scores_of_versions(records, run["uuid"], variable_id)
     names = names_of_metrics(records, run["uuid"])[:_METRICS_SHOWN]
-    curves = {name: series(records, run["uuid"], name, columns_for(1)) for name in names}
-    curves = {name: points for name, points in curves.items() if finite(points)}
-    metric = asked["metric"] if asked.get("metric") in curves else _best_to_see(curves)
+    names = [name for name in names if highest(records, run["uuid"], name) is not None]
+    metric = asked["metric"] if asked.get("metric") in names else _best_to_see(records, run["uuid"], names)
+    points = series(records, run["uuid"], metric, columns_for(1)) if metric else []
     base = {"version": here, "against": against if against != earlier else None, "metric": asked.get("metric")}
     changes = changed_samples(records, run["uuid"], variable_id, earlier, here) if place else []
     return {
@@ -131,35 +136,29 @@ def story(records: Records, run: Row, path: str, position: int, asked: dict[str,
         "next_link": query(base, version=numbers[place + 1], against=None) if place + 1 < len(numbers) else None,
         "score": scores.get(here),
         "score_before": scores.get(earlier) if place else None,
-        "metrics": _around(curves, shown["value_count"] or 0) if place else [],
+        "metrics": _around(records, run["uuid"], names, shown["value_count"] or 0) if place else [],
         "broke": [row for row in changes if row["now"] < row["was"]],
         "mended": [row for row in changes if row["now"] > row["was"]][::-1],
         "most": SAMPLES_SHOWN,
-        "curves": [(name, query(base, metric=name), name == metric) for name in curves],
-        "plot": _plot(records, run, path, metric, curves, (position, here)) if metric else None,
+        "curves": [(name, query(base, metric=name), name == metric) for name in names],
+        "plot": _plot(records, run, path, metric, points, (position, here)) if metric else None,
         "restore": restore_lines(parameter["role"], shown),
         "looked_at": base,
     }
 
 
-def _best_to_see(curves: dict[str, list[Point]]) -> str | None:
+def _best_to_see(records: Records, run_uuid: str, names: list[str]) -> str | None:
     """Of the curves the one with most values: the story is told along it."""
-    return max(curves, key=lambda name: len(curves[name])) if curves else None
+    return max(names, key=lambda name: count_of_values(records, run_uuid, name), default=None)
 
 
-def _plot(
-    records: Records, run: Row, path: str, name: str, curves: dict[str, list[Point]], here: tuple[int, int]
-) -> Row:
+def _plot(records: Records, run: Row, path: str, name: str, points: list[Point], here: tuple[int, int]) -> Row:
     marks = Marks(records, run["uuid"], path, here)
-    line = {
-        **line_of(run["name"], curves[name]),
-        "t": times(records, run["uuid"], curves[name]),
-        "marks": marks.on(curves[name]),
-        "v": marks.axis(curves[name]),
-    }
+    line = {**line_of(run["name"], points), "marks": marks.on(points)}
     return {
         "name": name,
-        "in_words": in_words(name, curves[name]),
+        "marks": marks.all,
+        "in_words": in_words(name, points),
         "data": {"name": name, "runs": [line], "isThinned": False, "path": path},
     }
 
@@ -177,16 +176,13 @@ def _chip(row: Row, scores: dict[int, Row], rows: list[Row], i: int, here: int, 
     }
 
 
-def _around(curves: dict[str, list[Point]], count: int) -> list[Row]:
+def _around(records: Records, run_uuid: str, names: list[str], count: int) -> list[Row]:
     """Of each metric the last value before a change, and the first one after it."""
     found = []
-    for name, points in curves.items():
-        before = [point for point in points if point.number < count]
-        after = [point for point in points if point.number >= count]
-        last = max(before, key=lambda point: point.number, default=None)
-        first = min(after, key=lambda point: point.number, default=None)
-        if last is not None or first is not None:
-            found.append({"name": name, "before": last, "after": first})
+    for name in names:
+        before, after = around(records, run_uuid, name, count)
+        if before is not None or after is not None:
+            found.append({"name": name, "before": before, "after": after})
     return found
 
 

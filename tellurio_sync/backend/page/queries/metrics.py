@@ -25,6 +25,14 @@ def last_value(records: Records, run_uuid: str, name: str) -> Any:
     return rows[0]["value"] if rows else None
 
 
+def highest(records: Records, run_uuid: str, name: str) -> float | None:
+    """The highest number of a metric; None where it has none."""
+    rows = records.read(
+        "SELECT high FROM series JOIN runs ON runs.number = run WHERE uuid = ? AND series.name = ?", run_uuid, name
+    )
+    return rows[0]["high"] if rows else None
+
+
 def count_of_values(records: Records, run_uuid: str, name: str) -> int:
     """How many values one metric has."""
     return metrics.count_of(records, run_uuid, name)

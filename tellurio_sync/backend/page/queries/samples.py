@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +35,7 @@ _STATES = {"error": "error IS NOT NULL", "right": "score > 0", "wrong": "score <
 
 def samples(records: Records, run_uuid: str, wanted: WantedSamples, *, limit: int, offset: int = 0) -> list[Row]:
     """The questions that are wanted, latest first; ``asked`` is the last message of each."""
-    where, values = _where(run_uuid, wanted)
+    where, values = _where(records, run_uuid, wanted)
     rows = records.read(
         "SELECT questions.*, (SELECT content FROM question_texts JOIN texts ON texts.number = text"
         " WHERE question = questions.number ORDER BY position DESC LIMIT 1) AS asked"
@@ -46,7 +47,7 @@ def samples(records: Records, run_uuid: str, wanted: WantedSamples, *, limit: in
 
 def count_of_samples(records: Records, run_uuid: str, wanted: WantedSamples) -> int:
     """How many questions there are of those wanted."""
-    where, values = _where(run_uuid, wanted)
+    where, values = _where(records, run_uuid, wanted)
     return int(records.read(f"SELECT count(*) AS count FROM questions WHERE {where}", *values)[0]["count"])
 
 
@@ -87,7 +88,7 @@ def same_sample(records: Records, run_uuid: str, found: Row, limit: int) -> list
     )[::-1]
 
 
-def _where(run_uuid: str, wanted: WantedSamples) -> tuple[str, list[Any]]:
+def _where(records: Records, run_uuid: str, wanted: WantedSamples) -> tuple[str, list[Any]]:
     parts: list[str] = ["run_uuid = ?"]
     values: list[Any] = [run_uuid]
     if wanted.purpose:
@@ -102,9 +103,11 @@ def _where(run_uuid: str, wanted: WantedSamples) -> tuple[str, list[Any]]:
         # Numbers, not texts of somebody's.
         parts.append(f"number IN ({','.join(map(str, map(int, wanted.numbers)))})")
     if wanted.text:
+        # First the texts, of which there are far fewer than questions that hold them.
+        texts = records.read("SELECT number FROM texts WHERE instr(lower(content), ?) > 0", wanted.text.lower())
         parts.append(
             "(instr(lower(coalesce(answer, '') || coalesce(error, '')), ?) > 0 OR number IN (SELECT question"
-            " FROM texts JOIN question_texts ON text = texts.number WHERE instr(lower(content), ?) > 0))"
+            " FROM question_texts WHERE text IN (SELECT value FROM json_each(?))))"
         )
-        values += [wanted.text.lower()] * 2
+        values += [wanted.text.lower(), json.dumps([row["number"] for row in texts])]
     return " AND ".join(parts), values

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from ...metrics import count_of, unpack, values_of
+from ...metrics import count_of, look_into, unpack, values_of
 from ..reader import Records
 
 # Beyond this, differences and ticks would leave the range of floating point numbers.
@@ -62,14 +63,15 @@ def series(
         rows = records.read("SELECT data FROM points WHERE series = ? ORDER BY number", found[0]["number"])
         parts: Iterable[list[Point]] = _parts((row["data"] for row in rows), low, high, columns)
     else:
-        parts = [[point for point in _points(values_of(records, run_uuid, name)) if low <= point.step <= high]]
+        parts = [[point for point in points_of(values_of(records, run_uuid, name)) if low <= point.step <= high]]
     points = [point for part in parts for point in part]
     if len(points) <= 2 * columns:
         return points
     return [points[0], *_extremes(points[1:-1], low, high, columns), points[-1]]
 
 
-def _points(found: Iterable[Any]) -> Iterator[Point]:
+def points_of(found: Iterable[Any]) -> Iterator[Point]:
+    """The points among stored values."""
     for number, step, value in found:
         if is_number(value):
             yield Point(step, float(value), number)
@@ -78,22 +80,33 @@ def _points(found: Iterable[Any]) -> Iterator[Point]:
 
 
 def _parts(packed: Iterable[bytes], low: int, high: int, columns: int) -> Iterator[list[Point]]:
-    """The points of packed rows in order; of a row that is all in one column only its extremes.
+    """The points of packed rows, in order: of what a row has in one column only the lowest and the highest.
 
-    A row holds hundreds of numbers, so that of a million only thousands are ever looked at one by one.
+    Values are looked at one by one only where a gap or the edge of the span is among them.
     """
     for data in packed:
-        block = unpack(data)
-        first, last = block.steps[0], block.steps[-1]
-        if last < low or first > high:
+        numbers, steps, doubles, *_ = look_into(data)
+        if steps[-1] < low or steps[0] > high:
             continue
-        at, until = _column(first, low, high, columns), _column(last, low, high, columns)
-        is_inside = low < first and last < high
-        if at == until and is_inside and is_number(sum(map(abs, block.doubles))):
-            places = {block.doubles.index(min(block.doubles)), block.doubles.index(max(block.doubles))}
-            yield [Point(block.steps[place], block.doubles[place], block.numbers[place]) for place in sorted(places)]
-        else:
-            yield [point for point in _points(block.values()) if low <= point.step <= high]
+        if not (low < steps[0] and steps[-1] < high and math.isfinite(sum(doubles))):
+            yield [point for point in points_of(unpack(data).values()) if low <= point.step <= high]
+            continue
+        begin, count = 0, len(doubles)
+        while begin < count:
+            end = _end_of_column(steps, begin, low, high, columns)
+            part = doubles[begin:end]
+            lowest, highest = min(part), max(part)
+            places = sorted({begin + part.index(lowest), begin + part.index(highest)})
+            yield [Point(steps[place], doubles[place], numbers[place]) for place in places if is_number(doubles[place])]
+            begin = end
+
+
+def _end_of_column(steps: Sequence[int], begin: int, low: int, high: int, columns: int) -> int:
+    """The place after the last one that is in the column of ``begin``."""
+    span = max(high - low, 1)
+    column = _column(steps[begin], low, high, columns)
+    first_of_next = low - (-(column + 1) * span // columns)
+    return bisect_left(steps, first_of_next, begin) if steps[-1] >= first_of_next else len(steps)
 
 
 def _column(step: int, low: int, high: int, columns: int) -> int:

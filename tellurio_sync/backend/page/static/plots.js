@@ -81,8 +81,25 @@ class Plot extends HTMLElement {
   take(json) {
     this.data = JSON.parse(json);
     this.closer = null;
-    this.draw();
+    this.show();
     if (this.view) this.lookCloser();
+  }
+
+  // Time and versions come when they are asked for.
+  async show() {
+    const key = {step: "x", time: "t", version: "v"}[settings.x];
+    if (this.data.path && this.data.runs.some((run) => run[key] === undefined)) {
+      const found = await this.fetchSeries({});
+      if (found) this.data.runs = this.data.runs.map((run, i) => ({...run, ...found.runs[i]}));
+    }
+    this.draw();
+  }
+
+  async fetchSeries(span) {
+    const query = new URLSearchParams({metric: this.data.name, ...span});
+    for (const run of this.data.runs) if (run.key) query.append("run", run.key);
+    const reply = await fetch(`${this.data.path}series.json?${query}`);
+    return reply.ok ? reply.json() : null;
   }
 
   height() {
@@ -94,7 +111,9 @@ class Plot extends HTMLElement {
     const runs = (this.closer ?? this.data).runs;
     const key = {step: "x", time: "t", version: "v"}[settings.x];
     const usable = (values) => (this.isLog ? values.map((value) => (value > 0 ? value : null)) : values);
-    const tables = runs.map((run) => [run[key] ?? [], run[key] ? usable(run.y) : []]);
+    // Runs of different days are compared by how long they had been running.
+    const since = (x) => (settings.x === "time" && this.data.isSpan ? x.map((value) => value - x[0]) : x);
+    const tables = runs.map((run) => [since(run[key] ?? []), run[key] ? usable(run.y) : []]);
     if (tables.length === 1) return tables[0];
     return uPlot.join(tables.map(([x, y]) => [growing(x), y]));
   }
@@ -155,9 +174,10 @@ class Plot extends HTMLElement {
   // --- marks: where a prompt became another -------------------------------------------------------
 
   marks() {
-    const key = {step: "x", time: "t", version: "v"}[settings.x];
-    const shown = this.data.runs.flatMap((run) => (settings.off.has(run.key) ? [] : run.marks ?? []));
-    return shown.filter((mark) => mark[key] != null).map((mark) => ({...mark, at: mark[key]}));
+    const run = this.data.runs.length === 1 ? this.data.runs[0] : {};
+    const all = JSON.parse(document.getElementById("marks")?.textContent ?? "[]");
+    const at = (mark, i) => ({step: run.marks?.[i], time: mark.t, version: mark.v})[settings.x];
+    return all.map((mark, i) => ({...mark, at: at(mark, i)})).filter((mark) => mark.at != null);
   }
 
   drawMarks(u) {
@@ -229,11 +249,8 @@ class Plot extends HTMLElement {
     clearTimeout(this.later);
     this.later = setTimeout(async () => {
       if (!this.view) return;
-      const span = new URLSearchParams({metric: this.data.name, from: Math.floor(this.view.min), to: Math.ceil(this.view.max)});
-      for (const run of this.data.runs) if (run.key) span.append("run", run.key);
-      const reply = await fetch(`${this.data.path}series.json?${span}`);
-      if (!reply.ok || !this.view) return;
-      const found = await reply.json();
+      const found = await this.fetchSeries({from: Math.floor(this.view.min), to: Math.ceil(this.view.max)});
+      if (!found || !this.view) return;
       this.closer = {runs: this.data.runs.map((run, i) => ({...run, ...found.runs[i]}))};
       this.isTaking = true;
       this.draw();
@@ -449,8 +466,7 @@ document.addEventListener("input", (event) => {
   settings.x = controls.querySelector("[name=x]").value;
   settings.log = controls.querySelector("[name=log]").checked;
   settings.smoothing = Number(controls.querySelector("[name=smoothing]").value);
-  plots.forEach((plot) => { plot.closer = null; });
-  drawAll();
+  plots.forEach((plot) => { plot.closer = null; plot.show(); });
 });
 
 // Of use with script only, so they are hidden without. A page that was replaced gets them as they were.
