@@ -46,7 +46,19 @@ from .model.variable import Parameter, Variable, is_scalar_variable
 from .optim import TGD
 from .session import Session
 from .session.budget import budget
-from .session.default import close, current_session, default_session, finish, init, log, login, runs, sync, whoami
+from .session.default import (
+    close,
+    current_session,
+    default_session,
+    finish,
+    init,
+    log,
+    login,
+    logout,
+    runs,
+    sync,
+    whoami,
+)
 from .trainer import Trainer, fit
 
 check_interpreter()
@@ -96,6 +108,7 @@ __all__ = [
     "load",
     "log",
     "login",
+    "logout",
     "no_grad",
     "optim",
     "run_context",

@@ -150,10 +150,12 @@ def _login(api_key: str | None, relogin: bool) -> int:
 
 
 def _log_in(api_key: str | None, relogin: bool) -> int:
+    from .addresses import http_address
     from .studio import KeySource, StudioRest, remember, verify
 
+    server = http_address().url
     try:
-        key, source = _find_or_ask(api_key, relogin)
+        key, source = _find_or_ask(api_key, relogin, server)
     except ValueError:
         _complain("Login failed: Missing API key. Please provide a valid API key.")
         return 1
@@ -162,7 +164,7 @@ def _log_in(api_key: str | None, relogin: bool) -> int:
         account = verify(rest, relogin)
     finally:
         rest.close()
-    stored = remember(key, account.username, source)
+    stored = remember(key, account.username, source, rest.url)
     if stored.is_stored:
         _say("API key provided and stored securely in local keyring.")
     elif source is not KeySource.KEYRING:
@@ -174,13 +176,13 @@ def _log_in(api_key: str | None, relogin: bool) -> int:
     return 0
 
 
-def _find_or_ask(api_key: str | None, relogin: bool) -> tuple[str, KeySource]:
+def _find_or_ask(api_key: str | None, relogin: bool, server: str) -> tuple[str, KeySource]:
     from .studio import KeySource, find_api_key
 
     try:
-        key, source = find_api_key(api_key, relogin)
+        key, source = find_api_key(api_key, relogin, server)
     except ValueError:
-        return find_api_key(_ask_for_key(), relogin)
+        return find_api_key(_ask_for_key(), relogin, server)
     if source is KeySource.KEYRING:
         _say("Using stored API key from local keyring.")
     return key, source

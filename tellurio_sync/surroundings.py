@@ -18,8 +18,8 @@ def tls_context() -> ssl.SSLContext:
     """A new context that checks certificates and host names.
 
     It trusts the certificates of the system, or those that ``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` name instead
-    (variables of OpenSSL); and in addition those of ``REQUESTS_CA_BUNDLE`` or ``CURL_CA_BUNDLE``. If the system has none,
-    it trusts those of the package ``certifi``.
+    (variables of OpenSSL); and in addition those of ``REQUESTS_CA_BUNDLE`` or ``CURL_CA_BUNDLE``. If the system has
+    none, it trusts those of the package ``certifi``.
 
     Raises:
         ValueError: the certificates that a variable names cannot be read.

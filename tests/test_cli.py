@@ -78,7 +78,10 @@ def test_login_with_a_given_key(backend, keyring, capsys, home):
     assert "API key provided and stored securely in local keyring." in out
     assert CURRENTLY in out
     assert keyring.secrets == {("Tellurio", "me"): KEY}
-    assert json.loads((home / ".tellurio_config.json").read_text()) == {"username": "me"}
+    assert json.loads((home / ".tellurio_config.json").read_text()) == {
+        "username": "me",
+        "server": "http://127.0.0.1:8000",
+    }
 
     code, out, err = run(capsys, "login")
     assert (code, err) == (0, "")

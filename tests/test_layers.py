@@ -133,7 +133,7 @@ USES = {
         "session",
         "trainer",
     },
-    "cli": {"_version", "backend", "errors", "examples", "local", "studio"},
+    "cli": {"_version", "addresses", "backend", "errors", "examples", "local", "studio"},
     "examples": {"__init__", "model", "studio"},
     "testing": {"deadlines", "errors", "local", "model", "session"},
     "__main__": {"cli"},

@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 RPC_PATH = "/ws/v0/rpc/"
 
+_MAX_HEADER_BYTES = 64 * 2**10
 _MAX_BODY_BYTES = 16 * 2**20
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -106,7 +107,10 @@ class Backend:
             cleanup.callback(looking.cancel)
             cleanup.push_async_callback(self._lm.close)
             cleanup.callback(lambda: self._sessions.close())
-            runner = web.AppRunner(self._application(store), access_log=None, shutdown_timeout=1.0)
+            # A browser sends the cookies of all programs that were ever served from this host: more than 8 kB.
+            runner = web.AppRunner(
+                self._application(store), access_log=None, shutdown_timeout=1.0, max_field_size=_MAX_HEADER_BYTES
+            )
             await runner.setup()
             cleanup.push_async_callback(runner.cleanup)
             site = web.TCPSite(runner, self.options.host, self.options.port)

@@ -16,9 +16,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .. import forked
+from ..errors import UsageError
 from ..model.session_link import current_link, set_default_link
 from ..secret import hidden
-from .session import _NO_VALUE, Session
+from .session import _NO_VALUE, Session, open_blocks
 
 if TYPE_CHECKING:
     from ..studio.runs import Run
@@ -40,8 +41,37 @@ def default_session() -> Session:
     return _default
 
 
+def _session_outside_of_blocks() -> Session:
+    """The session of a thread that is in no session's block.
+
+    Threads do not inherit the block that they are started in. Where the default session is not in use and one block is
+    open, a thread that was started meanwhile can only be meant for that one.
+
+    Raises:
+        UsageError: several are open.
+    """
+    is_in_use = _default is not None and _default.is_logged_in
+    if not is_in_use and threading.current_thread() is not threading.main_thread():
+        found = list(dict.fromkeys(open_blocks))
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise UsageError(
+                f"{len(found)} sessions have an open block, and this thread is in none of them: threads do not inherit "
+                "a session. Say which one it is to use, in the thread: with session.use(): ..."
+            )
+    return default_session()
+
+
 def current_session() -> Session:
-    """The session whose ``with`` block this thread is in, else the default one."""
+    """The session whose ``with`` block this thread is in, else the default one.
+
+    A thread that was started inside of a block is in none itself. It gets that session nevertheless, where the block is
+    the only one that is open and the default session is not logged in; else use ``with session.use():`` in the thread.
+
+    Raises:
+        UsageError: several blocks are open, and the thread is in none of them.
+    """
     link = current_link()
     assert isinstance(link, Session)
     return link
@@ -110,12 +140,17 @@ def whoami() -> dict[str, str]:
     return current_session().whoami()
 
 
+def logout() -> bool:
+    """Forget the stored key, and disconnect: see :meth:`Session.logout`."""
+    return current_session().logout()
+
+
 def close() -> None:
     """Disconnect: see :meth:`Session.close`."""
     current_session().close()
 
 
-set_default_link(default_session)
+set_default_link(_session_outside_of_blocks)
 
 
 def _after_fork_in_child() -> None:

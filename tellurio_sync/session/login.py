@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..client import TellurioWebSocketClient
+from ..errors import InvalidAPIKeyError
 from ..ownership import is_held
 from ..secret import Secret, hidden
 
@@ -82,15 +83,18 @@ class Login:
         """See ``Session.login``. Blocks."""
         api_key = hidden(api_key)  # from here on, no frame of ours shows it
         chosen = self.chosen_mode(mode)
-        with self._lock:
-            self.mode = mode or self.mode
-            if chosen == "local":
+        if chosen == "local":
+            with self._lock:
+                self.mode = mode or self.mode
                 return self._login_local(data_dir)
-            if data_dir is not None:
-                raise ValueError("data_dir is for mode='local': the online backend keeps the data itself.")
-            if chosen == "offline":
-                return {"email": "", "username": "", "session_id": ""}
-            return self._login_online(api_key, relogin)
+        if data_dir is not None:
+            raise ValueError("data_dir is for mode='local': the online backend keeps the data itself.")
+        if chosen == "offline":
+            self.mode = mode or self.mode
+            return {"email": "", "username": "", "session_id": ""}
+        answer = self._login_online(api_key, relogin)
+        self.mode = mode or self.mode
+        return answer
 
     def chosen_mode(self, mode: str | None) -> str:
         """This mode; None: as in the last login, else the environment's. Raises ValueError: there is no such mode."""
@@ -100,13 +104,25 @@ class Login:
         return chosen
 
     def _login_online(self, api_key: str | None, relogin: bool) -> dict[str, str]:
-        from ..studio.auth import find_api_key, remember
+        from ..addresses import http_address
+        from ..studio.auth import ask_for_key, find_api_key, remember
+        from ..studio.interactive import can_ask
 
-        found, source = find_api_key(api_key, relogin)
+        server = http_address(*self.http).url
+        # Without the lock: a keyring may take its time.
+        try:
+            found, source = find_api_key(api_key, relogin, server)
+        except InvalidAPIKeyError:
+            raise
+        except ValueError:
+            if not can_ask():
+                raise
+            found, source = find_api_key(ask_for_key(server), relogin, server)
         key = Secret(found)
         del found
-        answer = self._connect(key, self.http, self.ws, relogin)
-        remember(key, answer["username"], source)
+        with self._lock:
+            answer = self._connect(key, self.http, self.ws, relogin)
+        remember(key, answer["username"], source, server)
         return answer
 
     def _login_local(self, data_dir: str | os.PathLike[str] | None) -> dict[str, str]:

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 
 _log = logging.getLogger(__name__)
+# The sessions whose ``with`` blocks are open, in any thread; adding and removing are single steps of a list.
+open_blocks: list[Session] = []
 _NO_VALUE: Any = object()
 
 
@@ -130,9 +132,11 @@ class Session:
         use = self.use()
         use.__enter__()
         self._uses.stack = [*getattr(self._uses, "stack", []), use]
+        open_blocks.append(self)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        open_blocks.remove(self)
         self._uses.stack.pop().__exit__(*exc_info)
         self.close()
 
@@ -445,6 +449,18 @@ class Session:
         """``username``, ``email`` and ``server`` of this session. Logs in first, if necessary, and raises as that."""
         account, rest = self._login.account, self.rest
         return {"username": account.username, "email": account.email, "server": rest.url}
+
+    def logout(self) -> bool:
+        """Forget the stored key of this session's server, and disconnect. Keys in the environment stay.
+
+        Returns:
+            False: the keyring could not delete it.
+        """
+        from ..addresses import http_address
+        from ..studio.auth import forget
+
+        self.close()
+        return not forget(http_address(*self._login.http).url).is_stored
 
     def finish(self, status: str = "COMPLETED") -> None:
         """End the active run with this status. In a batch, what is queued is sent, too.

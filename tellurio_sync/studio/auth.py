@@ -30,7 +30,7 @@ class Account(NamedTuple):
     username: str
 
 
-def find_api_key(api_key: str | None = None, relogin: bool = False) -> tuple[str, KeySource]:
+def find_api_key(api_key: str | None = None, relogin: bool = False, server: str | None = None) -> tuple[str, KeySource]:
     """The API key: the argument, else ``TELLURIO_API_KEY``, else the one in the keyring.
 
     Thread-safe. May block while the operating system asks for the keyring's password.
@@ -50,7 +50,7 @@ def find_api_key(api_key: str | None = None, relogin: bool = False) -> tuple[str
             return key, source
     if relogin:
         raise ValueError("API key is required for re-login. Pass api_key=..., or set TELLURIO_API_KEY.")
-    stored = keystore.lookup()
+    stored = keystore.lookup(server)
     if key := _cleaned(stored.key, relogin):
         return key, KeySource.KEYRING
     raise ValueError(
@@ -80,14 +80,29 @@ def verify(rest: StudioRest, relogin: bool = False) -> Account:
     return Account(str(account.get("email", "unknown user")), str(account.get("username", "unknown user")))
 
 
-def remember(key: str, username: str, source: KeySource) -> keystore.Stored:
+def remember(key: str, username: str, source: KeySource, server: str | None = None) -> keystore.Stored:
     """Keep a verified key in the keyring, unless it came from there. Never raises; the result says why not.
 
     Thread-safe. May block while the operating system asks for the keyring's password.
     """
     if source is KeySource.KEYRING:
         return keystore.Stored(False, "it comes from the keyring")
-    return keystore.store(key, username)
+    return keystore.store(key, username, server)
+
+
+def forget(server: str | None = None) -> keystore.Stored:
+    """Delete the stored key of a server; ``is_stored``: it could not be deleted. Never raises. Thread-safe."""
+    return keystore.forget(server)
+
+
+def ask_for_key(server: str) -> str:
+    """Ask for the key, at the terminal or in the notebook; what is typed is not shown. Blocks. Empty: none."""
+    from getpass import getpass
+
+    try:
+        return getpass(f"API key for {server} (it is not shown): ")
+    except EOFError:
+        return ""
 
 
 def _cleaned(key: str | None, relogin: bool) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import stat
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ _log = logging.getLogger(__name__)
 NAME = "~/.tellurio_config.json"
 _USERNAME = "username"
 _CONSENT = "allow_api_key_sharing"
+_SERVER = "server"  # of the login under "username"
+_SERVERS = "servers"  # user names, by the address of the server
+_MOST_CHARS = 1_000_000
 
 
 def username() -> str | None:
@@ -33,14 +37,58 @@ def consent() -> bool | None:
     return value if isinstance(value, bool) else None
 
 
-def save_username(name: str) -> None:
-    """Store the user of a login. If it is another user than before, what that one has allowed is dropped.
+def user_of(server: str | None) -> tuple[str | None, bool]:
+    """Who logged in last to a server, None if nobody did; and whether that is the general login.
+
+    The general login is the one that other clients of Tellurio know, too: the first one, to whichever server. The
+    others are kept per server.
+    """
+    entries = _read()
+    own = _servers(entries).get(server) if server is not None else None
+    if isinstance(own, str) and own:
+        return own, False
+    general = entries.get(_USERNAME)
+    if isinstance(general, str) and general and entries.get(_SERVER, server) in (server, None):
+        return general, True
+    if server is None and isinstance(general, str) and general:
+        return general, True
+    return None, False
+
+
+def is_general(server: str | None) -> bool:
+    """Whether a login to this server is kept as the general one."""
+    entries = _read()
+    return server is None or not entries.get(_USERNAME) or entries.get(_SERVER) == server
+
+
+def save_username(name: str, server: str | None = None) -> None:
+    """Note who logged in, and to which server. Another name than before drops what the other one had allowed.
 
     Raises:
         OSError: the file cannot be written.
     """
     entries = _read()
-    _write(entries | {_USERNAME: name} if entries.get(_USERNAME) == name else {_USERNAME: name})
+    if not is_general(server):
+        _write(entries | {_SERVERS: _servers(entries) | {server: name}})
+        return
+    noted = {_USERNAME: name} if server is None else {_USERNAME: name, _SERVER: server}
+    if entries.get(_USERNAME) != name:
+        entries = {_SERVERS: entries[_SERVERS]} if _SERVERS in entries else {}
+    _write(entries | noted)
+
+
+def forget_user(server: str | None) -> None:
+    """Note that nobody is logged in to a server.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    entries = _read()
+    servers = _servers(entries)
+    if server in servers:
+        _write(entries | {_SERVERS: {name: user for name, user in servers.items() if name != server}})
+    elif user_of(server)[1]:
+        _write({name: value for name, value in entries.items() if name not in (_USERNAME, _SERVER)})
 
 
 def save_consent() -> None:
@@ -58,7 +106,7 @@ def _path() -> Path:
 
 def _read() -> dict[str, Any]:
     try:
-        entries = json.loads(_path().read_text(encoding="utf-8"))
+        entries = json.loads(_read_text(_path()))
         if isinstance(entries, dict):
             return entries
         problem = "it holds no JSON object"
@@ -68,6 +116,20 @@ def _read() -> dict[str, Any]:
         problem = str(exc)
     _log.warning("The file %s is taken as empty: %s", NAME, problem)
     return {}
+
+
+def _read_text(path: Path) -> str:
+    # Not blocking: opening a named pipe would wait for whoever writes to it.
+    fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    with open(fd, encoding="utf-8") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError("it is no regular file")
+        return file.read(_MOST_CHARS)
+
+
+def _servers(entries: dict[str, Any]) -> dict[Any, Any]:
+    servers = entries.get(_SERVERS)
+    return servers if isinstance(servers, dict) else {}
 
 
 def _write(entries: dict[str, Any]) -> None:

@@ -6,14 +6,23 @@ Nothing here fails because there is no keyring: the results have a reason instea
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
 from types import ModuleType
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from ..secret import redact
 from . import config
 
 # Backends that are no real keyrings: they refuse, forget, or hold keys of other people.
 _UNUSABLE = ("keyring.backends.fail", "keyring.backends.null", "keyrings.gauth")
+
+
+# Seconds. A keyring that asks a person for its password needs some; one that nobody sits in front of waits for ever.
+KEYRING_TIMEOUT = 10.0
+
+T = TypeVar("T")
 
 
 class Lookup(NamedTuple):
@@ -30,38 +39,117 @@ class Stored(NamedTuple):
     reason: str
 
 
-def lookup() -> Lookup:
-    """The key of the last user. May block while the operating system asks for the keyring's password. Never raises."""
-    username = config.username()
+def lookup(server: str | None = None) -> Lookup:
+    """The key of the last user of a server. Waits at most :data:`KEYRING_TIMEOUT` for the keyring. Never raises.
+
+    Args:
+        server: its address; None: of whichever the last login was to.
+    """
+    username, is_general = config.user_of(server)
     if username is None:
-        return Lookup(None, "no user has logged in on this machine yet")
-    keyring, reason = _usable()
-    if keyring is None:
-        return Lookup(None, reason)
+        where = f" to {server}" if server is not None and config.username() is not None else ""
+        return Lookup(None, f"no user has logged in{where} on this machine yet")
+
+    def ask() -> Lookup:
+        keyring, reason = _usable()
+        if keyring is None:
+            return Lookup(None, reason)
+        key = keyring.get_password(_service(None if is_general else server), username)
+        if not isinstance(key, str) or not key.strip():
+            return Lookup(None, f"the keyring holds no key of {username!r}")
+        return Lookup(key, "")
+
     try:
-        key = keyring.get_password(_service(), username)
+        return _in_time(ask)
     except Exception as exc:  # noqa: BLE001  # backends raise what they like
         return Lookup(None, f"the keyring could not be read: {exc}")
-    if not key or not key.strip():
-        return Lookup(None, f"the keyring holds no key of {username!r}")
-    return Lookup(key, "")
 
 
-def store(key: str, username: str) -> Stored:
-    """Store the key, and the name of its user. May block as :func:`lookup` does. Never raises."""
-    keyring, reason = _usable()
-    if keyring is None:
-        return Stored(False, reason)
+def store(key: str, username: str, server: str | None = None) -> Stored:
+    """Store the key, and the name of its user. Waits as :func:`lookup` does. Never raises.
+
+    The key is read back before it counts as stored: some keyrings accept a key and forget it.
+
+    Args:
+        server: whose key it is; the logins to other servers stay. None: the only one.
+    """
+    is_general = config.is_general(server)
+    service = _service(None if is_general else server)
+
+    def keep() -> Stored:
+        keyring, reason = _usable()
+        if keyring is None:
+            return Stored(False, reason)
+        keyring.set_password(service, username, key)
+        if keyring.get_password(service, username) != key:
+            return Stored(False, "the keyring took the key, but does not have it")
+        return Stored(True, "")
+
     try:
-        keyring.set_password(_service(), username, key)
-        config.save_username(username)
+        stored = _in_time(keep)
+        if stored.is_stored:
+            config.save_username(username, server)
+        return stored
     except Exception as exc:  # noqa: BLE001  # backends raise what they like
         return Stored(False, f"the key could not be stored: {redact(str(exc), key)}")
-    return Stored(True, "")
 
 
-def _service() -> str:
-    return os.environ.get("KEYRING_SERVICE_NAME") or "Tellurio"
+def forget(server: str | None = None) -> Stored:
+    """Delete the key of the last user of a server; ``is_stored``: whether it is still there. Never raises."""
+    username, is_general = config.user_of(server)
+    if username is None:
+        return Stored(False, "no user has logged in on this machine")
+
+    def delete() -> Stored:
+        keyring, reason = _usable()
+        if keyring is None:
+            return Stored(False, reason)
+        service = _service(None if is_general else server)
+        if keyring.get_password(service, username) is not None:
+            keyring.delete_password(service, username)
+        return Stored(False, "")
+
+    try:
+        result = _in_time(delete)
+        config.forget_user(server)
+        return result
+    except Exception as exc:  # noqa: BLE001  # backends raise what they like
+        return Stored(True, f"the key could not be deleted: {exc}")
+
+
+def _in_time(work: Callable[[], T]) -> T:
+    """The result of ``work``, which runs in a thread of its own: a locked keyring may wait for a person for ever.
+
+    Raises:
+        TimeoutError: it did not answer within :data:`KEYRING_TIMEOUT`.
+        What ``work`` raises.
+    """
+    outcome: SimpleQueue[tuple[T | None, Exception | None]] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            outcome.put((work(), None))
+        except Exception as exc:  # noqa: BLE001  # raised in the caller's thread
+            outcome.put((None, exc))
+
+    try:
+        threading.Thread(target=run, name="tellurio-sync keyring", daemon=True).start()
+    except RuntimeError as exc:
+        raise TimeoutError("the program is ending") from exc
+    try:
+        result, error = outcome.get(timeout=KEYRING_TIMEOUT)
+    except Empty:
+        raise TimeoutError(
+            f"it did not answer within {KEYRING_TIMEOUT:g} s (is it locked?); TELLURIO_API_KEY does without it"
+        ) from None
+    if error is not None:
+        raise error
+    return result  # type: ignore[return-value]
+
+
+def _service(server: str | None) -> str:
+    service = os.environ.get("KEYRING_SERVICE_NAME") or "Tellurio"
+    return service if server is None else f"{service} {server}"
 
 
 def _usable() -> tuple[ModuleType | None, str]:

@@ -298,3 +298,8 @@ def test_a_full_disk_is_not_taken_for_another_backend(tmp_path: Path, monkeypatc
 def test_the_data_are_for_their_owner_only(store: Store, tmp_path: Path) -> None:
     assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
     assert (tmp_path / "data" / "tellurio.sqlite3").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_cookies_of_other_programs_do_no_harm(client: Client) -> None:
+    cookies = "; ".join(f"username-127-0-0-1-88{number:02d}={'x' * 300}" for number in range(32))
+    assert client("GET", "none/", headers={"Cookie": cookies}).status_code == 404

@@ -44,6 +44,9 @@ class FakeKeyring(ModuleType):
     def set_password(self, service: str, username: str, password: str) -> None:
         self.secrets[service, username] = password
 
+    def delete_password(self, service: str, username: str) -> None:
+        del self.secrets[service, username]
+
 
 @pytest.fixture
 def keyring(monkeypatch) -> FakeKeyring:

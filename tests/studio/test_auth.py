@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import pytest
 import responses
 
 from tellurio_sync.errors import HttpStatusError, HttpUnreachable, InvalidAPIKeyError
-from tellurio_sync.studio import Account, KeySource, find_api_key, remember, verify
+from tellurio_sync.studio import Account, KeySource, config, find_api_key, keystore, remember, verify
+from tellurio_sync.studio.auth import forget
 
 from .conftest import KEY
 
@@ -159,3 +161,70 @@ def test_a_keyring_that_refuses_is_reported_without_the_key(keyring, monkeypatch
     monkeypatch.setattr(keyring, "set_password", refuse)
     stored = remember(KEY, "me", KeySource.ARGUMENT)
     assert stored == (False, "the key could not be stored: cannot store ***")
+
+
+# --- several servers ----------------------------------------------------------------------------
+
+PLATFORM, OWN = "https://platform.tellurio.ai:443", "http://127.0.0.1:8000"
+
+
+def test_a_login_to_another_server_leaves_the_first_one(keyring, home):
+    remember("platform-key", "me", KeySource.ARGUMENT, PLATFORM)
+    config.save_consent()
+    remember("own-key", "local", KeySource.ARGUMENT, OWN)
+    assert find_api_key(server=PLATFORM) == ("platform-key", KeySource.KEYRING)
+    assert find_api_key(server=OWN) == ("own-key", KeySource.KEYRING)
+    assert (config.username(), config.consent()) == ("me", True)
+    with pytest.raises(ValueError, match=r"no user has logged in to https://elsewhere:1"):
+        find_api_key(server="https://elsewhere:1")
+
+
+def test_a_key_goes_to_no_other_server(keyring, home):
+    remember("platform-key", "me", KeySource.ARGUMENT, PLATFORM)
+    with pytest.raises(ValueError, match="API key is required"):
+        find_api_key(server=OWN)
+
+
+def test_what_another_client_has_stored_is_used(stored):
+    assert find_api_key(server=OWN) == ("from-keyring", KeySource.KEYRING)
+
+
+@pytest.mark.parametrize("server", [PLATFORM, OWN])
+def test_a_logout_forgets_the_key_of_one_server(keyring, home, server):
+    keys = {PLATFORM: "platform-key", OWN: "own-key"}
+    for one, key in keys.items():
+        remember(key, "me", KeySource.ARGUMENT, one)
+    assert not forget(server).is_stored
+    assert list(keyring.secrets.values()) == [key for one, key in keys.items() if one != server]
+    with pytest.raises(ValueError, match="API key is required"):
+        find_api_key(server=server)
+    assert not forget(server).is_stored
+
+
+# --- keyrings that misbehave --------------------------------------------------------------------
+
+
+def test_a_keyring_that_forgets_is_not_believed(keyring, home, monkeypatch):
+    monkeypatch.setattr(keyring, "set_password", lambda *args: None)
+    stored = remember(KEY, "me", KeySource.ARGUMENT)
+    assert (stored.is_stored, "does not have it" in stored.reason) == (False, True)
+    assert list(home.iterdir()) == []
+
+
+def test_a_keyring_that_gives_no_text(stored, monkeypatch):
+    monkeypatch.setattr(stored, "get_password", lambda *args: b"bytes")
+    assert "holds no key of 'me'" in no_key_error()
+
+
+@pytest.mark.parametrize("method", ["get_password", "set_password", "get_keyring"])
+def test_a_keyring_that_hangs_is_not_waited_for(stored, monkeypatch, method):
+    release = threading.Event()
+    monkeypatch.setattr(keystore, "KEYRING_TIMEOUT", 0.05)
+    monkeypatch.setattr(stored, method, lambda *args: release.wait(30))
+    try:
+        kept = remember(KEY, "me", KeySource.ARGUMENT)
+        assert (kept.is_stored, "did not answer within 0.05 s" in kept.reason) == (False, True)
+        if method != "set_password":
+            assert "did not answer within 0.05 s" in no_key_error()
+    finally:
+        release.set()

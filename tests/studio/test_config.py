@@ -89,3 +89,18 @@ def test_a_home_that_does_not_exist(home, monkeypatch):
     assert config.username() is None
     with pytest.raises(OSError):
         config.save_username("me")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_named_pipe_does_not_hang(file, caplog):
+    os.mkfifo(file)
+    assert config.username() is None
+    assert "it is no regular file" in caplog.text
+
+
+def test_a_directory_is_no_file(file, caplog):
+    file.mkdir()
+    assert config.username() is None
+    assert "is taken as empty" in caplog.text
+    with pytest.raises(OSError, match="tellurio_config"):
+        config.save_username("me")
