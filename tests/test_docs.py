@@ -102,6 +102,19 @@ def test_the_floors_of_the_map_are_those_of_the_layer_test() -> None:
     assert drawn == [set(floor) for floor in reversed(FLOORS)]
 
 
+PACKAGES = [path for path in DOCS.parent.rglob("__init__.py") if path.parent != DOCS.parent]
+MAPS = [path for path in PACKAGES if re.search(r"^    \w+\.py {2}", path.read_text(encoding="utf-8"), re.MULTILINE)]
+
+
+@pytest.mark.parametrize("path", MAPS, ids=lambda path: path.parent.name)
+def test_the_map_of_a_package_shows_every_module_in_it(path: Path) -> None:
+    head = path.read_text(encoding="utf-8").partition('"""\n')[0]
+    shown = set(re.findall(r"[\w/]+\.py|\w+/", "".join(re.findall(r"^    .*\n", head, re.MULTILINE))))
+    there = {module.name for module in path.parent.glob("[!_]*.py")}
+    there |= {f"{inner.parent.name}/" for inner in path.parent.glob("*/__init__.py")}
+    assert {name for name in shown if "/" not in name.rstrip("/")} == there
+
+
 def test_the_protocol_describes_each_extension_of_the_backend() -> None:
     extensions = PROTOCOL.partition("\n## K. ")[2]
     assert [name for name in EXTENSIONS if f"`{name}`" not in extensions] == []

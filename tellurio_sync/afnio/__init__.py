@@ -15,6 +15,14 @@ thread, in order and before the reply that follows them, and functions that the 
 a lost connection ends waiting calls at once, and the client connects again with its key.  afnio's event loop, its
 ``.env`` loading and its logging stay as they are.
 
+::
+
+    install.py        installs and uninstalls;  patches.py: puts names in place and back
+    bridge.py         the client class that afnio uses, over the client of this package
+    pushes.py         waits for pushes;  suppression.py: changes that the server is not told of
+    trampoline.py     runs coroutines that never suspend
+    convert.py        reads checkpoint files of afnio
+
 This package uses the published names of afnio, and a few functions of its registries.  They are known for the versions
 that ``check_version`` accepts.
 

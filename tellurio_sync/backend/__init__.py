@@ -6,18 +6,18 @@
     rest.py          projects, runs, metrics over HTTP;  run_names.py: names for runs
     store.py         the records in SQLite;  schema.py: their form and its versions;  metrics.py: packed values
     page/            the pages for a browser
-    history.py       what people look at beside metrics: versions.py of parameters, question_log.py of questions
+    history.py       what people look at beside metrics: versions.py of parameters, question_log.py of questions,
+                     passes.py of backward passes
     connection.py    one WebSocket connection: messages in order, pushes, heartbeats
     sessions.py      whose objects are whose, and when they are forgotten
     methods.py       what a client may call;  long_methods.py: the four methods that may run long
-    lingering.py     cancelled requests whose answers are still paid for
     scope.py         what one running request may do: ask, push, call the client
     objects.py       variables, nodes, models, optimizers;  data.py: their data;  wire.py: references in messages
     engine/          functions forward and backward, and the graph;  optimizer.py: textual gradient descent
-    lm.py            language models behind HTTP endpoints;  usage.py: tokens and cost
+    lm/              language models behind HTTP endpoints;  usage.py: tokens and cost;  prices.py: of tokens
     questions.py     a question to a language model, and its answer;  prompts.py: the texts of the questions
     asking.py        asking until an answer can be used;  reading/: reading answers
     refused.py       the error that becomes an error reply
 
-Imports ``errors``, ``jsonrpc`` and ``journal`` of this package, nothing else of it.
+Imports nothing of the client, except ``errors``, ``jsonrpc``, ``journal``, ``addresses`` and ``secret``.
 """

@@ -9,6 +9,7 @@
     evaluators.py     DeterministicEvaluator, ExactMatchEvaluator;  judge.py: LMJudgeEvaluator
     client_function.py  functions of the client
     functions.py      names -> functions, binding of arguments
+    samples.py        batches in which some samples fail
     graph.py          recording a forward step;  backward.py: going back
 
 Knows neither sockets nor messages: for everything outside it asks its :class:`~.op.Host`.
