@@ -33,12 +33,21 @@ class Strike:
         codes: where it may come.
         number: of its point, counted from 0 in the order in which they are passed.
         again: how many points later a second one comes; None: none does.
+        act: what the signal handler does there; what it raises is raised there. None: as Ctrl-C, KeyboardInterrupt.
 
     Attributes:
         where: its point, for humans; None while it has not come: there were fewer points.
     """
 
-    def __init__(self, codes: frozenset[CodeType], number: int, again: int | None = None) -> None:
+    def __init__(
+        self,
+        codes: frozenset[CodeType],
+        number: int,
+        again: int | None = None,
+        act: Callable[[], object] | None = None,
+    ) -> None:
+        self._act = act
+        self._raised: BaseException | None = None
         self.where: str | None = None
         self._again = again
         self._codes = codes
@@ -52,6 +61,10 @@ class Strike:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
         self._disarm()
+        if self._act is not None:
+            raised = self._raised
+            assert raised is None or kind is type(raised), f"{raised!r} was swallowed at {self.where}: {kind}"
+            return raised is not None
         assert self.where is None or kind is KeyboardInterrupt, f"Ctrl-C was swallowed at {self.where}"
         return self.where is not None
 
@@ -83,11 +96,22 @@ class Strike:
             where = f"{PurePath(code.co_filename).name}, {code.co_name}, line {frame.f_lineno}, {what}"
             self.where = where if self.where is None else f"{self.where}, and in {where}"
             self._left, self._again = -1 if self._again is None else self._again, None
-            raise KeyboardInterrupt
+            if self._act is None:
+                raise KeyboardInterrupt
+            try:
+                self._act()
+            except BaseException as exc:
+                self._raised = exc
+                raise
+            return
         self._left -= 1
 
 
-def strikes(*owners: ModuleType | type | Callable[..., object], again: int | None = None) -> Iterator[Strike]:
+def strikes(
+    *owners: ModuleType | type | Callable[..., object],
+    again: int | None = None,
+    act: Callable[[], object] | None = None,
+) -> Iterator[Strike]:
     """A strike for each point of what these modules, classes and functions define that is passed, and one more.
 
     With ``again``, a second one comes so many points after the first, which is left out where there are none.
@@ -96,7 +120,7 @@ def strikes(*owners: ModuleType | type | Callable[..., object], again: int | Non
     """
     codes = frozenset(itertools.chain.from_iterable(map(_codes_of, owners)))
     for number in itertools.count():
-        strike = Strike(codes, number, again)
+        strike = Strike(codes, number, again, act)
         yield strike
         if strike.where is None:
             assert number > 10, f"only {number} points: this watches the wrong code"

@@ -23,6 +23,8 @@ except ImportError:
     BACKEND = "json"
 else:
     BACKEND = "orjson"
+    # Its own error is a TypeError.
+    _ORJSON_REFUSAL = (TypeError, UnicodeError, RecursionError)
     # Left to the plain writer: subclasses (of dict: they may keep their items elsewhere), dates, dataclasses.
     _ORJSON_OPTIONS = (
         orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS
@@ -116,7 +118,7 @@ def _why(exc: BaseException) -> str:
 def _write_with_orjson(message: Any) -> str:
     try:
         text: str = orjson.dumps(message, None, _ORJSON_OPTIONS).decode()
-    except Exception:  # noqa: BLE001 - the plain writer decides, whatever the error is
+    except _ORJSON_REFUSAL:  # the plain writer decides; anything else is a signal handler's
         return _write_plainly(message)
     if "null" in text:  # looked for in bytes, it takes twice as long
         # orjson also writes NaN and infinities as null, which must be refused.

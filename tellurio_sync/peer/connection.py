@@ -100,6 +100,7 @@ class Connection:
         secrets: Sequence[str] = (),
     ) -> None:
         self.transport = transport
+        self._can_nest = transport.can_nest
         self.pending = PendingTable()
         self.ending: Ending | None = None
         self.receive_thread: int | None = None
@@ -119,7 +120,7 @@ class Connection:
         self.pending.on_given_up = self._tell_given_up
         self._secrets = secrets
         self._bytes_seen = 0
-        self._expiry_lock = threading.Lock()
+        self._expiry_lock = threading.RLock()  # code that is not ours can run within a frame of ours
         self._next_expiry = math.inf  # not later than the first deadline of a submitted call
         self._planned_wake = clock.now()  # no caller has to wake the thread before its first turn
         self._is_closed_by_user = False
@@ -127,10 +128,16 @@ class Connection:
     # --- callers -----------------------------------------------------------------------------------
 
     def check_may_wait(self) -> None:
-        """Raise ``WouldDeadlock`` on the receive thread."""
+        """Raise ``WouldDeadlock`` on the receive thread, or where what is sent would wait for this same thread."""
         if threading.get_ident() == self.receive_thread:
             raise WouldDeadlock(
                 "This is the receive thread, which alone can deliver the reply: a blocking call here would wait for "
+                "itself. Do it on another thread, or use submit()."
+            )
+        if not self._can_nest and self.transport.is_held_up:
+            raise WouldDeadlock(
+                "This code runs within a call that this same thread was sending over TLS (a signal handler or a "
+                "finaliser), and nothing else can be sent before that goes on: a blocking call here would wait for "
                 "itself. Do it on another thread, or use submit()."
             )
 

@@ -111,7 +111,7 @@ class Lifecycle:
         self.pool = WorkerPool()
         self._methods = dict(methods)
 
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.state = CONNECTING
         self._waiting: set[Semaphore] = set()
         self.connection: Connection | None = None  # open
@@ -390,7 +390,7 @@ class Lifecycle:
     def renew_after_fork(self) -> None:
         """In a forked child: this peer is closed; the parent's connection goes on untouched."""
         # A thread of the parent may have held the old lock; in the child it would never be released.
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.state = CLOSED
         self.is_forked = True
         for connection in (self.connection, self._unopened):

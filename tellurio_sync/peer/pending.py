@@ -168,7 +168,7 @@ class PendingTable:
         self.is_forked = False
         self.on_given_up: Callable[[OpenCall], None] | None = None
         self._calls: dict[str, OpenCall] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may call while this thread has it
         # The ids of calls that were given up, so that a late reply is recognised. Bounded: the oldest ids go first.
         self._given_up: OrderedDict[str, OnLate | None] = OrderedDict()
         # Take out by id, and note nothing. It is C code, which Ctrl-C cannot interrupt: for a thread that was

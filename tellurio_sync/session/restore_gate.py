@@ -124,7 +124,7 @@ class RestoreGate:
         self._link = link
         self._run_uuid = run_uuid
         self._on_restored = on_restored
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may call while this thread has it
         self._left = threading.Condition(self._lock)
         self._inside: WeakSet[Admission] = WeakSet()
         self._connection: Connection | None = None

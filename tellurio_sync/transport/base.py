@@ -77,6 +77,9 @@ class Transport(ABC):
             the interpreter free. For the receive thread only.
     """
 
+    can_nest: bool = True
+    """Whether ``send`` within an interrupted ``send`` of the same thread goes out at once."""
+
     bytes_received: int
     wakeups: list[Semaphore]
     stalled_since: float | None
@@ -96,6 +99,11 @@ class Transport(ABC):
             TransportEnded: the connection is over or closing; nothing was queued.
             NoRoom: the queue stayed full.
         """
+
+    @property
+    def is_held_up(self) -> bool:
+        """Whether what this thread sends waits for a turn of this same thread, which was interrupted for it."""
+        return False
 
     @property
     @abstractmethod

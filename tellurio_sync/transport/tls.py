@@ -17,6 +17,7 @@ The writer's role is that of ``websocket``.
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import ssl
 import threading
@@ -190,7 +191,7 @@ class TlsStream:
     def _encrypt(self, data: bytes | memoryview) -> None:
         if self._decrypter is not None and self._decrypter == threading.get_ident():
             # The garbage collector runs a finaliser that sends, inside `decrypt`, which holds the lock: done later.
-            raise BlockingIOError
+            raise BlockingIOError(errno.EAGAIN, "in use by this thread")
         failure: ssl.SSLError | None = None
         with self._lock:
             # If something is there already, `decrypt` has put it there, or a writer that Ctrl-C interrupted; in the

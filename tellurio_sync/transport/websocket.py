@@ -14,6 +14,11 @@ The writer's role belongs to the call whose turn (an object of that call alone) 
 role under the queue's lock, and gives it back by one store without the lock.  A thread that queues before that store
 sees a writer, which reads the queue again after the store.  A thread that queues later sees no writer, and writes.
 
+Foreign code can run within a frame of ours: a signal handler after any call, a finaliser at any allocation.  It may
+send, too.  Its turn takes over the turn that it interrupted, which it recognises by the thread, and the interrupted
+turn finds out as soon as it goes on.  (Not over TLS, where a half encrypted record cannot be taken over: there a nested
+message waits for the interrupted turn, and a call that would have to wait for that is refused, see ``is_held_up``.)
+
 Ctrl-C can interrupt the main thread after any call that it makes, while it waits for a lock, and on Python 3.10 at a
 jump.  So the role is taken and given back by plain stores, the state shows whether it is still held, and C code notes
 what the socket has taken before Python can raise (see ``_write``).  After an interrupt the receive thread reads the
@@ -40,6 +45,8 @@ import ssl
 import threading
 import time
 from collections.abc import Sequence
+from itertools import starmap
+from types import BuiltinFunctionType
 from typing import Any
 
 from . import frames
@@ -59,7 +66,26 @@ _READ_SIZE = 64 * 1024  # for a larger buffer the allocator would map and unmap 
 _MAX_TLS_OUTPUT = 1024 * 1024  # beyond this the server asks again and again, and does not read the answers
 _LONGEST_WAIT = 3600.0  # a lock does not accept a wait of centuries
 _LAST_WORDS = 0.2  # seconds for another thread to write our close frame
+_OWN_FILES = {TlsStream.write.__code__.co_filename, ssl.SSLObject.write.__code__.co_filename, __file__}
 _LAST_READS = 64  # a server that sends for ever must not keep a dead connection
+
+
+class _NoReceipt:
+    """Takes the place of a receipt that nobody wants."""
+
+    end_offset: int | None = None
+
+
+_NO_RECEIPT = _NoReceipt()
+
+
+def _fill_in(receipts: Sequence[Receipt], encoded: list[bytes], start: int | None) -> None:
+    """Note where each message of several ends; ``start`` None: nowhere, as none was queued."""
+    end = start
+    for frame, receipt in zip(encoded, receipts):
+        if end is not None:
+            end += len(frame)
+        receipt.end_offset = end
 
 
 class WebSocketTransport(Transport):
@@ -72,6 +98,7 @@ class WebSocketTransport(Transport):
 
     def __init__(self, stream: socket.socket | TlsStream, *, max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE) -> None:
         self._tls = stream if isinstance(stream, TlsStream) else None
+        self.can_nest = self._tls is None
         self._sock = sock = stream.sock if isinstance(stream, TlsStream) else stream
         sock.settimeout(0)
         self._send_some = sock.send if self._tls is None else self._send_some_tls
@@ -82,7 +109,9 @@ class WebSocketTransport(Transport):
         self._messages: list[Any] = []  # whole messages: text or bytes
         self.bytes_received = 0
 
-        self._queue_lock = threading.Lock()
+        # Re-entrant, for foreign code within a frame of ours. Nothing is called while it is held where a message is
+        # queued or taken.
+        self._queue_lock = threading.RLock()
         self._waiting_for_room: set[threading.Lock] = set()
         self._queue: list[bytes] = []
         self._queued = 0  # offset of the end of what was queued, since the connection began
@@ -90,7 +119,7 @@ class WebSocketTransport(Transport):
         self._ending: Ending | None = None
         self._is_disposed = False
 
-        self._writer: object | None = None  # whose turn it is to write
+        self._writer: list[int] | None = None  # whose turn it is to write: a list of that turn alone, with its thread
         self._rest: bytes | memoryview = b""  # taken from the queue, not yet taken by the socket
         self._taken: list[int] = []  # bytes of the rest that the socket took, not yet accounted for
         self._written = 0
@@ -112,36 +141,42 @@ class WebSocketTransport(Transport):
         encoded = self._encoder.encode(texts)
         if timeout is not None and self._queued - self._written > HIGH_WATER:
             self._wait_for_room(timeout)
-        turn = object()
+        turn = [threading.get_ident()]
         is_single = len(encoded) == 1
+        size = len(encoded[0]) if is_single else sum(map(len, encoded))
+        if is_single:
+            receipt: Any = _NO_RECEIPT if receipts is None else receipts[0]
+        else:
+            receipt = _NO_RECEIPT
+            for each in receipts or ():
+                each.end_offset = -1  # until it is known, it counts as sent
         try:
+            # No call in here, and no loop: where one is, a signal handler or a finaliser can run, and send.
             with self._queue_lock:
                 is_over = self._ending is not None or self._is_closing
-                is_overfull = timeout is None and self._queued - self._written > _MAX_QUEUE
+                start = self._queued
+                is_overfull = timeout is None and start - self._written > _MAX_QUEUE
                 if not is_over:
-                    end = self._queued
-                    if receipts is None:
-                        end += sum(map(len, encoded))
-                    elif is_single:
-                        end += len(encoded[0])
-                        receipts[0].end_offset = end
-                    else:
-                        for frame, receipt in zip(encoded, receipts):
-                            end += len(frame)
-                            receipt.end_offset = end
+                    receipt.end_offset = start + size
                     # The queue and its size change together, without a call or a jump in between, so that Ctrl-C
-                    # cannot separate the stores.
-                    if self._writer is not None or self._write_failure is not None:
-                        self._queued = end
+                    # cannot separate the stores. A writer of this very thread was interrupted for us, and cannot go on
+                    # before we are ready: its turn is taken over.
+                    writer = self._writer
+                    if (
+                        writer is not None and (writer[0] != turn[0] or not self.can_nest)
+                    ) or self._write_failure is not None:
+                        self._queued = start + size
                         self._queue += encoded
-                    elif self._rest or self._queue or not is_single:
-                        self._queued = end
+                    elif writer is not None or self._rest or self._queue or not is_single:
+                        self._queued = start + size
                         self._queue += encoded
                         self._writer = turn
                     else:  # the usual case: straight to the socket
-                        self._queued = end
+                        self._queued = start + size
                         self._rest = encoded[0]
                         self._writer = turn
+            if not is_single and receipts is not None:
+                _fill_in(receipts, encoded, None if is_over else start)
             if is_over:  # not raised above: on Python 3.10, Ctrl-C can come when an exception leaves a ``with``
                 raise TransportEnded(self._ending or Ending("the connection is closing", "local"))
             if is_overfull:
@@ -244,10 +279,11 @@ class WebSocketTransport(Transport):
 
     def _flush(self) -> bool:
         """Write what is queued, if no other thread writes; False if the socket takes no more for now."""
-        turn = object()
+        turn = [threading.get_ident()]
         try:
             with self._queue_lock:
-                if self._writer is None and self._has_unwritten():
+                writer = self._writer
+                if (writer is None or (writer[0] == turn[0] and self.can_nest)) and self._has_unwritten():
                     self._writer = turn
             return self._writer is not turn or self._write(turn)
         except BaseException:
@@ -256,16 +292,24 @@ class WebSocketTransport(Transport):
             self._leave()
             raise
 
-    def _write(self, turn: object) -> bool:
-        """Write all that is queued, and give the role back; False if the socket takes no more for now, or failed."""
+    def _write(self, turn: list[int]) -> bool:
+        """Write all that is queued, and give the role back; False if the socket takes no more for now, or failed.
+
+        After each call a signal handler or a finaliser may have taken over the turn, written, and given the role back.
+        So each store here stands directly behind a look at whose turn it is, and so does the system call. True also
+        where the turn was taken over: who did that saw to the rest.
+        """
         while True:
             if self._taken:  # left by a writer that Ctrl-C interrupted
-                self._account()
+                self._account(turn)
             if self._queue and not self._rest:
-                self._take_queue()
+                self._take_queue(turn)
             if not self._rest or self._ending is not None:
                 # A thread that queues after this store finds no writer. A thread that queued before found one.
-                self._writer = None
+                if self._writer is turn:
+                    self._writer = None
+                else:
+                    return True
                 if not self._queue and not self._is_disposed:
                     return True
                 with self._queue_lock:
@@ -274,47 +318,83 @@ class WebSocketTransport(Transport):
                         return True
                     self._writer = turn
                 continue
+            # With the arguments ready, nothing is allocated for the call: no finaliser can run before it.
+            attempt = starmap(self._send_some, ((self._rest, *FLAGS),))
             try:
+                if self._writer is not turn:
+                    return True
                 # One piece of C code calls `send` and stores the result: Ctrl-C cannot come in between.
-                self._taken.extend(map(self._send_some, (self._rest,), FLAGS))
-            except (BlockingIOError, ssl.SSLWantReadError, InterruptedError):
-                self.stalled_since = self.stalled_since or time.monotonic()
-                break
+                self._taken.extend(attempt)
             except OSError as exc:
-                # Half a frame may have left, so nothing may follow it. What the server sent before is still read.
-                self._write_failure = exc
+                if not self._is_of_the_system(exc):
+                    raise  # a signal handler's
+                if self._writer is not turn:
+                    return True
+                if isinstance(exc, (BlockingIOError, ssl.SSLWantReadError, InterruptedError)):
+                    self.stalled_since = self.stalled_since or time.monotonic()
+                else:
+                    # Half a frame may have left, so nothing may follow it. What the server sent before is still read.
+                    self._write_failure = exc
                 break
-            self._account()
+            self._account(turn)
         with self._queue_lock:
-            self._writer = None
+            if self._writer is turn:
+                self._writer = None
             self._close_if_disposed_locked()
         return False
 
-    def _take_queue(self) -> None:
+    def _is_of_the_system(self, exc: OSError) -> bool:
+        """Whether an error came from the system call, and not from a signal handler that raised just then.
+
+        Handlers raise what they like, also a TimeoutError; only the system's errors have a number, and come from C.
+        """
+        if isinstance(exc, ssl.SSLError):
+            return not self._taken
+        if self._taken or exc.errno is None or type(exc).__module__ != "builtins":
+            return False
+        send = self._sock.send if self._tls is None else self._tls._send_some
+        last = exc.__traceback__
+        while last is not None and last.tb_next is not None:
+            last = last.tb_next
+        is_patched = not isinstance(send, BuiltinFunctionType)
+        return is_patched or last is None or last.tb_frame.f_code.co_filename in _OWN_FILES
+
+    def _take_queue(self, turn: list[int]) -> None:
         """Move the queue to the rest, which is written completely, unless nothing can be written any more."""
+        count = len(self._queue)
+        whole = slice(count)
+        rest = self._queue[0] if count == 1 else b"".join(self._queue[whole])
         with self._queue_lock:
-            if self._has_unwritten():
-                rest = self._queue[0] if len(self._queue) == 1 else b"".join(self._queue)
-                fresh: list[bytes] = []
+            # Not over, as `dispose` empties the queue; and still the writer, else it was written meanwhile.
+            if self._writer is turn and self._ending is None and self._write_failure is None:
                 # These stores stand together, without a call between them, so that Ctrl-C cannot separate them.
                 self._rest = rest
-                self._queue = fresh
+                del self._queue[whole]
 
-    def _account(self) -> None:
+    def _account(self, turn: list[int]) -> None:
         """Note how much of the rest the socket has taken."""
-        sent = self._taken[0]
-        rest = b"" if sent == len(self._rest) else memoryview(self._rest)[sent:]
+        taken, rest = self._taken, self._rest
+        if not taken:
+            return
+        sent = taken[0]
+        rest = b"" if sent == len(rest) else memoryview(rest)[sent:]
         fresh: list[int] = []
         # These stores stand together, without a call between them, so that Ctrl-C cannot separate them. Their order
         # matters because ``was_sent`` may read them at any moment: for an instant it may count unsent bytes as sent,
         # but never sent bytes as unsent.
-        self._written += sent
-        self._rest = rest
-        self._taken = fresh
-        self.stalled_since = None
+        if self._writer is turn:
+            self._written += sent
+            self._rest = rest
+            self._taken = fresh
+            self.stalled_since = None
         if self._waiting_for_room and not self._is_full():
             with self._queue_lock:
                 self._wake_senders_locked()
+
+    @property
+    def is_held_up(self) -> bool:
+        writer = self._writer
+        return not self.can_nest and writer is not None and writer[0] == threading.get_ident()
 
     def _send_some_tls(self, data: bytes | memoryview, _: int) -> int:
         # If Ctrl-C comes before the caller stores the result, the next call returns it again.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import ssl
 import sys
 import threading
@@ -116,7 +117,7 @@ def do_before_leaving(transport: WebSocketTransport, do: Interference) -> None:
 
 
 def take_nothing(*_: object) -> int:
-    raise BlockingIOError
+    raise BlockingIOError(errno.EAGAIN, "no room")
 
 
 # --- the scenarios ----------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import select
@@ -274,7 +275,7 @@ def test_a_record_that_the_socket_takes_bit_by_bit_is_written_when_all_of_it_is(
     def send_some(data: bytes | memoryview, *flags: int) -> int:
         nonlocal room
         if not room:
-            raise BlockingIOError
+            raise BlockingIOError(errno.EAGAIN, "no room")
         taken = real(data[:room], *flags)
         room -= taken
         return taken
@@ -359,7 +360,7 @@ def test_a_server_that_asks_for_answers_and_does_not_read_them_is_given_up(
         raise ssl.SSLWantReadError
 
     def take_nothing(*_: object) -> int:
-        raise BlockingIOError
+        raise BlockingIOError(errno.EAGAIN, "no room")
 
     monkeypatch.setattr(wire.stream, "_send_some", take_nothing)
     monkeypatch.setattr(wire.stream, "_tls", Patched(wire.stream._tls, read=read))

@@ -175,7 +175,7 @@ def test_whatever_the_socket_takes_messages_come_once_whole_and_in_order(
 
     def send_some(data: bytes | memoryview, *flags: int) -> int:
         if draw.random() < 0.1:
-            raise BlockingIOError
+            raise BlockingIOError(errno.EAGAIN, "no room")
         return real(data[: draw.choice((1, 2, 7, 100, 5000, MIB))], *flags)
 
     monkeypatch.setattr(far.transport, "_send_some", send_some)

@@ -1,0 +1,229 @@
+"""Signal handlers and finalisers that call, or raise, at any point of a call: nothing stands still, nothing is torn."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import tellurio_sync as te
+from tellurio_sync import deadlines, speedups
+from tellurio_sync.errors import WouldDeadlock
+from tellurio_sync.peer import connection, futures, lifecycle, peer, pending
+from tellurio_sync.transport.tls import TlsStream
+from tellurio_sync.transport.websocket import WebSocketTransport
+
+from ..conftest import FAILSAFE
+from ..faults.scripted import ScriptedServer, ServerConnection
+from ..interrupts import strikes
+from ..transport.conftest import Tls, tls
+
+__all__ = ["tls"]
+
+WATCHED = (peer, lifecycle, connection, pending, futures, deadlines, speedups, WebSocketTransport, TlsStream)
+SOON = 10.0
+"""Seconds: far more than a call takes, and far less than its time-out."""
+
+
+def echo(far: ServerConnection) -> None:
+    for request in far.requests():
+        if "id" in request:
+            far.reply(request, request["params"])
+
+
+@pytest.fixture(params=["tcp", "tls"])
+def client(request: pytest.FixtureRequest, tls: Tls) -> Iterator[te.TellurioWebSocketClient]:
+    is_tls = request.param == "tls"
+    with ScriptedServer(echo, tls=tls.server if is_tls else None) as server:
+        made = te.TellurioWebSocketClient(server.base_url, server.port, ssl_context=tls.client if is_tls else None)
+        made.connect("k", retries=1)
+        yield made
+        made.close()
+
+
+def call(client: te.TellurioWebSocketClient, number: int, timeout: float = SOON) -> None:
+    params = {"run_uuid": "r", "number": number}
+    assert client.call("m", params, timeout)["result"] == params
+
+
+def check_usable(client: te.TellurioWebSocketClient) -> None:
+    for number in range(3):
+        call(client, number)
+    assert client.pending == {}
+    assert client.state == "open"
+
+
+class Handler:
+    """A signal handler that makes a call of one kind. What it could not do is in ``refused``."""
+
+    def __init__(self, client: te.TellurioWebSocketClient, kind: str) -> None:
+        self.client = client
+        self.kind = kind
+        self.futures: list[Any] = []
+        self.refused = 0
+
+    def __call__(self) -> None:
+        params = {"run_uuid": "r", "x": "handler"}
+        try:
+            if self.kind == "call":
+                assert self.client.call("m", params, SOON)["result"] == params
+            elif self.kind == "submit":
+                self.futures.append(self.client.submit("m", params, SOON))
+            else:
+                self.client.notify("n", params)
+        except WouldDeadlock:
+            self.refused += 1
+
+    def check(self) -> None:
+        for future in self.futures:
+            assert future.result(FAILSAFE)["result"]["x"] == "handler"
+
+
+@pytest.mark.parametrize("kind", ["call", "submit", "notify"])
+@pytest.mark.parametrize(
+    "outer",
+    ["call", "submit", pytest.param("large", marks=pytest.mark.slow), pytest.param("many", marks=pytest.mark.slow)],
+)
+def test_a_signal_handler_may_call_at_any_point(client: te.TellurioWebSocketClient, kind: str, outer: str) -> None:
+    """Such as that of a job scheduler's SIGTERM: tell the server, then leave."""
+    handler = Handler(client, kind)
+    for number, strike in enumerate(strikes(*WATCHED, act=handler)):
+        try:
+            with strike:
+                if outer == "call":
+                    call(client, number)
+                elif outer == "large":  # more than the socket takes at once
+                    params = {"run_uuid": "r", "x": "x" * 500_000}
+                    assert client.call("m", params, SOON)["result"] == params
+                elif outer == "many":
+                    replies = client.call_many([("m", {"run_uuid": "r", "n": n}) for n in range(3)], SOON)
+                    assert [reply["result"]["n"] for reply in replies] == [0, 1, 2]
+                else:
+                    client.submit("m", {"run_uuid": "r"}, SOON).result(FAILSAFE)
+            handler.check()
+            check_usable(client)
+        except BaseException as exc:
+            raise AssertionError(f"{kind} in {outer}: {strike}") from exc
+    if client.ws_url.startswith("ws:") or kind != "call":
+        assert handler.refused == 0, "without TLS, and without waiting, it works each time"
+
+
+def test_a_signal_handler_that_calls_while_others_call(client: te.TellurioWebSocketClient) -> None:
+    """They never notice."""
+    is_over = threading.Event()
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            while not is_over.is_set():
+                call(client, 7)
+        except BaseException as exc:  # noqa: BLE001 - raised below
+            failures.append(exc)
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        handler = Handler(client, "call")
+        for strike in strikes(*WATCHED, act=handler):
+            with strike:
+                call(client, 1)
+    finally:
+        is_over.set()
+        for thread in threads:
+            thread.join(FAILSAFE)
+    assert failures == []
+
+
+class SoftTimeLimitExceeded(Exception):
+    """As celery's."""
+
+
+class OwnTimeout(OSError):
+    """As in many a recipe."""
+
+
+ERRORS: dict[str, Callable[[], BaseException]] = {
+    "Exception": SoftTimeLimitExceeded,
+    "TimeoutError": lambda: TimeoutError("Timer expired"),
+    "TimeoutError with a number": lambda: TimeoutError(62, "Timer expired"),
+    "OSError": lambda: OwnTimeout("x"),
+    "BlockingIOError": lambda: BlockingIOError(11, "x"),
+    "ConnectionResetError": lambda: ConnectionResetError(104, "x"),
+}
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_what_a_signal_handler_raises_leaves_as_it_is(client: te.TellurioWebSocketClient, error: str) -> None:
+    """At any point, and the connection stays usable."""
+
+    def act() -> None:
+        raise ERRORS[error]()
+
+    session = client.connection
+    for number, strike in enumerate(strikes(*WATCHED, act=act)):
+        try:
+            with strike:
+                call(client, number)
+            check_usable(client)
+            assert client.connection is session, "the connection was given up"
+        except BaseException as exc:
+            raise AssertionError(f"{error}: {strike}") from exc
+
+
+class Circle:
+    """Found by the garbage collector only; its finaliser does something."""
+
+    def __init__(self, do: Callable[[], object]) -> None:
+        self.do = do
+        self.itself = self
+
+    def __del__(self) -> None:
+        self.do()
+
+
+@pytest.mark.parametrize("kind", ["call", "submit", "notify"])
+def test_a_finaliser_may_call_wherever_the_collector_runs(client: te.TellurioWebSocketClient, kind: str) -> None:
+    """The collector runs at every allocation that it may run at, in all threads."""
+    handler = Handler(client, kind)
+    is_in = threading.local()
+    failures: list[BaseException] = []
+
+    def finalise() -> None:
+        if getattr(is_in, "finaliser", False):
+            return
+        is_in.finaliser = True
+        try:
+            handler()
+        except BaseException as exc:  # noqa: BLE001 - a finaliser's errors go nowhere
+            failures.append(exc)
+        finally:
+            is_in.finaliser = False
+
+    def work(number: int) -> None:
+        for _ in range(60):
+            Circle(finalise)
+            call(client, number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
+    threshold = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(1, 1, 1)
+    try:
+        for thread in threads:
+            thread.start()
+        work(9)
+        for thread in threads:
+            thread.join(4 * FAILSAFE)
+            assert not thread.is_alive(), "it stands still"
+    finally:
+        gc.set_threshold(*threshold)
+        gc.unfreeze()
+    gc.collect()
+    assert failures == []
+    handler.check()
+    check_usable(client)
