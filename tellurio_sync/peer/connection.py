@@ -40,7 +40,7 @@ from ..errors import (
 )
 from ..jsonrpc import Batch, Invalid, Reply
 from ..secret import redact, redact_json
-from ..speedups import release_all
+from ..speedups import Semaphore, make_semaphore, release_all
 from ..transport.base import DialFailed, Ending, NoRoom, Transport, TransportEnded
 from ..transport.frames import MESSAGE_TOO_BIG
 from .dispatch import Dispatcher
@@ -50,6 +50,9 @@ from .pending import OpenCall, PendingCall, PendingTable
 
 log = logging.getLogger("tellurio_sync.peer")
 
+_PAUSED = 1.0  # seconds by which a turn of the receive thread is late if the process was paused
+_MOST_LATE_TURNS = 200  # each reads at most 64 KiB
+_LONGEST_TURN = 1.0  # seconds that a caller whose time is over waits for the receive thread
 _SHOWN = 4096  # characters or bytes of an unreadable message: more than an error shows, so that no key is cut
 _LONGEST_SLEEP = 3600.0  # poll() refuses to wait for more than some weeks
 # This many requests of a batch are framed and sent at a time, so that the server works on the first ones while the
@@ -119,7 +122,11 @@ class Connection:
         self._large: dict[str, int] = {}  # the latest large requests: id to bytes
         self.pending.on_given_up = self._tell_given_up
         self._secrets = secrets
+        self.has_replied = False
+        self.opened_at = clock.now()
         self._bytes_seen = 0
+        self._asked_for_a_turn: list[Semaphore] = []
+        self._late_turns = 0
         self._expiry_lock = threading.RLock()  # code that is not ours can run within a frame of ours
         self._next_expiry = math.inf  # not later than the first deadline of a submitted call
         self._planned_wake = clock.now()  # no caller has to wake the thread before its first turn
@@ -194,16 +201,30 @@ class Connection:
         Raises:
             CallTimeout, ConnectionLost, RemoteProtocolError: how the call ended.
         """
-        if not call.wait(self._clock):
+        while not call.wait(self._clock):
+            # After a pause of the whole process (Ctrl-Z, a suspended laptop) heartbeats, or the reply, may have come
+            # that were not read yet.
+            if self._catch_up() and (call.is_done or call.remaining(self._clock.now()) > 0):
+                continue
             if self.pending.give_up(call):
                 # A queued request may still be written: it cannot be taken back.
                 raise call.timeout_error(self._clock, was_sent=call.end_offset is not None)
             # The receive thread has taken the call at the last moment, and is about to set its outcome.
             call.wait_outcome(self._clock)
+            break
         if call.error is not None:
             raise call.error
         assert call.reply is not None
         return call.reply
+
+    def _catch_up(self) -> bool:
+        """Wait until the receive thread has dealt with everything that has come by now; False if it does not soon."""
+        if self.receive_thread is None:
+            return False
+        semaphore = make_semaphore()
+        self._asked_for_a_turn.append(semaphore)
+        self.transport.wake()
+        return semaphore.acquire(True, _LONGEST_TURN)
 
     def notify(self, call: OpenCall, text: str) -> None:
         """Send one text that needs no reply. Waits for room as ``start`` does; ``call`` has the deadline."""
@@ -282,20 +303,26 @@ class Connection:
             while True:
                 wake_at = self._plan_wake()
                 sleep = wake_at - now
+                asked = self._asked_for_a_turn
                 messages = self.transport.receive(
                     0.0 if sleep < 0.0 else sleep if sleep < _LONGEST_SLEEP else _LONGEST_SLEEP
                 )
+                is_late = len(messages) > 1 and self._is_late(wake_at)
                 for message in messages:
                     self._on_message(message)
                     # Many messages in a row must not delay the time-outs of submitted calls.
-                    if len(messages) > 1 and self._clock.now() >= self._next_expiry:
+                    if len(messages) > 1 and not is_late and self._clock.now() >= self._next_expiry:
                         self._expire_futures()
+                if asked and not messages:
+                    self._asked_for_a_turn = []
+                    release_all(asked)
+                has_messages = bool(messages)
                 del messages  # otherwise they stay alive until the next ones come
                 now = self._clock.now()
                 if self.transport.bytes_received != self._bytes_seen:
                     self._bytes_seen = self.transport.bytes_received
                     self._keepalive.note_life(now)
-                if now >= wake_at:
+                if now >= wake_at and not (has_messages and self._is_late(wake_at)):
                     self._run_timers(now)
                 # Only after the transport accepts nothing more: before that, a thread that has registered a call may be
                 # about to send it.
@@ -308,6 +335,7 @@ class Connection:
             ending = Ending(f"internal error: {type(exc).__name__}: {exc}", "local")
         finally:
             release_all(self.transport.wakeups)
+            release_all(self._asked_for_a_turn)
             # The order matters: after dispose() nothing can be sent any more, so was_sent is final.
             self.transport.dispose()
             self.ending = ending
@@ -328,6 +356,17 @@ class Connection:
             return None
         large = [call for call in calls if call.id in self._large]
         return max(large, key=lambda call: self._large[call.id], default=None)
+
+    def _is_late(self, wake_at: float) -> bool:
+        """Whether this turn comes so late that the whole process was paused: what has come is read before timers run.
+
+        A storm of messages may also make turns late; so it holds timers up for a number of turns only.
+        """
+        if self._clock.now() < wake_at + _PAUSED or self._late_turns >= _MOST_LATE_TURNS:
+            self._late_turns = 0
+            return False
+        self._late_turns += 1
+        return True
 
     def _fail_waiting_at_close(self) -> None:
         release_all(self.transport.wakeups)  # before the callbacks of failing futures run
@@ -353,6 +392,7 @@ class Connection:
         id_ = jsonrpc.id_of_result(value)
         call = None if id_ is None else self.pending.take(id_)
         if call is not None:
+            self.has_replied = True
             call.resolve(value, self.transport.wakeups)
             return
         # Wake the threads that have replies before anything else is done or logged, because that may take time, or
@@ -385,6 +425,7 @@ class Connection:
             return
         call = self.pending.take(reply.id)
         if call is not None:
+            self.has_replied = True
             if reply.problem is None:
                 call.resolve(reply.envelope, self.transport.wakeups)
             else:
@@ -404,6 +445,7 @@ class Connection:
             self._fail_opening(str(exc))
         self._opening = None
         self._greeting = greeting
+        self.opened_at = self._clock.now()
         limit: int | None = getattr(greeting, "max_message_size", None)
         self._max_outgoing = self._dispatcher.max_outgoing = limit
         if limit is not None:  # UTF-8 takes four bytes for a character at most

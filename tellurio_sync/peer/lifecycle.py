@@ -29,7 +29,7 @@ from ..ownership import is_held
 from ..speedups import Semaphore, make_semaphore
 from ..transport.base import DialFailed, Transport, TransportEnded
 from . import at_exit
-from .backoff import backoff
+from .backoff import Backoff
 from .connection import Cancellation, Connection, Opening
 from .dispatch import Dispatcher, Method
 from .keepalive import Keepalive
@@ -286,12 +286,13 @@ class Lifecycle:
     def _run(self, retries: int, delay: float) -> None:
         """Connect, receive until the connection is lost, and connect again, until ``close`` or the last attempt."""
         pauses: Iterator[float] = itertools.repeat(delay, retries - 1)
+        backoff = Backoff()
         try:
             while self.state != CLOSED:
-                if self._serve_one_connection():
+                if self._serve_one_connection(backoff):
                     if not self._reconnect:
                         return
-                    pauses = backoff()
+                    pauses = iter(backoff.next_pause, None)
                 elif self._failure is not None and self._failure.status in _REFUSED:
                     return  # the same key would be refused again
                 pause = next(pauses, None)
@@ -307,7 +308,7 @@ class Lifecycle:
             at_exit.unregister(self)
             forked.leave_alone(self)
 
-    def _serve_one_connection(self) -> bool:
+    def _serve_one_connection(self, backoff: Backoff) -> bool:
         """Make one attempt to connect and, if it works, run the receive loop. Returns whether it was open."""
         assert self.is_receive_thread()
         transport = self._dial()
@@ -319,6 +320,8 @@ class Lifecycle:
             if self.state == CLOSED:
                 connection.abort("close() was called")
         ending = connection.run()
+        lasted = self.clock.now() - connection.opened_at
+        backoff.note_lost(lasted, has_replied=connection.has_replied, code=ending.code)
         with self._lock:
             was_open = self.connection is connection
             self.connection = None
