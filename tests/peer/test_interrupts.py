@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import sys
 import threading
@@ -466,7 +465,7 @@ def test_ctrl_c_at_any_point_leaves_nothing_behind(
     scenario: Callable[[Line, Strike], None], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(connection, "_TOGETHER", 2)
-    monkeypatch.setattr(lifecycle, "backoff", lambda: itertools.repeat(0.0))
+    monkeypatch.setattr(lifecycle.Backoff, "next_pause", lambda self: 0.0)
     for strike in strikes(*WATCHED):
         try:
             with Line() as line:
