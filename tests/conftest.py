@@ -16,6 +16,7 @@ import pytest
 
 from tellurio_sync import run_context, speedups
 from tellurio_sync.jsonrpc import codec
+from tellurio_sync.peer import records
 
 FAILSAFE = 30.0
 """Seconds: how long a test waits for what must come; beyond it something hangs."""
@@ -84,6 +85,18 @@ def no_thread_left() -> Iterator[None]:
             if thread.ident in frames
         )
         pytest.fail(f"threads left over: {[thread.name for thread in left]}\n{stacks}")
+
+
+@pytest.fixture(autouse=True)
+def records_at_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that reads the log reads it at once, not when another thread has come round to it."""
+    if "caplog" not in request.fixturenames:
+        return
+
+    def log(self: records.QueuedLog, level: int, text: str, *args: object, exc_info: bool = False) -> None:
+        self._logger.log(level, text, *args, exc_info=exc_info)
+
+    monkeypatch.setattr(records.QueuedLog, "log", log)
 
 
 class ActiveRun:

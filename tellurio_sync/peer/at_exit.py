@@ -17,6 +17,7 @@ import weakref
 from typing import Protocol
 
 from .. import forked
+from .records import log
 
 EXIT_TIMEOUT = 1.0
 
@@ -55,6 +56,7 @@ def _close_all() -> None:
         peers = list(_open)
     for peer in peers:
         peer.close_at_exit(max(0.05, end - time.monotonic()))
+    log.flush(max(0.05, end - time.monotonic()))
 
 
 def _forget_all() -> None:

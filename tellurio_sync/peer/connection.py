@@ -21,7 +21,6 @@ Only the receive thread fails calls, also for ``close``: Ctrl-C in the main thre
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
 from collections.abc import Callable, Sequence
@@ -47,8 +46,7 @@ from .dispatch import Dispatcher
 from .futures import CallFuture
 from .keepalive import Keepalive
 from .pending import OpenCall, PendingCall, PendingTable
-
-log = logging.getLogger("tellurio_sync.peer")
+from .records import log
 
 _PAUSED = 1.0  # seconds by which a turn of the receive thread is late if the process was paused
 _MOST_LATE_TURNS = 200  # each reads at most 64 KiB
@@ -330,7 +328,7 @@ class Connection:
                     self._fail_waiting_at_close()
         except TransportEnded as ended:
             ending = ended.ending._replace(reason=self._redact(ended.ending.reason))
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 - told to all that wait, and logged
             log.exception("! the receive loop failed")
             ending = Ending(f"internal error: {type(exc).__name__}: {exc}", "local")
         finally:

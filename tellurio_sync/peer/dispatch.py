@@ -12,7 +12,6 @@ receive thread goes on.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Union
@@ -22,9 +21,8 @@ from ..errors import LocalProtocolError, shorten_repr
 from ..jsonrpc import Batch, Invalid, Notification, Request, RpcError
 from ..jsonrpc.codes import error_for
 from ..secret import redact
+from .records import log
 from .workers import WorkerPool
-
-log = logging.getLogger("tellurio_sync.peer")
 
 # JSON-RPC 2.0 §5.1 leaves -32000 to -32099 to implementations.
 BUSY = -32000
@@ -147,7 +145,7 @@ class Dispatcher:
 def _run(method: Method, message: Request | Notification, reply: _OneReply) -> None:
     try:
         result = method.handler(message.params)
-    except BaseException as exc:  # a SystemExit in a handler must not end the thread or the connection
+    except BaseException as exc:  # noqa: BLE001 - a SystemExit in a handler must not end the thread either
         log.debug("! handler of %s failed", message.method, exc_info=True)
         reply.fail(error_for(exc))
     else:

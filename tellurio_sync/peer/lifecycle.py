@@ -34,9 +34,8 @@ from .connection import Cancellation, Connection, Opening
 from .dispatch import Dispatcher, Method
 from .keepalive import Keepalive
 from .pending import OpenCall
+from .records import log
 from .workers import WorkerPool, begin_wait, end_wait, forget_after_fork
-
-log = logging.getLogger("tellurio_sync.peer")
 
 CONNECTING = "connecting"
 OPEN = "open"
@@ -299,7 +298,7 @@ class Lifecycle:
                 if pause is None:
                     return
                 self._wait_for_state(lambda: self.state == CLOSED, Deadline(pause, self.clock.now()))
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 - told to the next that calls, and logged
             log.exception("! the receive thread failed")
             self._failure = DialFailed("internal error", f"{type(exc).__name__}: {exc}")
         finally:
@@ -410,5 +409,5 @@ def _call_hook(hook: Callable[[Any], None] | None, argument: Any) -> None:
     if hook is not None:
         try:
             hook(argument)
-        except BaseException:  # SystemExit, too
+        except BaseException:  # noqa: BLE001 - SystemExit, too
             log.exception("! a hook failed")

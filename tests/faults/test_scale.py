@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import itertools
 import json
 import threading
 import tracemalloc
@@ -103,7 +102,7 @@ def test_ten_thousand_timeouts() -> None:
 
 
 def test_a_thousand_reconnects(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tellurio_sync.peer.lifecycle.backoff", lambda: itertools.repeat(0.001))
+    monkeypatch.setattr("tellurio_sync.peer.lifecycle.Backoff.next_pause", lambda self: 0.001)
 
     def one_call(connection: ServerConnection) -> None:
         message = connection.receive()

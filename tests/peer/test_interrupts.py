@@ -92,6 +92,9 @@ class Lock:
     def __exit__(self, *_: object) -> None:
         self._lock.release()
 
+    def locked(self) -> bool:
+        return self._lock.locked()
+
 
 class Server:
     """Played by the test's thread; it is the dialer of its peer, too.

@@ -74,7 +74,7 @@ class PeerMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self._patch = patch("tellurio_sync.peer.lifecycle.backoff", lambda: itertools.repeat(PAUSE))
+        self._patch = patch("tellurio_sync.peer.lifecycle.Backoff.next_pause", lambda self: PAUSE)
         self._patch.start()
         self.numbers = itertools.count()
         self.open_calls: list[ModelCall] = []
