@@ -8,18 +8,20 @@ import itertools
 import json
 import math
 import re
+import time
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tellurio_sync.backend import versions
 from tellurio_sync.backend.history import History
-from tellurio_sync.backend.page import pages, plots
+from tellurio_sync.backend.page import access, pages, plots
 from tellurio_sync.backend.page.pages import Asked
 from tellurio_sync.backend.page.queries.parameters import parameters
 from tellurio_sync.backend.page.queries.series import series
@@ -327,6 +329,38 @@ def test_the_link_opens_them_and_the_browser_remembers(backend: RunningBackend, 
         assert [later.look(path).status_code for path in paths_of(run)] == [200] * 3
 
 
+def test_a_cookie_is_of_use_for_hours_not_for_ever(
+    backend: RunningBackend, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Browsers send it to every port of this machine: a server there must not be able to look for ever."""
+    run = make_run()
+    with Browser(backend) as browser:
+        browser.look(run.path)
+        (name,), (value,) = browser.cookies.keys(), browser.cookies.values()
+    assert TOKEN not in value
+    until, _, signature = value.partition(".")
+
+    def status(cookie: str) -> int:
+        with Browser(backend, token="") as thief:
+            thief.cookies.set(name, cookie)
+            return thief.look(run.path).status_code
+
+    assert status(value) == 200
+    for wrong in (
+        f"{int(until) + 1}.{signature}",
+        f"{until}.{signature[:-1]}",
+        f"{until}.",
+        "",
+        ".",
+        TOKEN,
+        f"x.{signature}",
+    ):
+        assert status(wrong) == 401, wrong
+    now = time.time()
+    monkeypatch.setattr(access.time, "time", lambda: now + access.PASS_SECONDS + 5)
+    assert status(value) == 401
+
+
 def test_the_backend_says_where_they_are(backend: RunningBackend) -> None:
     address = backend._backend.address()
     assert address["page_url"] == f"{backend.http_url}/?token={TOKEN}"
@@ -461,6 +495,30 @@ def test_texts_stay_texts(browser: Browser, make_run: MakeRun, text: str) -> Non
             assert not [name for name in attributes if name.startswith("on") or name == "style"]
             assert re.match(r"/(?!/)|\?|data:image/svg\+xml,", attributes.get("href") or "/")
         assert browser.look(harmless).status_code == 200
+
+
+def test_what_cannot_be_seen_is_shown(browser: Browser, make_run: MakeRun) -> None:
+    run = make_run(name="calm\x00river\x1b[31m\u202egpj.exe")
+    page = browser.look(run.path).text
+    assert "calm\u2400river\u241b[31m⟨U+202E⟩gpj.exe" in page
+    assert not re.search("[\x00\x1b\u202e]", page)
+
+
+def test_no_name_makes_a_link_to_elsewhere(start_backend: Callable[..., RunningBackend]) -> None:
+    backend = start_backend(namespaces=("*",))
+    headers = {"Authorization": f"Api-Key {KEY}"}
+    for namespace in ("%2Fevil.example", "%5Cevil.example", "javascript:alert(1)"):
+        projects = f"{backend.http_url}/api/v0/{namespace}/projects/"
+        made = requests.post(projects, json={"display_name": "P"}, headers=headers, timeout=30)
+        assert made.status_code == 201
+        assert requests.post(f"{projects}p/runs/", json={"name": "r"}, headers=headers, timeout=30).status_code == 201
+    with Browser(backend) as browser:
+        page = browser.look()
+        links = re.findall(r'href="(/[^"]*)"', page.text)
+        assert len(links) == 6
+        for link in links:
+            assert re.match(r"/[^/\\]", link)
+            assert browser.look(link).status_code == 200
 
 
 TAGS_IN_USE = (

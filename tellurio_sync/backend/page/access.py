@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import time
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
 TOKEN_PARAMETER = "token"
+
+# How long a browser that does not look at a page may look at the next one.
+PASS_SECONDS = 12 * 3600
 
 _MAX_FORM_BYTES = 4096
 
@@ -36,8 +40,8 @@ class Access:
 
     def is_allowed(self, request: web.Request) -> bool:
         """Whether the request brings the token, by its link or its cookie."""
-        sent = (request.query.get(TOKEN_PARAMETER, ""), request.cookies.get(self._cookie, ""))
-        return any(_is_same(token, self.token) for token in sent)
+        by_link = _is_same(request.query.get(TOKEN_PARAMETER, ""), self.token)
+        return by_link or self._is_pass(request.cookies.get(self._cookie, ""))
 
     def is_from_own_page(self, request: web.Request) -> bool:
         """Whether a form was sent by one of these pages: no other site's page, on whatever port, may change anything.
@@ -61,7 +65,21 @@ class Access:
 
     def remember(self, response: web.Response) -> None:
         """Let the browser that gets this response look at the pages until it is closed."""
-        response.set_cookie(self._cookie, self.token, httponly=True, samesite="Strict")
+        response.set_cookie(self._cookie, self._new_pass(), httponly=True, samesite="Strict")
+
+    def _new_pass(self) -> str:
+        # Not the token: browsers send cookies to all ports of a host, so also to another user's server on this machine
+        # that they visit. What that gets is of use for hours, not for as long as the key; each page renews it.
+        until = str(int(time.time() + PASS_SECONDS))
+        return f"{until}.{self._signed(until)}"
+
+    def _is_pass(self, sent: str) -> bool:
+        until, _, signature = sent.partition(".")
+        is_number = until.isascii() and until.isdigit() and len(until) < 15
+        return is_number and _is_same(signature, self._signed(until)) and int(until) > time.time()
+
+    def _signed(self, until: str) -> str:
+        return hmac.new(self.token.encode(), until.encode(), hashlib.sha256).hexdigest()[:32]
 
 
 def _host_and_port(origin: str) -> str | None:

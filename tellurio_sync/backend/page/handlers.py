@@ -110,8 +110,9 @@ class Page:
         # Taken before the records are read, so that a change in the meantime makes this page outdated.
         revision = self._revision
         if request.headers.get("If-None-Match") == revision:
-            return web.Response(status=304, headers=PLAIN_HEADERS)
-        response = await self._response(request, revision)
+            response = web.Response(status=304, headers=PLAIN_HEADERS)
+        else:
+            response = await self._response(request, revision)
         self._access.remember(response)
         return response
 

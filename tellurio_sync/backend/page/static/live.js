@@ -170,6 +170,8 @@ document.addEventListener("visibilitychange", () => {
   if (document.hidden) source?.close();
   else listen();
 });
+// What lets this browser look is renewed by looking, and lasts for hours.
+setInterval(look, 3600 * 1000);
 // Last, so that it is no part of what a reader waits for.
 if (document.readyState === "complete") listen();
 else addEventListener("load", () => setTimeout(listen, 50));
