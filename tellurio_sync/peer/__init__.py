@@ -9,7 +9,7 @@
     dispatch.py       what the other end may call: handlers, their order, their replies
     workers.py        the threads for code of the user
     keepalive.py      when to ping;  backoff.py: how long to pause before the next attempt
-    at_exit.py        the end of the interpreter
+    at_exit.py        the end of the interpreter;  records.py: log records, handled on a thread of their own
 
 The way of a call: ``Peer.request`` makes a ``PendingCall``.  ``Connection.start`` registers it in the ``PendingTable``
 and sends; the caller waits on the call.  The receive thread finds the reply (``Connection._on_message``), takes the
