@@ -2,11 +2,11 @@
 
 ``TellurioWebSocketClient`` has the names of the published API, without ``await``.
 
-| State | Written by | Read by | Guarded by |
-|---|---|---|---|
-| ``_peer`` | ``connect``, the first use after a fork | any thread | ``_lock``, never held while connecting or closing |
-| ``_api_key`` | ``connect`` | any thread | one store |
-| ``_session_id`` | receive thread (greeting), ``go_on_with`` | receive thread | one store |
+| State | Written by | Read by | Guarded by | Enforced by |
+|---|---|---|---|---|
+| ``_peer`` | ``connect``, the first use after a fork | any thread | ``_lock``, not held in a wait | no other has it |
+| ``_api_key`` | ``connect`` | any thread | one store | – |
+| ``_session_id`` | receive thread (greeting), ``go_on_with`` | receive thread | one store | – |
 """
 
 from __future__ import annotations

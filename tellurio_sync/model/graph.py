@@ -1,8 +1,8 @@
 """The mirrored graph: what the server has computed from what (protocol §F.7).
 
-| State | Written by | Read by | Guarded by |
-|---|---|---|---|
-| ``Node._edges`` | receive thread (pushes), callers | any thread, without the lock | ``Registries.lock`` |
+| State | Written by | Read by | Guarded by | Enforced by |
+|---|---|---|---|---|
+| ``Node._edges`` | receive thread (pushes), callers | any thread, without the lock | ``Registries.lock`` | – |
 """
 
 from __future__ import annotations

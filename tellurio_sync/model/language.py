@@ -4,11 +4,11 @@ The forward and the backward pass run on the server, so a model here holds no co
 provider and the key, and mirrors the usage.  The key is sent to the server once, when the model is made, and appears
 in no ``repr``, pickle or log of this package.
 
-| State | Written by | Read by | Guarded by |
-|---|---|---|---|
-| ``_usage`` | receive thread (pushes): a new dict each time | any thread | one store |
-| ``_model_id``, ``_lost`` | a restore, while no call is in progress | any thread | see ``call`` |
-| ``_has_consent`` | any thread | any thread | one store |
+| State | Written by | Read by | Guarded by | Enforced by |
+|---|---|---|---|---|
+| ``_usage`` | receive thread (pushes): a new dict each time | any thread | one store | – |
+| ``_model_id``, ``_lost`` | a restore, while no call is in progress | any thread | see ``call`` | ``restore_gate`` |
+| ``_has_consent`` | any thread | any thread | one store | – |
 """
 
 from __future__ import annotations

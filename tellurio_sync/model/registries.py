@@ -1,13 +1,15 @@
 """The objects of one session, by id: variables, nodes, models, optimizers and callables.
 
-| State | Written by | Read by |
-|---|---|---|
-| the tables | callers (own objects), receive thread (pushes) | any thread |
-| pending flags of Variables | callers (set), receive thread (clear) | any thread; a clear one without the lock |
-| ``_grad_fn``, and Variables that wait for it | callers (replies), receive thread (``create_node``) | any thread |
-| edges of a node, gradient lists | callers, receive thread | any thread, without the lock |
-| calls under way, what they may take back, ``unsure`` | callers, receive thread | callers, a restore |
-| ids of objects | a restore, while no call is in progress (``call``); once, the thread that makes them | any thread |
+| State | Written by | Read by | Guarded by | Enforced by |
+|---|---|---|---|---|
+| the tables | callers (own objects), receive thread (pushes) | any thread | ``lock`` | only the tables have it |
+| pending flags of Variables | callers (set), receive thread | any thread, a clear one without it | ``lock`` | – |
+| node of a Variable, and who waits for it | callers (replies), receive thread | any thread | ``lock`` | – |
+| edges of a node, gradient lists | callers, receive thread | any thread, without ``lock`` | ``lock`` | – |
+| calls under way, what they may take back | callers, receive thread | the same | ``lock`` | asserts |
+| ``unsure`` | callers, a restore | a restore | ``lock`` | only methods of this module write it |
+| ``is_restore_due`` | callers, a restore | callers, without ``lock`` | ``lock`` to write it | the same |
+| ids of objects | a restore; once, the thread that makes them | any thread | no call is under way | ``restore_gate`` |
 
 All of it is guarded by ``Registries.lock``, which only ``registries`` and its tables take.
 ``Registries.lock`` is never held while sending, waiting for the server, or calling user code.  It is
@@ -35,6 +37,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 from weakref import WeakSet, WeakValueDictionary, ref
 
 from ..errors import CallTimeout, ConnectionLost, PendingTimeout, RemoteError, TellurioError, UnknownVariable
+from ..ownership import is_held
 from .pushed import PushedObjects
 from .released import Released
 from .variable_state import await_node, awaited_node, bind_node, held_grad, set_local
@@ -313,6 +316,7 @@ class Registries:
 
     def _forget_late_locked(self, call: Call) -> list[object]:
         """The call is over. Returns what is to be dropped without the lock."""
+        assert is_held(self.lock)
         call.is_over = True
         self._late.pop(call.ticket, None)
         self._changing.pop(call.ticket, None)
@@ -329,6 +333,7 @@ class Registries:
             self._unsure.update(call.changes)
 
     def _take_back_locked(self, call: Call) -> None:
+        assert is_held(self.lock)
         for variable, undo in reversed(self._undo):
             if id(variable) in call.ids:
                 undo()
@@ -400,6 +405,7 @@ class Registries:
             start.add_edge(edge)
 
     def _note_push_locked(self, variable: Variable, undo: Callable[[], None]) -> None:
+        assert is_held(self.lock)
         if any(id(variable) in call.ids for call in self._changing.values()):
             self._undo.append((variable, undo))
 

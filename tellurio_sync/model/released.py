@@ -3,10 +3,10 @@
 The tables of the registries note here the ids of objects that are gone.  Before a call is sent, these ids are sent in
 one notification, which has no reply.  A few ids wait for more, but not for long.
 
-| State | Written by | Guarded by |
-|---|---|---|
-| the ids | the thread that drops the last reference; callers (take) | each step is one C call on a deque |
-| when to send again: ``_next_at`` | callers | one store: at worst two threads send at once |
+| State | Written by | Read by | Guarded by | Enforced by |
+|---|---|---|---|---|
+| the ids | the thread that drops the last reference; callers | callers | one C call on a deque each | – |
+| when to send again: ``_next_at`` | callers | callers | one store: two may send at once | – |
 """
 
 from __future__ import annotations

@@ -8,15 +8,17 @@ The loop (``run``), on the receive thread:
 However the loop ends (end of stream, broken frame, a bug of this package), it passes through one ``finally``, which
 fails every waiting call.  So no caller waits for a thread that has ended.
 
-| State | Written by | Guarded by |
-|---|---|---|
-| pending calls | callers, receive thread | ``PendingTable`` |
-| when to look for expired submitted calls | callers, receive thread | ``_expiry_lock``, and see ``_plan_wake`` |
-| keepalive, opening | receive thread | ownership |
-| ``ending`` | receive thread, once | written before any call is failed |
-| ``_is_closed_by_user`` | any thread, once | one store |
+| State | Written by | Read by | Guarded by | Enforced by |
+|---|---|---|---|---|
+| pending calls | callers, receive thread | the same | ``PendingTable`` | see there |
+| when to look for expired calls | callers, receive thread | receive thread | ``_expiry_lock``, ``_plan_wake`` | – |
+| keepalive, opening | receive thread | receive thread | ownership | asserts |
+| ``ending`` | receive thread, once | any thread | one store, before the calls are failed | an assert |
+| ``receive_thread`` | ``run``, once | any thread | one store | – |
+| ``_is_closed_by_user`` | any thread, once | any thread | one store | – |
 
-Only the receive thread fails calls, also for ``close``: Ctrl-C in the main thread cannot stop it half-way.
+A call that waits is failed by the receive thread, also for ``close``: Ctrl-C in the main thread cannot stop it.
+At ``close`` it fails them before there is an ``ending``.  A call that could not be sent is failed by its own thread.
 """
 
 from __future__ import annotations
@@ -336,6 +338,7 @@ class Connection:
             release_all(self._asked_for_a_turn)
             # The order matters: after dispose() nothing can be sent any more, so was_sent is final.
             self.transport.dispose()
+            assert self.ending is None
             self.ending = ending
             self.receive_thread = None
             calls = self.pending.take_all()
@@ -437,6 +440,7 @@ class Connection:
             log.warning("! reply to an unknown request: id %s", shorten_repr(reply.id, redact=self._redact))
 
     def _on_greeting(self, opening: Opening, reply: Reply) -> None:
+        assert threading.get_ident() == self.receive_thread
         try:
             greeting = opening(reply.envelope)
         except ValueError as exc:
@@ -482,6 +486,7 @@ class Connection:
         return self._next_expiry if self._next_expiry < wake_at else wake_at
 
     def _run_timers(self, now: float) -> None:
+        assert threading.get_ident() == self.receive_thread
         if self._keepalive.is_dead(now):
             self.transport.abort(Ending("the server did not answer a ping in time", "network"))
         elif self._keepalive.is_ping_due(now):

@@ -4,10 +4,12 @@ State handlers run on the receive thread, at once and in wire order, so that a r
 pushes sent before it.  Methods marked ``on_worker`` run user code: they go to the worker pool, and the
 receive thread goes on.
 
-| State | Written by | Guarded by |
-|---|---|---|
-| method table | constructor only | frozen |
-| open (unanswered) requests | receive thread, workers | ``_lock``, never held while sending or running a handler |
+| State | Written by | Read by | Guarded by | Enforced by |
+|---|---|---|---|---|
+| method table | the constructor | receive thread, workers | frozen | no method changes it |
+| open (unanswered) requests | receive thread, workers | the same | ``_lock`` | only this module has it |
+
+``_lock`` is never held while sending or running a handler.
 """
 
 from __future__ import annotations

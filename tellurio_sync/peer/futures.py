@@ -8,12 +8,12 @@ it ends, and needs no lock of the future for that.
 The names with an underscore that are not of this module are those of ``Future`` on which ``concurrent.futures.wait``,
 ``as_completed`` and ``asyncio.wrap_future`` rely; the tests use all three.
 
-| State | Written by | Guarded by |
-|---|---|---|
-| result, exception, then ``_outcome`` | the thread that took the call out, once | the order of the stores |
-| ``_is_watched``, before it reads ``_outcome`` | a thread that begins to wait | the same: one sees the other |
-| ``_state``: the outcome for the standard library | the thread that ends it, or makes the condition | see there |
-| waiters, callbacks of the standard library | threads that wait, the one that ends it | ``_condition`` |
+| State | Written by | Read by | Guarded by | Enforced by |
+|---|---|---|---|---|
+| result, exception, then ``_outcome`` | the thread that took the call out | any thread | order of stores | – |
+| ``_is_watched``, before it reads ``_outcome`` | one that begins to wait | one that ends it | order of stores | – |
+| ``_state``: outcome for the standard library | who ends it, or makes the condition | any | see there | – |
+| waiters, callbacks of the standard library | threads that wait, the one that ends it | the same | ``_condition`` | – |
 
 While a thread holds the condition, the state must not change: ``wait`` and ``as_completed`` read it more than once.
 """

@@ -3,11 +3,11 @@
 Only the thread that takes a call out of the table resolves, fails or drops it.  Taking it out is one atomic
 step, so a reply and a time-out at the same moment cannot both win.
 
-| State | Written by | Read by | Guarded by |
-|---|---|---|---|
-| ``PendingTable`` | caller (add, give up), receive thread (take) | any | each step is one C call on a dict |
-| ids given up | caller, receive thread | receive thread | its lock |
-| outcome of a call | the thread that took it out | the waiting caller | the order of the stores |
+| State | Written by | Read by | Guarded by | Enforced by |
+|---|---|---|---|---|
+| ``PendingTable`` | callers, receive thread, exit | any | one C call on a dict each | – |
+| ids given up | callers, receive thread | receive thread | its lock | only the table has it |
+| outcome of a call | the thread that took it out | the waiting caller | order of stores | it is taken out once |
 """
 
 from __future__ import annotations

@@ -11,10 +11,10 @@ When all of them wait for the server, the tasks in the queue are refused, so tha
 A worker may also wait for something that cannot be seen here, such as threads of the user's that call the server.  If
 nothing at all has begun or ended for ``patience`` seconds while a task is in the queue, one more worker is started.
 
-| State | Written by | Guarded by |
-|---|---|---|
-| queue, counts | any thread | ``_lock``, not held while a task runs or a thread is made or started |
-| ``POOLS``: the pool of a worker, unless it waits | that worker | each step is one C call on a dict |
+| State | Written by | Read by | Guarded by | Enforced by |
+|---|---|---|---|---|
+| queue, counts | any thread | any thread | ``_lock``, not held while a task runs or a thread is started | asserts |
+| ``POOLS``: the pool of a worker, unless it waits | that worker | that worker | each step is one C call on a dict | – |
 """
 
 from __future__ import annotations
@@ -97,6 +97,7 @@ class WorkerPool:
             return self._refusal_locked()
 
     def _refusal_locked(self) -> str:
+        assert self._lock.locked()
         if self._is_closed:
             return "The client is closing."
         if self._all_wait_locked():
@@ -112,6 +113,7 @@ class WorkerPool:
         )
 
     def _all_wait_locked(self) -> bool:
+        assert self._lock.locked()
         return len(self._threads) >= self._max_threads and self._waiting >= len(self._threads)
 
     def close(self, timeout: float = 0.0) -> None:

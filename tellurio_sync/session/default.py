@@ -3,9 +3,9 @@
 The functions ``login``, ``init``, ``log``, ``finish`` and every Variable made without a session use the current one:
 the one whose ``with`` block the thread is in, else the default.
 
-| State | Written by | Guarded by |
-|---|---|---|
-| the default session | first use | ``_default_lock``, held for the constructor only |
+| State | Written by | Read by | Guarded by | Enforced by |
+|---|---|---|---|---|
+| the default session | the first use | any thread | ``_default_lock``, for the constructor | only this module has it |
 """
 
 from __future__ import annotations

@@ -4,11 +4,14 @@ It is shut at first, and shuts itself when the connection is lost.  A thread tha
 and then makes the restore on it: the thread that a reconnect starts, a login, the first call in a forked child, or any
 call that is made meanwhile.
 
-| State | Written by | Guarded by |
-|---|---|---|
-| ``_connection``: the connection on which ids are valid | a restore | ``_lock`` |
-| the calls inside | callers | ``_lock``; weakly, so that a call that Ctrl-C interrupted is not inside any more |
-| a restore is being done | any thread but the receive thread | ``_restore_lock`` |
+| State | Written by | Read by | Guarded by | Enforced by |
+|---|---|---|---|---|
+| the connection on which ids are valid | a restore | callers | ``_lock``; ``_restore_lock`` to write it | asserts |
+| the calls inside, held weakly | callers | a restore | ``_lock`` | only this module has it |
+| whether a restore is due | ``Registries`` | callers | see ``model.registries`` | |
+| that a restore is being made | any thread but the receive thread | – | ``_restore_lock`` | ``check_may_wait`` |
+
+The calls inside are held weakly, so that a call that Ctrl-C interrupted is not inside any more.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from ..deadlines import MONOTONIC, Deadline
 from ..errors import CallTimeout, ConnectionLost, RemoteError, TellurioError
 from ..model.released import RELEASE, Released
 from ..model.session_link import OnLate, SessionLink
+from ..ownership import is_held
 from ..peer.connection import Connection
 from .restore import Requests, Restored, restore
 
@@ -216,8 +220,7 @@ class RestoreGate:
                 return
             self._shut()
             restored = restore(self._link, lambda requests: self._call_many(client, connection, requests), session_id)
-            with self._lock:
-                self._connection = connection
+            self._open_on(connection)
         except ConnectionLost as lost:
             _log.debug("the connection was lost during the restore: %s", lost)
             return
@@ -225,8 +228,14 @@ class RestoreGate:
             self._restore_lock.release()
         self._report(restored)
 
+    def _open_on(self, connection: Connection) -> None:
+        assert is_held(self._restore_lock)
+        with self._lock:
+            self._connection = connection
+
     def _shut(self) -> None:
         """Let no call in any more, and wait until all have left: calls on a lost connection end at once."""
+        assert is_held(self._restore_lock)
         own = threading.get_ident()
         with self._lock:
             self._connection = None

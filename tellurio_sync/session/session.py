@@ -2,12 +2,14 @@
 
 Two sessions in one process do not see each other.
 
-| State | Written by | Read by | Guarded by |
-|---|---|---|---|
-| client, REST client, account, backend | see ``login`` | | |
-| ``_run``, ``_last_run_uuid``, ``_guard`` | ``init``, the end of a run | any thread | one store each |
-| ids of the objects | a restore: at a login, after a reconnect, in a forked child | any thread | ``_gate`` |
-| ``_gate`` | the constructor; in a forked child | any thread | – |
+| State | Written by | Read by | Guarded by | Enforced by |
+|---|---|---|---|---|
+| client, REST client, account, backend | a login | any thread | see ``login`` | |
+| ids of the objects | a restore | any thread | see ``restore_gate`` | |
+| ``_run`` | ``init``, the end of the run | any thread | one store | – |
+| ``_run_guard`` | the first ``init`` | ``init`` | one step: ``dict.setdefault`` | a test with two at once |
+| ``_last_run_uuid`` | every call, on any thread | a restore | one store: any of the last runs will do | – |
+| ``_uses`` | ``with``, on its thread | the same thread | ``threading.local`` | – |
 """
 
 from __future__ import annotations
@@ -112,7 +114,6 @@ class Session:
         self._gate = RestoreGate(self, lambda: self._last_run_uuid, on_restored)
         self.sets_active_run = False
         forked.renew(self)
-        self._guard: RunGuard | None = None
         self._run: HasUuid | None = None
         self._last_run_uuid = ""  # for the calls that a restore makes
         self._uses = threading.local()  # per thread, a stack: the same session may be entered in many threads
@@ -323,9 +324,9 @@ class Session:
         run.is_strict = strict
         run.before_finish = self._send_queued
         run.on_finish = self._run_finished
-        if self._guard is None:
-            self._guard = RunGuard()
-        self._guard.watch(run)
+        # In one step: with a guard each, two threads that are here at once would leave one run without an end.
+        guard: RunGuard = vars(self).setdefault("_run_guard", RunGuard())
+        guard.watch(run)
         self._run = run
         if self.sets_active_run:
             active_run.set_active_run(run)
@@ -493,8 +494,9 @@ class Session:
 
         if self._run is run:
             self._run = None
-        if self._guard is not None:
-            self._guard.let_go(run)
+        guard: RunGuard | None = vars(self).get("_run_guard")
+        if guard is not None:
+            guard.let_go(run)
         clear_active_run(run)
 
     # --- what the object model needs (model.session_link.SessionLink) ------------------------------------

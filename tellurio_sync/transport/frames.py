@@ -6,9 +6,9 @@ whole messages and control frames.  Neither knows sockets or time.
 The decoder's memory is bounded by ``max_message_size`` plus one piece: a frame that announces more is
 refused at its header, before a byte of it is stored.  Only the receive thread uses the decoder.
 
-| State | Written by | Guarded by |
-|---|---|---|
-| ``TextEncoder._masks`` | any thread that sends | each step is one C call on a list |
+| State | Written by | Read by | Guarded by | Enforced by |
+|---|---|---|---|---|
+| ``TextEncoder._masks`` | any thread that sends | the same | each step is one C call on a list | – |
 """
 
 from __future__ import annotations

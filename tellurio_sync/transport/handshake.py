@@ -3,11 +3,11 @@
 The only module that imports it.  This package makes the socket (see ``tcp``), so that every stage can be
 aborted, and nothing is sent by an attempt that was given up.
 
-| State | Written by | Read by | Guarded by |
-|---|---|---|---|
-| ``_stage``, ``_proxy`` | the thread that dials | that thread | ownership |
-| ``_sock`` | the thread that dials | ``abort``, the timer | the order: it is stored before ``_is_aborted`` is read |
-| ``_is_aborted``, ``_is_expired`` | any thread; timer | the thread that dials | the order: before ``_sock`` is read |
+| State | Written by | Read by | Guarded by | Enforced by |
+|---|---|---|---|---|
+| ``_stage``, ``_proxy`` | the thread that dials | that thread | ownership | – |
+| ``_sock`` | the thread that dials | ``abort``, the timer | stored before ``_is_aborted`` is read | – |
+| ``_is_aborted``, ``_is_expired`` | any thread; timer | the thread that dials | stored before ``_sock`` is read | – |
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 It keeps the contract of ``Transport`` exactly (one contract suite runs over this and the real one), and can do what a
 network does: sends that fail, a server that stops reading, endings at any point.
 
-| State | Written by | Guarded by |
-|---|---|---|
-| all of it | any thread | ``_condition``, never held while anything but texts is moved |
+| State | Written by | Read by | Guarded by | Enforced by |
+|---|---|---|---|---|
+| all of it | any thread | any thread | ``_condition``, held only while texts are moved | only this module has it |
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ class MemoryTransport(Transport):
         self, texts: list[str], receipts: Sequence[Receipt] | None = None, *, timeout: float | None = None
     ) -> None:
         with self._condition:
-            if timeout is not None and not self._is_reading and not self._is_over_locked():
-                self._condition.wait_for(lambda: self._is_reading or self._is_over_locked(), timeout)
-                if not self._is_reading and not self._is_over_locked():
+            if timeout is not None and not self._is_reading and not self._is_over():
+                self._condition.wait_for(lambda: self._is_reading or self._is_over(), timeout)
+                if not self._is_reading and not self._is_over():
                     raise NoRoom
             if self._ending is not None:
                 raise TransportEnded(self._ending)
@@ -63,12 +63,12 @@ class MemoryTransport(Transport):
                 self._written = self._queued
             self._condition.notify_all()
 
-    def _is_over_locked(self) -> bool:
+    def _is_over(self) -> bool:
         return self._is_closing or self._ending is not None
 
     @property
     def is_over(self) -> bool:
-        return self._is_over_locked()  # two reads without the lock are exact enough
+        return self._is_over()  # two reads without the lock are exact enough
 
     def was_sent(self, receipt: Receipt) -> bool:
         return receipt.end_offset is not None and self._written >= receipt.end_offset

@@ -40,6 +40,7 @@ class Receiver(Protocol):
 
         Raises:
             OSError: reading failed.
+            RuntimeError: another thread is receiving.
         """
 
 
@@ -63,6 +64,7 @@ class PollReceiver:
     def __init__(self, fd: int, wake_fd: int) -> None:
         self._fd = fd
         self._watches_writes = False
+        self._is_in_use = False
         self._poll = make_poll()
         self._poll.register(fd, _POLL_IN)
         self._poll.register(wake_fd, _POLL_IN)
@@ -70,18 +72,24 @@ class PollReceiver:
     def receive(
         self, timeout: float | None, wakeups: list[Semaphore], watches_writes: bool, /
     ) -> tuple[int, bytes | None]:
-        if wakeups:
-            release_all(wakeups)
-        if watches_writes != self._watches_writes:
-            self._watches_writes = watches_writes
-            self._poll.modify(self._fd, _POLL_IN | _POLL_OUT if watches_writes else _POLL_IN)
-        ready = 0
-        for fd, events in self._poll.poll(None if timeout is None else timeout * 1000):
-            if fd != self._fd:
-                ready |= WOKEN
-            elif events != _POLL_OUT:  # the other flags mean errors, which reading reports
-                ready |= READABLE
-        return ready, None
+        if self._is_in_use:
+            raise RuntimeError("another thread is receiving")
+        self._is_in_use = True
+        try:
+            if wakeups:
+                release_all(wakeups)
+            if watches_writes != self._watches_writes:
+                self._watches_writes = watches_writes
+                self._poll.modify(self._fd, _POLL_IN | _POLL_OUT if watches_writes else _POLL_IN)
+            ready = 0
+            for fd, events in self._poll.poll(None if timeout is None else timeout * 1000):
+                if fd != self._fd:
+                    ready |= WOKEN
+                elif events != _POLL_OUT:  # the other flags mean errors, which reading reports
+                    ready |= READABLE
+            return ready, None
+        finally:
+            self._is_in_use = False
 
 
 class Poll(Protocol):

@@ -5,13 +5,13 @@ for each.  OpenSSL's lock is not held during system calls.  A record of which th
 here, not in OpenSSL.  After Ctrl-C the state shows what was encrypted and what was written.  ``ssl.SSLSocket`` offers
 none of that.
 
-| State | Written by | Guarded by |
-|---|---|---|
-| OpenSSL's state, ``_incoming``, ``_outgoing``, ``_offered`` | any thread | ``_lock``, not held during system calls |
-| ``written``, and the record that is being written: ``_records``, ``_sent`` | the writer | the writer's role |
-| ``_decrypter``, ``waits_for_server`` | receive thread; the writer | one store each |
+| State | Written by | Read by | Guarded by | Enforced by |
+|---|---|---|---|---|
+| OpenSSL's state, ``_incoming``, ``_outgoing``, ``_offered`` | any thread | any thread | ``_lock`` | no other has it |
+| ``written``, and the record in work: ``_records``, ``_sent`` | the writer | the writer | its role | ``websocket`` |
+| ``_decrypter``, ``waits_for_server`` | receive thread; the writer | the same | one store each | – |
 
-The writer's role is that of ``websocket``.
+``_lock`` is not held during system calls.  The writer's role is that of ``websocket``.
 """
 
 from __future__ import annotations

@@ -25,17 +25,19 @@ what the socket has taken before Python can raise (see ``_write``).  After an in
 queue once more (see ``_leave``).  For the same reason the locks are plain ones: inside ``Condition.wait``, Ctrl-C can
 lose the lock.
 
-| State | Written by | Guarded by |
-|---|---|---|
-| ``_queue``, ``_queued`` (its end), ``_waiting_for_room`` | any thread | ``_queue_lock``, never held in a wait |
-| ``_ending``, ``_is_closing``, ``_is_disposed`` | any thread | the same |
-| taking the writer's role: ``_writer`` | any thread | the same |
-| ``_rest``, ``_taken``, ``_written``, ``stalled_since`` | the writer | the role |
-| ``_write_failure``, writes to the socket, which never waits | the writer | the role |
-| ``_decoder``, ``_receiver``, ``_messages``, ``wakeups`` | receive thread | ownership |
-| ``bytes_received``, ``_has_early``, ``_unanswered`` | receive thread | ownership |
-| ``_send_some`` | the constructor; ``dispose`` | one store |
-| TLS, if it is used | the writer, receive thread | see ``tls`` |
+| State | Written by | Read by | Guarded by | Enforced by |
+|---|---|---|---|---|
+| ``_queue``, ``_queued`` (its end), ``_waiting_for_room`` | any thread | any thread | ``_queue_lock`` | asserts |
+| ``_ending``, ``_is_closing``, ``_is_disposed`` | any thread | any thread | the same | asserts |
+| taking the writer's role: ``_writer`` | any thread | any thread | the same | only ``_flush`` takes it |
+| ``_rest``, ``_taken``, ``_written``, ``stalled_since`` | the writer | any thread | the role | the same |
+| ``_write_failure``, writes to the socket, which never waits | the writer | any thread | the role | the same |
+| ``_decoder``, ``_receiver``, ``_messages``, ``wakeups`` | receive thread | the same | ownership | the ``Receiver`` |
+| ``bytes_received``, ``_has_early``, ``_unanswered`` | receive thread | the same | ownership | the same |
+| ``_send_some`` | the constructor; ``dispose`` | any thread | one store | – |
+| TLS, if it is used | the writer, receive thread | the same | see ``tls`` | |
+
+``_queue_lock`` is never held in a wait.  A ``Receiver`` refuses a second thread.
 """
 
 from __future__ import annotations
@@ -270,6 +272,7 @@ class WebSocketTransport(Transport):
                 self._waiting_for_room.discard(turn)
 
     def _wake_senders_locked(self) -> None:
+        assert self._queue_lock.locked()
         # The threads take themselves out of the set. So if Ctrl-C interrupts this, the next call wakes the others.
         for turn in self._waiting_for_room:
             if turn.locked():
@@ -590,6 +593,7 @@ class WebSocketTransport(Transport):
                 self._close_descriptors()
 
     def _close_if_disposed_locked(self) -> None:
+        assert self._queue_lock.locked()
         # Idempotent. If a descriptor were closed while a thread writes, its number could belong to another file by the
         # time of the system call. So dispose() leaves the closing to the writer, if there is one.
         if self._is_disposed:

@@ -18,6 +18,7 @@ from tellurio_sync.errors import (
     UsageError,
     WouldDeadlock,
 )
+from tellurio_sync.studio import run_guard
 
 from ..backend.conftest import RunningBackend
 from ..backend_process import Cable
@@ -183,3 +184,31 @@ def test_a_variable_of_no_server_is_told_from_a_lost_one(session: te.Session) ->
         te.functional.add(unshared, te.Variable("b"))
     with pytest.raises((RemoteError, UnknownVariable)):
         session.request("get_variable", {"variable_id": None})
+
+
+def test_two_runs_that_begin_at_once_have_one_guard(make_session: MakeSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a guard each, neither would end the other's run."""
+    session = make_session()
+    session.login(KEY)
+    watched: list[tuple[object, str]] = []
+    made: list[object] = []
+
+    class Guard(run_guard.RunGuard):
+        def __init__(self) -> None:
+            super().__init__()
+            made.append(self)
+            if len(made) == 1:  # another thread begins a run while this one makes the guard
+                other = threading.Thread(target=lambda: session.init(None, "Second"))
+                other.start()
+                other.join(FAILSAFE)
+                assert not other.is_alive()
+
+        def watch(self, run: Any) -> None:
+            watched.append((self, run.project.display_name))
+            super().watch(run)
+
+    monkeypatch.setattr("tellurio_sync.studio.runs.RunGuard", Guard)
+    with session.use(), session.init(None, "First"):
+        assert [name for _, name in watched] == ["Second", "First"]
+        assert len({guard for guard, _ in watched}) == 1
+    session.close()

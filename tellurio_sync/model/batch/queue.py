@@ -18,13 +18,13 @@ that was not answered: queued Variables stay queued, with their changes, until t
 All other changes are taken back here; if it is unknown whether the server has applied them, the restore makes that
 right.
 
-| State | Written by | Guarded by |
-|---|---|---|
-| queued items, refused items, errors for the block | threads in the block, the thread that sends | ``_lock`` |
-| chains of changes of one attribute | the same | ``_lock`` |
-| ``_is_sending`` | the thread that sends | ``_sending``, held until everything is answered |
-| items that are being sent | the thread that sends | in no list: they belong to that thread |
-| id of a Variable | the thread that sends | the order: registered, then the id is set, then ``_queue`` cleared |
+| State | Written by | Read by | Guarded by | Enforced by |
+|---|---|---|---|---|
+| queued and refused items, errors for the block | the block, the thread that sends | the same | ``_lock`` | asserts |
+| chains of changes of one attribute | the same | the same | ``_lock`` | asserts |
+| ``_is_sending`` | the thread that sends | any thread | ``_sending``, held until all is answered | an assert |
+| items that are being sent | the thread that sends | that thread | in no list: they are its own | – |
+| id of a Variable | the thread that sends | any thread | order of stores: ``variable_state.made`` | – |
 
 ``_lock`` is never held while sending, waiting, or taking a lock of the registries.  Both locks are re-entrant, because
 the garbage collector may run a finaliser of the user at any allocation.  The receive thread never waits for
@@ -53,6 +53,7 @@ from ...errors import (
     shorten_repr,
 )
 from ...jsonrpc import encode
+from ...ownership import is_held
 from ..session_link import Admission, SessionLink
 from ..variable_state import enqueue, held_data, queue_of, wait_for_id
 from .changes import Change
@@ -110,9 +111,10 @@ class Queue:
         self._last.clear()
         former = self._changes
         self._changes = []
-        for queued in former:
-            if queue_of(queued.change.variable) is not None:
-                self._queue_change(queued.change)
+        with self._lock:
+            for queued in former:
+                if queue_of(queued.change.variable) is not None:
+                    self._queue_change_locked(queued.change)
 
     # --- queueing --------------------------------------------------------------------------------
 
@@ -143,11 +145,12 @@ class Queue:
         self._make_room()
         with self._lock:
             self._chars += chars
-            self._queue_change(change)
+            self._queue_change_locked(change)
         self._send_if_late()
         return True
 
-    def _queue_change(self, change: Change) -> None:
+    def _queue_change_locked(self, change: Change) -> None:
+        assert is_held(self._lock)
         queued = QueuedChange(change, self._lock)
         attribute = change.variable, change.name
         queued.apply(self._last.get(attribute))
@@ -247,12 +250,13 @@ class Queue:
 
     def _send_in_one_go(self) -> None:
         """Make one round trip, and apply the answers."""
+        assert is_held(self._sending)
         undecided: deque[Item] = deque()
         errors: list[TellurioError] = []
         admission = self.link.admit()
         try:
             with self._lock:
-                creations, changes = self._take_ready()
+                creations, changes = self._take_ready_locked()
                 undecided.extend((*creations, *changes))
                 requests: list[Request] = [(creation, creation.params()) for creation in creations]
             requests += [(change, _params_of(change)) for change in changes]
@@ -275,8 +279,9 @@ class Queue:
         if errors:
             raise errors[0]
 
-    def _take_ready(self) -> tuple[list[Creation], list[QueuedChange]]:
+    def _take_ready_locked(self) -> tuple[list[Creation], list[QueuedChange]]:
         """What can be sent now: all Variables, and the changes that need none of their ids."""
+        assert is_held(self._lock)
         # Some may be made already: a restore makes the gradients of the Variables that it makes.
         self._variables = [variable for variable in self._variables if queue_of(variable) is self]
         self._chars = 0
