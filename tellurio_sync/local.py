@@ -245,12 +245,17 @@ class _Child:
             )
         except OSError as exc:
             raise BackendError(f"The local backend could not be started: {exc}") from exc
-        _children.add(self)
         self.pid = self._process.pid
         self.last_lines: deque[str] = deque(maxlen=_LAST_LINES)
         self._is_parents = False
         self._reader = threading.Thread(target=self._read_stderr, name="tellurio-sync-backend-stderr", daemon=True)
-        self._reader.start()
+        try:
+            self._reader.start()
+        except RuntimeError as exc:  # too many threads, or an interpreter that allows no daemon threads
+            self._process.kill()
+            self._process.communicate()
+            raise BackendError(f"The local backend could not be started: no thread for its output: {exc}") from exc
+        _children.add(self)
 
     @property
     def is_alive(self) -> bool:

@@ -449,3 +449,19 @@ def test_files_of_the_user_do_not_stand_in_the_place_of_modules(tmp_path):
         [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.stdout == "fine\n", done.stderr[-500:]
+
+
+def test_where_no_thread_can_be_started_it_is_an_error_of_ours_and_nothing_stays(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As in a subinterpreter that allows no daemon threads."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("daemon threads are disabled in this (sub)interpreter")
+
+    before = set(local._children)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(BackendError, match="daemon threads are disabled"):
+            start_local_backend(data_dir=tmp_path)
+    assert set(local._children) == before

@@ -23,6 +23,7 @@ At ``close`` it fails them before there is an ``ending``.  A call that could not
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 from collections.abc import Callable, Sequence
@@ -285,6 +286,11 @@ class Connection:
         self.transport.close(1000, "")
         self.transport.wake()
 
+    def forget_calls(self) -> None:
+        """At the end of the process: the calls go on waiting, and end with it. ``close`` follows."""
+        self._is_closed_by_user = True
+        self.pending.take_all()
+
     def abort(self, reason: str) -> None:
         """End the connection at once, without waiting for the server. Any thread."""
         self._is_closed_by_user = True
@@ -437,7 +443,9 @@ class Connection:
             if on_late is not None and reply.problem is None:
                 on_late(reply.envelope)
         else:
-            log.warning("! reply to an unknown request: id %s", shorten_repr(reply.id, redact=self._redact))
+            # At the end of the process its calls are forgotten; their replies are of no interest then.
+            level = logging.DEBUG if self._is_closed_by_user else logging.WARNING
+            log.log(level, "! reply to an unknown request: id %s", shorten_repr(reply.id, redact=self._redact))
 
     def _on_greeting(self, opening: Opening, reply: Reply) -> None:
         assert threading.get_ident() == self.receive_thread

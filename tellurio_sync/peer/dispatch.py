@@ -30,6 +30,9 @@ from .workers import WorkerPool
 BUSY = -32000
 CLOSING = -32001
 
+MOST_IN_A_BATCH = 10_000
+"""Messages of one batch; a longer one is refused as a whole."""
+
 Answer = Callable[[Union[str, None]], None]
 """Takes the text of a reply; None: there is no reply."""
 
@@ -87,6 +90,11 @@ class Dispatcher:
 
     def _handle_batch(self, batch: Batch) -> None:
         # JSON-RPC 2.0 §6: one array with a reply for each request, in any order; no array if there is no request.
+        if len(batch.messages) > MOST_IN_A_BATCH:
+            # All of it would keep the receive thread for seconds: time-outs would come late, and a close.
+            text = f"Invalid Request: a batch of {len(batch.messages)} messages; at most {MOST_IN_A_BATCH} are handled."
+            self._handle_one(Invalid(None, RpcError(jsonrpc.INVALID_REQUEST, text, {}), text), self._send_reply)
+            return
         collector = _BatchCollector(len(batch.messages), self._send)
         for message in batch.messages:
             if isinstance(message, jsonrpc.Reply):

@@ -198,7 +198,7 @@ class Lifecycle:
         """
         connection = self.connection
         if connection is not None:  # otherwise there is no server to say goodbye to
-            connection.pending.take_all()
+            connection.forget_calls()
             self.close(timeout)
 
     # --- the connection, for calls ----------------------------------------------------------------------

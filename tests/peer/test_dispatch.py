@@ -13,6 +13,7 @@ import pytest
 
 from tellurio_sync import jsonrpc
 from tellurio_sync.jsonrpc import RpcError
+from tellurio_sync.peer import dispatch
 from tellurio_sync.peer.dispatch import Dispatcher, Method
 from tellurio_sync.peer.workers import WorkerPool
 
@@ -193,6 +194,19 @@ def test_an_invalid_message_nested_too_deeply_for_the_log_is_answered(bench: Ben
 
 
 # --- batches ------------------------------------------------------------------------------------
+
+
+def test_a_batch_that_would_keep_the_receive_thread_for_seconds_is_refused_whole(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "MOST_IN_A_BATCH", 3)
+    request = {"jsonrpc": "2.0", "id": 1, "method": "no such method"}
+    bench.handle([request] * 3)
+    bench.handle([request] * 4)
+    fitting, refusal = bench.answers(2)
+    assert len(fitting) == 3
+    assert refusal["id"] is None
+    assert "a batch of 4 messages; at most 3" in refusal["error"]["message"]
 
 
 def test_a_batch_is_answered_by_one_array_of_the_replies_to_its_requests(bench: Bench) -> None:
