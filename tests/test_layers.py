@@ -60,7 +60,7 @@ USES = {
     "surroundings": {"deadlines"},
     "addresses": {"errors"},
     "jsonrpc": {"errors"},
-    "transport": {"secret", "speedups", "surroundings"},
+    "transport": {"ownership", "secret", "speedups", "surroundings"},
     "local": {"deadlines", "errors", "forked"},
     "studio": {
         "_version",

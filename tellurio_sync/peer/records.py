@@ -4,10 +4,10 @@ It may raise, take its time, or call the client, whose replies only the receive 
 handler does costs at most its record: the record is made where it belongs, put into a bounded queue, and given to the
 handlers by a thread that does nothing else.  What finds the queue full is counted, and the number is told.
 
-| State | Written by | Guarded by |
-|---|---|---|
-| the queue, the number dropped | any thread | each step is one C call on a deque; the number is a rough one |
-| the thread | any thread | ``_lock``, never held while a record is handled |
+| State | Written by | Read by | Guarded by | Enforced by |
+|---|---|---|---|---|
+| the queue, the number dropped | any thread | its thread | one C call on a deque each; a rough number | – |
+| the thread | any thread | any thread | ``_lock``, never held while a record is handled | no other has it |
 """
 
 from __future__ import annotations

@@ -51,6 +51,7 @@ from itertools import starmap
 from types import BuiltinFunctionType
 from typing import Any
 
+from ..ownership import is_held
 from . import frames
 from .base import Ending, NoRoom, Receipt, Transport, TransportEnded
 from .frames import Close, FrameDecoder, FrameError, Ping, TextEncoder
@@ -272,7 +273,7 @@ class WebSocketTransport(Transport):
                 self._waiting_for_room.discard(turn)
 
     def _wake_senders_locked(self) -> None:
-        assert self._queue_lock.locked()
+        assert is_held(self._queue_lock)
         # The threads take themselves out of the set. So if Ctrl-C interrupts this, the next call wakes the others.
         for turn in self._waiting_for_room:
             if turn.locked():
@@ -593,7 +594,7 @@ class WebSocketTransport(Transport):
                 self._close_descriptors()
 
     def _close_if_disposed_locked(self) -> None:
-        assert self._queue_lock.locked()
+        assert is_held(self._queue_lock)
         # Idempotent. If a descriptor were closed while a thread writes, its number could belong to another file by the
         # time of the system call. So dispose() leaves the closing to the writer, if there is one.
         if self._is_disposed:
