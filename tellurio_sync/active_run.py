@@ -31,5 +31,5 @@ def get_active_run() -> HasUuid:
         ValueError: there is none; ``tellurio_sync.init(...)`` makes one.
     """
     if _active is None:
-        raise ValueError("No active run is set.")
+        raise ValueError("No active run is set. Call tellurio_sync.init(...) first: it starts one.")
     return _active

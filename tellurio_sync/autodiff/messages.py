@@ -21,6 +21,10 @@ Inputs = dict[str, Union[str, list[str], Variable, list[Variable]]]
 """Values for the placeholders ``{name}`` in the messages."""
 
 
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+"""The roles of the chat-completions interface."""
+
+
 def check_model(name: str, model: object) -> None:
     """Raises TypeError unless ``model`` is a language model, or None."""
     if model is not None and not isinstance(model, ChatCompletionModel):
@@ -28,13 +32,15 @@ def check_model(name: str, model: object) -> None:
 
 
 def check_messages(messages: object) -> None:
-    """Raises TypeError, saying which message is wrong, unless ``messages`` has the form of ``Messages``."""
+    """Raises TypeError or ValueError, naming the message, unless ``messages`` has the form of ``Messages``."""
     if not isinstance(messages, (list, tuple)):
         raise TypeError(f"messages must be a list, not {type(messages).__name__}")
     for index, message in enumerate(messages):
         where = f"messages[{index}]"
         if not isinstance(message, dict) or not isinstance(message.get("role"), str) or "content" not in message:
             raise TypeError(f'{where} must be {{"role": str, "content": [Variable, ...]}}, not {shorten_repr(message)}')
+        if message["role"] not in ROLES:
+            raise ValueError(f'{where}["role"] must be one of {", ".join(ROLES)}, not {message["role"]!r}')
         content = message["content"]
         if not isinstance(content, (list, tuple)) or not all(isinstance(part, Variable) for part in content):
             raise TypeError(f'{where}["content"] must be a list of Variables, not {shorten_repr(content)}')

@@ -13,6 +13,7 @@ Three rules:
 from __future__ import annotations
 
 import copy
+import difflib
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -51,6 +52,10 @@ V = TypeVar("V", bound="Variable")
 _FLAG_FIELDS = frozenset({"requires_grad", "is_leaf", "_retain_grad"})
 # Attributes that are sent when they are set; the names of §F.5. Properties send their changes themselves.
 _SENT_FIELDS = _FLAG_FIELDS | {"role"}
+
+
+_NEAR = 0.8
+"""How alike two names are, from 0 to 1, that are taken for a slip of the pen: ``dat`` and ``data`` have 0.86."""
 
 
 class Variable(VariableState):
@@ -94,6 +99,8 @@ class Variable(VariableState):
             check_flag(name, value)
         # The class knows its slots, properties and methods; other private names are never sent.
         is_sent = name in _SENT_FIELDS or not (name.startswith("_") or hasattr(type(self), name))
+        if is_sent and name not in _SENT_FIELDS and name not in self.__dict__:
+            _check_is_no_slip(name)
         if is_sent:
             self._tell(Change(self, name, value))
         else:
@@ -396,6 +403,10 @@ class Variable(VariableState):
         present = [leaf for leaf in leaves(self.data) if leaf is not None]
         return bool(present) and all(isinstance(leaf, float) for leaf in present)
 
+    def __format__(self, spec: str) -> str:
+        """The whole data, for f-strings: ``str`` shortens it. Reads ``data``, which may wait."""
+        return format(self.data if spec or isinstance(self.data, str) else str(self.data), spec)
+
     # These two do not wait, because logs and debuggers use them on any thread.
     def __str__(self) -> str:
         return f"variable({brief(self._data)}, role={brief(self.role)}, {self._shown_grad()})"
@@ -406,6 +417,13 @@ class Variable(VariableState):
     def _shown_grad(self) -> str:
         node = self._grad_fn
         return f"requires_grad={self.requires_grad}" if node is None else f"grad_fn={node.name()}"
+
+
+def _check_is_no_slip(name: str) -> None:
+    """Raises AttributeError if a new attribute has nearly the name of one that a Variable has."""
+    near = difflib.get_close_matches(name, ("data", "role", "grad", "requires_grad"), 1, _NEAR)
+    if near:
+        raise AttributeError(f"A Variable has no attribute {name!r}: did you mean {near[0]!r}?")
 
 
 class Parameter(Variable):

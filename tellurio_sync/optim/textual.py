@@ -8,7 +8,7 @@ from typing import Any
 from ..autodiff.messages import Inputs, Messages, check_inputs, check_messages, check_model
 from ..errors import shorten_repr
 from ..model.batch.dataset import variables
-from ..model.language import ChatCompletionModel
+from ..model.language import ChatCompletionModel, OpenAI
 from ..model.variable import Variable
 from .functional import check_momentum, tgd
 from .optimizer import Optimizer, Params
@@ -16,6 +16,10 @@ from .state import State
 
 _SYSTEM_ROLE = "Textual Gradient Descent optimizer system prompt"
 _USER_ROLE = "Textual Gradient Descent optimizer user prompt"
+
+
+_OF_NUMBERS = frozenset({"lr", "learning_rate", "weight_decay", "betas", "eps", "dampening", "nesterov"})
+"""Arguments of optimizers of numbers, which would be passed on to the language model."""
 
 
 class TGD(Optimizer):
@@ -50,6 +54,7 @@ class TGD(Optimizer):
         **completion_args: Any,
     ) -> None:
         check_model("model_client", model_client)
+        _check_completion_args(model_client, completion_args)
         check_inputs(inputs)
         check_momentum(momentum)
         _check_constraints(constraints)
@@ -79,6 +84,17 @@ class TGD(Optimizer):
             for parameter, buffer in zip(params, buffers):
                 new[parameter] = {"momentum_buffer": buffer}
         self.state.update(new)
+
+
+def _check_completion_args(model_client: ChatCompletionModel | None, completion_args: dict[str, Any]) -> None:
+    of_numbers = sorted(_OF_NUMBERS & completion_args.keys())
+    if of_numbers:
+        raise TypeError(
+            f"TGD takes no {', '.join(of_numbers)}: a language model rewrites the text, there is nothing to scale. "
+            "`momentum` says how many earlier texts it is shown, `constraints` what it must obey."
+        )
+    if isinstance(model_client, OpenAI) and "model" not in completion_args:
+        raise ValueError("Say which model is meant: TGD(..., model='gpt-4o').")
 
 
 def _placeholder_messages() -> Messages:

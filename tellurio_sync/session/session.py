@@ -51,6 +51,14 @@ open_blocks: list[Session] = []
 _NO_VALUE: Any = object()
 
 
+def _check_namespace(slug: str | None) -> None:
+    if slug is not None and (not isinstance(slug, str) or slug != slug.lower() or not slug.strip() or " " in slug):
+        raise ValueError(
+            f"namespace_slug must be the short name of an organisation or user, as in its address, not {slug!r}. Is it "
+            f"the project? Then write init(project_display_name={slug!r})."
+        )
+
+
 class Session:
     """A login to a Tellurio backend and everything that belongs to it. Thread-safe.
 
@@ -298,6 +306,7 @@ class Session:
             The run, which is also a context manager: COMPLETED at its end, CRASHED on an exception.
 
         Raises:
+            ValueError: ``namespace_slug`` cannot be one, for it has blanks or capital letters.
             UsageError: another project has the address that this name would get; or there is no run to go on with.
             HttpStatusError: unknown namespace, or the server refused for another reason.
             HttpUnreachable: the server was not reached.
@@ -305,6 +314,7 @@ class Session:
         """
         from ..studio.runs import RunGuard
 
+        _check_namespace(namespace_slug)
         chosen = self._login.chosen_mode(mode)
         if self._run is not None:
             settle_open_queue(self)

@@ -152,3 +152,64 @@ def test_a_judge_is_looked_at_too(answer):
     messages = [{"role": "user", "content": [te.Variable("{prediction}", role="judge")]}]
     with pytest.warns(UnusedInput, match="extra"):
         te.functional.lm_judge_evaluator(lm, messages, answer, inputs={"extra": "x"})
+
+
+# --- slips that would otherwise be silent ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("slip", "meant"), [("dat", "data"), ("rol", "role"), ("grads", "grad"), ("requiresgrad", "requires_grad")]
+)
+def test_a_slip_in_an_attribute_is_refused(slip, meant):
+    with te.suppress_variable_notifications():
+        variable = te.Variable("x", role="r")
+        with pytest.raises(AttributeError, match=f"no attribute '{slip}': did you mean '{meant}'"):
+            setattr(variable, slip, "y")
+        variable.note = "mine"
+        assert variable.note == "mine"
+
+
+def test_an_f_string_holds_the_whole_text():
+    text = "a long text that a repr would shorten " * 10
+    with te.suppress_variable_notifications():
+        assert f"{te.Parameter(text, 'r')}" == text
+        assert f"{te.Variable(2.5, 'r'):.2f}" == "2.50"
+        assert f"{te.Variable([1, 2], 'r')}" == "[1, 2]"
+
+
+def test_a_table_is_no_list_of_texts():
+    class Frame:
+        columns, iloc = ("a",), ()
+
+        def __iter__(self):
+            return iter(self.columns)
+
+    with pytest.raises(TypeError, match="one of its columns"):
+        te.variables(Frame())
+
+
+@pytest.mark.parametrize("name", ["lr", "learning_rate", "weight_decay"])
+def test_settings_of_numeric_optimizers_are_refused(name):
+    with te.suppress_variable_notifications(), pytest.raises(TypeError, match=f"TGD takes no {name}"):
+        te.TGD([te.Parameter("x", "r")], None, **{name: 0.1})
+
+
+def test_a_model_without_its_name_is_refused_at_once(tellurio_run):
+    with pytest.raises(ValueError, match=r"TGD\(\.\.\., model='gpt-4o'\)"):
+        te.TGD([te.Parameter("x", "r")], te.OpenAI())
+
+
+def test_a_role_of_a_message_is_checked(tellurio_run):
+    with pytest.raises(ValueError, match=r"messages\[0\]\[\"role\"\] must be one of system, .* not 'sys'"):
+        te.functional.chat_completion(None, [{"role": "sys", "content": [te.Variable("x", "r")]}])
+
+
+@pytest.mark.parametrize("namespace", ["My Project", "Team", " ", 3])
+def test_a_project_in_the_place_of_a_namespace_is_noticed(namespace):
+    with te.Session() as session, pytest.raises(ValueError, match="init\\(project_display_name="):
+        session.init(namespace)
+
+
+def test_without_a_run_the_error_says_how_to_start_one(tellurio_session):
+    with pytest.raises(ValueError, match=r"No active run is set\. Call tellurio_sync\.init"):
+        te.Variable("x", role="r")

@@ -154,7 +154,7 @@ class TestBadUse:
         with ScriptedServer(echo) as server:
             client = connect(server)
             run_context.set_active_run(None)
-            with pytest.raises(ValueError, match=r"^No active run is set\.$"):
+            with pytest.raises(ValueError, match=r"^No active run is set\. Call tellurio_sync\.init"):
                 client.call("m")
 
     @pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), True, "3"])

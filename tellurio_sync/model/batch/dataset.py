@@ -33,6 +33,11 @@ def variables(
         BatchFailed: the server refused some of them; it names each and the reason.
         TellurioError: as ``TellurioWebSocketClient.call``.
     """
+    if hasattr(data, "columns") and hasattr(data, "iloc"):
+        raise TypeError(
+            f"data must be a list, with one item for each Variable, not a {type(data).__name__}: "
+            "pass one of its columns."
+        )
     if isinstance(data, (str, bytes, Mapping)):
         raise TypeError(f"data must be a list, with one item for each Variable, not a {type(data).__name__}.")
     items = [_normalised_item(index, item) for index, item in enumerate(data)]
