@@ -91,7 +91,9 @@ function listen() {
     if (event.data !== revision || !line.textContent.startsWith("Live")) look();
   };
   source.onerror = () => {
-    look();
+    // Not at once: a backend that stops should not be asked while it closes its connections.
+    clearTimeout(timer);
+    timer = setTimeout(look, 500);
     // Where the answer was no stream, the browser does not try again by itself.
     if (source.readyState === EventSource.CLOSED) setTimeout(() => document.hidden || listen(), 2000);
   };
