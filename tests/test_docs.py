@@ -21,6 +21,7 @@ from tellurio_sync.backend.rest import Rest
 from tellurio_sync.backend.store import Store
 from tellurio_sync.client import TellurioWebSocketClient
 
+from . import thread_tables
 from .processes.test_lock_order import ranks
 from .test_layers import FLOORS
 
@@ -262,3 +263,14 @@ def test_the_architecture_has_a_row_for_each_lock() -> None:
     }
     assert len(made) >= 25
     assert made - ranks().keys() - SIGNALS == set(), "put it into the table of docs/architecture.md, in its order"
+
+
+def test_the_page_of_threads_has_the_tables_of_the_modules() -> None:
+    assert thread_tables.PAGE.read_text(encoding="utf-8") == thread_tables.page(), "run: python -m tests.thread_tables"
+
+
+def test_tables_of_a_docstring_are_found(tmp_path: Path) -> None:
+    tables = ["| State | Guarded by |", "|---|---|", "| a | ``b`` |", "", "| Other |", "|---|"]
+    module = tmp_path / "module.py"
+    module.write_text("\n".join(['"""A.', "", *tables, '"""']), encoding="utf-8")
+    assert list(thread_tables.tables_of(module)) == [tables[:3]]

@@ -3,10 +3,12 @@
 | State | Written by | Read by | Guarded by | Enforced by |
 |---|---|---|---|---|
 | the tables | callers (own objects), receive thread (pushes) | any thread | ``lock`` | only the tables have it |
-| pending flags of Variables | callers (set), receive thread | any thread, a clear one without it | ``lock`` | – |
-| node of a Variable, and who waits for it | callers (replies), receive thread | any thread | ``lock`` | – |
+| pending flags, ``_pending``, ``_complete`` | callers, receive thread | any thread; a flag without it | ``lock`` | – |
+| threads that wait for them: ``_waiters``, ``_losses`` | callers, receive thread | the same | ``lock`` | – |
+| node of a Variable, and which ones wait for it | callers (replies), receive thread | any thread | ``lock`` | – |
 | edges of a node, gradient lists | callers, receive thread | any thread, without ``lock`` | ``lock`` | – |
-| calls under way, what they may take back | callers, receive thread | the same | ``lock`` | asserts |
+| calls under way: ``_changing``, ``_late``, ``_holding`` | callers, receive thread | the same | ``lock`` | asserts |
+| what they may take back: ``_undo`` | receive thread | the same | ``lock`` | asserts |
 | ``unsure`` | callers, a restore | a restore | ``lock`` | only methods of this module write it |
 | ``is_restore_due`` | callers, a restore | callers, without ``lock`` | ``lock`` to write it | the same |
 | ids of objects | a restore; once, the thread that makes them | any thread | no call is under way | ``restore_gate`` |

@@ -11,8 +11,14 @@ fails every waiting call.  So no caller waits for a thread that has ended.
 | State | Written by | Read by | Guarded by | Enforced by |
 |---|---|---|---|---|
 | pending calls | callers, receive thread | the same | ``PendingTable`` | see there |
-| when to look for expired calls | callers, receive thread | receive thread | ``_expiry_lock``, ``_plan_wake`` | – |
-| keepalive, opening | receive thread | receive thread | ownership | asserts |
+| when to look for expired calls: ``_next_expiry`` | callers, receive thread | receive thread | ``_expiry_lock`` | – |
+| when it wakes: ``_planned_wake`` | receive thread | callers | order of stores: see ``_plan_wake`` | – |
+| keepalive, opening: ``_opening``, ``_opening_failure`` | receive thread | receive thread | ownership | asserts |
+| ``_bytes_seen``, ``_late_turns`` | receive thread | receive thread | ownership | – |
+| ``_asked_for_a_turn`` | callers (append), receive thread | receive thread | one C call on a list each | – |
+| ``_greeting``, ``_max_outgoing``, ``_certainly_small`` | receive thread, once | any thread | one store each | – |
+| ``has_replied``, ``opened_at`` | receive thread | receive thread | ownership | – |
+| ``_large`` | callers | receive thread, at the end | one C call on a dict each | – |
 | ``ending`` | receive thread, once | any thread | one store, before the calls are failed | an assert |
 | ``receive_thread`` | ``run``, once | any thread | one store | – |
 | ``_is_closed_by_user`` | any thread, once | any thread | one store | – |

@@ -8,6 +8,8 @@ receive thread goes on.
 |---|---|---|---|---|
 | method table | the constructor | receive thread, workers | frozen | no method changes it |
 | open (unanswered) requests | receive thread, workers | the same | ``_lock`` | only this module has it |
+| ``_OneReply._is_given`` | receive thread, a worker | the same | its ``_lock`` | the class |
+| ``_BatchCollector._missing``, ``_replies`` | receive thread, workers | the same | its ``_lock`` | the class |
 
 ``_lock`` is never held while sending or running a handler.
 """

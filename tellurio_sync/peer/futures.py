@@ -10,9 +10,10 @@ The names with an underscore that are not of this module are those of ``Future``
 
 | State | Written by | Read by | Guarded by | Enforced by |
 |---|---|---|---|---|
-| result, exception, then ``_outcome`` | the thread that took the call out | any thread | order of stores | – |
+| ``_result``, ``_exception``, then ``_outcome`` | the thread that took it out | any thread | order of stores | – |
+| ``_pending`` | the thread that submits | any thread | one store, before the future is returned | – |
 | ``_is_watched``, before it reads ``_outcome`` | one that begins to wait | one that ends it | order of stores | – |
-| ``_state``: outcome for the standard library | who ends it, or makes the condition | any | see there | – |
+| ``_state``: outcome for the standard library | the thread that ends it, or makes the condition | any | see there | – |
 | waiters, callbacks of the standard library | threads that wait, the one that ends it | the same | ``_condition`` | – |
 
 While a thread holds the condition, the state must not change: ``wait`` and ``as_completed`` read it more than once.

@@ -1,4 +1,4 @@
-"""Detection of connections that died silently: pure arithmetic over signs of life."""
+"""Detection of connections that died silently: pure arithmetic over signs of life. Only the receive thread uses it."""
 
 from __future__ import annotations
 

@@ -5,7 +5,8 @@ after that has a new object.
 
 | State | Written by | Read by | Guarded by | Enforced by |
 |---|---|---|---|---|
-| state, connections, dialer | receive thread, ``close`` | any thread | ``_lock`` | an assert where the state is set |
+| state, ``_connection``, ``_unopened``, dialer | receive thread, ``close`` | any thread | ``_lock`` | an assert |
+| ``pool``, ``is_forked`` | the constructor; in a forked child | any thread | – | – |
 | greeting, ``_was_open`` | receive thread | any thread | ``_lock``; stored before the state is OPEN | an assert |
 | ``_failure``, ``_attempts`` | receive thread | ``open``, when the state has changed | ownership | asserts |
 | ``_thread`` | ``open``, before the thread starts | any thread | one store | – |

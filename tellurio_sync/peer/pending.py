@@ -7,7 +7,8 @@ step, so a reply and a time-out at the same moment cannot both win.
 |---|---|---|---|---|
 | ``PendingTable`` | callers, receive thread, exit | any | one C call on a dict each | – |
 | ids given up | callers, receive thread | receive thread | its lock | only the table has it |
-| outcome of a call | the thread that took it out | the waiting caller | order of stores | it is taken out once |
+| outcome: ``reply``, ``error`` | the thread that took it out | the waiting caller | order of stores | taken once |
+| ``_semaphore`` | the waiting caller | the thread that ends the call | order of stores | – |
 """
 
 from __future__ import annotations

@@ -6,8 +6,9 @@ handlers by a thread that does nothing else.  What finds the queue full is count
 
 | State | Written by | Read by | Guarded by | Enforced by |
 |---|---|---|---|---|
-| the queue, the number dropped | any thread | its thread | one C call on a deque each; a rough number | – |
-| the thread | any thread | any thread | ``_lock``, never held while a record is handled | no other has it |
+| the queue; ``_dropped``, a rough number | any thread | the thread of the records | one C call on a deque each | – |
+| ``_thread`` | any thread | any thread | ``_lock``, never held while a record is handled | only this module has it |
+| ``_is_handling`` | the thread of the records | any thread | one store | – |
 """
 
 from __future__ import annotations

@@ -13,8 +13,12 @@ nothing at all has begun or ended for ``patience`` seconds while a task is in th
 
 | State | Written by | Read by | Guarded by | Enforced by |
 |---|---|---|---|---|
-| queue, counts | any thread | any thread | ``_lock``, not held while a task runs or a thread is started | asserts |
+| ``_tasks``, ``_threads``, ``_is_closed`` | any thread | any thread | ``_lock`` | asserts |
+| ``_starting``, ``_idle``, ``_waiting``, ``_progress`` | any thread | any thread | ``_lock`` | asserts |
+| ``_has_watcher``, ``_extra`` | any thread | any thread | ``_lock`` | asserts |
 | ``POOLS``: the pool of a worker, unless it waits | that worker | that worker | each step is one C call on a dict | – |
+
+``_lock`` is not held while a task runs or a thread is started.
 """
 
 from __future__ import annotations

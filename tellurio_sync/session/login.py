@@ -2,7 +2,7 @@
 
 | State | Written by | Read by | Guarded by | Enforced by |
 |---|---|---|---|---|
-| client, REST client, account, backend | a login | any thread | ``_lock``; the client is stored last | an assert |
+| ``_rest``, ``_account``, ``_backend``, ``client`` | a login | any thread | ``_lock``; the client last | an assert |
 | mode | a login | any thread | ``_lock`` | only this module has the lock |
 
 ``_lock`` is held while logging in and connecting.

@@ -6,7 +6,7 @@ call that is made meanwhile.
 
 | State | Written by | Read by | Guarded by | Enforced by |
 |---|---|---|---|---|
-| the connection on which ids are valid | a restore | callers | ``_lock``; ``_restore_lock`` to write it | asserts |
+| ``_connection``, on which ids are valid | a restore | callers | ``_lock``; ``_restore_lock`` to write it | asserts |
 | the calls inside, held weakly | callers | a restore | ``_lock`` | only this module has it |
 | whether a restore is due | ``Registries`` | callers | see ``model.registries`` | |
 | that a restore is being made | any thread but the receive thread | – | ``_restore_lock`` | ``check_may_wait`` |

@@ -5,7 +5,7 @@ network does: sends that fail, a server that stops reading, endings at any point
 
 | State | Written by | Read by | Guarded by | Enforced by |
 |---|---|---|---|---|
-| all of it | any thread | any thread | ``_condition``, held only while texts are moved | only this module has it |
+| every attribute | any thread | any thread | ``_condition``, held only while texts move | only this module has it |
 """
 
 from __future__ import annotations

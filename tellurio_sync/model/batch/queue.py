@@ -20,8 +20,10 @@ right.
 
 | State | Written by | Read by | Guarded by | Enforced by |
 |---|---|---|---|---|
-| queued and refused items, errors for the block | the block, the thread that sends | the same | ``_lock`` | asserts |
-| chains of changes of one attribute | the same | the same | ``_lock`` | asserts |
+| ``_variables``, ``_changes``, ``_chars`` | the block, the thread that sends | the same | ``_lock`` | asserts |
+| errors for the block: ``_refusals``, ``_unanswered`` | the same | the same | ``_lock`` | asserts |
+| chains of changes of one attribute: ``_last`` | the same | the same | ``_lock`` | asserts |
+| ``is_open`` | the block, at its end | any thread | one store | – |
 | ``_is_sending`` | the thread that sends | any thread | ``_sending``, held until all is answered | an assert |
 | items that are being sent | the thread that sends | that thread | in no list: they are its own | – |
 | id of a Variable | the thread that sends | any thread | order of stores: ``variable_state.made`` | – |
