@@ -8,7 +8,8 @@ from typing import Any
 from .prices import price
 
 UNPRICED = "unpriced_tokens"
-"""A key in ``cost``: the number of tokens whose price is not known, which ``amount`` leaves out (protocol §H.3)."""
+"""A key in ``cost``, for clients that give it with the model (protocol §K.11): the number of tokens whose price is not
+known, which ``amount`` leaves out."""
 
 
 def zero_usage() -> dict[str, Any]:
@@ -55,7 +56,7 @@ def _taken_over(own: dict[str, Any], given: Any, name: str) -> dict[str, Any]:
 
 def cleared(usage: dict[str, Any]) -> dict[str, Any]:
     """The same structure with all its numbers zero."""
-    return {key: _cleared(value) for key, value in usage.items() if key != UNPRICED}
+    return {key: _cleared(value) for key, value in usage.items()}
 
 
 def _cleared(value: Any) -> Any:
@@ -93,7 +94,8 @@ def add(usage: dict[str, Any], reported: Mapping[str, Any], model_name: str, cos
     if spent is None:
         count = tokens(reported.get("total_tokens"))
         count = count or tokens(reported.get("prompt_tokens")) + tokens(reported.get("completion_tokens"))
-        total[UNPRICED] = total.get(UNPRICED, 0) + count
+        if UNPRICED in total:
+            total[UNPRICED] += count
     else:
         total["amount"] = (total.get("amount") or 0.0) + spent
     return spent

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 # In ``cost``, where our backend does not know the price of some tokens.
 _UNPRICED = "unpriced_tokens"
+_BUDGET = "budget"
 
 MODEL_TAG = "__model_client__"
 
@@ -96,6 +97,8 @@ class ChatCompletionModel(Restorable):
         cost = usage.get("cost")
         if isinstance(cost, dict) and cost.get(_UNPRICED):
             cost["known"], cost["amount"] = cost.get("amount"), None
+        elif isinstance(cost, dict):
+            cost.pop(_UNPRICED, None)
         return usage
 
     def clear_usage(self) -> None:
@@ -143,12 +146,11 @@ class ChatCompletionModel(Restorable):
 
     def _creation(self) -> dict[str, Any]:
         """The parameters of ``create_model`` for what this is now."""
-        return {
-            "class_type": self.class_type,
-            "provider": self.provider,
-            "config": self._config,
-            "usage": copy.deepcopy(self._usage),
-        }
+        usage = copy.deepcopy(self._usage)
+        if _BUDGET in self._link.extensions and isinstance(usage.get("cost"), dict):
+            # Asks the server to count these too (protocol §K.11).
+            usage["cost"].setdefault(_UNPRICED, 0)
+        return {"class_type": self.class_type, "provider": self.provider, "config": self._config, "usage": usage}
 
     def _mark_lost(self, reason: str) -> None:
         self._lost = reason
