@@ -10,7 +10,7 @@ CORE_TESTS := tests/transport tests/peer tests/jsonrpc tests/client tests/test_s
 	tests/benchmarks/test_guards.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-core test-slow interop test-all soak fuzz bench bench-afnio bench-quick cover format lint type build check-dist check clean
+.PHONY: help install demo test test-core test-slow interop test-all soak fuzz bench bench-afnio bench-quick bench-log cover format lint type build check-dist check clean
 
 help:  ## print this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -65,6 +65,9 @@ bench-quick: install  ## run every benchmark once, small: shows that they still 
 
 bench-afnio: install  ## measure a program for afnio over afnio's client, over ours, and moved over here
 	$(BIN)/python -m tests.benchmarks.ways $(ARGS)
+
+bench-log: install  ## measure logging beside trackio, wandb, mlflow and tensorboardX, each installed once under .cache; ARGS="--only NAME"
+	$(BIN)/python -m tests.benchmarks.logging_table $(ARGS)
 
 format: install  ## format the code
 	$(RUFF) format $(RUFF_CONFIG) .

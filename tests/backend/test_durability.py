@@ -32,7 +32,7 @@ class Writer(threading.Thread):
         super().__init__()
         self.runs: dict[str, str] = {}
         self.metrics: dict[str, list[int]] = {}
-        self._rest = StudioRest(backend.http_base_url, backend.direct_port, api_key=backend.api_key)
+        self._rest = StudioRest(backend.http_base_url, backend.direct_port, api_key=backend.api_key, timeout=FAILSAFE)
         self._name = name
         self._namespace = backend.namespace
         self._enough = enough
@@ -61,7 +61,7 @@ class Writer(threading.Thread):
 
 
 def test_nothing_acknowledged_is_lost(backend: ScriptedBackend) -> None:
-    rest = StudioRest(backend.http_base_url, backend.port, api_key=backend.api_key)
+    rest = StudioRest(backend.http_base_url, backend.port, api_key=backend.api_key, timeout=FAILSAFE)
     rest.create_project(backend.namespace, "kill")
     written: list[Writer] = []
     for kill in range(KILLS):
@@ -70,7 +70,7 @@ def test_nothing_acknowledged_is_lost(backend: ScriptedBackend) -> None:
         for writer in writers:
             writer.start()
         for _ in range(50 + 17 * kill):
-            assert enough.acquire(timeout=FAILSAFE)
+            assert enough.acquire(timeout=FAILSAFE), [writer.error for writer in writers]
         backend.restart()
         for writer in writers:
             writer.join(FAILSAFE)

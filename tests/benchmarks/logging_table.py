@@ -1,0 +1,89 @@
+"""``make bench-log``: the cost of logging beside the trackers that people know, each in an environment of its own.
+
+Bounded: VALUES single values and as many in records of twenty, one round per tracker. The figures are of the machine as
+it is: look at ratios, and run it where nothing else runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+WORKER = Path(__file__).with_name("log_worker.py")
+PEERS = {"trackio": "trackio", "wandb": "wandb", "mlflow": "mlflow", "tensorboardX": "tensorboardX"}
+_SLOW = {"mlflow": 50, "wandb": 5}  # of those, so many times fewer values
+
+
+def environment(name: str, cache: Path) -> Path:
+    """The interpreter of an environment that holds this tracker; made at the first use."""
+    python = cache / name / "bin" / "python"
+    if not (cache / name / "ready").exists():
+        subprocess.run([sys.executable, "-m", "venv", str(cache / name)], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", PEERS[name]], check=True)
+        (cache / name / "ready").touch()
+    return python
+
+
+def run(name: str, python: Path, values: int, timeout: float) -> dict[str, Any]:
+    """What the worker of one tracker measured; ``error`` where it did not end well."""
+    with tempfile.TemporaryDirectory(prefix=f"bench-log-{name}-") as folder:
+        command = [str(python), str(WORKER), name, folder, str(values)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=folder)
+        except subprocess.TimeoutExpired:
+            return {"error": f"not within {timeout:g} s"}
+    for line in done.stdout.splitlines():
+        if line.startswith("RESULT "):
+            result: dict[str, Any] = json.loads(line.removeprefix("RESULT "))
+            return result
+    return {"error": (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1][:100]}
+
+
+def line(name: str, values: int, result: dict[str, Any]) -> str:
+    """One row of the table."""
+    if "error" in result:
+        return f"{name:<15} {result['error']}"
+    one, twenty = result["one"], result["twenty"]
+    return (
+        f"{name:<15} {values:>8} {result['start_s']:>8.2f} {one['p50_us']:>9.1f} {one['p99_us']:>9.1f}"
+        f" {twenty['p50_us']:>9.1f} {twenty['p99_us']:>9.1f} {result['cpu_us_per_value']:>9.1f}"
+        f" {result['stored_bytes_per_value']:>9.1f} {result['all_s']:>8.2f} {result['rss_mb']:>7.0f}"
+    )
+
+
+def main() -> int:
+    """Print the table; the exit code is 1 where this package's own row could not be measured."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--values", type=int, default=20_000)
+    parser.add_argument("--only", action="append", help="this tracker only; may be given several times")
+    parser.add_argument("--timeout", type=float, default=300.0, help="seconds per tracker")
+    parser.add_argument("--cache", type=Path, default=Path(".cache/bench-log"))
+    args = parser.parse_args()
+    print(f"load of the machine: {os.getloadavg()[0]:.1f}, processors: {os.cpu_count()}")
+    print(
+        f"{'':<15} {'values':>8} {'start s':>8} {'1: p50 us':>9} {'p99 us':>9} {'20: p50':>9} {'p99 us':>9}"
+        f" {'CPU us/v':>9} {'bytes/v':>9} {'all s':>8} {'MB':>7}"
+    )
+    failed = 0
+    for name in ["tellurio_sync", *PEERS]:
+        if args.only and name not in args.only:
+            continue
+        values = max(100, args.values // _SLOW.get(name, 1))
+        try:
+            python = Path(sys.executable) if name == "tellurio_sync" else environment(name, args.cache.absolute())
+            result = run(name, python, values, args.timeout)
+        except (OSError, subprocess.CalledProcessError) as exc:
+            result = {"error": f"its environment could not be made: {exc}"}
+        print(line(name, values, result), flush=True)
+        failed += name == "tellurio_sync" and "error" in result
+    return min(failed, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
