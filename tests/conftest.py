@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import signal
 import sys
 import threading
@@ -21,11 +23,89 @@ from tellurio_sync.peer import records
 FAILSAFE = 30.0
 """Seconds: how long a test waits for what must come; beyond it something hangs."""
 
+TEST_LIMIT = 900.0
+"""Seconds: a test that takes longer hangs, and ends the whole run."""
+
 # No test depends on how fast the machine is: neither one example of a property, nor making it.
 hypothesis.settings.register_profile(
     "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("unhurried")
+
+
+def _is_coverage_on() -> bool:
+    coverage = sys.modules.get("coverage")
+    return coverage is not None and coverage.Coverage.current() is not None
+
+
+not_under_coverage = pytest.mark.skipif(
+    _is_coverage_on(), reason="it counts memory or instructions, and those of coverage would count, too"
+)
+
+
+_running: list[Watchdog] = []
+
+
+class Watchdog(threading.Thread):
+    """Ends the run, with the stacks of all threads, if a test hangs: neither CI nor a user waits for it for ever."""
+
+    def __init__(self, show: Callable[[str], None], limit: float, end: Callable[[int], Any] = os._exit) -> None:
+        super().__init__(name="watchdog of the tests", daemon=True)
+        self._show = show
+        self._limit = limit
+        self._end = end
+        self._changed = threading.Condition()
+        self._test = ""
+        self._ends_at = math.inf
+
+    def begin(self, test: str) -> None:
+        with self._changed:
+            self._test, self._ends_at = test, time.monotonic() + self._limit
+
+    def stop(self) -> None:
+        with self._changed:
+            self._ends_at = -math.inf
+            self._changed.notify()
+
+    def run(self) -> None:
+        with self._changed:
+            while (left := self._ends_at - time.monotonic()) > 0:
+                self._changed.wait(min(left, self._limit))  # a test that begins meanwhile wakes nobody
+            if math.isinf(self._ends_at):
+                return
+            frames = sys._current_frames()
+            stacks = [f"{thread.name}:\n{_stack_of(thread, frames)}" for thread in threading.enumerate()]
+            self._show("\n".join([f"{self._test} did not end within {self._limit:g} s:", *stacks]))
+            self._end(1)
+
+
+def _stack_of(thread: threading.Thread, frames: dict[int, Any]) -> str:
+    frame = frames.get(thread.ident or 0)
+    return "" if frame is None else "".join(traceback.format_stack(frame))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+
+    def show(text: str) -> None:
+        reporter.write_line(text)
+        reporter.flush()
+
+    watchdog = Watchdog(show, TEST_LIMIT)
+    watchdog.start()
+    _running.append(watchdog)
+    try:
+        return (yield)
+    finally:
+        _running.remove(watchdog)
+        watchdog.stop()
+        watchdog.join(FAILSAFE)
+
+
+def pytest_runtest_logstart(nodeid: str) -> None:
+    if _running:
+        _running[-1].begin(nodeid)
 
 
 def pytest_configure() -> None:
@@ -42,8 +122,6 @@ def pytest_report_header() -> str:
 @pytest.fixture(autouse=True)
 def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """No test sees the user's keys, addresses or configuration file."""
-    import os
-
     kept = speedups.PURE_PYTHON_VARIABLE  # also for the processes that a test starts
     for name in list(os.environ):
         if (name.startswith("TELLURIO_") and name != kept) or name in (
@@ -79,11 +157,7 @@ def no_thread_left() -> Iterator[None]:
     left = [thread for thread in left if thread.is_alive()]
     if left:
         frames = sys._current_frames()
-        stacks = "\n".join(
-            f"{thread.name}:\n{''.join(traceback.format_stack(frames[thread.ident]))}"
-            for thread in left
-            if thread.ident in frames
-        )
+        stacks = "\n".join(f"{thread.name}:\n{_stack_of(thread, frames)}" for thread in left)
         pytest.fail(f"threads left over: {[thread.name for thread in left]}\n{stacks}")
 
 

@@ -206,9 +206,12 @@ def test_an_error_that_ends_a_run_is_not_masked_by_what_was_queued(
 
 
 def pauses(seed: int) -> Iterator[float]:
+    """Random ones, which become longer: on a machine that is busy, too, a batch comes through at last."""
     rng = random.Random(seed)
+    mean = 0.03
     while True:
-        yield 0.02 + rng.expovariate(1 / 0.03)
+        yield 0.02 + rng.expovariate(1 / mean)
+        mean *= 1.05
 
 
 class Loop:

@@ -2,10 +2,44 @@
 
 from __future__ import annotations
 
+import threading
+
 import hypothesis
+
+from .conftest import FAILSAFE, Watchdog
 
 
 def test_no_property_depends_on_how_fast_the_machine_is() -> None:
     settings = hypothesis.settings()
     assert settings.deadline is None
     assert hypothesis.HealthCheck.too_slow in settings.suppress_health_check
+
+
+def test_a_test_that_hangs_ends_the_run_with_the_stacks_of_all_threads() -> None:
+    shown: list[str] = []
+    ended = threading.Event()
+    codes: list[int] = []
+
+    def end(code: int) -> None:
+        codes.append(code)
+        ended.set()
+
+    watchdog = Watchdog(shown.append, 0.01, end)
+    watchdog.start()
+    watchdog.begin("tests/test_x.py::test_y")
+    assert ended.wait(FAILSAFE)
+    watchdog.join(FAILSAFE)
+    assert codes == [1]
+    assert shown[0].startswith("tests/test_x.py::test_y did not end within 0.01 s:\nMainThread:\n")
+    assert "ended.wait(FAILSAFE)" in shown[0]
+
+
+def test_after_the_last_test_the_watchdog_ends_and_says_nothing() -> None:
+    shown: list[str] = []
+    watchdog = Watchdog(shown.append, FAILSAFE, shown.append)  # type: ignore[arg-type]
+    watchdog.start()
+    watchdog.begin("a test")
+    watchdog.stop()
+    watchdog.join(FAILSAFE)
+    assert not watchdog.is_alive()
+    assert shown == []

@@ -20,8 +20,11 @@ import pytest
 
 import tellurio_sync
 
+from .conftest import not_under_coverage
 from .native import compiled
 from .processes.child import ROOT, Child
+
+pytestmark = not_under_coverage
 
 TIMES = 500
 

@@ -23,11 +23,13 @@ from tellurio_sync.client import TellurioWebSocketClient, server_methods
 from tellurio_sync.jsonrpc import codec
 from tellurio_sync.model.registries import Registries
 
-from ..conftest import FAILSAFE
+from ..conftest import FAILSAFE, not_under_coverage
 from ..faults.soak import wait_until
 from . import peers
 from .counting import Counts, counting, instructions
 from .processes import ROOT, running
+
+pytestmark = not_under_coverage
 
 SYSTEM_CALLS_PER_CALL = 6 if speedups.compiled is not None else 12
 INSTRUCTIONS_PER_CALL = 1100 if speedups.compiled is not None else 1250

@@ -120,8 +120,8 @@ def test_the_demo_improves_held_out_accuracy_and_shows_how(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_the_demo_improves_held_out_accuracy_on_the_real_mails(tmp_path: Path, real_mails: Path) -> None:
-    done = demo(tmp_path, "--data", str(real_mails), "--quiet")
+def test_the_demo_improves_held_out_accuracy_on_mails_of_one_s_own(tmp_path: Path, long_mails: Path) -> None:
+    done = demo(tmp_path, "--data", str(long_mails), "--quiet")
     assert done.returncode == 0, done.stderr
     before, after = accuracies(done.stdout, "held-out test")
     assert after >= before + 10

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import random
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,8 +70,8 @@ def test_learning_improves_held_out_accuracy_on_the_shipped_mails(seed: int) -> 
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_learning_improves_held_out_accuracy_on_the_real_mails(real_mails: Path, seed: int) -> None:
-    result = trained(real_mails, seed)
+def test_learning_improves_held_out_accuracy_on_long_mails(long_mails: Path, seed: int) -> None:
+    result = trained(long_mails, seed)
     assert result.after >= result.before + 0.05
 
 
@@ -83,13 +85,27 @@ def test_all_that_was_learnt_comes_from_the_training_mails() -> None:
     assert not read_rules(START_PROMPT)
 
 
-def test_nothing_is_learnt_from_wrong_labels() -> None:
-    """With shuffled labels the held-out accuracy stays near chance: the gain comes from the feedback."""
+def accuracy_after_wrong_labels(seed: int) -> float:
     split = split_mails(load_mails(), 0)
     labels = [mail.sentiment for mail in split.train]
-    random.Random(0).shuffle(labels)
+    random.Random(seed).shuffle(labels)
     shuffled = [Mail(mail.text, label) for mail, label in zip(split.train, labels)]
     prompt = START_PROMPT
-    for batch in shuffled_batches(shuffled, 10, random.Random(0)):
+    for batch in shuffled_batches(shuffled, 10, random.Random(seed)):
         prompt = step(prompt, batch)
-    assert accuracy(prompt, split.test) < 0.6
+    return accuracy(prompt, split.test)
+
+
+def test_nothing_is_learnt_from_wrong_labels() -> None:
+    """With shuffled labels the held-out accuracy is that of chance: the gain comes from the feedback.
+
+    Chance is the share of the most frequent sentiment. The mean of some shuffles lies within three of its standard
+    errors (binomial) above that; what is learnt from true labels lies far beyond.
+    """
+    test = split_mails(load_mails(), 0).test
+    chance = max(Counter(mail.sentiment for mail in test).values()) / len(test)
+    shuffles = 10
+    bound = chance + 3 * math.sqrt(chance * (1 - chance) / (len(test) * shuffles))
+    assert bound < 0.48
+    assert sum(map(accuracy_after_wrong_labels, range(shuffles))) / shuffles <= bound
+    assert trained(SHIPPED_MAILS, seed=0).after > bound + 0.2

@@ -13,6 +13,7 @@ import socket
 import ssl
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -187,6 +188,7 @@ class ScriptedServer:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        end = time.monotonic() + FAILSAFE  # for all together: there may be a thousand
         self._acceptor.join(FAILSAFE)
         with self._lock:
             sockets = list(self._sockets)
@@ -194,7 +196,7 @@ class ScriptedServer:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
-            thread.join(FAILSAFE)
+            thread.join(max(0.0, end - time.monotonic()))
             assert not thread.is_alive(), "a connection of the scripted server did not end"
         for sock in sockets:
             sock.close()

@@ -7,6 +7,7 @@ import json
 import threading
 import tracemalloc
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -14,17 +15,18 @@ import pytest
 from tellurio_sync.client import TellurioWebSocketClient
 from tellurio_sync.errors import CallTimeout, ConnectionLost
 from tellurio_sync.peer.dispatch import Method
+from tellurio_sync.peer.peer import Peer
 from tellurio_sync.transport.frames import TEXT, apply_mask
 from tellurio_sync.transport.websocket import DEFAULT_MAX_MESSAGE_SIZE
 
-from ..conftest import FAILSAFE
+from ..conftest import FAILSAFE, not_under_coverage
 from .conversation import server_frame
 from .ctrl_c import count_descriptors, echo
 from .scripted import Disconnected, ScriptedServer, ServerConnection
 from .soak import resident_bytes, wait_until
 from .test_network import peer_on, silent
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, not_under_coverage]
 
 MOST_GROWTH = 1 << 20
 """Bytes of Python objects that may be left over after the first part of a test; a leak in every round shows."""
@@ -55,6 +57,15 @@ def traced_memory() -> Iterator[None]:
     tracemalloc.stop()
 
 
+@contextmanager
+def closing(peer: Peer) -> Iterator[Peer]:
+    """Closes it whatever happens: a peer that goes on to reconnect would keep the server busy for ever."""
+    try:
+        yield peer
+    finally:
+        peer.lifecycle.close()
+
+
 def forget(server: ScriptedServer) -> None:
     """The server's own record of connections that are over is not what is measured."""
     for record in (server._threads, server._sockets, server.connections):
@@ -82,8 +93,8 @@ def test_a_thousand_times_connect_and_close(active_run: Any) -> None:
 
 
 def test_ten_thousand_timeouts() -> None:
-    with ScriptedServer(silent) as server:
-        peer = peer_on(server.port, ping_interval=None)
+    with ScriptedServer(silent) as server, ExitStack() as stack:
+        peer = stack.enter_context(closing(peer_on(server.port, ping_interval=None)))
 
         def time_out(rounds: int) -> None:
             for _ in range(rounds):
@@ -110,8 +121,8 @@ def test_a_thousand_reconnects(monkeypatch: pytest.MonkeyPatch) -> None:
         connection.reset()
 
     restored = threading.Semaphore(0)
-    with ScriptedServer(one_call) as server:
-        peer = peer_on(server.port, on_restored=lambda _: restored.release())
+    with ScriptedServer(one_call) as server, ExitStack() as stack:
+        peer = stack.enter_context(closing(peer_on(server.port, on_restored=lambda _: restored.release())))
 
         def lose(times: int) -> None:
             for number in range(times):
@@ -119,6 +130,7 @@ def test_a_thousand_reconnects(monkeypatch: pytest.MonkeyPatch) -> None:
                 assert restored.acquire(timeout=FAILSAFE)
             for thread in list(server._threads)[:-1]:
                 thread.join(FAILSAFE)
+                assert not thread.is_alive(), "a connection of the server did not end"
             forget(server)
 
         lose(100)
