@@ -274,3 +274,15 @@ def test_tables_of_a_docstring_are_found(tmp_path: Path) -> None:
     module = tmp_path / "module.py"
     module.write_text("\n".join(['"""A.', "", *tables, '"""']), encoding="utf-8")
     assert list(thread_tables.tables_of(module)) == [tables[:3]]
+
+
+def test_the_architecture_says_which_locks_are_re_entrant() -> None:
+    table = (DOCS / "architecture.md").read_text(encoding="utf-8").partition("\n## Locks\n")[2]
+    said = set(re.findall(r"^\| `(\w+)` \(re-entrant\)[^|]*\| `([\w/.]+)`", table, re.MULTILINE))
+    made = {
+        (name, path.relative_to(DOCS.parent).as_posix())
+        for path in DOCS.parent.rglob("*.py")
+        if not set(ELSEWHERE) & {*path.parts}
+        for name in re.findall(r"^\s*(?:self\.)?(\w+)(?:: [^=]+)? = threading\.RLock\(", path.read_text("utf-8"), re.M)
+    }
+    assert said == made

@@ -22,8 +22,8 @@ message waits for the interrupted turn, and a call that would have to wait for t
 Ctrl-C can interrupt the main thread after any call that it makes, while it waits for a lock, and on Python 3.10 at a
 jump.  So the role is taken and given back by plain stores, the state shows whether it is still held, and C code notes
 what the socket has taken before Python can raise (see ``_write``).  After an interrupt the receive thread reads the
-queue once more (see ``_leave``).  For the same reason the locks are plain ones: inside ``Condition.wait``, Ctrl-C can
-lose the lock.
+queue once more (see ``_leave``).  For the same reason there is no ``Condition``: inside its ``wait``, Ctrl-C can lose
+the lock.  The lock is re-entrant, because a signal handler may send while its thread holds it.
 
 | State | Written by | Read by | Guarded by | Enforced by |
 |---|---|---|---|---|
