@@ -1,8 +1,9 @@
 """Log records of the receive thread, handed to a thread of their own: a handler is foreign code.
 
-It may raise, take its time, or call the client, whose replies only the receive thread can deliver.  So whatever a
-handler does costs at most its record: the record is made where it belongs, put into a bounded queue, and given to the
-handlers by a thread that does nothing else.  What finds the queue full is counted, and the number is told.
+It may raise, take its time, or call the client, whose replies only the receive thread can deliver.  So a record is made
+on the thread where it belongs and put into a bounded queue, and a thread that does nothing else gives it to the
+handlers.  Whatever a handler does, at most its record is lost.  Records that find the queue full are counted, and the
+number is logged.
 
 | State | Written by | Read by | Guarded by | Enforced by |
 |---|---|---|---|---|

@@ -38,10 +38,10 @@ def consent() -> bool | None:
 
 
 def user_of(server: str | None) -> tuple[str | None, bool]:
-    """Who logged in last to a server, None if nobody did; and whether that is the general login.
+    """The user who logged in last to a server, None if there is none; and whether that is the general login.
 
-    The general login is the one that other clients of Tellurio know, too: the first one, to whichever server. The
-    others are kept per server.
+    The general login is the first one, to any server; other clients of Tellurio know it, too. Logins to other servers
+    are kept for each server.
     """
     entries = _read()
     own = _servers(entries).get(server) if server is not None else None
@@ -62,7 +62,7 @@ def is_general(server: str | None) -> bool:
 
 
 def save_username(name: str, server: str | None = None) -> None:
-    """Note who logged in, and to which server. Another name than before drops what the other one had allowed.
+    """Note the user who logged in, and the server. A new user drops what the former one had allowed.
 
     Raises:
         OSError: the file cannot be written.
@@ -78,7 +78,7 @@ def save_username(name: str, server: str | None = None) -> None:
 
 
 def forget_user(server: str | None) -> None:
-    """Note that nobody is logged in to a server.
+    """Note that no user is logged in to a server.
 
     Raises:
         OSError: the file cannot be written.

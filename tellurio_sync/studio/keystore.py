@@ -15,11 +15,11 @@ from typing import NamedTuple, TypeVar
 from ..secret import redact
 from . import config
 
-# Backends that are no real keyrings: they refuse, forget, or hold keys of other people.
+# Backends that are not real keyrings: they refuse, forget, or hold keys of other people.
 _UNUSABLE = ("keyring.backends.fail", "keyring.backends.null", "keyrings.gauth")
 
 
-# Seconds. A keyring that asks a person for its password needs some; one that nobody sits in front of waits for ever.
+# Seconds. A keyring that asks a person for its password needs some time; without a person it would wait for ever.
 KEYRING_TIMEOUT = 10.0
 
 T = TypeVar("T")
@@ -43,7 +43,7 @@ def lookup(server: str | None = None) -> Lookup:
     """The key of the last user of a server. Waits at most :data:`KEYRING_TIMEOUT` for the keyring. Never raises.
 
     Args:
-        server: its address; None: of whichever the last login was to.
+        server: its address; None: the server of the last login.
     """
     username, is_general = config.user_of(server)
     if username is None:
@@ -118,7 +118,7 @@ def forget(server: str | None = None) -> Stored:
 
 
 def _in_time(work: Callable[[], T]) -> T:
-    """The result of ``work``, which runs in a thread of its own: a locked keyring may wait for a person for ever.
+    """The result of ``work``, which runs on its own thread: a locked keyring may wait for a person for ever.
 
     Raises:
         TimeoutError: it did not answer within :data:`KEYRING_TIMEOUT`.
