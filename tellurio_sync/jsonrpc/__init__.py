@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .codec import MalformedText, decode, encode
+from .codec import MalformedText, decode, encode, utf8_size
 from .codes import (
     INTERNAL_ERROR,
     INVALID_PARAMS,
@@ -52,4 +52,5 @@ __all__ = [
     "notification",
     "request",
     "result_reply",
+    "utf8_size",
 ]

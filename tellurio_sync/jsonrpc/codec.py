@@ -31,6 +31,9 @@ else:
     )
 
 
+_PIECE = 64 * 1024  # characters
+
+
 class MalformedText(ValueError):
     """The text is not JSON that can be read here."""
 
@@ -99,6 +102,14 @@ def _write_plainly(message: Any) -> str:
         return text if text.isascii() or _is_unicode(text) else _plain_ascii(message)
     except (TypeError, ValueError, RecursionError) as exc:
         raise LocalProtocolError(f"cannot be sent as JSON: {_why(exc)}") from exc
+
+
+def utf8_size(text: str) -> int:
+    """The bytes of a text as UTF-8, without a second copy of all of it."""
+    if text.isascii():
+        return len(text)
+    pieces = (text[start : start + _PIECE] for start in range(0, len(text), _PIECE))
+    return sum(len(piece.encode("utf-8", "surrogatepass")) for piece in pieces)
 
 
 def _is_unicode(text: str) -> bool:

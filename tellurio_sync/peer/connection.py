@@ -183,7 +183,7 @@ class Connection:
         for call, text in zip(calls, texts):
             if len(text) <= self._certainly_small:
                 continue
-            size = len(text.encode("utf-8", "surrogatepass"))
+            size = jsonrpc.utf8_size(text)
             if self._max_outgoing is not None and size > self._max_outgoing:
                 raise LocalProtocolError(
                     f"the message for {call.method!r} is too big: it has {size} bytes, and the server takes at most "

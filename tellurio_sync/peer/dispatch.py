@@ -182,7 +182,7 @@ class _OneReply:
         try:
             text = jsonrpc.encode(jsonrpc.result_reply(self._id, result))
             limit = self._dispatcher.max_outgoing
-            if limit is not None and len(text) * 4 > limit and (size := len(text.encode())) > limit:
+            if limit is not None and len(text) * 4 > limit and (size := jsonrpc.utf8_size(text)) > limit:
                 raise LocalProtocolError(
                     f"the result is too big: it has {size} bytes, and the server takes at most {limit} "
                     "(its max_message_size)"
