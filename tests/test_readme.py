@@ -28,6 +28,8 @@ OUTPUT = [
     r"Here is the combined feedback we got for this specific first task and other variables: Say when\.\n",
     r"(\d+ of 10 right\n){4}",
     r"Variable created successfully\.\n100 replies after one round trip; Variable created successfully\.\n",
+    r"failed: \[1\]\n\['answered', None, 'answered'\]\n",
+    r"\[0\.0, 0\.2, 0\.4, 0\.6, 0\.8\]\n",
     r"1000 True\n",
     r"Say please\.\n",
 ]
