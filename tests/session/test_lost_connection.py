@@ -101,7 +101,8 @@ class TestALostConnection:
             return real(*arguments)
 
         with Cable(backend.port) as cable:
-            session = make_session(ws_port=cable.port, default_timeout=0.2, pending_timeout=FAILSAFE)
+            # Logging in and making the run have this time, too: on a busy machine they need more than a moment.
+            session = make_session(ws_port=cable.port, default_timeout=3.0, pending_timeout=FAILSAFE)
             session.login(KEY)
             with session.use(), session.init(None, "Deadline"):
                 variable = te.Variable("a")
