@@ -134,6 +134,7 @@ def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.Te
     monkeypatch.setenv("HOME", home)
     monkeypatch.setenv("USERPROFILE", home)
     monkeypatch.setenv("TELLURIO_JOURNAL_DIR", f"{home}/journals")
+    monkeypatch.setenv("TELLURIO_FINISH_TIMEOUT", "20")  # a busy machine is slow
 
 
 @pytest.fixture(autouse=True)

@@ -14,6 +14,7 @@ Signal handlers wait here, too.  So nothing that a waiting thread needs is guard
 from __future__ import annotations
 
 import logging
+import os
 import random
 import threading
 import time
@@ -36,7 +37,19 @@ _LONGEST_PAUSE = 30.0
 # The longest pause before another try while a thread waits for it.
 _PAUSE_IF_WAITED_FOR = 0.2
 
+# How long the end of a run waits for the next sign of progress from a server that has not failed.
+FINISH_VARIABLE = "TELLURIO_FINISH_TIMEOUT"
+_SLOW = 1.8
+
 SEND_COMMAND = "tellurio-sync sync"
+
+
+def _slow_patience() -> float:
+    try:
+        seconds = float(os.environ.get(FINISH_VARIABLE) or _SLOW)
+    except ValueError:
+        return _SLOW
+    return seconds if seconds > 0 else _SLOW
 
 
 class _Flush:
@@ -102,15 +115,19 @@ class Shipper:
         request = _Flush()
         self._inbox.put(request)
         end = time.monotonic() + timeout
-        progress, until = self.delivery.acknowledged, time.monotonic() + (timeout if patience is None else patience)
+        progress, since = self.delivery.acknowledged, time.monotonic()
         while not request.done.wait(max(0.0, min(0.05, end - time.monotonic()))):
             now = time.monotonic()
-            if self.delivery.acknowledged != progress and patience is not None:
-                progress, until = self.delivery.acknowledged, now + patience
-            if now >= min(end, until) or self.is_unusable:
+            if self.delivery.acknowledged != progress:
+                progress, since = self.delivery.acknowledged, now
+            if now >= end or self.is_unusable or (patience is not None and now - since >= self._limit(patience)):
                 request.is_abandoned = True
                 return request.done.is_set()
         return True
+
+    def _limit(self, patience: float) -> float:
+        """Seconds without progress: longer for a server that has not failed yet, and may only be slow."""
+        return patience if self.last_error is not None or patience < 1.0 else max(patience, _slow_patience())
 
     def stop(self, timeout: float = 1.0) -> None:
         """Let the thread end, and wait at most ``timeout`` seconds for it, unless it is this thread."""

@@ -24,6 +24,7 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     monkeypatch.setenv("TELLURIO_JOURNAL_DIR", str(tmp_path / "journals"))
+    monkeypatch.setenv("TELLURIO_FINISH_TIMEOUT", "20")
     return tmp_path
 
 

@@ -481,7 +481,8 @@ def test_how_a_process_ends_its_run(ending, server):
 
 
 @pytest.mark.slow
-def test_an_exit_does_not_hang_on_a_server_that_does_not_answer(server):
+def test_an_exit_does_not_hang_on_a_server_that_does_not_answer(server, monkeypatch):
+    monkeypatch.delenv("TELLURIO_FINISH_TIMEOUT")
     answer = threading.Event()
     server.before_answer = lambda: answer.wait(60)
     command = [sys.executable, "-c", SCRIPT.format(port=server.port)]
