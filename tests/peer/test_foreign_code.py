@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -82,6 +83,9 @@ class Handler:
             assert future.result(FAILSAFE)["result"]["x"] == "handler"
 
 
+@pytest.mark.skipif(
+    sys.version_info < (3, 11), reason="not so yet: 3.10 handles signals at jumps, too, and there a turn can be lost"
+)
 @pytest.mark.parametrize("kind", ["call", "submit", "notify"])
 @pytest.mark.parametrize(
     "outer",
@@ -111,6 +115,7 @@ def test_a_signal_handler_may_call_at_any_point(client: te.TellurioWebSocketClie
         assert handler.refused == 0, "without TLS, and without waiting, it works each time"
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="as above")
 def test_a_signal_handler_that_calls_while_others_call(client: te.TellurioWebSocketClient) -> None:
     """They never notice."""
     is_over = threading.Event()
