@@ -3,26 +3,32 @@
 PYTHON ?= python3
 VENV ?= .venv
 EXTRAS ?= local,speed,test,dev
+# A file of versions that pip keeps to, such as .ci/constraints.txt; empty: the latest.
+CONSTRAINTS ?=
 BIN := $(VENV)/bin
+# Not exported to all: the tests install the peer into an environment of its own, which has other versions.
+CONSTRAINED := PIP_CONSTRAINT=$(abspath $(CONSTRAINTS)) PIP_BUILD_CONSTRAINT=$(abspath $(CONSTRAINTS))
 RUFF := $(BIN)/ruff
 RUFF_CONFIG := --config .ci/ruff.toml
 CORE_TESTS := tests/transport tests/peer tests/jsonrpc tests/client tests/test_speedups.py \
 	tests/benchmarks/test_guards.py
+BORDER_TESTS := tests/transport tests/jsonrpc tests/client tests/studio tests/backend tests/session tests/test_local.py \
+	tests/test_testing.py tests/test_readme.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-core test-slow interop test-all soak fuzz bench bench-afnio bench-quick bench-log cover format lint type build check-dist check clean
+.PHONY: help install demo test test-core test-borders test-slow interop test-all soak fuzz bench bench-afnio bench-quick bench-log cover format lint type build check-dist check clean
 
 help:  ## print this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 # The environment is brought up to date when the requirements change, or the C code: each interpreter has its own build
 # of that in the tree. Where it cannot be built any more, one that is out of date must not stay.
-$(VENV)/installed: setup.cfg setup.py tellurio_sync/_speedups.c
+$(VENV)/installed: setup.cfg setup.py tellurio_sync/_speedups.c $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "tellurio_sync needs Python 3.10 or later: make PYTHON=/path/to/python3.x ..."; exit 1; }
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	PYTHONWARNINGS='ignore:Editable installation' $(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'
+	$(CONSTRAINED) $(BIN)/python -m pip install --quiet --upgrade pip
+	$(CONSTRAINED) PYTHONWARNINGS='ignore:Editable installation' $(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'
 	@built=tellurio_sync/_speedups$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))'); \
 	[ $$built -nt tellurio_sync/_speedups.c ] || \
 		{ rm -f $$built; echo "The C extension was not built (no C compiler?): the same is done in Python, slower."; }
@@ -38,6 +44,9 @@ test: install  ## run the fast tests
 
 test-core: install  ## run those of them that are about a call on its way: transport, peer, jsonrpc, client, speedups
 	$(BIN)/python -m pytest -q -m 'not slow and not interop' $(CORE_TESTS) $(ARGS)
+
+test-borders: install  ## run those of them that touch other libraries: HTTP, WebSocket, TLS, the keyring, the backend
+	$(BIN)/python -m pytest -q -m 'not slow and not interop' $(BORDER_TESTS) $(ARGS)
 
 test-slow: install  ## run the tests with whole processes, networks that misbehave and large messages
 	$(BIN)/python -m pytest -q -m 'slow and not interop' $(ARGS)
@@ -82,13 +91,13 @@ type: install  ## check the types of the package
 
 build: install  ## build the source distribution, the wheel and the one without C code into dist/
 	rm -rf dist build
-	$(BIN)/python -m build --outdir dist .
-	TELLURIO_SYNC_PURE_PYTHON=1 $(BIN)/python -m build --wheel --outdir dist .
+	$(CONSTRAINED) $(BIN)/python -m build --outdir dist .
+	$(CONSTRAINED) TELLURIO_SYNC_PURE_PYTHON=1 $(BIN)/python -m build --wheel --outdir dist .
 
 check-dist: build  ## install what was built into an empty environment, with and without a C compiler, and try it
-	$(BIN)/python tests/check_dist.py dist
+	$(CONSTRAINED) $(BIN)/python tests/check_dist.py dist
 
-check: lint type test test-slow interop bench-quick check-dist  ## everything that CI runs
+check: lint type test test-slow interop bench-quick check-dist  ## everything that CI runs on one Python; .ci/run: all of CI
 
 clean:  ## remove environments, builds and caches
 	rm -rf .venv* .cache build dist *.egg-info tellurio_sync/*.so .coverage htmlcov .mypy_cache .pytest_cache .ruff_cache .hypothesis

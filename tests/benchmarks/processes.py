@@ -17,6 +17,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 CACHE = ROOT / ".cache" / "benchmarks"
 AFNIO_VERSION = "0.3.7"
+CONSTRAINTS = ROOT / ".ci" / "afnio.txt"
 START_TIMEOUT = 30.0
 MEASUREMENT_TIMEOUT = 120.0
 
@@ -163,6 +164,8 @@ def afnio_python(may_install: bool) -> str:
             [sys.executable, "-m", "venv", "--clear", str(folder)], check=True, capture_output=True, timeout=120
         )
         pip = [str(python), "-m", "pip", "install", "--quiet", f"afnio=={AFNIO_VERSION}"]
+        if CONSTRAINTS.exists():
+            pip += ["--constraint", str(CONSTRAINTS)]
         subprocess.run(pip, check=True, capture_output=True, timeout=600)
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired, OSError) as exc:
         raise Failed(f"cannot be installed: {type(exc).__name__}") from exc

@@ -26,6 +26,7 @@ from tellurio_sync.testing import ScriptedBackend
 from .moving import DRIVERS, PACKAGE_ROOT
 
 PEER = "afnio==0.3.7"
+CONSTRAINTS = PACKAGE_ROOT / ".ci" / "afnio.txt"
 FAILSAFE = 300.0
 """Seconds: a driver that is not done by then hangs."""
 
@@ -52,15 +53,11 @@ def peer_bin(request: pytest.FixtureRequest) -> Path:
         if "interop" not in request.config.option.markexpr:
             pytest.skip(f"{PEER} is not installed: pytest -m interop installs it")
         venv.create(home, with_pip=True, clear=True)
-        install = [str(programs / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", PEER]
-        subprocess.run(install, check=True, timeout=FAILSAFE, stdout=subprocess.DEVNULL)
-        # What this package needs, for the runs over its client; the package itself is the one that is tested.
-        subprocess.run(
-            [*install[:-1], *_core_requirements()],
-            check=True,
-            timeout=FAILSAFE,
-            stdout=subprocess.DEVNULL,
-        )
+        install = [str(programs / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        if CONSTRAINTS.exists():
+            install += ["--constraint", str(CONSTRAINTS)]
+        # And what this package needs, for the runs over its client; the package itself is the one that is tested.
+        subprocess.run([*install, PEER, *_core_requirements()], check=True, timeout=FAILSAFE, stdout=subprocess.DEVNULL)
         done.touch()
     return programs
 
