@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from ._version import __version__
 from .errors import HttpUnreachable, InvalidAPIKeyError, TellurioError
 
 if TYPE_CHECKING:
+    from .session import Session
     from .studio import KeySource
 
 PROGRAM = "tellurio-sync"
@@ -41,18 +42,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     # For the backend its log is the output; for the other commands it is what the command itself prints.
     level = args.verbosity or ("info" if args.command == "backend" else "warning")
     logging.getLogger("tellurio_sync").setLevel(level.upper())
+    commands: dict[str, Callable[[argparse.Namespace], int]] = {
+        "backend": _backend,
+        "logout": _logout,
+        "report": _report,
+        "runs": _runs,
+        "sync": _sync,
+        "whoami": _whoami,
+    }
     try:
         if args.command == "login":
             return _login(args.api_key, args.relogin)
-        if args.command == "backend":
-            return _backend(args)
-        if args.command == "report":
-            return _report(args)
-        return _demo(remaining)
+        if args.command == "demo":
+            return _demo(remaining)
+        return commands[args.command](args)
     except KeyboardInterrupt:
         print(file=sys.stderr)  # the terminal shows ^C, without a line end
         return _INTERRUPTED
-    except TellurioError as exc:
+    except (TellurioError, OSError, ValueError) as exc:
         _complain(str(exc))
         return 1
 
@@ -82,6 +89,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     login.add_argument("--relogin", action="store_true", help="do not use the key in the keyring")
 
+    commands.add_parser("logout", help="forget the key in the local keyring")
+    commands.add_parser("whoami", help="show the account that is logged in, and where")
+
+    sync = commands.add_parser("sync", help="send the runs that were kept on this machine, or made offline")
+    sync.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="their journals (default: this user's)")
+    sync.add_argument("--dry-run", action="store_true", help="show what would be sent, and send nothing")
+    sync.add_argument("--anyway", action="store_true", help="also runs that were begun at another server")
+    _add_server(sync)
+
+    runs = commands.add_parser("runs", help="list the runs of a project")
+    runs.add_argument("project", nargs="?", default="Default", metavar="PROJECT", help="its name (%(default)s)")
+    runs.add_argument("--namespace", metavar="NAME", help="where the project is (default: your own)")
+    _add_server(runs)
+
     backend = commands.add_parser(
         "backend",
         help="run a local backend until it is interrupted",
@@ -102,6 +123,67 @@ def _parser() -> argparse.ArgumentParser:
     # The demo reads its own options, also --help.
     commands.add_parser("demo", help="watch a prompt being optimised", add_help=False)
     return parser
+
+
+def _add_server(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        metavar="DIR",
+        help="a local backend on this folder, started for this command (default: the server of the environment)",
+    )
+
+
+def _logged_in(args: argparse.Namespace) -> Session:
+    from .session import Session
+
+    session = Session()
+    if args.data_dir is not None:
+        session.login(mode="local", data_dir=args.data_dir)
+    else:
+        session.login()
+    return session
+
+
+def _logout(args: argparse.Namespace) -> int:
+    from .session import Session
+
+    if Session().logout():
+        _say("The key in the local keyring is forgotten. A key in the environment stays.")
+        return 0
+    _complain("The keyring could not delete the key.")
+    return 1
+
+
+def _whoami(args: argparse.Namespace) -> int:
+    from .session import Session
+
+    with Session() as session:
+        session.login()
+        for name, value in session.whoami().items():
+            print(f"{name:<10} {value}")
+    return 0
+
+
+_UNSENT = ("failed", "refused", "busy")
+
+
+def _sync(args: argparse.Namespace) -> int:
+    with _logged_in(args) as session:
+        results = session.sync(args.folder, dry_run=args.dry_run, anyway=args.anyway)
+    for result in results:
+        why = f": {result.why}" if result.why else ""
+        print(f"{result.outcome:<9} {result.run} of {result.project}, {result.unsent_bytes:,} bytes{why}")
+    if not results:
+        _say("Nothing is left to send.")
+    return 1 if any(result.outcome in _UNSENT for result in results) else 0
+
+
+def _runs(args: argparse.Namespace) -> int:
+    with _logged_in(args) as session:
+        for run in session.runs(args.namespace, args.project):
+            print(f"{run.uuid}  {run.status.value:<9}  {run.name}")
+    return 0
 
 
 def _backend(args: argparse.Namespace) -> int:

@@ -272,3 +272,34 @@ finally:
     assert done.returncode == 0
     assert all(command in done.stdout for command in ("login", "backend", "demo"))
     assert done.stderr.strip() == "[]"
+
+
+@pytest.mark.slow
+def test_what_was_made_offline_is_sent_and_listed(home, tmp_path, monkeypatch, capsys):
+    import tellurio_sync as te
+
+    for name in ("TELLURIO_BACKEND_HTTP_BASE_URL", "TELLURIO_BACKEND_HTTP_PORT"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("TELLURIO_JOURNAL_DIR", str(tmp_path / "journals"))
+    with te.Session() as session, session.init(None, "Away", name="made offline", mode="offline") as run:
+        run.log("loss", 0.5, step=0)
+    data = ["--data-dir", str(tmp_path / "data")]
+    assert main(["sync", "--dry-run", *data]) == 0
+    assert capsys.readouterr().out.startswith("to send   made offline of Away, ")
+    assert main(["sync", *data]) == 0
+    assert capsys.readouterr().out.startswith("sent      made offline of Away, ")
+    assert main(["sync", *data]) == 0
+    assert "Nothing is left to send." in capsys.readouterr().out
+    assert main(["runs", "Away", *data]) == 0
+    assert "COMPLETED  made offline" in capsys.readouterr().out
+    assert main(["sync", str(tmp_path / "absent"), *data]) == 1
+    assert "absent" in capsys.readouterr().err
+    local.default_local_backend().stop()
+
+
+def test_whoami_and_logout(backend, keyring, monkeypatch, capsys):
+    monkeypatch.setenv("TELLURIO_API_KEY", "wrong")
+    assert main(["whoami"]) == 1
+    assert "wrong" not in capsys.readouterr().err
+    assert main(["logout"]) == 0
+    assert "is forgotten" in capsys.readouterr().out
