@@ -24,12 +24,21 @@ def no_collector() -> Iterator[None]:
     """What nothing needs is gone without the garbage collector, which may come late."""
     gc.collect()
     gc.disable()
+    _of_other_tests.extend(item for item in gc.get_objects() if type(item) in _KINDS)
     yield
+    _of_other_tests.clear()
     gc.enable()
 
 
+_KINDS = (Variable, Node, Model, Optimizer)
+_of_other_tests: list[Any] = []
+"""Held, so that no new object gets the address of one of these."""
+
+
 def alive(*kinds: type) -> int:
-    return sum(type(item) in (kinds or (Variable, Node, Model, Optimizer)) for item in gc.get_objects())
+    """How many there are that this test has made."""
+    former = set(map(id, _of_other_tests))
+    return sum(type(item) in (kinds or _KINDS) and id(item) not in former for item in gc.get_objects())
 
 
 def release(rpc: RpcClient, *tags: dict[str, Any], **more: list[str]) -> None:
