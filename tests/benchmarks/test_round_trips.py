@@ -225,7 +225,6 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counts]:
 @pytest.fixture(scope="module")
 def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BackendProcess]:
     pytest.importorskip("aiohttp")
-    pytest.importorskip("openai")
     with BackendProcess(tmp_path_factory.mktemp("backend")) as backend:
         yield backend
 
@@ -239,4 +238,6 @@ def test_round_trips_of_an_operation(operation: str, backend: BackendProcess, co
         session.login(KEY)
         te.init(None, "Round trips")
         run(World(counts))
-        assert (counts.requests, counts.trips) == (requests, trips)
+        # Nobody waits for this notification: it goes along with another message.
+        made = [method for method in counts.requests if method != "release"]
+        assert (made, counts.trips) == (requests, trips)

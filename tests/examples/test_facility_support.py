@@ -222,7 +222,8 @@ def test_a_language_model_that_is_not_there_ends_with_1_and_one_line(tmp_path: P
     nobody = "http://127.0.0.1:9/v1"
     done = demo(tmp_path, "--model", "tiny", "--lm-base-url", nobody, "--lm-api-key", "none")
     assert done.returncode == 1
-    assert done.stderr.startswith("tellurio-sync demo: The language model 'tiny' at http://127.0.0.1:9/v1/ failed:")
+    assert done.stderr.startswith("tellurio-sync demo: ")
+    assert "The language model 'tiny' at http://127.0.0.1:9/v1 failed:" in done.stderr
     assert done.stderr.count("\n") == 1
 
 

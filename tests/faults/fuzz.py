@@ -218,7 +218,9 @@ def fuzz_decoder(dice: random.Random, outcomes: Counter[str]) -> int:
 class InlinePool(WorkerPool):
     """Runs tasks at once."""
 
-    def submit(self, task: Callable[[], None], *, must_run: bool = False) -> bool:
+    def submit(
+        self, task: Callable[[], None], *, must_run: bool = False, refuse: Callable[[], None] | None = None
+    ) -> bool:
         task()
         return True
 
