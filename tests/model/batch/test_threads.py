@@ -217,6 +217,9 @@ def test_the_end_waits_for_what_another_thread_is_sending(link):
         def __exit__(self, *exc_info):
             self.lock.release()
 
+        def _is_owned(self):
+            return self.lock._is_owned()
+
     link.answers[UPDATE] = answer
     with pytest.raises(BatchFailed, match="note of"), te.batch():
         variable = Variable("a")
