@@ -307,14 +307,17 @@ def test_a_training_killed_from_outside_at_any_time_loses_nothing_that_was_ackno
         training = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert training.stdout is not None
         uuid = training.stdout.readline().strip()
-        flaky.fail = first(chance.randrange(3), "lose", "journal/")
+        lost_answers = chance.randrange(3)
+        flaky.fail = first(lost_answers, "lose", "journal/")
         wait_until(lambda done=done: done.exists() and done.read_bytes(), "the training does not log")
         threading.Event().wait(chance.random() * 0.4)  # any time
         training.kill()
         training.wait(FAILSAFE)
         training.stdout.close()
         acknowledged = int(done.read_bytes() or b"-1") + 1
-        assert {one.outcome for one in sync(rest)} == {"sent"}
+        # An answer that is lost to `sync` itself is one more try.
+        outcomes = [{one.outcome for one in sync(rest)} for _ in range(lost_answers + 1)]
+        assert outcomes[-1] <= {"sent"}
         found = direct.list_metrics("local", "p", uuid)
         by_name = {name: [one["step"] for one in found if one["name"] == name] for name in ("loss", "a", "b")}
         for steps in by_name.values():
