@@ -89,7 +89,7 @@ class Change:
             set_local(self.variable, self.name, self.local_value())
 
     def __str__(self) -> str:
-        return f"{self.field.lstrip('_')} of {self.variable}"
+        return f"{self.field.lstrip('_')} of {self.variable!s}"
 
 
 def error_in(outcome: Any, sent: dict[str, Any]) -> TellurioError | None:

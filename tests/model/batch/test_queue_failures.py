@@ -38,7 +38,7 @@ def test_all_refusals_are_told_with_what_was_refused(link):
         old.role = "other"
     assert good.variable_id
     assert (old.data, old.role) == ("new", "role")
-    assert [what for what, _ in caught.value.failures] == [str(bad), str(worse), f"role of {old}"]
+    assert [what for what, _ in caught.value.failures] == [str(bad), str(worse), f"role of {old!s}"]
     for text in ("3 refused", "first", "second", "no room", "role of", "a bad role"):
         assert text in str(caught.value)
     assert not link.registries.unsure
