@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import signal
@@ -135,6 +136,15 @@ def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.Te
     monkeypatch.setenv("USERPROFILE", home)
     monkeypatch.setenv("TELLURIO_JOURNAL_DIR", f"{home}/journals")
     monkeypatch.setenv("TELLURIO_FINISH_TIMEOUT", "20")  # a busy machine is slow
+
+
+@pytest.fixture(autouse=True)
+def own_log_level() -> Iterator[None]:
+    """A command that is run in this process sets the level of the package's logger: not for the tests after it."""
+    logger = logging.getLogger("tellurio_sync")
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 @pytest.fixture(autouse=True)

@@ -141,7 +141,7 @@ USES = {
         "session",
         "trainer",
     },
-    "cli": {"_version", "addresses", "backend", "errors", "examples", "local", "studio"},
+    "cli": {"_version", "addresses", "backend", "errors", "examples", "local", "session", "studio"},
     "examples": {"__init__", "model", "studio"},
     "testing": {"deadlines", "errors", "local", "model", "session"},
     "__main__": {"cli"},

@@ -131,7 +131,7 @@ FAILURES: dict[str, Callable[[], object]] = {
     "blanks in it": lambda: te.Session().login(WRONG_KEY + " x"),
     "bad option beside a key": lambda: te.TellurioWebSocketClient(default_timeout=-1, api_key=WRONG_KEY),
     "bad retries": lambda: connect(80, retries=0),
-    "bad mode": lambda: te.Session().login(WRONG_KEY, mode="offline"),
+    "bad mode": lambda: te.Session().login(WRONG_KEY, mode="elsewhere"),
     "no backend": lambda: te.Session(http_base_url="http://127.0.0.1", http_port=free_port()).login(WRONG_KEY),
 }
 
@@ -181,7 +181,7 @@ def test_a_whole_session_shows_no_key(
             lm = te.OpenAI(api_key=LM_KEY, base_url=f"http://127.0.0.1:{free_port()}/v1", max_retries=0)
             te.set_backward_model_client("openai/gpt-4o", client_args={"api_key": LM_KEY, "max_retries": 0})
             prompt = te.Parameter("p", "prompt")
-            optimizer = te.TGD([prompt], lm)
+            optimizer = te.TGD([prompt], lm, model="m")
             chat = [{"role": "user", "content": [prompt]}]
             fails(lambda: te.functional.chat_completion(lm, chat))
             fails(lambda: te.OpenAI(api_key=LM_KEY, timeout=-1))

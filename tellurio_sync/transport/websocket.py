@@ -356,7 +356,7 @@ class WebSocketTransport(Transport):
             return not self._taken
         if self._taken or exc.errno is None or type(exc).__module__ != "builtins":
             return False
-        send = self._sock.send if self._tls is None else self._tls._send_some
+        send = self._send_some if self._tls is None else self._tls._send_some
         last = exc.__traceback__
         while last is not None and last.tb_next is not None:
             last = last.tb_next

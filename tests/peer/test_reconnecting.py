@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tellurio_sync.errors import CallTimeout, ConnectionLost, NotConnected, WouldDeadlock
+from tellurio_sync.peer.backoff import LONGEST_PAUSE
 from tellurio_sync.peer.lifecycle import CLOSED, OPEN
 
 from ..conftest import FAILSAFE
@@ -130,7 +131,7 @@ def test_a_thousand_reconnects_leave_nothing() -> None:
         for number in range(1, 1001):
             rig.transport.server_end(LOST)
             rig.clock.wait_for_waiting()
-            rig.clock.advance(1)
+            rig.clock.advance(LONGEST_PAUSE)
             transport = rig.dialers.wait_for_transport(number)
             rig.wait_for_state(OPEN)
             assert transport is rig.transport
