@@ -197,7 +197,7 @@ def test_a_whole_session_shows_no_key(
             shown += [repr(restored), repr(pickle.dumps(lm)), repr(pickle.dumps(session)), repr(lm.describe())]
             shown.append(repr(optimizer.state_dict()))
             backend.kill()
-            fails(lambda: run.log("accuracy", 1))
+            run.log("accuracy", 1)  # kept here: it does not fail because of a server
             fails(session.client.connect)
             monkeypatch.setattr(run, "finish", lambda *_: None)
             run.status = "COMPLETED"  # type: ignore[assignment]  # there is nobody to tell
