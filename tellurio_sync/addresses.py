@@ -154,7 +154,8 @@ def check_may_send_key(address: Address, *, allow_insecure: bool = False) -> Non
         return
     raise ConnectFailed(
         f"The API key is not sent to {address.url}: without encryption, everybody on the way could read it. "
-        f"Use {_ENCRYPTED[address.scheme]}://, or pass allow_insecure=True if you trust this network.",
+        f"Use {_ENCRYPTED[address.scheme]}://, or, if you trust this network, use "
+        "Session(allow_insecure=True) or TellurioWebSocketClient(allow_insecure=True).",
         stage="url",
         url=address.url,
     )

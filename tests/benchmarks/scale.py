@@ -149,18 +149,19 @@ class ScaleWorker(Worker):
             many = [{**PUSHED, "variable_id": new_id()} for _ in range(min(CHUNK, len(kept) - first))]
             start = time.process_time()
             for at, params in enumerate(many, first):
-                create(link.registries, params)
+                create(link, params)
                 kept[at] = lookup(params["variable_id"])
             seconds += time.process_time() - start
         return seconds
 
 
-def begun_call(link: Link) -> tuple[Any, int, None]:
+def begun_call(link: Link) -> tuple[Any, None]:
     """A call that has just begun, for ``Registries.end_call``."""
     from tellurio_sync.model.call import Call
 
     call = Call(link)  # type: ignore[arg-type]
-    return call, link.registries.begin_call(call), None
+    call.ticket = link.registries.begin_call(call)
+    return call, None
 
 
 _numbers = itertools.count(1)
