@@ -15,9 +15,8 @@ from tests.conftest import FAILSAFE
 
 ROOT = Path(__file__).parents[2]
 
-END_LIMIT = 6.0
-"""Seconds within which a program must have ended once it has nothing left to do: 2 s, as the README says, and as much
-again twice for a busy machine. A wait that nobody bounds takes 30 s."""
+END_LIMIT = 2.0
+"""Seconds within which a program must have ended once it has nothing left to do."""
 
 
 class Child:
