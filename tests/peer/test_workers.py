@@ -247,26 +247,47 @@ def test_any_depth_ends_within_the_bound(is_early: bool) -> None:
     pool.close(FAILSAFE)
 
 
-def test_many_at_once_each_with_two_levels_below_it_end_with_few_threads() -> None:
-    pool = WorkerPool(max_workers=4, max_threads=100)
+def test_many_at_once_each_with_two_levels_below_it_end_within_the_bound() -> None:
+    """How many threads it takes is up to the scheduler; that all are answered, and none is refused, is not."""
+    pool = WorkerPool(max_workers=4, max_threads=600)
     answers = [threading.Event() for _ in range(200)]
-    highest = [0]
+    refused: list[str] = []
     all_queued = threading.Event()
 
     def level(depth: int, answered: threading.Event) -> None:
         assert all_queued.wait(FAILSAFE)
-        highest[0] = max(highest[0], len(pool._threads))
         if depth:
             inner = threading.Event()
-            assert pool.submit(functools.partial(level, depth - 1, inner))
+            assert pool.submit(functools.partial(level, depth - 1, inner), refuse=refused.append)
             waiting(inner)
         answered.set()
 
     for answered in answers:
-        assert pool.submit(functools.partial(level, 2, answered))
+        assert pool.submit(functools.partial(level, 2, answered), refuse=refused.append)
     all_queued.set()
     assert all(answered.wait(FAILSAFE) for answered in answers)
-    assert highest[0] <= 40, "the newest tasks are not run first"
+    assert refused == []
+    pool.close(FAILSAFE)
+
+
+def test_what_a_waiting_worker_may_wait_for_runs_before_what_was_queued_earlier() -> None:
+    """So that waits end soon, and few threads are needed."""
+    pool = WorkerPool(max_workers=1, max_threads=2)
+    order: list[str] = []
+    answered, last = threading.Event(), threading.Event()
+    go_on = Gate()
+
+    def outer() -> None:
+        go_on()
+        assert pool.submit(lambda: (order.append("inner"), answered.set()))
+        waiting(answered)
+
+    assert pool.submit(outer)
+    assert go_on.entered.wait(FAILSAFE)
+    assert pool.submit(lambda: (order.append("queued earlier"), last.set()))
+    go_on.open.set()
+    assert last.wait(FAILSAFE)
+    assert order == ["inner", "queued earlier"]
     pool.close(FAILSAFE)
 
 
