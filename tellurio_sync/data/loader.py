@@ -2,7 +2,8 @@
 
 | State | Written by | Guarded by |
 |---|---|---|
-| the batches that are ready | the loader's thread (put), the thread that iterates (get) | ``queue.Queue`` |
+| the batches that are ready | the loader's thread (put), the thread that iterates (get) | ``queue.SimpleQueue`` |
+| how many more may be made | the loader's thread (takes), the thread that iterates (gives) | ``threading.Semaphore`` |
 | ``is_stopped`` | the thread that iterates, when it leaves the loop | ``threading.Event`` |
 """
 
@@ -41,7 +42,7 @@ class DataLoader:
         drop_last: whether a last batch with fewer samples is left out.
         seed: the seed of the order with ``shuffle``; None: each process has another order.
         collate_fn: makes the batch of a list of samples.
-        prefetch: batches that are made ahead, >= 0; 0: none, without a thread.
+        prefetch: how many batches at most are made ahead, >= 0; 0: none, without a thread.
 
     An iteration raises the exceptions of reading a sample, of ``collate_fn`` and of the server, at the batch where they
     happened. One iteration belongs to one thread; several threads may iterate the same loader independently.
@@ -96,8 +97,13 @@ class DataLoader:
 
     def __iter__(self) -> Iterator[Any]:
         # The order is drawn here, not by the thread: two loaders with one sampler get it in the order of the calls.
-        numbers = self._numbers(iter(self.sampler))
-        return _ahead(map(self._made, numbers), self._prefetch) if self._prefetch else map(self._made, numbers)
+        batches = self._batches(iter(self.sampler))
+        return _ahead(batches, self._prefetch) if self._prefetch else batches
+
+    def _batches(self, order: Iterator[int]) -> Iterator[Any]:
+        # Not map(): with that, a StopIteration out of a sample would end the epoch early, without a word.
+        for numbers in self._numbers(order):
+            yield self._made(numbers)
 
     def _numbers(self, order: Iterator[int]) -> Iterator[list[int]]:
         size = self.batch_size or 1
@@ -130,28 +136,23 @@ class DataLoader:
 
 
 def _ahead(batches: Iterator[Any], count: int) -> Generator[Any, None, None]:
-    """The same batches, made by a thread that is up to ``count`` ahead. The thread ends with the loop in any case."""
-    ready: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(count)
-    is_stopped = threading.Event()
+    """The same batches, made by a thread that is up to ``count`` ahead.
 
-    def put(item: Any, failure: BaseException | None = None) -> bool:
-        while not is_stopped.is_set():
-            try:
-                ready.put((item, failure), timeout=_LOOK_INTERVAL)
-                return True
-            except queue.Full:
-                continue
-        return False
+    The thread ends when the loop is left: at once if it waits, else with the batch that it is making, which is dropped.
+    """
+    ready: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+    room = threading.Semaphore(count + 1)  # one more: the first is not ahead of any
+    is_stopped = threading.Event()
 
     def run() -> None:
         try:
-            for made in batches:
-                if not put(made):
+            while room.acquire() and not is_stopped.is_set():
+                made = next(batches, _END)
+                ready.put((made, None))
+                if made is _END:
                     return
         except BaseException as exc:  # noqa: BLE001 - it is raised in the thread that iterates
-            put(_END, exc)
-        else:
-            put(_END)
+            ready.put((_END, exc))
 
     # In the context of the caller: its session, its suppression.
     thread = threading.Thread(
@@ -164,12 +165,15 @@ def _ahead(batches: Iterator[Any], count: int) -> Generator[Any, None, None]:
                 item, failure = ready.get(timeout=_LOOK_INTERVAL)
             except queue.Empty:
                 if not thread.is_alive() and ready.empty():
-                    raise RuntimeError("The thread of the data loader has ended without a result.") from None
+                    text = "The thread of this loop is not in this process: after a fork, iterate the loader anew."
+                    raise RuntimeError(text) from None
                 continue
             if failure is not None:
                 raise failure
             if item is _END:
                 return
             yield item
+            room.release()
     finally:
         is_stopped.set()
+        room.release()  # it may wait there

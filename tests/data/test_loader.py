@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import random
 import threading
 from collections import namedtuple
@@ -129,22 +130,101 @@ def test_a_refusal_of_the_server_is_raised_at_the_batch(link):
         list(DataLoader(Mails(2), 2))
 
 
-def test_the_thread_ends_when_the_loop_is_left():
+@pytest.mark.parametrize("prefetch", [0, 1, 3])
+def test_no_more_batches_are_made_ahead_than_was_said(prefetch):
+    made = threading.Semaphore(0)
+
+    def note(samples):
+        made.release()
+        return samples
+
+    loop = iter(DataLoader(Numbers(20), collate_fn=note, prefetch=prefetch))
+    for _ in range(3):
+        next(loop)
+    for _ in range(3 + prefetch):
+        assert made.acquire(timeout=FAILSAFE)
+    # Closing waits for nothing; what was being made too early would be done by the time its thread has ended.
+    threads = [thread for thread in threading.enumerate() if thread.name == "tellurio-sync data loader"]
+    loop.close()
+    for thread in threads:
+        thread.join(FAILSAFE)
+    assert not made.acquire(blocking=False)
+
+
+@pytest.mark.parametrize("prefetch", [0, 1])
+def test_a_sample_that_stops_early_is_an_error_and_no_end(prefetch):
+    """A data set over an iterator that is too short must not look like a short epoch."""
+    source = iter("abc")
+
+    class Short(Numbers):
+        def __getitem__(self, index):
+            return next(source)
+
+    loop = iter(DataLoader(Short(5), prefetch=prefetch))
+    assert [next(loop) for _ in range(3)] == [["a"], ["b"], ["c"]]
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        next(loop)
+
+
+@pytest.mark.parametrize("leave", ["break", "error", "close", "end", "never begun"])
+def test_the_thread_ends_when_the_loop_is_left(leave):
     before = set(threading.enumerate())
     read = []
 
-    class Endless(Numbers):
+    class Many(Numbers):
         def __getitem__(self, index):
             read.append(index)
             return index
 
-    loop = iter(DataLoader(Endless(1_000_000), prefetch=2))
-    assert next(loop) == [0]
-    (thread,) = set(threading.enumerate()) - before
+    loader = DataLoader(Many(8), prefetch=2)
+    threads: set[threading.Thread] = set()
+
+    def loop():
+        for batch in loader:
+            threads.update(set(threading.enumerate()) - before)
+            if leave == "break" and batch == [3]:
+                break
+            if leave == "error" and batch == [3]:
+                raise KeyboardInterrupt
+
+    if leave == "close":
+        batches = iter(loader)
+        next(batches)
+        threads.update(set(threading.enumerate()) - before)
+        batches.close()
+    elif leave == "never begun":
+        iter(loader)
+    elif leave == "error":
+        with pytest.raises(KeyboardInterrupt):
+            loop()
+    else:
+        loop()
+    assert len(threads) == (leave != "never begun")
+    for thread in threads:
+        thread.join(FAILSAFE)
+        assert not thread.is_alive()
+    most = {"break": 6, "error": 6, "close": 3, "end": 8, "never begun": 0}[leave]
+    assert len(read) <= most
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this platform")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_loop_that_a_fork_cut_off_says_so():
+    loop = iter(DataLoader(Numbers(20), prefetch=1))
+    next(loop)
+    child = os.fork()
+    if not child:  # pragma: no cover - in the child
+        try:
+            for _ in loop:
+                pass
+            os._exit(1)
+        except RuntimeError as exc:
+            os._exit(0 if "after a fork" in str(exc) else 2)
+        finally:
+            os._exit(3)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert next(loop) == [1]
     loop.close()
-    thread.join(FAILSAFE)
-    assert not thread.is_alive()
-    assert len(read) < 20
 
 
 @pytest.mark.parametrize(
