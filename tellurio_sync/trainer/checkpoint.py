@@ -6,7 +6,8 @@
       "format": "tellurio_sync training checkpoint",
       "version": 1,
       "epoch": 3,                       the epochs that are done
-      "best": {"epoch": 2, "value": 0.91, "parameters": [VARIABLE, ...]},     null: no metric is watched
+      "best": {"monitor": "val_accuracy", "mode": "max", "epoch": 2, "value": 0.91, "parameters": [VARIABLE, ...]},
+                                        null: no metric is watched
       "parameters": [VARIABLE, ...],    in the order of the optimizers' groups
       "optimizers": [{"state": ..., "param_groups": ...}, ...],               as Optimizer.state_dict()
       "agent": {"name": VARIABLE, ...}, as Module.state_dict(); null: no module

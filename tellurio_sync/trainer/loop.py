@@ -10,11 +10,11 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Union
+from typing import Any, Literal, TypeVar, Union
 
 from ..autodiff.grad_mode import no_grad
 from ..errors import CallTimeout, ConnectionLost
@@ -35,6 +35,8 @@ Step = Callable[[Any, int], Any]
 """``step(batch, batch_idx)`` gives ``(score, explanation)``, a dict with these under ``"loss"``, or None."""
 
 PathLike = Union[str, "os.PathLike[str]"]
+
+T = TypeVar("T")
 
 LAST = "last.json"
 BEST = "best.json"
@@ -86,7 +88,8 @@ def fit(
 
     Args:
         training_step: computes a batch; see ``Step``.
-        optimizers: change the parameters; several of them step one after another.
+        optimizers: change the parameters; several of them step one after another. If the connection is lost between
+            two of these steps, the batch is begun again, and the first optimizer makes one step more.
         train: batches: a ``DataLoader``, a list, any object that can be iterated once for each epoch.
         validation_step, validation: the same without backward and step, after each epoch.
         max_epochs: passes over ``train`` in all, >= 1; a training that is resumed counts those before.
@@ -98,7 +101,8 @@ def fit(
         retries: how often a batch is tried again after a lost connection or a time-out, >= 0.
         models: the models whose cost is counted.
         checkpoint_dir: where ``last.json`` is written after each epoch, and ``best.json``; None: nowhere.
-        resume: a checkpoint to go on from; its epochs are not trained again.
+        resume: a checkpoint to go on from; its epochs are not trained again. What it says of the best epoch counts only
+            if ``monitor`` and ``mode`` are the same.
         agent: an object with ``state_dict`` and ``load_state_dict``, such as a ``Module``: kept in checkpoints, too.
         log_metric: called with name, value and epoch for each mean; None: nothing is logged.
         callbacks: are told about the progress.
@@ -110,7 +114,9 @@ def fit(
         TypeError, ValueError: an argument, or the output of a step, has the wrong form.
         CheckpointError: the file is no checkpoint, or does not fit.
         OSError: a checkpoint cannot be read or written.
-        Every exception of a step, a loader or the server; ``last.json`` then has the last epoch.
+        Every exception of a step, a loader or the server, and KeyboardInterrupt. The parameters then are as the last
+            step left them, not those of the best epoch; ``last.json`` has the last whole epoch, from which ``resume``
+            goes on, and ``best.json`` the best one.
     """
     training = _Training(
         training_step,
@@ -138,7 +144,7 @@ def run_steps(
     means = Means()
     count = _length(batches)
     for index, batch in enumerate(batches):
-        output, _ = _tried(partial(_output_of, name, step, batch, index), retries)
+        output, _ = tried(partial(_output_of, name, step, batch, index), retries)
         means.add(output.metrics)
         for callback in callbacks:
             callback.on_batch_end(kind, index, count, means.now())
@@ -156,11 +162,21 @@ class _Watch:
         if not min_delta >= 0:
             raise ValueError(f"min_delta must be 0 or more, not {min_delta!r}.")
         self.monitor = monitor
+        self.mode = mode
         self._sign = 1 if mode == "max" else -1
         self._patience = patience
         self._min_delta = min_delta
+        self._since = 0
         self.best_epoch: int | None = None
         self.best_value: float | None = None
+
+    def resume(self, epoch: int, best: dict[str, Any] | None) -> bool:
+        """Go on after this epoch of a checkpoint; whether its best epoch was the best by the same measure."""
+        self._since = epoch
+        if best is None or (best["monitor"], best["mode"]) != (self.monitor, self.mode):
+            return False
+        self.best_epoch, self.best_value = best["epoch"], best["value"]
+        return True
 
     def is_better(self, epoch: int, metrics: dict[str, float]) -> bool:
         """Note this epoch; whether it is the best so far."""
@@ -178,7 +194,7 @@ class _Watch:
         return True
 
     def is_out_of_patience(self, epoch: int) -> bool:
-        return self._patience is not None and epoch - (self.best_epoch or 0) >= self._patience
+        return self._patience is not None and epoch - (self.best_epoch or self._since) >= self._patience
 
 
 class _Cost:
@@ -240,32 +256,35 @@ class _Training:
         self._best: list[Variable] = []
 
     def run(self, first: int, last: int) -> FitResult:
-        result = FitResult(best_epoch=self._watch.best_epoch, best_value=self._watch.best_value)
+        self._check_can_be_iterated_again(last - first)
+        result = FitResult(reason=f"All {last} epochs are done.")
         self._tell("on_fit_start", first, last)
-        result.reason = f"All {last} epochs are done."
         for epoch in range(first, last + 1):
-            result.epochs.append(self._epoch(epoch))
-            if self._watch.is_out_of_patience(epoch):
-                result.reason = f"Nothing was better than epoch {self._watch.best_epoch or 0}: ended after {epoch}."
+            # Before the epoch: a training that has ended by itself is not gone on with when it is resumed.
+            if self._watch.is_out_of_patience(epoch - 1):
+                result.reason = f"Nothing was better than epoch {self._watch.best_epoch or 0}: ended after {epoch - 1}."
                 break
+            result.epochs.append(self._epoch(epoch))
         result.best_epoch, result.best_value = self._watch.best_epoch, self._watch.best_value
         self._put_back_best()
         self._tell("on_fit_end", result.reason)
         return result
+
+    def _check_can_be_iterated_again(self, more: int) -> None:
+        for name, batches in (("train", self._train), ("validation", self._validation)):
+            if more > 0 and isinstance(batches, Iterator):
+                raise ValueError(f"{name} is an iterator, which can be read only once: pass a list or a DataLoader.")
 
     def _epoch(self, epoch: int) -> EpochResult:
         means = Means()
         count = _length(self._train)
         repeated = batches = 0
         for index, batch in enumerate(self._train):
-            output, tries = _tried(partial(self._batch, batch, index), self._retries)
+            output, tries = tried(partial(self._batch, batch, index), self._retries)
             repeated += tries - 1
             batches += 1
             means.add(output.metrics)
             self._tell("on_batch_end", "train", index, count, means.now())
-        if not batches and epoch > 1:
-            text = "train gave no batch in this epoch: a generator can be iterated once only; pass a list or a loader."
-            raise ValueError(text)
         metrics = means.now("train_")
         if self._validation is not None:
             assert self._validation_step is not None
@@ -320,7 +339,13 @@ class _Training:
             return
         best = None
         if self._watch.best_epoch is not None:
-            best = {"epoch": self._watch.best_epoch, "value": self._watch.best_value, "parameters": self._best}
+            best = {
+                "monitor": self._watch.monitor,
+                "mode": self._watch.mode,
+                "epoch": self._watch.best_epoch,
+                "value": self._watch.best_value,
+                "parameters": self._best,
+            }
         loader_state = getattr(self._train, "state_dict", None)
         content = {
             "epoch": epoch,
@@ -353,11 +378,11 @@ class _Training:
         load_loader = getattr(self._train, "load_state_dict", None)
         if load_loader is not None and saved["loader"]:
             load_loader(saved["loader"])
-        if saved["best"] is not None:
-            self._watch.best_epoch, self._watch.best_value = saved["best"]["epoch"], saved["best"]["value"]
+        epoch = int(saved["epoch"])
+        if self._watch.resume(epoch, saved["best"]):
             self._best = saved["best"]["parameters"]
         self._cost.resumed = saved["cost"]
-        return int(saved["epoch"])
+        return epoch
 
 
 def checkpoint_copies(parameters: Sequence[Variable]) -> list[Variable]:
@@ -374,8 +399,8 @@ def _take_over(parameters: Sequence[Variable], saved: Sequence[Variable]) -> Non
                 parameter.data = copy_data(copy.data)
 
 
-def _tried(attempt: Callable[[], StepOutput], retries: int) -> tuple[StepOutput, int]:
-    """The output, and how many tries it took."""
+def tried(attempt: Callable[[], T], retries: int) -> tuple[T, int]:
+    """The output of a batch, which is begun again after a lost connection or a time-out, and how many tries it took."""
     tries = 1
     while True:
         try:

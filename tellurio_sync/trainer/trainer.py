@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from ..cognitive.module import Module, set_optimizers
 from ..model.language import ChatCompletionModel
 from ..session.default import current_session
 from .callbacks import Callback, Progress
-from .loop import FitResult, PathLike, fit, run_steps
+from .loop import FitResult, PathLike, fit, run_steps, tried
 
 Models = Sequence[ChatCompletionModel]
 
@@ -27,7 +28,7 @@ class Trainer:
         enable_agent_summary: whether a summary of the module is printed first.
         default_root_dir: the folder of ``checkpoints/``; None: the working directory.
         monitor, mode, patience, min_delta: see ``fit``: the best parameters kept, and an early end.
-        retries: how often a batch is tried again after a lost connection, >= 0.
+        retries: how often a batch is tried again after a lost connection or a time-out, >= 0.
         callbacks: are told about the progress.
 
     Metrics go to the active run: ``train_...`` and ``val_...`` with the epoch as step, ``test_...``, and
@@ -123,11 +124,16 @@ class Trainer:
         return self._evaluate("test_step", agent, test_dataloader, "test", llm_clients)
 
     def predict(self, agent: Module, dataloader: Iterable[Any] | None = None) -> list[Any]:
-        """The output of ``predict_step`` for each batch, without gradients. Blocks."""
+        """The output of ``predict_step`` for each batch, without gradients. Blocks.
+
+        Raises:
+            ValueError: there are no batches.
+            Every exception of the step, the loader or the server.
+        """
         if dataloader is None:
             raise ValueError("Trainer.predict() needs dataloader: the batches to answer.")
         step = _evaluating(agent, agent.predict_step)
-        return [step(batch, index) for index, batch in enumerate(dataloader)]
+        return [tried(partial(step, batch, index), self._retries)[0] for index, batch in enumerate(dataloader)]
 
     def _evaluate(
         self, name: str, agent: Module, batches: Iterable[Any] | None, kind: str, models: Models | None

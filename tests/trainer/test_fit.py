@@ -211,6 +211,52 @@ def test_a_resumed_training_ends_as_the_undisturbed_one(run, tmp_path):
     assert (seen, done.epochs, again.prompt.data) == ([], [], whole.prompt.data)
 
 
+def test_a_resumed_training_that_watches_another_metric_begins_to_watch_anew(learner, loader, tmp_path):
+    last = tmp_path / "checkpoints" / "last.json"
+    learner.validation_step = lambda batch, index: {"quality": 5.0, "error": 5.0}
+    quiet(max_epochs=1, default_root_dir=tmp_path, monitor="val_quality").fit(learner, loader, [None])
+    learnt = learner.prompt.data
+    # The quality of before is nothing that an error could be compared with.
+    again = quiet(max_epochs=2, default_root_dir=tmp_path, monitor="val_error", mode="min")
+    result = again.fit(learner, loader, [None], ckpt_path=last)
+    assert (result.best_epoch, result.best_value) == (2, 5.0)
+    # Nothing is watched any more: the last parameters stay.
+    result = quiet(max_epochs=3, default_root_dir=tmp_path).fit(learner, loader, [None], ckpt_path=last)
+    assert (result.best_epoch, result.best_value) == (None, None)
+    assert learner.prompt.data == read(last)["parameters"][0].data != learnt
+
+
+def test_a_training_that_has_ended_early_is_not_gone_on_with(learner, loader, tmp_path):
+    learner.validation_step = lambda batch, index: {"quality": 1.0}
+    trainer = quiet(max_epochs=9, default_root_dir=tmp_path, monitor="val_quality", patience=2)
+    assert len(trainer.fit(learner, loader, [None]).epochs) == 3
+    result = trainer.fit(learner, loader, [None], ckpt_path=tmp_path / "checkpoints" / "last.json")
+    assert (result.epochs, result.reason) == ([], "Nothing was better than epoch 1: ended after 3.")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_a_training_that_an_error_ends_goes_on_from_the_last_whole_epoch(learner, loader, tmp_path, error):
+    """Of the epoch that was not finished, nothing is in the checkpoint: neither its parameters nor its samples."""
+    last = tmp_path / "checkpoints" / "last.json"
+    trainer = quiet(max_epochs=2, default_root_dir=tmp_path)
+    step, seen, prompts = learner.training_step, [], []
+
+    def broken(batch, index):
+        seen.append(tuple(batch[0]))
+        prompts.append(learner.prompt.data)
+        if len(seen) == 4:
+            raise error
+        return step(batch, index)
+
+    learner.training_step = broken
+    with pytest.raises(error):
+        trainer.fit(learner, loader)
+    assert read(last)["parameters"][0].data == prompts[2]
+    trainer.fit(learner, DataLoader(loader.dataset, 2, shuffle=True), ckpt_path=last)
+    assert seen[4:] == seen[2:4]
+    assert prompts[4:] == prompts[2:4]
+
+
 def test_a_batch_is_begun_again_after_a_lost_connection(run, backend, loader):
     counter = Counter()
 
@@ -240,6 +286,20 @@ def test_a_batch_that_stays_cut_off_ends_the_training(learner, loader):
     with pytest.raises(ConnectionLost):
         quiet(retries=2, enable_checkpointing=False).fit(learner, loader)
     assert tries == [0, 0, 0]
+
+
+def test_a_prediction_is_tried_again_after_a_lost_connection(learner, loader):
+    tries = []
+
+    def answer(batch, index):
+        tries.append(index)
+        if len(tries) in (2, 3):
+            raise ConnectionLost("cut", was_sent=True)
+        return len(batch[0])
+
+    learner.predict_step = answer
+    assert quiet(retries=2).predict(learner, loader) == [2, 2]
+    assert tries == [0, 1, 1, 1]
 
 
 def test_another_error_is_raised_at_once(learner, loader):
@@ -285,7 +345,12 @@ def test_fit_takes_plain_functions(learner):
         ({"optimizers": []}, TypeError, "optimizers"),
         ({"validation": [1]}, ValueError, "validation_step"),
         ({"monitor": "nothing"}, ValueError, "It has: train_loss"),
-        ({"train": iter([(["m"], ["right"])]), "max_epochs": 2}, ValueError, "generator"),
+        ({"train": iter([(["m"], ["right"])]), "max_epochs": 2}, ValueError, "train .* only once"),
+        (
+            {"validation_step": len, "validation": iter([[1]]), "max_epochs": 2},
+            ValueError,
+            "validation .* only once",
+        ),
     ],
 )
 def test_wrong_arguments_are_refused(learner, options, error, text):
@@ -298,6 +363,12 @@ def test_wrong_arguments_are_refused(learner, options, error, text):
     arguments["training_step"] = learner.training_step
     with pytest.raises(error, match=text):
         fit(**{**arguments, **options})
+
+
+def test_what_can_be_read_only_once_is_enough_for_one_epoch(learner):
+    batches = iter([(["m"], ["right"])])
+    result = fit(learner.training_step, learner.configure_optimizers(), batches, max_epochs=1)
+    assert result.epochs[0].batches == 1
 
 
 def test_missing_batches_are_named(learner):
