@@ -1,4 +1,4 @@
-"""``python -m tellurio_sync.afnio script.py [arguments]``: run a program for afnio over this package's client."""
+"""``python -m tellurio_sync.afnio``: run a program for afnio over this package's client, or convert a checkpoint."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from ..errors import UsageError
 from .convert import convert
 from .install import AfnioVersionError, install
 
-_USAGE = (
-    "usage: python -m tellurio_sync.afnio SCRIPT [ARGUMENT ...]\n       python -m tellurio_sync.afnio -m MODULE ..."
-)
+_USAGE = """usage: python -m tellurio_sync.afnio SCRIPT [ARGUMENT ...]    run a program
+       python -m tellurio_sync.afnio -m MODULE [ARGUMENT ...] run a module
+       python -m tellurio_sync.afnio convert OLD NEW          write a file of afnio's save() for te.load()"""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the program named first, with the other arguments as its own; the exit code is the program's."""
-    if not arguments or arguments[0] in ("-h", "--help") or arguments == ["-m"]:
-        print(_USAGE, file=sys.stdout if arguments[:1] != [] and arguments != ["-m"] else sys.stderr)
-        return 0 if arguments and arguments != ["-m"] else 2
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(_USAGE)
+        return 0
+    if list(arguments) in ([], ["-m"]):
+        print(_USAGE, file=sys.stderr)
+        return 2
     if arguments[0] == "convert":
         return _convert(arguments[1:])
     try:

@@ -27,7 +27,11 @@ REPEATABLE = frozenset(
         *("set_model_singleton", "run_function", "get_backprop_ids", "create_optimizer", "clear_grad"),
     }
 )
-"""Methods that may be called once more when it is not known whether the server has acted: it does no harm."""
+"""Methods that may be called once more when it is not known whether the server has acted.
+
+What a first call may have made there is used by nobody. A function that is run again asks its language model, and calls
+the functions of the user, once more.
+"""
 
 _DEFAULT_TIMEOUT = 30.0
 
@@ -156,7 +160,10 @@ def make_bridge_class(original: Any, pushes: Pushes, **options: Any) -> Any:
 
 
 def _called(client: TellurioWebSocketClient, method: str, params: dict[str, Any], timeout: float | None) -> Any:
-    """The reply. A call that a lost connection cut off is made once more, where that can do no harm."""
+    """The reply. A call that a lost connection cut off is made again: if it was not sent, or is ``REPEATABLE``.
+
+    Not after its time-out has passed.
+    """
     seconds = client.default_timeout if timeout is None else check_timeout(timeout)
     deadline = time.monotonic() + seconds
     while True:
@@ -166,7 +173,7 @@ def _called(client: TellurioWebSocketClient, method: str, params: dict[str, Any]
             # ClosedByUser is one, too: then there is no connection to wait for, and the next try says so.
             if (lost.was_sent and method not in REPEATABLE) or time.monotonic() >= deadline:
                 raise
-            log.info("once more, after a lost connection: %s", method)
+            log.info("again, after a lost connection: %s", method)
         except NotConnected as exc:
             raise RuntimeError("WebSocket is not connected") from exc
 

@@ -45,8 +45,8 @@ class Installed:
 def install(**options: Any) -> Installed:
     """Replace afnio's default WebSocket client by the one of this package. Imports afnio.
 
-    Idempotent. Blocks only if afnio is connected already: then its connection is closed, and a new one is opened with
-    the same key.
+    Idempotent. Blocks only if afnio is connected already: then a connection of this package is opened with the same
+    key, and afnio's own is closed. If it cannot be opened, afnio keeps its own.
 
     Args:
         options: further arguments of ``TellurioWebSocketClient``, such as ``hard_timeout`` or ``ping_interval``.
@@ -115,7 +115,7 @@ class _Installation:
         try:
             self._replace(options)
         except BaseException:
-            self._patches.undo()
+            self.undo()
             raise
 
     def _replace(self, options: dict[str, Any]) -> None:
@@ -148,11 +148,12 @@ class _Installation:
         if former is not None:
             ours = bridge(former.base_url, former.port, former.default_timeout)
             was_open = former.connection is not None
-            key = former.api_key
+            # Ours first: if it cannot be opened, the program still has its own.
+            if was_open:
+                drive(ours.connect(former.api_key))
+            patches.set(manager, "_default_ws_client", ours)
             if was_open:
                 run_in_loop(former.close())
-                drive(ours.connect(key))
-            patches.set(manager, "_default_ws_client", ours)
         patches.set(loop, "run", run)
 
     def _replace_waits(self, registry: Any) -> None:

@@ -12,12 +12,12 @@ class Patches:
     """Replaces attributes of objects and modules; ``undo`` puts back what was there. Not thread-safe."""
 
     def __init__(self) -> None:
-        self._done: list[tuple[Any, str, Any]] = []
+        self._done: list[tuple[Any, str, Any, Any]] = []
 
     def set(self, owner: Any, name: str, value: Any) -> None:
         """Replace one attribute."""
         # vars(): an instance may shadow an attribute of its class, and has to lose that again.
-        self._done.append((owner, name, vars(owner).get(name, _ABSENT)))
+        self._done.append((owner, name, vars(owner).get(name, _ABSENT), value))
         setattr(owner, name, value)
 
     def replace_everywhere(self, package: str, former: object, value: object) -> None:
@@ -32,7 +32,9 @@ class Patches:
     def undo(self) -> None:
         """Put everything back, the last replaced first. An attribute that other code has replaced since stays."""
         while self._done:
-            owner, name, before = self._done.pop()
+            owner, name, before, value = self._done.pop()
+            if vars(owner).get(name, _ABSENT) is not value:
+                continue
             if before is _ABSENT:
                 delattr(owner, name)
             else:

@@ -123,6 +123,27 @@ def test_an_open_connection_is_taken_over(fake, monkeypatch):
     monkeypatch.undo()
 
 
+def test_an_open_connection_stays_if_ours_cannot_be_opened(fake, monkeypatch):
+    former = Original("ws://127.0.0.1", 9, 7)
+    drive(former.connect("the key"))
+    connection = former.connection
+    monkeypatch.setattr(manager(fake), "_default_ws_client", former)
+    tried = []
+
+    def connect(self, *arguments):
+        tried.append(self)
+        raise ConnectionLost("refused", who="server", was_sent=False)
+
+    monkeypatch.setattr(PushClient, "connect", connect)
+    monkeypatch.setattr(fake["afnio.tellurio._eventloop"]._event_loop_thread, "run", drive)
+    with pytest.raises(ConnectionLost):
+        install()
+    assert not is_installed()
+    assert (manager(fake)._default_ws_client, former.connection) == (former, connection)
+    assert len(tried) == 1
+    monkeypatch.undo()
+
+
 def test_a_client_made_meanwhile_is_dropped_by_uninstalling(fake):
     install()
     manager(fake)._default_ws_client = ours = manager(fake).TellurioWebSocketClient()
@@ -329,6 +350,20 @@ def test_patches_restore_what_was_shadowed_and_what_was_not():
     assert (owner.name, owner.other, vars(owner)) == ("of the class", 1, {"other": 1})
 
 
+def test_what_others_have_replaced_since_stays_as_they_left_it():
+    class Owner:
+        name = "of the class"
+
+    shadowed, own, removed, patches = Owner(), Owner(), Owner(), Patches()
+    own.name = removed.name = 1
+    for owner in (shadowed, own, removed):
+        patches.set(owner, "name", 2)
+    shadowed.name = own.name = "of another"
+    del removed.name
+    patches.undo()
+    assert (vars(shadowed), vars(own), vars(removed)) == ({"name": "of another"}, {"name": "of another"}, {})
+
+
 def test_a_program_is_run_over_our_client(fake, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", sys.argv)
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -347,9 +382,11 @@ def test_a_program_is_run_over_our_client(fake, tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().out == "__main__ ['--an', 'argument'] beside True\n"
     assert main([str(tmp_path / "absent.py")]) == 2
     assert "there is no program" in capsys.readouterr().err
-    assert main([]) == main(["-m"]) == 2
+    assert main([]) == main(["-m"]) == main(["convert"]) == 2
+    assert capsys.readouterr().out == ""
     assert main(["--help"]) == 0
-    assert "usage" in capsys.readouterr().out
+    usage = capsys.readouterr().out
+    assert all(f"python -m tellurio_sync.afnio {way}" in usage for way in ("SCRIPT", "-m MODULE", "convert OLD NEW"))
     monkeypatch.setitem(sys.modules, "beside", None)
 
 
