@@ -6,17 +6,6 @@ there.  The ready modules are the functions of the package as objects.
 
 from __future__ import annotations
 
-from ..autodiff.functional import (
-    add,
-    chat_completion,
-    deterministic_evaluator,
-    exact_match_evaluator,
-    lm_judge_evaluator,
-    split,
-    sum,
-)
-from ..autodiff.messages import MultiTurnMessages, is_multi_turn_messages
-from ..model.variable import Parameter
 from .functions import (
     Add,
     ChatCompletion,
@@ -36,16 +25,6 @@ __all__ = [
     "LMJudgeEvaluator",
     "LoadedKeys",
     "Module",
-    "MultiTurnMessages",
-    "Parameter",
     "Split",
     "Sum",
-    "add",
-    "chat_completion",
-    "deterministic_evaluator",
-    "exact_match_evaluator",
-    "is_multi_turn_messages",
-    "lm_judge_evaluator",
-    "split",
-    "sum",
 ]

@@ -365,7 +365,7 @@ class Module:
             state_dict: from ``state_dict()``, perhaps saved and loaded.
             strict: whether every key must be used, and none may be missing.
             assign: True: the attributes become the Variables of ``state_dict``, which are made on the server; False:
-                the Variables stay, and get the data, role and ``requires_grad``.
+                the Variables stay, and get the data and the role. Where the form differs, new ones are made.
             model_clients: dotted name to a model that is set as this attribute.
 
         Returns:

@@ -6,9 +6,9 @@ Replace ``afnio`` by ``tellurio_sync.compat`` in the import lines of a program::
     from tellurio_sync.compat.cognitive import Module, Parameter
     from tellurio_sync.compat.trainer import Trainer
 
-and it runs on this package alone.  Nothing here has code of its own: each name is another name of something in this
-package, which the guide *Moving from afnio* (``docs/moving-from-afnio.md``) lists.  New programs write ``import
-tellurio_sync as te``.
+and it runs on this package alone.  Each name is another name of something in this package, which the guide *Moving from
+afnio* (``docs/moving-from-afnio.md``) lists; only ``tellurio.project`` and ``logging_config`` have functions of their
+own.  Some modules have a name more than afnio's.  New programs write ``import tellurio_sync as te``.
 """
 
 from __future__ import annotations

@@ -29,7 +29,11 @@ _CAUSES = {"begin": "as it began", "step": "made by an optimizer's step", "set":
 
 
 class Marks:
-    """Where on a curve the versions of a run's parameters came."""
+    """Where on a curve the versions of a run's parameters came: among the values that had arrived by then.
+
+    Clients send values together, some tenths of a second after they were logged: in a loop with faster batches a mark
+    stands some steps too early.
+    """
 
     def __init__(self, records: Records, run_uuid: str, path: str, here: tuple[int, int] = (0, 0)) -> None:
         """``here`` is the parameter and the version that is looked at; 0 is none."""

@@ -2,43 +2,9 @@
 
 from __future__ import annotations
 
-from ...cognitive import (
-    Add,
-    ChatCompletion,
-    DeterministicEvaluator,
-    ExactMatchEvaluator,
-    LMJudgeEvaluator,
-    Module,
-    Parameter,
-    Split,
-    Sum,
-    add,
-    chat_completion,
-    deterministic_evaluator,
-    exact_match_evaluator,
-    lm_judge_evaluator,
-    split,
-    sum,
-)
+from ...model.variable import Parameter
 from . import functional, modules
+from .functional import *
+from .modules import *
 
-__all__ = [
-    "Add",
-    "ChatCompletion",
-    "DeterministicEvaluator",
-    "ExactMatchEvaluator",
-    "LMJudgeEvaluator",
-    "Module",
-    "Parameter",
-    "Split",
-    "Sum",
-    "add",
-    "chat_completion",
-    "deterministic_evaluator",
-    "exact_match_evaluator",
-    "functional",
-    "lm_judge_evaluator",
-    "modules",
-    "split",
-    "sum",
-]
+__all__ = ["Parameter", "functional", "modules", *functional.__all__, *modules.__all__]

@@ -2,24 +2,5 @@
 
 from __future__ import annotations
 
-from ...cognitive import (
-    Add,
-    ChatCompletion,
-    DeterministicEvaluator,
-    ExactMatchEvaluator,
-    LMJudgeEvaluator,
-    Module,
-    Split,
-    Sum,
-)
-
-__all__ = [
-    "Add",
-    "ChatCompletion",
-    "DeterministicEvaluator",
-    "ExactMatchEvaluator",
-    "LMJudgeEvaluator",
-    "Module",
-    "Split",
-    "Sum",
-]
+from ...cognitive import *
+from ...cognitive import __all__ as __all__

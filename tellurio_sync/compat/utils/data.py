@@ -2,13 +2,5 @@
 
 from __future__ import annotations
 
-from ...data import (
-    DataLoader,
-    Dataset,
-    RandomSampler,
-    Sampler,
-    SequentialSampler,
-    WeightedRandomSampler,
-)
-
-__all__ = ["DataLoader", "Dataset", "RandomSampler", "Sampler", "SequentialSampler", "WeightedRandomSampler"]
+from ...data import *
+from ...data import __all__ as __all__
