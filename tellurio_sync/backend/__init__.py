@@ -16,7 +16,7 @@
     engine/          functions forward and backward, and the graph;  optimizer.py: textual gradient descent
     lm/              language models behind HTTP endpoints;  usage.py: tokens and cost;  prices.py: of tokens
     questions.py     a question to a language model, and its answer;  prompts.py: the texts of the questions
-    asking.py        asking until an answer can be used;  reading/: reading answers
+    asking.py        asking until an answer can be used;  reading/: reading answers;  question_counts.py: the bill
     refused.py       the error that becomes an error reply
 
 Imports nothing of the client, except ``errors``, ``jsonrpc``, ``journal``, ``addresses`` and ``secret``.

@@ -19,6 +19,7 @@ from .engine.backward import backprop_variables
 from .lm.budget import checked as checked_budget
 from .objects import PARAMETER, VARIABLE, BackwardModel, Model, Objects, Optimizer, Variable, new_id
 from .optimizer import DEFAULTS, Settings
+from .question_counts import as_json
 from .refused import Refused, param
 from .scope import Scope
 from .usage import cleared, taken_over
@@ -238,6 +239,19 @@ def clear_grad(scope: Scope, params: Params) -> Result:
     return {"message": "Gradients cleared successfully."}
 
 
+# --- counts -------------------------------------------------------------------------------------
+
+
+def count_questions(scope: Scope, params: Params) -> Result:
+    """How many questions this session, and the request's run, have asked (protocol §K.12)."""
+    of_run = scope.questions_of_run()
+    return {
+        "message": "Questions counted successfully.",
+        "session": as_json(scope.objects.question_counts),
+        "run": None if of_run is None else as_json(of_run),
+    }
+
+
 # --- budgets ------------------------------------------------------------------------------------
 
 
@@ -280,6 +294,7 @@ METHODS: dict[str, Callable[[Scope, Params], Result]] = {
         create_optimizer,
         add_param_group,
         clear_grad,
+        count_questions,
         open_budget,
         close_budget,
     )

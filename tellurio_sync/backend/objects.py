@@ -16,6 +16,7 @@ from weakref import WeakValueDictionary, ref
 
 from ..errors import UnknownModel, UnknownNode, UnknownVariable
 from .data import Data
+from .question_counts import no_counts
 from .refused import Refused
 
 if TYPE_CHECKING:
@@ -170,10 +171,12 @@ class Objects:
 
     Attributes:
         history: keeps what happens in runs, for people to look at; None: nothing is kept.
+        question_counts: of all questions so far.
     """
 
     def __init__(self, history: History | None = None) -> None:
         self.history = history
+        self.question_counts = no_counts()
         self.variables: dict[str, Variable] = {}
         self.nodes: WeakValueDictionary[str, Node] = WeakValueDictionary()
         self.models: dict[str, Model] = {}

@@ -19,6 +19,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .question_counts import Count, Counts, no_counts
+
 if TYPE_CHECKING:
     from .questions import Asked
     from .store import Store
@@ -242,15 +244,41 @@ class QuestionLog:
         prompt_tokens, completion_tokens = (0, 0) if is_cached else _tokens(asked)
         cost = 0.0 if is_cached else _cost(asked)
         self._store.write(
-            "INSERT INTO usage VALUES (?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
-            " questions = questions + 1, cached = cached + excluded.cached, errors = errors + excluded.errors,"
-            " retries = retries + excluded.retries, prompt_tokens = prompt_tokens + excluded.prompt_tokens,"
+            "INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+            " questions = questions + excluded.questions, cached = cached + excluded.cached,"
+            " errors = errors + excluded.errors, retries = retries + excluded.retries,"
+            " prompt_tokens = prompt_tokens + excluded.prompt_tokens,"
             " completion_tokens = completion_tokens + excluded.completion_tokens, cost = cost + excluded.cost,"
             " unpriced = unpriced + excluded.unpriced, seconds = seconds + excluded.seconds",
-            *(asked.run_uuid, asked.model_name, asked.purpose, int(is_cached), int(asked.answer is None)),
+            # One that was neither sent nor answered, because of a budget for instance, is an error alone.
+            *(asked.run_uuid, asked.model_name, asked.purpose, int(is_cached or asked.tries > 0)),
+            *(int(is_cached), int(asked.answer is None)),
             *(max(asked.tries - 1, 0), prompt_tokens or 0, completion_tokens or 0),
-            *(cost or 0.0, int(cost is None), asked.seconds),
+            *(cost or 0.0, int(cost is None and asked.tries > 0), asked.seconds),
         )
+
+    def counts(self, run_uuid: str) -> Counts:
+        """How many questions a run has asked, of all models, by what for."""
+        rows = self._store.read(
+            "SELECT purpose, sum(questions) AS questions, sum(cached) AS cached, sum(errors) AS errors,"
+            " sum(retries) AS retries, sum(prompt_tokens) AS prompt_tokens,"
+            " sum(completion_tokens) AS completion_tokens, sum(cost) AS cost, sum(unpriced) AS unpriced"
+            " FROM usage WHERE run_uuid = ? GROUP BY purpose",
+            run_uuid,
+        )
+        counts = no_counts()
+        for row in rows:
+            counts[row["purpose"]] = Count(
+                asked=row["questions"] - row["cached"],
+                cached=row["cached"],
+                failed=row["errors"],
+                retries=row["retries"],
+                prompt_tokens=row["prompt_tokens"],
+                completion_tokens=row["completion_tokens"],
+                usd=row["cost"],
+                unpriced=row["unpriced"],
+            )
+        return counts
 
     # --- scores ---------------------------------------------------------------------------------
 

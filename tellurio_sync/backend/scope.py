@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from .engine.samples import LeftOut
 from .lm import LanguageModels
 from .objects import PARAMETER, BackwardModel, Model, Objects, Variable
-from .questions import Answer, Question, QuestionFailed
+from .question_counts import Counts, note
+from .questions import Answer, Asked, Question, QuestionFailed
 from .refused import Refused
 from .wire import Callable
 
@@ -93,7 +94,17 @@ class Scope:
         model = question.model
         self._used[model] = None
         budgets = tuple(self.objects.budgets.values())
-        return await self._lm.ask(question, self.call, self._run_uuid, budgets, lambda: self._push_usage_of(model))
+        return await self._lm.ask(
+            question, self.call, self._run_uuid, budgets, lambda: self._push_usage_of(model), self._count
+        )
+
+    def _count(self, asked: Asked) -> None:
+        note(self.objects.question_counts, asked)
+
+    def questions_of_run(self) -> Counts | None:
+        """How many questions the request's run has asked so far, in all sessions; None: it belongs to no run."""
+        history = self.objects.history
+        return history.questions.counts(self._run_uuid) if history is not None and self._run_uuid else None
 
     def _backward_model(self) -> BackwardModel:
         backward = self.objects.backward_model

@@ -143,6 +143,7 @@ class LanguageModels:
         run_uuid: str = "",
         budgets: Sequence[Budget] = (),
         on_late_usage: Callable[[], None] = lambda: None,
+        on_asked: OnQuestion = lambda asked: None,
     ) -> Answer:
         """The model's answer. Its usage is added to that of the model, and :attr:`on_question` is called.
 
@@ -155,6 +156,7 @@ class LanguageModels:
             run_uuid: of the request that asks.
             budgets: all of them must allow it. Functions of clients are not counted.
             on_late_usage: called when the usage of a cancelled question has been added.
+            on_asked: called when this question has ended, as :attr:`on_question`.
 
         Raises:
             QuestionFailed: there is no answer; the text holds no key.
@@ -168,25 +170,25 @@ class LanguageModels:
 
         def tell() -> None:
             assert question.model is not None
-            self._tell(
-                Asked(
-                    purpose=question.purpose,
-                    run_uuid=run_uuid,
-                    model_id=question.model.model_id,
-                    model_name=_model_name(question),
-                    endpoint=asking.address,
-                    sample=question.sample,
-                    messages=question.messages,
-                    completion_args=_shown(asking.sent or question.completion_args),
-                    answer=answer,
-                    error=error,
-                    error_kind=kind,
-                    tries=asking.tries,
-                    cost=asking.cost if asking.tries else None,
-                    started_at=started_at,
-                    seconds=time.monotonic() - started,
-                )
+            asked = Asked(
+                purpose=question.purpose,
+                run_uuid=run_uuid,
+                model_id=question.model.model_id,
+                model_name=_model_name(question),
+                endpoint=asking.address,
+                sample=question.sample,
+                messages=question.messages,
+                completion_args=_shown(asking.sent or question.completion_args),
+                answer=answer,
+                error=error,
+                error_kind=kind,
+                tries=asking.tries,
+                cost=asking.cost if asking.tries else None,
+                started_at=started_at,
+                seconds=time.monotonic() - started,
             )
+            on_asked(asked)
+            self._tell(asked)
 
         def tell_late() -> None:
             tell()
