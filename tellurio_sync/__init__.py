@@ -12,6 +12,8 @@ Importing it starts nothing: no thread, no connection, no file, no logging confi
 
 from __future__ import annotations
 
+from typing import Any
+
 from . import autodiff as autograd
 from . import data, errors, optim, run_context
 from ._version import __version__ as __version__
@@ -24,6 +26,7 @@ from .autodiff.messages import MultiTurnMessages
 from .client import TellurioWebSocketClient
 from .client.client import LONG_RUNNING_METHODS
 from .cognitive import Module
+from .console import set_quiet
 from .data import DataLoader, Dataset
 from .errors import (
     CallTimeout,
@@ -62,6 +65,21 @@ from .session.default import (
 from .trainer import Trainer, fit
 
 check_interpreter()
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """``%load_ext tellurio_sync``: the magic ``%tellurio``, and short tracebacks; see ``notebook``."""
+    from .notebook import load
+
+    load(shell)
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """``%unload_ext tellurio_sync``."""
+    from .notebook import unload
+
+    unload(shell)
+
 
 __all__ = [
     "JAGGED",
@@ -117,6 +135,7 @@ __all__ = [
     "set_active_run",
     "set_backward_model_client",
     "set_grad_enabled",
+    "set_quiet",
     "suppress_variable_notifications",
     "sync",
     "variables",

@@ -18,6 +18,8 @@ PACKAGE = Path(tellurio_sync.__file__).parent
 FLOORS = [
     (
         "_version",
+        "cards",
+        "console",
         "errors",
         "deadlines",
         "free_threading",
@@ -36,7 +38,7 @@ FLOORS = [
     ("autodiff", "client"),
     ("optim", "cognitive", "data", "afnio"),
     ("session",),
-    ("trainer",),
+    ("trainer", "notebook"),
     ("__init__", "compat"),
     ("examples", "testing"),
     ("cli",),
@@ -46,6 +48,8 @@ FLOORS = [
 # Of the floors below, a module imports from these, and from all of these.
 USES = {
     "_version": set(),
+    "cards": set(),
+    "console": set(),
     "errors": set(),
     "deadlines": set(),
     "journal": set(),
@@ -66,6 +70,8 @@ USES = {
         "_version",
         "active_run",
         "addresses",
+        "cards",
+        "console",
         "deadlines",
         "errors",
         "forked",
@@ -76,7 +82,7 @@ USES = {
     },
     "backend": {"addresses", "errors", "graph_picture", "journal", "jsonrpc", "secret"},
     "peer": {"deadlines", "errors", "forked", "jsonrpc", "ownership", "secret", "speedups", "transport"},
-    "model": {"errors", "forked", "graph_picture", "jsonrpc", "ownership", "secret"},
+    "model": {"cards", "errors", "forked", "graph_picture", "jsonrpc", "ownership", "secret"},
     "autodiff": {"errors", "model"},
     "client": {
         "active_run",
@@ -111,6 +117,7 @@ USES = {
         "studio",
         "surroundings",
     },
+    "notebook": {"_version", "active_run", "console", "errors", "session"},
     "trainer": {"autodiff", "cognitive", "errors", "model", "optim", "session"},
     "compat": {
         "_version",
@@ -132,10 +139,12 @@ USES = {
         "autodiff",
         "client",
         "cognitive",
+        "console",
         "data",
         "errors",
         "free_threading",
         "model",
+        "notebook",
         "optim",
         "run_context",
         "session",

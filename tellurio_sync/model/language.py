@@ -167,6 +167,21 @@ class ChatCompletionModel(Restorable):
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
 
+    def _repr_html_(self) -> str:
+        """In a notebook: which model, its tokens and its cost so far. Does not block; shows no key."""
+        from .. import cards
+
+        usage = self.get_usage()
+        rows = [
+            ("tokens", f"{usage['total_tokens']:,}"),
+            ("of questions", f"{usage['prompt_tokens']:,}"),
+            ("of answers", f"{usage['completion_tokens']:,}"),
+            ("cost", _in_words(usage["cost"])),
+        ]
+        if self._lost is not None:
+            rows.append(("lost", self._lost))
+        return cards.card(type(self).__name__, _host_of(self._config.get("base_url")), [cards.table(rows)])
+
     def __repr__(self) -> str:
         known = self.__dict__  # of a constructor that has failed, and whose frame is being shown, not all is there
         return f"{type(self).__name__}(model_id={known.get('_model_id')!r}, config={known.get('_config')!r})"
@@ -288,6 +303,26 @@ class CallableModel(ChatCompletionModel):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._function,)
+
+
+def _in_words(cost: Mapping[str, Any]) -> str:
+    amount, known = cost.get("amount"), cost.get("known")
+    if amount is not None:
+        return f"${amount:.4f}"
+    return f"unknown for {cost.get('unpriced_tokens', 0):,} tokens" + (
+        f", ${known:.4f} for the others" if known else ""
+    )
+
+
+def _host_of(address: str | None) -> str:
+    """Only this of an address: the rest of it may hold a key."""
+    from urllib.parse import urlsplit
+
+    try:
+        found = urlsplit(address or "")
+        return (found.hostname or "") + (f":{found.port}" if found.port else "")
+    except ValueError:
+        return ""
 
 
 def _text_answers(fn: Callable[..., Any]) -> Callable[..., str]:

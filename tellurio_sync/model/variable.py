@@ -414,6 +414,25 @@ class Variable(VariableState):
     def __repr__(self) -> str:
         return f"Variable(data={self._data!r}, role={self.role!r}, {self._shown_grad()})"
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """In IPython: what ``str`` shows. A prompt of five thousand characters would fill the screen."""
+        printer.text(str(self))
+
+    def _repr_html_(self) -> str:
+        """In a notebook: role, shortened data, gradients, and what the server still works on. Does not wait."""
+        from .. import cards
+
+        works_on = [name for name, is_on in (("data", self._pending_data), ("gradients", self._pending_grad)) if is_on]
+        parts = [cards.text_block(self._data)]
+        if self._lost is not None:
+            parts.append(cards.table([("lost", self._lost)]))
+        if works_on:
+            parts.append(cards.table([("the server works on", " and ".join(works_on))]))
+        if self._grad:
+            number = f"{len(self._grad)} gradient{'s' if len(self._grad) > 1 else ''}"
+            parts.append(cards.table([(number, brief(self._grad[0]._data))]))
+        return cards.card(type(self).__name__, self.role or "", parts, self._shown_grad())
+
     def _shown_grad(self) -> str:
         node = self._grad_fn
         return f"requires_grad={self.requires_grad}" if node is None else f"grad_fn={node.name()}"

@@ -282,7 +282,8 @@ class Session:
     ) -> Run:
         """Start a run and make it the active one; its project is created if there is none (protocol §J.1).
 
-        Logs in first, if necessary. Blocks. An earlier run of this session that is unfinished is marked FAILED; what an
+        In a terminal and in a notebook it says in one line where to look at it (unless ``set_quiet``). Logs in first,
+        if necessary. Blocks. An earlier run of this session that is unfinished is marked FAILED; what an
         open batch has queued is sent first, for that run.
 
         Args:
@@ -331,6 +332,8 @@ class Session:
                     raise
                 _log.warning("The server cannot be reached, so this run is kept on this machine. (%s)", exc)
                 run = self._init_offline(*wanted)
+        if not run.is_offline:
+            run.page_query = (self.page_url or "").partition("?")[2]
         run.is_strict = strict
         run.before_finish = self._send_queued
         run.on_finish = self._run_finished
@@ -341,6 +344,7 @@ class Session:
         if self.sets_active_run:
             active_run.set_active_run(run)
         run.begin()
+        run.show_begin()
         return run
 
     def _init_online(

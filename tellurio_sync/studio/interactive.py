@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+
+from ..console import ipython
 
 
 def at_prompt() -> bool:
@@ -20,10 +21,3 @@ def can_ask() -> bool:
         return sys.stdin is not None and sys.stdin.isatty()
     except ValueError:  # stdin was closed
         return False
-
-
-def ipython() -> Any:
-    """The shell of IPython that this program runs in, None if it does not."""
-    # If IPython runs, it is loaded already, so it need not be imported here.
-    get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", None)
-    return get_ipython() if callable(get_ipython) else None

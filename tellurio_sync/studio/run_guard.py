@@ -36,8 +36,9 @@ import time
 from types import BuiltinFunctionType, FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ..console import ipython
 from ..errors import TellurioError
-from .interactive import at_prompt, ipython
+from .interactive import at_prompt
 from .run_log import PATIENCE
 
 if TYPE_CHECKING:

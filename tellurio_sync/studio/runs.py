@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from ..active_run import get_active_run, set_active_run
+from ..console import say, where_to_show
 from ..errors import HttpStatusError, TellurioError, UsageError
 from ..journal.folder import RunFolder, usable_base
 from .projects import Project, find_project, get_or_create_project, optional_date, reading, slug_of
@@ -91,6 +91,7 @@ class Run:
         reason: why it has the status that it has; None: none is known.
         is_strict: ``log`` raises for what cannot be logged, instead of a warning.
         noted: something that makes it CRASHED at the end of the program.
+        page_query: what opens the page of a local backend without asking for its key; part of ``link``.
     """
 
     uuid: str
@@ -108,6 +109,7 @@ class Run:
     reason: str | None = None
     is_strict: bool = False
     noted: str | None = None
+    page_query: str = ""
 
     def __post_init__(self) -> None:
         self._log = RunLog(self._about(), self.rest)
@@ -163,6 +165,21 @@ class Run:
         return (
             f"{self.rest.address.short_url}/{project.namespace_slug}/projects/{project.slug}/runs/{slugify(self.name)}/"
         )
+
+    @property
+    def link(self) -> str:
+        """As ``url``, and where a local backend serves it, with the token that opens it: keep that to yourself."""
+        return f"{self.url}?{self.page_query}" if self.page_query else self.url
+
+    def _repr_html_(self) -> str:
+        """In a notebook: the status, a small plot of each metric and a link.
+
+        Of a run of this process it reads what is kept here. Otherwise it asks the server, which it waits for as
+        ``metrics`` does.
+        """
+        from .run_card import card_of
+
+        return card_of(self)
 
     @property
     def is_finished(self) -> bool:
@@ -275,19 +292,21 @@ class Run:
                     *(self.name, self._log.folder, self._log.send_command, self._log.last_error or "no answer yet"),
                 )
 
+    def show_begin(self) -> None:
+        """One line that says where to look at it: in a terminal and in a notebook; nowhere else, and not if quiet."""
+        where = self.link if not self.is_offline else "offline: te.sync() sends it later"
+        say(f"run {self.name}: {where}")
+
     def _show_end(self) -> None:
         """In a terminal, one line per metric and the address."""
-        try:
-            if sys.stderr is None or not sys.stderr.isatty() or not self._log.folder:
-                return
-        except (AttributeError, ValueError):
+        if where_to_show() != "terminal" or not self._log.folder:
             return
         from .sparklines import summary
 
         lines = summary(self._log.folder)
         if lines:
-            where = self.url if not self.is_offline else f"offline, in {self._log.folder}"
-            print("\n".join([f"run {self.name}: {self.status}", *lines, where]), file=sys.stderr)
+            where = self.link if not self.is_offline else f"offline, in {self._log.folder}"
+            say("\n".join([f"run {self.name}: {self.status}", *lines, where]))
 
     # --- reading back ------------------------------------------------------------------------------
 
@@ -355,7 +374,7 @@ class Run:
 
     def __getstate__(self) -> dict[str, Any]:
         # The copy goes to another process, which did not start the run.
-        state = {**self.__dict__, "before_finish": _do_nothing, "on_finish": clear_active_run}
+        state = {**self.__dict__, "before_finish": _do_nothing, "on_finish": clear_active_run, "page_query": ""}
         folder = self._log.folder
         if folder is None and not self.is_finished:
             # A copy in another process of this machine logs into the same folder, from where this one sends it.

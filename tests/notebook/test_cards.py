@@ -1,0 +1,190 @@
+"""What a notebook shows of a Variable, a model and a run."""
+
+from __future__ import annotations
+
+import math
+from html.parser import HTMLParser
+
+import pytest
+
+import tellurio_sync as te
+from tellurio_sync import cards, console
+from tellurio_sync.errors import HttpUnreachable
+from tellurio_sync.studio.runs import Run
+
+EVIL = "<script>alert('x')</script>\" onload=\"y"
+
+
+class Reader(HTMLParser):
+    """Checks that every tag is closed in order, and collects tags and text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.open.append(tag)
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_every_text_is_escaped() -> None:
+    html = cards.card(
+        EVIL,
+        EVIL,
+        [
+            cards.text_block(EVIL),
+            cards.text_block([EVIL]),
+            cards.table([(EVIL, EVIL)]),
+            cards.plot(EVIL, [1.0]),
+            cards.link(EVIL),
+        ],
+        EVIL,
+    )
+    read = Reader(html)
+    assert not {"script"} & {tag for tag, _ in read.tags}
+    assert not any("onload" in attributes for _, attributes in read.tags)
+    assert read.text.count(EVIL) == 10
+
+
+@pytest.mark.parametrize(
+    ("data", "shown"),
+    [
+        ("short", "short"),
+        ("x" * 5000, "x" * 600 + " … (4,400 more characters)"),
+        (["a", "b"], "ab"),
+        ([str(n) for n in range(300)], "01234and 295 more"),
+        (3.5, "3.5"),
+        (None, "None"),
+    ],
+)
+def test_data_is_shortened(data: object, shown: str) -> None:
+    assert Reader(cards.text_block(data)).text == shown
+
+
+@pytest.mark.parametrize("values", [[1.0], [1.0, 1.0], [0.0, math.nan, 2.0], [-1e308, 1e308], [1.0, math.inf]])
+def test_a_plot_has_only_finite_places_within_its_frame(values: list[float]) -> None:
+    read = Reader(cards.plot("loss", values))
+    lines = [attributes["points"] for tag, attributes in read.tags if tag == "polyline"]
+    assert lines
+    for line in lines:
+        for point in str(line).split():
+            x, y = map(float, point.split(","))
+            assert 0 <= x <= 160
+            assert 0 <= y <= 36
+
+
+def test_a_plot_without_a_number_says_so() -> None:
+    assert Reader(cards.plot("loss", [math.nan])).text == "loss: no number"
+
+
+def test_the_highest_value_is_at_the_top() -> None:
+    (line,) = [a["points"] for tag, a in Reader(cards.plot("m", [0.0, 1.0])).tags if tag == "polyline"]
+    low, high = (float(point.split(",")[1]) for point in str(line).split())
+    assert high < low
+
+
+# --- Variables, models, runs ------------------------------------------------------------------------
+
+
+def test_a_variable_shows_its_role_data_and_gradients(session: te.Session) -> None:
+    prompt = te.Parameter("Be <b>polite</b>.", role="system prompt")
+    assert Reader(prompt._repr_html_()).text == "Parameter system promptBe <b>polite</b>.requires_grad=True"
+    te.functional.add(prompt, te.Variable(" Now.")).backward(te.Variable("Say when.", role="feedback"))
+    text = Reader(prompt._repr_html_()).text
+    assert "1 gradient" in text
+    assert "Say when" in str(prompt.grad[0].data)
+
+
+def test_a_variable_that_the_server_works_on_says_so_and_does_not_wait(session: te.Session) -> None:
+    prompt = te.Parameter("x", role="p")
+    session.registries.mark_pending([prompt], "_pending_data")
+    try:
+        assert "the server works on" in Reader(prompt._repr_html_()).text
+    finally:
+        session.registries.clear_pending([prompt], "_pending_data")
+
+
+def test_ipython_shows_a_long_text_shortened(session: te.Session) -> None:
+    class Printer:
+        text_of_it = ""
+
+        def text(self, text: str) -> None:
+            self.text_of_it += text
+
+    printer = Printer()
+    te.Variable("x" * 5000, role="r")._repr_pretty_(printer, False)
+    assert printer.text_of_it == f"variable({'x' * 20}...{'x' * 20}, role=r, requires_grad=False)"
+
+
+def test_a_model_shows_tokens_and_cost_and_no_key(session: te.Session) -> None:
+    address = "http://user:pass-word@127.0.0.1:1/v1?key=geheim"
+    model = te.OpenAI(api_key="sk-geheim", base_url=address)
+    usage = {**model.get_usage(), "total_tokens": 1234, "prompt_tokens": 1200, "completion_tokens": 34}
+    model.take_usage({**usage, "cost": {"amount": 0.25, "currency": "USD"}})
+    text = Reader(model._repr_html_()).text
+    assert text == "OpenAI 127.0.0.1:1tokens1,234of questions1,200of answers34cost$0.2500"
+    model.take_usage({**usage, "cost": {"amount": 0.25, "currency": "USD", "unpriced_tokens": 12}})
+    assert "unknown for 12 tokens, $0.2500 for the others" in Reader(model._repr_html_()).text
+
+
+def test_a_run_shows_a_plot_of_each_metric_and_its_link(session: te.Session) -> None:
+    with session.init(None, "Cards", "my run") as run:
+        for value in (1.0, 0.5, 0.25):
+            run.log({"loss": value, "text": "no number"})
+        read = Reader(run._repr_html_())
+        assert [a["href"] for tag, a in read.tags if tag == "a"] == [run.link]
+        assert "my run Cards · RUNNING" in read.text
+        assert "loss 0.25" in read.text
+        assert len([tag for tag, _ in read.tags if tag == "svg"]) == 1
+    # What was logged has gone to the server, and comes from there.
+    assert "loss 0.25" in Reader(run._repr_html_()).text
+
+
+def test_a_run_that_cannot_be_read_is_shown_all_the_same(session: te.Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = session.init(None, "Cards")
+
+    def fail(self: Run, name: str | None = None) -> object:
+        raise HttpUnreachable("nobody there")
+
+    monkeypatch.setattr(Run, "metrics", fail)
+    assert "The metrics cannot be read: nobody there" in Reader(run._repr_html_()).text
+
+
+def test_a_run_of_a_local_backend_has_a_link_that_opens_and_that_no_pickle_holds(session: te.Session) -> None:
+    import pickle
+
+    run = session.init(None, "Cards")
+    run.page_query = "token=geheim"
+    assert run.link == f"{run.url}?token=geheim"
+    assert "geheim" not in repr(run)
+    assert pickle.loads(pickle.dumps(run)).link == run.url
+
+
+def test_init_says_where_to_look_in_one_line(
+    session: te.Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = "nowhere"
+    monkeypatch.setattr(console, "where_to_show", lambda: place)
+    session.init(None, "Lines")
+    assert capsys.readouterr() == ("", "")
+    place = "notebook"
+    run = session.init(None, "Lines")
+    assert capsys.readouterr() == (f"run {run.name}: {run.link}\n", "")
+    place = "terminal"
+    run = session.init(None, "Lines", mode="offline")
+    assert capsys.readouterr() == ("", f"run {run.name}: offline: te.sync() sends it later\n")
+    run.finish()
