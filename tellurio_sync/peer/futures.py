@@ -32,7 +32,7 @@ from ..deadlines import MONOTONIC
 from ..errors import ConnectionLost
 from ..speedups import Semaphore, make_semaphore, release_all
 from .pending import OpenCall, PendingTable
-from .workers import begin_wait, end_wait
+from .workers import wait_of_worker
 
 PENDING = "PENDING"
 FINISHED = "FINISHED"
@@ -110,6 +110,8 @@ class CallFuture(OpenCall, Future[dict[str, Any]]):
         if not self._is_watched:
             self._state = state
             return
+        for wait in self._worker_waits.copy():
+            wait.end()
         wakeups += self._semaphores.copy()
         with self._condition:
             # If the state is stored already, the condition was made since then, and the threads that wait there have
@@ -222,15 +224,20 @@ class CallFuture(OpenCall, Future[dict[str, Any]]):
         end = None if timeout is None else time.monotonic() + timeout
         semaphore = make_semaphore()
         self._semaphores.append(semaphore)
-        place = begin_wait()
+        wait = wait_of_worker()
         try:
+            if wait is not None:
+                self._worker_waits.append(wait)
+                wait.begin()
             while self._outcome == PENDING:
                 remaining = _LONGEST_WAIT if end is None else end - time.monotonic()
                 if remaining <= 0:
                     raise FutureTimeoutError()
                 MONOTONIC.wait(semaphore, remaining)
         finally:
-            end_wait(place)
+            if wait is not None:
+                wait.leave()
+                self._worker_waits.remove(wait)
             self._semaphores.remove(semaphore)
 
 
@@ -239,6 +246,7 @@ _PARTS: dict[str, Callable[[], Any]] = {
     "_waiters": list,
     "_done_callbacks": list,
     "_semaphores": list,
+    "_worker_waits": list,
 }
 
 

@@ -36,7 +36,7 @@ from .dispatch import Dispatcher, Method
 from .keepalive import Keepalive
 from .pending import OpenCall
 from .records import log
-from .workers import WorkerPool, begin_wait, end_wait, forget_after_fork
+from .workers import WorkerPool, WorkerWait, forget_after_fork, wait_of_worker
 
 CONNECTING = "connecting"
 OPEN = "open"
@@ -113,7 +113,7 @@ class Lifecycle:
 
         self._lock = threading.RLock()
         self.state = CONNECTING
-        self._waiting: set[Semaphore] = set()
+        self._waiting: dict[Semaphore, WorkerWait | None] = {}
         self.connection: Connection | None = None  # open
         self._unopened: Connection | None = None  # has no greeting yet, or is open
         self._was_open = False
@@ -256,21 +256,26 @@ class Lifecycle:
     def _wait_for_state(self, is_reached: Callable[[], bool], deadline: Deadline | None) -> None:
         """Wait until ``is_reached`` (called under the lock), at most until the deadline."""
         semaphore = make_semaphore()
-        place = begin_wait()
         try:
             while True:
-                with self._lock:
-                    if is_reached():
+                wait = wait_of_worker()
+                try:
+                    with self._lock:
+                        if is_reached():
+                            return
+                        self._waiting[semaphore] = wait
+                    if wait is not None:
+                        wait.begin()
+                    remaining = 3600.0 if deadline is None else deadline.remaining(self.clock.now())
+                    if remaining <= 0:
                         return
-                    self._waiting.add(semaphore)
-                remaining = 3600.0 if deadline is None else deadline.remaining(self.clock.now())
-                if remaining <= 0:
-                    return
-                self.clock.wait(semaphore, remaining)
+                    self.clock.wait(semaphore, remaining)
+                finally:
+                    if wait is not None:
+                        wait.leave()
         finally:
-            end_wait(place)
             with self._lock:
-                self._waiting.discard(semaphore)
+                self._waiting.pop(semaphore, None)
 
     def _set_state_locked(self, state: str) -> None:
         assert is_held(self._lock)
@@ -278,7 +283,9 @@ class Lifecycle:
             if state != self.state:
                 log.debug("= %s %s", state, self._url)
             self.state = state
-        for semaphore in self._waiting:
+        for semaphore, wait in list(self._waiting.items()):
+            if wait is not None:
+                wait.end()
             semaphore.release()
 
     # --- the receive thread ------------------------------------------------------------------------------

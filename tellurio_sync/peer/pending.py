@@ -8,7 +8,7 @@ step, so a reply and a time-out at the same moment cannot both win.
 | ``PendingTable`` | callers, receive thread, exit | any | one C call on a dict each | – |
 | ids given up | callers, receive thread | receive thread | its lock | only the table has it |
 | outcome: ``reply``, ``error`` | the thread that took it out | the waiting caller | order of stores | taken once |
-| ``_semaphore`` | the waiting caller | the thread that ends the call | order of stores | – |
+| ``_worker_wait``, then ``_semaphore`` | the waiting caller | the thread that ends the call | order of stores | – |
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 from ..deadlines import Clock, Deadline
 from ..errors import CallTimeout
 from ..speedups import Semaphore, make_semaphore
-from .workers import POOLS, begin_wait, end_wait
+from .workers import POOLS, WorkerWait, wait_of_worker
 
 _REMEMBERED_IDS = 1000
 
@@ -87,7 +87,7 @@ OnLate = Callable[[dict[str, Any]], None]
 class PendingCall(OpenCall):
     """One request, and the thread that waits for its reply."""
 
-    __slots__ = ("_semaphore", "error", "on_late", "on_reply", "reply")
+    __slots__ = ("_semaphore", "_worker_wait", "error", "on_late", "on_reply", "reply")
 
     def __init__(
         self,
@@ -105,20 +105,26 @@ class PendingCall(OpenCall):
         self.on_late: OnLate | None = None
         # The waiting thread makes it: most calls of a batch are over before anything waits for them.
         self._semaphore: Semaphore | None = None
+        self._worker_wait: WorkerWait | None = None
 
     # The thread that ends the call stores the outcome and then reads the semaphore. The thread that waits stores a
-    # semaphore and then reads the outcome. So at least one of the two sees the other's store.
+    # semaphore and then reads the outcome. So at least one of the two sees the other's store. A worker stores its wait
+    # before the semaphore, and begins it afterwards.
 
     def resolve(self, reply: dict[str, Any], wakeups: list[Semaphore]) -> None:
         if self.on_reply is not None:
             self.on_reply()
         self.reply = reply
         if self._semaphore is not None:
+            if self._worker_wait is not None:
+                self._worker_wait.end()
             wakeups.append(self._semaphore)
 
     def fail(self, error: BaseException) -> None:
         self.error = error
         if self._semaphore is not None:
+            if self._worker_wait is not None:
+                self._worker_wait.end()
             self._semaphore.release()
 
     def hand_over_late(self) -> None:
@@ -134,17 +140,19 @@ class PendingCall(OpenCall):
         """Wait until the call is done (True) or its deadline, as heartbeats left it, has passed (False)."""
         if self.reply is not None or self.error is not None:
             return True
+        self._worker_wait = wait = wait_of_worker() if POOLS else None
         self._semaphore = semaphore = make_semaphore()
-        place = begin_wait() if POOLS else None
         try:
+            if wait is not None:
+                wait.begin()
             while self.reply is None and self.error is None:
                 remaining = self.expires_at - clock.now()
                 if remaining <= 0:
                     return False
                 clock.wait(semaphore, remaining)
         finally:
-            if place is not None:
-                end_wait(place)
+            if wait is not None:
+                wait.leave()
         return True
 
     def wait_outcome(self, clock: Clock) -> None:

@@ -8,6 +8,9 @@ a judge, a router.  So a worker that waits for the server does not count: anothe
 newest task first, since that may be what the waiting ones wait for.  The number of threads is bounded all the same.
 When all of them wait for the server, the tasks in the queue are refused, so that those who wait get an error.
 
+The thread that ends a wait takes it out of the count, before it wakes the worker (see ``WorkerWait``): on a busy
+machine that one may have its turn late, and until then one thread after the other would be started in its place.
+
 A worker may also wait for something that cannot be seen here, such as threads of the user's that call the server.  If
 nothing at all has begun or ended for ``patience`` seconds while a task is in the queue, one more worker is started.
 
@@ -16,6 +19,7 @@ nothing at all has begun or ended for ``patience`` seconds while a task is in th
 | ``_tasks``, ``_threads``, ``_is_closed`` | any thread | any thread | ``_lock`` | asserts |
 | ``_starting``, ``_idle``, ``_waiting``, ``_progress`` | any thread | any thread | ``_lock`` | asserts |
 | ``_has_watcher``, ``_extra`` | any thread | any thread | ``_lock`` | asserts |
+| ``WorkerWait``: what it counts as | the worker, the thread that ends the wait | the same | ``_lock`` | only the pool |
 | ``POOLS``: the pool of a worker, unless it waits | that worker | that worker | each step is one C call on a dict | – |
 
 ``_lock`` is not held while a task runs or a thread is started.
@@ -234,8 +238,12 @@ class WorkerPool:
         finally:
             POOLS.pop(ident, None)
 
-    def _begin_wait(self) -> None:
+    def begin_wait(self, wait: WorkerWait) -> None:
+        """For ``WorkerWait``."""
         with self._lock:
+            if wait.is_over:
+                return
+            wait.is_counted = True
             self._waiting += 1
             self._progress += 1
         can_start = self._start_workers()
@@ -249,35 +257,58 @@ class WorkerPool:
             assert queued.refuse is not None
             queued.refuse(self._nested_too_deeply())
 
-    def _end_wait(self) -> None:
+    def end_wait(self, wait: WorkerWait) -> None:
+        """For ``WorkerWait``."""
         with self._lock:
-            self._waiting -= 1
-            self._progress += 1
+            wait.is_over = True
+            if wait.is_counted:
+                wait.is_counted = False
+                self._waiting -= 1
+                self._progress += 1
+
+
+class WorkerWait:
+    """One wait of a worker for the server; see ``wait_of_worker``.
+
+    Attributes:
+        pool: the worker's.
+        is_counted, is_over: only the pool uses them.
+    """
+
+    __slots__ = ("is_counted", "is_over", "pool")
+
+    def __init__(self, pool: WorkerPool) -> None:
+        self.pool = pool
+        self.is_counted = self.is_over = False
+
+    def begin(self) -> None:
+        """The worker does not count from now on, and another one may take its place; unless the wait is over already.
+
+        Call it when the thread that ends the wait can find this object: a worker that is started here may end it.
+        """
+        self.pool.begin_wait(self)
+
+    def end(self) -> None:
+        """The worker counts again. Idempotent, never blocks; for the thread that wakes the worker, before it does."""
+        self.pool.end_wait(self)
+
+    def leave(self) -> None:
+        """The worker goes on, whether what it waited for has come or not. For the worker, each time."""
+        self.end()
+        POOLS[threading.get_ident()] = self.pool
 
 
 POOLS: dict[int, WorkerPool] = {}
 """The pool of each worker of all clients, by the identifier of the thread."""
 
 
-def begin_wait() -> WorkerPool | None:
-    """Note that this thread waits for the server from now on: if it is a worker, another one may take its place.
-
-    Give the result to ``end_wait``. Costs next to nothing where there is no worker.
-    """
+def wait_of_worker() -> WorkerWait | None:
+    """If this thread is a worker: its wait for the server, to begin and to leave. Costs next to nothing otherwise."""
     if not POOLS:
         return None
     # Taken out, so that a wait within the wait (in a finaliser) does not count twice.
     pool = POOLS.pop(threading.get_ident(), None)
-    if pool is not None:
-        pool._begin_wait()
-    return pool
-
-
-def end_wait(pool: WorkerPool | None) -> None:
-    """The wait is over."""
-    if pool is not None:
-        pool._end_wait()
-        POOLS[threading.get_ident()] = pool
+    return None if pool is None else WorkerWait(pool)
 
 
 def forget_after_fork() -> None:

@@ -5,14 +5,21 @@ from __future__ import annotations
 import functools
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from typing import Any
 
 import pytest
 
-from tellurio_sync.peer.workers import WorkerPool, begin_wait, end_wait
+from tellurio_sync.deadlines import MONOTONIC, Clock, Waitable
+from tellurio_sync.errors import NotConnected
+from tellurio_sync.peer.futures import CallFuture
+from tellurio_sync.peer.lifecycle import RECONNECTING, Lifecycle
+from tellurio_sync.peer.pending import OpenCall, PendingCall, PendingTable
+from tellurio_sync.peer.workers import WorkerPool, wait_of_worker
 
 from ..conftest import FAILSAFE, wait_until
+from .rig import resolve
 
 
 class Gate:
@@ -198,13 +205,16 @@ def test_a_thousand_tasks_from_many_threads_all_run_once() -> None:
 
 def waiting(event: threading.Event, begun: threading.Event | None = None) -> None:
     """What a task does that calls the server and gets its reply with ``event``."""
-    place = begin_wait()
+    wait = wait_of_worker()
+    if wait is not None:
+        wait.begin()
     try:
         if begun is not None:
             begun.set()
         assert event.wait(FAILSAFE)
     finally:
-        end_wait(place)
+        if wait is not None:
+            wait.leave()
 
 
 def test_a_worker_that_waits_for_the_server_does_not_count() -> None:
@@ -247,26 +257,31 @@ def test_any_depth_ends_within_the_bound(is_early: bool) -> None:
     pool.close(FAILSAFE)
 
 
-def test_many_at_once_each_with_two_levels_below_it_end_within_the_bound() -> None:
-    """How many threads it takes is up to the scheduler; that all are answered, and none is refused, is not."""
-    pool = WorkerPool(max_workers=4, max_threads=600)
+def test_many_at_once_each_with_two_levels_below_it_end_with_few_threads() -> None:
+    """Whatever the scheduler does: a thread that has its answer, and no turn yet, takes the place of a further one."""
+    pool = WorkerPool(max_workers=4, max_threads=100)
     answers = [threading.Event() for _ in range(200)]
+    highest = [0]
     refused: list[str] = []
     all_queued = threading.Event()
 
-    def level(depth: int, answered: threading.Event) -> None:
+    def level(depth: int, answer: Callable[[], object]) -> None:
         assert all_queued.wait(FAILSAFE)
+        highest[0] = max(highest[0], len(pool._threads))
         if depth:
-            inner = threading.Event()
-            assert pool.submit(functools.partial(level, depth - 1, inner), refuse=refused.append)
-            waiting(inner)
-        answered.set()
+            call = PendingCall("1", "m", FAILSAFE, MONOTONIC.now())
+            task = functools.partial(level, depth - 1, functools.partial(resolve, call, {}))
+            assert pool.submit(task, refuse=refused.append)
+            assert call.wait(MONOTONIC)
+        answer()
 
     for answered in answers:
-        assert pool.submit(functools.partial(level, 2, answered), refuse=refused.append)
+        assert pool.submit(functools.partial(level, 2, answered.set), refuse=refused.append)
     all_queued.set()
     assert all(answered.wait(FAILSAFE) for answered in answers)
     assert refused == []
+    # Nothing queued is begun before what was called back for: at most four are under way, and eight threads wait for them.
+    assert highest[0] <= 24, "the newest tasks are not run first, or those that go on do not count"
     pool.close(FAILSAFE)
 
 
@@ -384,21 +399,198 @@ def test_workers_beyond_the_usual_number_end_when_the_waits_do() -> None:
     pool.close(FAILSAFE)
 
 
-def test_a_wait_within_a_wait_counts_once() -> None:
+def test_a_wait_counts_once_and_not_after_its_end() -> None:
     pool = WorkerPool(max_workers=1, max_threads=3)
     done = threading.Event()
 
     def outer() -> None:
-        place = begin_wait()
-        waiting_within = begin_wait()
-        assert waiting_within is None
-        end_wait(waiting_within)
-        end_wait(place)
-        assert begin_wait() is pool
-        end_wait(pool)
+        answered = threading.Event()
+        answered.set()
+        for _ in range(2):
+            wait = wait_of_worker()
+            assert wait is not None
+            wait.begin()
+            waiting(answered)
+            assert pool._waiting == 1
+            wait.leave()
+            assert pool._waiting == 0
+        wait = wait_of_worker()
+        assert wait is not None
+        wait.end()  # its answer is there before it begins
+        wait.begin()
+        assert pool._waiting == 0
+        wait.leave()
         done.set()
 
     assert pool.submit(outer)
     assert done.wait(FAILSAFE)
+    wait_until(lambda: pool._waiting == 0, "a wait is still counted")
+    pool.close(FAILSAFE)
+
+
+# --- workers whose wait is over, and which have no turn yet -------------------------------------------
+
+
+class Crowded(Clock):
+    """As on a busy machine: a thread that is woken has its turn only when ``turn`` is set."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.turn = threading.Event()
+
+    def wait(self, waitable: Waitable, timeout: float) -> bool:
+        self.begun.set()
+        acquired = super().wait(waitable, timeout)
+        assert self.turn.wait(FAILSAFE)
+        return acquired
+
+
+Wait = tuple[Callable[[], object], Callable[[], object]]
+"""What a worker does that waits, and what ends it."""
+
+
+def reply_of_a_call(clock: Clock) -> Wait:
+    call = PendingCall("1", "m", FAILSAFE, clock.now())
+    return lambda: call.wait(clock), lambda: resolve(call, {})
+
+
+def error_of_a_call(clock: Clock) -> Wait:
+    call = PendingCall("1", "m", FAILSAFE, clock.now())
+    return lambda: call.wait(clock), lambda: call.fail(ValueError())
+
+
+def submitted(clock: Clock) -> CallFuture:
+    future = CallFuture("1", "m", FAILSAFE, clock.now(), run_callback=lambda callback: callback())
+    table = PendingTable()
+    table.add([future])
+    future.is_in(table)
+    return future
+
+
+def reply_of_a_future(clock: Clock) -> Wait:
+    future = submitted(clock)
+    return lambda: future.result(), lambda: resolve(future, {})
+
+
+def error_of_a_future(clock: Clock) -> Wait:
+    future = submitted(clock)
+    return lambda: future.exception(), lambda: future.fail(ValueError())
+
+
+def cancel_of_a_future(clock: Clock) -> Wait:
+    future = submitted(clock)
+
+    def wait() -> None:
+        with pytest.raises(CancelledError):
+            future.result()
+
+    return wait, future.cancel
+
+
+def end_of_the_connection(clock: Clock) -> Wait:
+    """For which a call waits while there is none."""
+    lifecycle = Lifecycle(lambda: pytest.fail("nothing is dialled"), {}, clock=clock)
+
+    def wait() -> None:
+        with pytest.raises(NotConnected):
+            lifecycle.connection_for(OpenCall("1", "m", FAILSAFE, clock.now()))
+
+    return wait, lifecycle.close
+
+
+WAITS = [
+    reply_of_a_call,
+    error_of_a_call,
+    reply_of_a_future,
+    error_of_a_future,
+    cancel_of_a_future,
+    end_of_the_connection,
+]
+
+
+@pytest.fixture
+def crowded(monkeypatch: pytest.MonkeyPatch) -> Iterator[Crowded]:
+    clock = Crowded()
+    monkeypatch.setattr("tellurio_sync.peer.futures.MONOTONIC", clock)
+    yield clock
+    clock.turn.set()
+
+
+@pytest.mark.parametrize("make", WAITS)
+def test_a_worker_whose_wait_is_over_counts_from_then_on(make: Callable[[Clock], Wait], crowded: Crowded) -> None:
+    """Not from its turn on: it may get that late, and until then thread after thread would be started."""
+    wait, end = make(crowded)
+    pool = WorkerPool(max_workers=1, max_threads=3)
+    assert pool.submit(wait)
+    assert crowded.begun.wait(FAILSAFE)
+    end()
+    ran = threading.Event()
+    assert pool.submit(ran.set)
+    assert len(pool._threads) == 1
+    crowded.turn.set()
+    assert ran.wait(FAILSAFE)
+    assert pool._waiting == 0
+    pool.close(FAILSAFE)
+
+
+@pytest.mark.parametrize("make", WAITS)
+def test_a_wait_that_ends_while_it_begins_does_not_count(
+    make: Callable[[Clock], Wait], crowded: Crowded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker that takes the place of this one may have its turn first."""
+    wait, end = make(crowded)
+    pool = WorkerPool(max_workers=1, max_threads=2)
+    go_on, ended = Gate(), threading.Event()
+    assert pool.submit(lambda: (go_on(), wait()))
+    assert go_on.entered.wait(FAILSAFE)
+    assert pool.submit(lambda: (end(), ended.set()))
+    start = threading.Thread.start
+
+    def start_and_lose_the_turn(thread: threading.Thread) -> None:
+        start(thread)
+        assert crowded.turn.wait(FAILSAFE)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start_and_lose_the_turn)
+        go_on.open.set()
+        assert ended.wait(FAILSAFE)
+        assert pool._waiting == 0
+        crowded.turn.set()
+        pool.close(FAILSAFE)
+
+
+@pytest.mark.parametrize("make", WAITS)
+def test_what_a_worker_will_come_to_is_not_refused(make: Callable[[Clock], Wait], crowded: Crowded) -> None:
+    """At the bound of threads: one of them has its answer, and will take the next task."""
+    wait, end = make(crowded)
+    pool = WorkerPool(max_workers=1, max_threads=1)
+    assert pool.submit(wait)
+    assert crowded.begun.wait(FAILSAFE)
+    wait_until(lambda: pool.refusal != "", "the worker does not count as one that waits")
+    end()
+    assert pool.refusal == ""
+    ran = threading.Event()
+    assert pool.submit(ran.set)
+    crowded.turn.set()
+    assert ran.wait(FAILSAFE)
+    pool.close(FAILSAFE)
+
+
+def test_a_worker_that_waits_on_after_a_change_that_does_not_help_is_one_that_waits() -> None:
+    """The connection is lost once more before the call could use it."""
+    lifecycle = Lifecycle(lambda: pytest.fail("nothing is dialled"), {})
+    pool = WorkerPool(max_workers=1, max_threads=1)
+
+    def call() -> None:
+        with pytest.raises(NotConnected):
+            lifecycle.connection_for(OpenCall("1", "m", FAILSAFE, MONOTONIC.now()))
+
+    assert pool.submit(call)
+    wait_until(lambda: len(lifecycle._waiting) == 1, "nothing waits")
+    for _ in range(3):
+        with lifecycle._lock:
+            lifecycle._set_state_locked(RECONNECTING)
+        wait_until(lambda: pool.refusal != "", "the worker does not count as one that waits")
+    lifecycle.close()
     wait_until(lambda: pool._waiting == 0, "a wait is still counted")
     pool.close(FAILSAFE)
