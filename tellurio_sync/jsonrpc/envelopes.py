@@ -72,9 +72,9 @@ def id_of_result(value: Any) -> str | None:
 
     A shortcut that spares ``classify`` for nearly every message that a client receives.
     """
-    if type(value) is dict and len(value) == 3 and "result" in value and "jsonrpc" in value and "id" in value:
-        id_ = value["id"]
-        if type(id_) is str and value["jsonrpc"] == VERSION:
+    if type(value) is dict and len(value) == 3 and "result" in value and value.get("jsonrpc") == VERSION:
+        id_ = value.get("id")
+        if type(id_) is str:
             return id_
     return None
 

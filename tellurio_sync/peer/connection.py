@@ -163,17 +163,18 @@ class Connection:
             CallTimeout: there was no room to send within the deadline; nothing was sent.
             LocalProtocolError: one of them is longer than the server takes; nothing was sent.
         """
-        if (len(texts[0]) if len(texts) == 1 else max(map(len, texts))) > self._certainly_small:
+        count = len(calls)
+        if (len(texts[0]) if count == 1 else max(map(len, texts))) > self._certainly_small:
             self._check_sizes(calls, texts)
         self.pending.add(calls)
-        if len(calls) <= _TOGETHER:
-            self._send(calls, texts, receipts=calls)
+        if count <= _TOGETHER:
+            self._send(calls, texts, calls)
             return
-        self._send(calls[:_TOGETHER], texts[:_TOGETHER], receipts=calls)
-        for start in range(_TOGETHER, len(calls), _TOGETHER):
+        self._send(calls[:_TOGETHER], texts[:_TOGETHER], calls)
+        for start in range(_TOGETHER, count, _TOGETHER):
             some = calls[start : start + _TOGETHER]
             try:
-                self._send(some, texts[start : start + _TOGETHER], receipts=some)
+                self._send(some, texts[start : start + _TOGETHER], some)
             except (ConnectionLost, CallTimeout) as error:
                 self._fail_unsent(calls[start:], error)
                 return
@@ -219,10 +220,11 @@ class Connection:
             # The receive thread has taken the call at the last moment, and is about to set its outcome.
             call.wait_outcome(self._clock)
             break
-        if call.error is not None:
-            raise call.error
-        assert call.reply is not None
-        return call.reply
+        reply = call.reply
+        if reply is not None:
+            return reply
+        assert call.error is not None
+        raise call.error
 
     def _catch_up(self) -> bool:
         """Wait until the receive thread has dealt with everything that has come by now; False if it does not soon."""
@@ -237,7 +239,7 @@ class Connection:
         """Send one text that needs no reply. Waits for room as ``start`` does; ``call`` has the deadline."""
         if len(text) > self._certainly_small:
             self._check_sizes([call], [text])
-        self._send([call], [text], receipts=None)
+        self._send([call], [text], None)
 
     def _send(self, calls: Sequence[OpenCall], texts: list[str], receipts: Sequence[OpenCall] | None) -> None:
         try:
@@ -311,34 +313,36 @@ class Connection:
         try:
             if self._opening is None:
                 self._on_open(None)
-            now = self._clock.now()
+            clock, transport = self._clock, self.transport  # each look-up in self counts in this loop
+            now = clock.now()
             while True:
                 wake_at = self._plan_wake()
                 sleep = wake_at - now
                 asked = self._asked_for_a_turn
-                messages = self.transport.receive(
+                messages = transport.receive(
                     0.0 if sleep < 0.0 else sleep if sleep < _LONGEST_SLEEP else _LONGEST_SLEEP
                 )
-                is_late = len(messages) > 1 and self._is_late(wake_at)
+                count = len(messages)
+                is_late = count > 1 and self._is_late(wake_at)
                 for message in messages:
                     self._on_message(message)
                     # Many messages in a row must not delay the time-outs of submitted calls.
-                    if len(messages) > 1 and not is_late and self._clock.now() >= self._next_expiry:
+                    if count > 1 and not is_late and clock.now() >= self._next_expiry:
                         self._expire_futures()
-                if asked and not messages:
+                if asked and not count:
                     self._asked_for_a_turn = []
                     release_all(asked)
-                has_messages = bool(messages)
                 del messages  # otherwise they stay alive until the next ones come
-                now = self._clock.now()
-                if self.transport.bytes_received != self._bytes_seen:
-                    self._bytes_seen = self.transport.bytes_received
+                now = clock.now()
+                bytes_received = transport.bytes_received
+                if bytes_received != self._bytes_seen:
+                    self._bytes_seen = bytes_received
                     self._keepalive.note_life(now)
-                if now >= wake_at and not (has_messages and self._is_late(wake_at)):
+                if now >= wake_at and not (count and self._is_late(wake_at)):
                     self._run_timers(now)
                 # Only after the transport accepts nothing more: before that, a thread that has registered a call may be
                 # about to send it.
-                if self._is_closed_by_user and self.transport.is_over:
+                if self._is_closed_by_user and transport.is_over:
                     self._fail_waiting_at_close()
         except TransportEnded as ended:
             ending = ended.ending._replace(reason=self._redact(ended.ending.reason))
@@ -403,7 +407,7 @@ class Connection:
             self._on_malformed(exc, message)
             return
         id_ = jsonrpc.id_of_result(value)
-        call = None if id_ is None else self.pending.take(id_)
+        call = None if id_ is None else self.pending.pop(id_, None)
         if call is not None:
             self.has_replied = True
             call.resolve(value, self.transport.wakeups)

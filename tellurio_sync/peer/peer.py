@@ -38,7 +38,9 @@ class Peer:
     def __init__(self, lifecycle: Lifecycle) -> None:
         self.lifecycle = lifecycle
         self._clock = lifecycle.clock
-        self._token = token_hex(4)  # distinguishes this peer from every other, also in other processes
+        # Unique over connections and processes, so that a late reply can never be taken for the reply to another call.
+        # One C call for each: a step that nothing can interrupt.
+        self._next_id: Callable[[], str] = map((token_hex(4) + "-{}").format, self._numbers).__next__
 
     def request(
         self,
@@ -70,8 +72,9 @@ class Peer:
             CallTimeout, ConnectionLost, ClosedByUser, NotConnected, LocalProtocolError, RemoteProtocolError,
             WouldDeadlock: see ``errors``.
         """
-        call = PendingCall(self._next_id(), method, timeout, self._clock.now(), hard_timeout, is_extendable)
-        call.on_reply, call.on_late = on_reply, on_late
+        call = PendingCall(
+            self._next_id(), method, timeout, self._clock.now(), hard_timeout, is_extendable, on_reply, on_late
+        )
         text = jsonrpc.encode_request(call.id, method, params)
         if connection is None:
             connection = self.lifecycle.connection
@@ -85,7 +88,7 @@ class Peer:
             try:
                 connection.pending.give_up(call)
             finally:
-                connection.pending.forget(call.id, None)
+                connection.pending.pop(call.id, None)
                 call.hand_over_late()
             raise
 
@@ -138,7 +141,7 @@ class Peer:
                     connection.pending.give_up(call)
             finally:
                 for call in calls:
-                    connection.pending.forget(call.id, None)
+                    connection.pending.pop(call.id, None)
                 calls[-1].hand_over_late()
             raise
         return outcomes
@@ -175,7 +178,7 @@ class Peer:
             try:
                 connection.pending.give_up(future)
             finally:
-                connection.pending.forget(future.id, None)
+                connection.pending.pop(future.id, None)
                 # It may have been interrupted after it noted the deadline and before it woke the receive thread.
                 connection.transport.wake()
             raise
@@ -192,10 +195,6 @@ class Peer:
         connection = self.lifecycle.connection
         if connection is not None:
             connection.extend(request_id)
-
-    def _next_id(self) -> str:
-        # Unique over connections and processes, so that a late reply can never be taken for the reply to another call.
-        return f"{self._token}-{next(self._numbers)}"
 
     @cached_property
     def _run_callback(self) -> RunCallback:

@@ -97,12 +97,14 @@ class PendingCall(OpenCall):
         now: float,
         hard_timeout: float | None = None,
         is_extendable: bool = False,
+        on_reply: Callable[[], None] | None = None,
+        on_late: OnLate | None = None,
     ) -> None:
         OpenCall.__init__(self, id_, method, timeout, now, hard_timeout, is_extendable)
         self.reply: dict[str, Any] | None = None
         self.error: BaseException | None = None
-        self.on_reply: Callable[[], None] | None = None
-        self.on_late: OnLate | None = None
+        self.on_reply = on_reply
+        self.on_late = on_late
         # The waiting thread makes it: most calls of a batch are over before anything waits for them.
         self._semaphore: Semaphore | None = None
         self._worker_wait: WorkerWait | None = None
@@ -180,9 +182,9 @@ class PendingTable:
         self._lock = threading.RLock()  # a signal handler may call while this thread has it
         # The ids of calls that were given up, so that a late reply is recognised. Bounded: the oldest ids go first.
         self._given_up: OrderedDict[str, OnLate | None] = OrderedDict()
-        # Take out by id, and note nothing. It is C code, which Ctrl-C cannot interrupt: for a thread that was
-        # interrupted while it gave a call up.
-        self.forget: Callable[[str, None], object] = self._calls.pop
+        # Take out by id, and note nothing. It is C code: Ctrl-C cannot interrupt it in a thread that was interrupted
+        # while it gave a call up, and it costs each reply less than ``take``.
+        self.pop: Callable[[str, None], OpenCall | None] = self._calls.pop
 
     def add(self, calls: Sequence[OpenCall]) -> None:
         """Register before sending: the reply may come before ``send`` returns."""

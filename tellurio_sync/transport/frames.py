@@ -57,6 +57,7 @@ _MASK_PIECE_BYTES = 256 * 1024  # a multiple of 4, and small enough for the proc
 
 # Below this an XOR of two big integers is faster than the strided translate, above it slower.
 _XOR_AS_INTEGER_BYTES = 1024
+_from_bytes = int.from_bytes
 
 
 class Ping(NamedTuple):
@@ -112,7 +113,7 @@ def encode_frame(opcode: int, payload: bytes, mask: bytes | None = None) -> byte
         head = _HEAD_64(_FIN | opcode, _MASKED_64, size, mask)
     if size <= _XOR_AS_INTEGER_BYTES:
         key = (mask * (size // 4 + 1))[:size]
-        return head + (int.from_bytes(payload, "big") ^ int.from_bytes(key, "big")).to_bytes(size, "big")
+        return head + (_from_bytes(payload, "big") ^ _from_bytes(key, "big")).to_bytes(size, "big")
     return b"".join((head, *_masked_pieces(payload, mask)))
 
 
@@ -143,6 +144,8 @@ class TextEncoder:
 
 def encode_texts_in_python(texts: list[str], masks: bytes) -> list[bytes]:
     """One frame for each message, with as many masks of 4 bytes."""
+    if len(texts) == 1:
+        return [encode_frame(TEXT, texts[0].encode(), masks)]
     starts = range(0, len(masks), 4)
     return [encode_frame(TEXT, text.encode(), masks[start : start + 4]) for start, text in zip(starts, texts)]
 
@@ -236,8 +239,10 @@ class FrameDecoder:
             first = data[position]
             size = data[position + 1]
             start = position + 2
-            is_plain = first == _WHOLE_TEXT and not self._message_opcode
-            if not is_plain:
+            if first == _WHOLE_TEXT and not self._message_opcode:
+                is_plain = True
+            else:
+                is_plain = False
                 _check_head(first, size)
             if size == 126 and end - start >= 2:
                 (size,) = _SIZE_16(data, start)

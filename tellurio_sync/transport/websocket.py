@@ -146,10 +146,11 @@ class WebSocketTransport(Transport):
             self._wait_for_room(timeout)
         turn = [threading.get_ident()]
         is_single = len(encoded) == 1
-        size = len(encoded[0]) if is_single else sum(map(len, encoded))
         if is_single:
+            size = len(encoded[0])
             receipt: Any = _NO_RECEIPT if receipts is None else receipts[0]
         else:
+            size = sum(map(len, encoded))
             receipt = _NO_RECEIPT
             for each in receipts or ():
                 each.end_offset = -1  # until it is known, it counts as sent

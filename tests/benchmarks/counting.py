@@ -116,17 +116,19 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counts]:
         yield counts
 
 
-def instructions(action: Callable[[], object]) -> int:
+def instructions(action: Callable[[], object], folders: tuple[str, ...] = ("",)) -> int:
     """How many instructions of Python's bytecode all threads together execute during ``action``.
 
-    Needs Python 3.12. What C code does is not in it.
+    Those of code whose file is in one of ``folders``. Needs Python 3.12. What C code does is not in it.
     """
     monitoring = sys.monitoring  # type: ignore[attr-defined, unused-ignore]
     tool = 4  # none of those that the documentation gives to debuggers, coverage, profilers and optimisers
     tick = itertools.count().__next__
     monitoring.use_tool_id(tool, "counting")
     try:
-        monitoring.register_callback(tool, monitoring.events.INSTRUCTION, lambda code, offset: tick())
+        monitoring.register_callback(
+            tool, monitoring.events.INSTRUCTION, lambda code, _: code.co_filename.startswith(folders) and tick()
+        )
         monitoring.set_events(tool, monitoring.events.INSTRUCTION)
         action()
     finally:

@@ -280,7 +280,8 @@ def test_many_at_once_each_with_two_levels_below_it_end_with_few_threads() -> No
     all_queued.set()
     assert all(answered.wait(FAILSAFE) for answered in answers)
     assert refused == []
-    # Nothing queued is begun before what was called back for: at most four are under way, and eight threads wait for them.
+    # Nothing queued is begun before what was called back for: at most four are under way, and eight threads wait for
+    # them.
     assert highest[0] <= 24, "the newest tasks are not run first, or those that go on do not count"
     pool.close(FAILSAFE)
 
