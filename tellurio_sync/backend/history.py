@@ -59,6 +59,13 @@ class History:
         self._note(run_uuid, variable.variable_id, before)
         self._note(run_uuid, variable.variable_id, variable, "step", [part for one in feedback for part in _texts(one)])
 
+    def end_step(self, run_uuid: str) -> None:
+        """A step of an optimizer has ended, whether it changed anything or not."""
+        try:
+            self.questions.end_step(run_uuid)
+        except sqlite3.Error as exc:
+            logger.warning("! a step of run %s was not counted: %s", run_uuid, exc)
+
     # --- questions ------------------------------------------------------------------------------
 
     def question(self, asked: Asked) -> None:

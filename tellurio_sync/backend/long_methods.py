@@ -245,6 +245,7 @@ async def _rewrite(scope: Scope, tasks: list[Task], all_ids: list[str]) -> list[
     scope.watch(*(task.parameter.variable for task in tasks))
     # Protocol §C.1: every parameter of every group, also those without gradients.
     scope.push_ids_later("clear_step", all_ids, CLEAR_STEP_DELAY)
+    scope.end_step()
     return done
 
 

@@ -258,7 +258,7 @@ def count_questions(scope: Scope, params: Params) -> Result:
 def open_budget(scope: Scope, params: Params) -> Result:
     """Limit what the questions of this session may cost, from now until it is closed (protocol §K.11)."""
     try:
-        budget = checked_budget(params.get("usd"), params.get("tokens"))
+        budget = checked_budget(params.get("usd"), params.get("tokens"), params.get("questions"))
     except ValueError as exc:
         raise Refused(f"{exc}.", INVALID_PARAMS, "Invalid params") from None
     budget_id = new_id()
@@ -271,7 +271,8 @@ def close_budget(scope: Scope, params: Params) -> Result:
     budget = scope.objects.budgets.pop(param(params, "budget_id", str), None)
     if budget is None:
         raise Refused("There is no such budget in this session.")
-    return {"message": "Budget closed successfully.", "usd": budget.spent_usd, "tokens": budget.spent_tokens}
+    spent = {"usd": budget.spent_usd, "tokens": budget.spent_tokens, "questions": budget.spent_questions}
+    return {"message": "Budget closed successfully.", **spent}
 
 
 def release(scope: Scope, params: Params) -> None:

@@ -84,6 +84,26 @@ CREATE TABLE IF NOT EXISTS usage (
     seconds REAL NOT NULL,
     PRIMARY KEY (run_uuid, model, purpose)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS usage_by_step (
+    run_uuid TEXT NOT NULL REFERENCES runs (uuid) ON DELETE CASCADE,
+    step INTEGER NOT NULL,           -- the optimizer's step that ended next after the question, from 1
+    model TEXT NOT NULL,
+    purpose TEXT NOT NULL,
+    asked INTEGER NOT NULL,          -- a request was sent for it
+    cached INTEGER NOT NULL,
+    failed INTEGER NOT NULL,         -- of those asked
+    not_asked INTEGER NOT NULL,      -- a budget did not allow it, or a setting was wrong
+    retries INTEGER NOT NULL,
+    prompt_tokens INTEGER NOT NULL,
+    completion_tokens INTEGER NOT NULL,
+    cost REAL NOT NULL,
+    unpriced INTEGER NOT NULL,
+    PRIMARY KEY (run_uuid, step, model, purpose)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS steps (
+    run_uuid TEXT PRIMARY KEY REFERENCES runs (uuid) ON DELETE CASCADE,
+    ended INTEGER NOT NULL           -- steps of optimizers
+) WITHOUT ROWID;
 """
 
 DEFAULT_MAX_BYTES = 256 * 2**20
@@ -256,6 +276,27 @@ class QuestionLog:
             *(max(asked.tries - 1, 0), prompt_tokens or 0, completion_tokens or 0),
             *(cost or 0.0, int(cost is None and asked.tries > 0), asked.seconds),
         )
+        was_asked = not is_cached and asked.tries > 0
+        self._store.write(
+            "INSERT INTO usage_by_step VALUES (?, coalesce((SELECT ended FROM steps WHERE run_uuid = ?), 0) + 1,"
+            " ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+            " asked = asked + excluded.asked, cached = cached + excluded.cached, failed = failed + excluded.failed,"
+            " not_asked = not_asked + excluded.not_asked, retries = retries + excluded.retries,"
+            " prompt_tokens = prompt_tokens + excluded.prompt_tokens,"
+            " completion_tokens = completion_tokens + excluded.completion_tokens, cost = cost + excluded.cost,"
+            " unpriced = unpriced + excluded.unpriced",
+            *(asked.run_uuid, asked.run_uuid, asked.model_name, asked.purpose, int(was_asked), int(is_cached)),
+            *(int(was_asked and asked.answer is None), int(not was_asked and not is_cached)),
+            *(max(asked.tries - 1, 0), prompt_tokens or 0, completion_tokens or 0),
+            *(cost or 0.0, int(was_asked and cost is None)),
+        )
+
+    def end_step(self, run_uuid: str) -> None:
+        """A step of an optimizer has ended: later questions of the run belong to the next one."""
+        self._store.write(
+            "INSERT INTO steps SELECT uuid, 1 FROM runs WHERE uuid = ? ON CONFLICT DO UPDATE SET ended = ended + 1",
+            run_uuid,
+        )
 
     def counts(self, run_uuid: str) -> Counts:
         """How many questions a run has asked, of all models, by what for."""
@@ -342,6 +383,20 @@ class QuestionLog:
         self._delete([row["number"] for row in rows[:most]])
         self._size_bytes -= sum(row["size_bytes"] for row in rows[:most])
         return len(rows) > most
+
+
+def questions_by_step(store: Store, run_uuid: str) -> list[dict[str, Any]]:
+    """What a run has asked, per step, kind and model; ``step`` is None where steps were not counted yet."""
+    return store.read(
+        "SELECT step, model, purpose AS kind, asked, cached, failed, not_asked, retries, prompt_tokens,"
+        " completion_tokens, cost AS usd, unpriced FROM usage_by_step WHERE run_uuid = ? ORDER BY step, kind, model",
+        run_uuid,
+    ) or store.read(
+        "SELECT NULL AS step, model, purpose AS kind, questions - cached AS asked, cached, errors AS failed,"
+        " 0 AS not_asked, retries, prompt_tokens, completion_tokens, cost AS usd, unpriced"
+        " FROM usage WHERE run_uuid = ? ORDER BY kind, model",
+        run_uuid,
+    )
 
 
 def sample_of(parts: object, prompts: Mapping[str, int]) -> Sample:

@@ -5,6 +5,8 @@ Beyond §J, said in the header ``Tellurio-Extensions`` of each answer:
     idempotency   POST of a run or a value with an ``Idempotency-Key``: the same key again adds nothing
     journal       POST .../runs/{run}/journal/{writer}/?position=N: bytes of a journal (``journal.format``) from N on;
                   the answer says up to where it is known. 409: from where it must be sent. Also a sign of life
+    questions     GET .../runs/{run}/questions/: what the run has asked language models, in ``questions`` a row for each
+                  step of an optimizer, kind and model; and ``steps``, how many have ended
     run-details   runs have ``config`` and ``reason``; a new one may be given its ``uuid``
 """
 
@@ -23,12 +25,13 @@ from aiohttp import web
 from slugify import slugify
 
 from .options import BackendOptions
+from .question_log import questions_by_step
 from .store import MAX_NAME_CHARS, JournalGap, Row, Store
 
 logger = logging.getLogger(__name__)
 
 EXTENSIONS_HEADER = "Tellurio-Extensions"
-EXTENSIONS = ("idempotency", "journal", "run-details")
+EXTENSIONS = ("idempotency", "journal", "questions", "run-details")
 IDEMPOTENCY_HEADER = "Idempotency-Key"
 
 VISIBILITIES = ("RESTRICTED", "TEAM", "PUBLIC", "OPEN")
@@ -66,6 +69,7 @@ class Rest:
             web.post(project + "runs/", self.create_run),
             web.patch(run, self.update_run),
             web.get(run + "metrics/", self.list_metrics),
+            web.get(run + "questions/", self.list_questions),
             web.post(run + "metrics/", self.create_metric),
             web.post(run + "journal/{writer}/", self.add_journal),
         ]
@@ -154,6 +158,12 @@ class Rest:
     async def list_metrics(self, request: web.Request) -> web.Response:
         _, run = self._run(request)
         return web.json_response([_metric_form(metric) for metric in self._store.metrics(run["uuid"])])
+
+    async def list_questions(self, request: web.Request) -> web.Response:
+        _, run = self._run(request)
+        ended = self._store.read("SELECT ended FROM steps WHERE run_uuid = ?", run["uuid"])
+        rows = questions_by_step(self._store, run["uuid"])
+        return web.json_response({"steps": ended[0]["ended"] if ended else 0, "questions": rows})
 
     async def create_metric(self, request: web.Request) -> web.Response:
         body = await _body(request)

@@ -129,6 +129,11 @@ class Scope:
         if self.objects.history is not None:
             self.objects.history.step(self._run_uuid, before, variable, feedback)
 
+    def end_step(self) -> None:
+        """A step of an optimizer has ended: questions of the request's run belong to the next one from now on."""
+        if self.objects.history is not None:
+            self.objects.history.end_step(self._run_uuid)
+
     def watch_function(self, op: Op) -> Forward | None:
         """Show the questions that applying ``op`` will ask; to be called when the request arrives."""
         history = self.objects.history

@@ -351,6 +351,18 @@ class StudioRest:
         metrics: list[Any] = self._request("GET", path, 200, list)
         return metrics
 
+    def list_questions(self, namespace_slug: str, project_slug: str, run_uuid: str) -> dict[str, Any] | None:
+        """What a run has asked language models, by a server that knows ``questions``; None: this one does not.
+
+        Returns:
+            ``questions``, a list of objects with ``step``, ``kind``, ``model`` and counts; ``steps`` that have ended.
+        """
+        path = f"{_run_path(namespace_slug, project_slug, run_uuid)}questions/"
+        found: dict[str, Any] | None = self._request("GET", path, 200, dict, absent=(404,))
+        if found is None and self.knows("questions"):
+            raise HttpStatusError(f"GET {path} failed with status 404: there is no such run.", status=404, url=self.url)
+        return found
+
     # --- sending --------------------------------------------------------------------------------
 
     def _request(

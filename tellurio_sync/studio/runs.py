@@ -23,6 +23,7 @@ from .run_log import PATIENCE, RunLog
 from .values import plain_config
 
 if TYPE_CHECKING:
+    from .ledger import Ledger
     from .rows import Rows
 
 __all__ = ["Run", "RunGuard", "RunStatus", "User", "clear_active_run", "continue_run", "list_runs", "start_run"]
@@ -339,6 +340,28 @@ class Run:
                 for one in found
             )
         return rows if name is None else Rows(row for row in rows if row["name"] == name)
+
+    def questions(self) -> Ledger:
+        """What this run has asked language models: by kind, tokens, money, in all and per step. One REST request.
+
+        ::
+
+            print(run.questions())  # 31 questions (10 forward, 10 critic, 10 propagator, 1 optimizer), 5,400 tokens
+
+        It counts what has ended when the server is asked, by all processes that have used the run.
+
+        Raises:
+            UsageError: the server does not count them (the local backend does), or the run is offline.
+            HttpUnreachable, HttpStatusError, HttpError: as ``metrics``.
+        """
+        from .ledger import Ledger
+
+        if self.is_offline:
+            raise UsageError("A run that is kept on this machine only asks no language models.")
+        answer = self.rest.list_questions(self.project.namespace_slug, self.project.slug, self.uuid)
+        if answer is None:
+            raise UsageError("This server does not count the questions of a run; the local backend does.")
+        return Ledger.from_answer(answer)
 
     def to_pandas(self) -> Any:
         """The numbers that were logged as a ``pandas.DataFrame``: a row per step, a column per metric.

@@ -18,7 +18,7 @@ from tellurio_sync.backend.questions import Answer, Asked, Question, QuestionFai
 from tellurio_sync.backend.usage import zero_usage
 
 from .conftest import RunningBackend
-from .lm_endpoint import LmEndpoint, completion
+from .lm_endpoint import LmEndpoint, Reply, completion
 from .rpc_client import RpcClient, RpcError
 from .scripted import run
 
@@ -65,6 +65,22 @@ def test_dollars_never_pass_the_limit_even_where_the_endpoint_names_its_own_cost
         ask_all(endpoint.url, 30, budget, at_once=1, max_tokens=90)
         assert budget.spent_usd == pytest.approx(0.0009 * len(endpoint.requests))
         assert 0.008 < budget.spent_usd <= 0.01
+
+
+@pytest.mark.parametrize("at_once", [1, 4, 16])
+def test_questions_never_pass_the_limit_and_each_counts_once(at_once: int) -> None:
+    # The first two requests fail in a way that may pass, and are tried again.
+    failures = [Reply(503, {"error": {"message": "busy"}})] * 2
+
+    def reply(request: Any) -> Any:
+        return failures.pop() if failures else completion("x")
+
+    with LmEndpoint(reply) as endpoint:
+        budget = checked(None, None, 6)
+        found = ask_all(endpoint.url, 10, budget, at_once)
+        assert [type(one) for one in found].count(Answer) == budget.spent_questions == 6
+        assert len(endpoint.requests) == 8
+        assert {one.kind for one in found if isinstance(one, QuestionFailed)} == {"budget"}
 
 
 def test_failures_that_are_paid_count_too() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,19 @@ def test_a_report_holds_the_whole_story(backend: RunningBackend, data_dir: Path,
     again = tmp_path / "again.html"
     write_report(data_dir, "latest", again)
     assert plain(again.read_text(encoding="utf-8"))[:500] == text[:500]
+
+
+def test_a_report_of_data_from_before_steps_were_counted(
+    backend: RunningBackend, data_dir: Path, tmp_path: Path
+) -> None:
+    backend.stop()
+    with contextlib.closing(sqlite3.connect(data_dir / "tellurio.sqlite3")) as db:
+        db.execute("DROP TABLE usage_by_step")
+    path = tmp_path / "report.html"
+    write_report(data_dir, "latest", path)
+    text = plain(path.read_text(encoding="utf-8"))
+    assert "11 questions" in text
+    assert "By step" not in text
 
 
 def test_the_page_offers_it(backend: RunningBackend) -> None:

@@ -189,14 +189,23 @@ def test_nothing_is_taken_away_without_the_key(backend: RunningBackend, run: Tra
 # --- samples --------------------------------------------------------------------------------------
 
 
-def rows(page: str) -> list[str]:
-    return [plain(row).strip() for row in re.findall("<tr>(<td.*?)</tr>", part(page, "samples"), re.DOTALL)]
+def rows(page: str, name: str = "samples") -> list[str]:
+    return [plain(row).strip() for row in re.findall("<tr>(<td.*?)</tr>", part(page, name), re.DOTALL)]
 
 
 def test_every_question_is_a_sample(browser: Browser, run: Trained) -> None:
     page = browser.look(f"{run.path}samples/").text
     assert "1 to 11 of 11" in plain(page), "nine answers and two steps"
     assert rows(page)[0].startswith("forward sample 2 maybe MAYBE 1")
+
+
+def test_the_questions_of_each_step(browser: Browser, run: Trained) -> None:
+    shown = rows(browser.look(run.path).text.replace("</td>", " </td>"), "usage")
+    assert [row.split(" 0 ")[0].replace("  ", " ") for row in shown[-3:]] == [
+        "after the last 3 3 forward",
+        "2 4 3 forward, 1 optimizer",
+        "1 4 3 forward, 1 optimizer",
+    ]
 
 
 def test_samples_are_filtered(browser: Browser, run: Trained) -> None:

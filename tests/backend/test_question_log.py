@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tellurio_sync.backend.question_log import Forward, QuestionLog, Sample, asking, sample_of
+from tellurio_sync.backend.question_log import Forward, QuestionLog, Sample, asking, questions_by_step, sample_of
 from tellurio_sync.backend.questions import Answer, Asked
 from tellurio_sync.backend.store import Row, Store
 
@@ -92,6 +92,40 @@ def test_what_a_run_used_is_counted_by_model_and_purpose(store: Store, run_uuid:
     assert (used["questions"], used["cached"], used["errors"], used["retries"]) == (5, 1, 1, 2)
     assert (used["prompt_tokens"], used["completion_tokens"], used["cost"]) == (20, 10, 0.5)
     assert used["unpriced"] == 1
+
+
+def test_questions_are_counted_by_the_step_that_they_led_to(store: Store, run_uuid: str) -> None:
+    log = QuestionLog(store)
+    log.note(asked(run_uuid, tries=3))
+    log.note(asked(run_uuid, purpose="optimizer", model_name="big"))
+    log.end_step(run_uuid)
+    log.end_step(run_uuid)
+    log.note(asked(run_uuid, answer=None, error="no", error_kind="server", cost=0.0))
+    log.note(asked(run_uuid, answer=None, error="no", error_kind="budget", tries=0, cost=None))
+    log.note(asked(run_uuid, answer=Answer("again", usage={"prompt_tokens": 99}, is_cached=True), tries=0, cost=None))
+    log.note(asked(run_uuid, answer=Answer("who knows"), cost=None))
+    names = ("step", "kind", "model", "asked", "cached", "failed", "not_asked", "retries")
+    more = ("prompt_tokens", "completion_tokens", "usd", "unpriced")
+    assert [tuple(row[name] for name in names + more) for row in questions_by_step(store, run_uuid)] == [
+        (1, "forward", "small", 1, 0, 0, 0, 2, 10, 5, 0.25, 0),
+        (1, "optimizer", "big", 1, 0, 0, 0, 0, 10, 5, 0.25, 0),
+        (3, "forward", "small", 2, 1, 1, 1, 0, 0, 0, 0.0, 1),
+    ]
+
+
+def test_of_a_run_from_before_steps_were_counted_the_sums_are_known(store: Store, run_uuid: str) -> None:
+    log = QuestionLog(store)
+    log.note(asked(run_uuid))
+    log.note(asked(run_uuid, answer=Answer("again", is_cached=True), tries=0, cost=None))
+    store.write("DELETE FROM usage_by_step")
+    (row,) = questions_by_step(store, run_uuid)
+    assert (row["step"], row["kind"], row["asked"], row["cached"], row["usd"]) == (None, "forward", 1, 1, 0.25)
+
+
+@pytest.mark.parametrize("run", ["", "no such run"])
+def test_a_step_without_a_run_is_not_counted(store: Store, run: str) -> None:
+    QuestionLog(store).end_step(run)
+    assert store.read("SELECT * FROM steps") == []
 
 
 @pytest.mark.parametrize("run", ["", "no such run"])

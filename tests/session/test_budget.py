@@ -39,6 +39,22 @@ def test_dollars_and_blocks_in_each_other(session: te.Session) -> None:
     assert (inner.usd, outer.usd) == (pytest.approx(0.02), pytest.approx(0.03))
 
 
+def test_questions_are_counted_also_of_functions(session: te.Session) -> None:
+    asked: list[str] = []
+
+    def model(messages: list[dict[str, str]], **options: object) -> str:
+        asked.append(messages[0]["content"])
+        return "x"
+
+    chat = [{"role": "user", "content": [te.Variable("{n}", role="number")]}]
+    lm = te.CallableModel(model)
+    with te.budget(questions=3) as spent, pytest.raises(te.errors.BudgetExceeded) as caught:
+        te.functional.chat_completion(lm, chat, inputs={"n": [str(number) for number in range(5)]})
+    assert "3 of 3 questions are asked" in str(caught.value)
+    assert [answer for answer in caught.value.results if answer is not None] == ["x"] * 3
+    assert (spent.questions, len(asked)) == (3, 3)
+
+
 def test_what_ended_the_block_is_not_hidden(session: te.Session, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     seen = []
@@ -55,7 +71,7 @@ def test_what_ended_the_block_is_not_hidden(session: te.Session, caplog: pytest.
     assert "is not known" in caplog.text
 
 
-@pytest.mark.parametrize("limits", [{}, {"usd": -1}, {"usd": float("inf")}, {"tokens": True}, {"tokens": "5"}])
+@pytest.mark.parametrize("limits", [{}, {"usd": -1}, {"usd": float("inf")}, {"tokens": True}, {"questions": -1}])
 def test_limits_that_are_none(session: te.Session, limits: dict[str, object]) -> None:
     with pytest.raises(ValueError), te.budget(**limits):  # type: ignore[arg-type]
         raise AssertionError("the block was entered")

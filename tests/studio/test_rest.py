@@ -67,6 +67,7 @@ ENDPOINTS = [
         201,
     ),
     (lambda r: r.list_metrics("acme", "my-project", "r1"), "GET", f"{RUN}metrics/", None, 200),
+    (lambda r: r.list_questions("acme", "my-project", "r1"), "GET", f"{RUN}questions/", None, 200),
 ]
 each_endpoint = pytest.mark.parametrize(("call", "verb", "url", "body", "success"), ENDPOINTS)
 

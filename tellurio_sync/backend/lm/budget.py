@@ -41,18 +41,32 @@ class Budget:
     """What may be spent, and what was spent. Event loop's thread only.
 
     Attributes:
-        usd, tokens: the limits; None: none.
+        usd, tokens, questions: the limits; None: none.
         spent_usd, spent_tokens: what the requests that have ended used.
+        spent_questions: those that were asked; each counts once, however often it was tried.
     """
 
-    def __init__(self, usd: float | None, tokens: int | None) -> None:
-        self.usd, self.tokens = usd, tokens
-        self.spent_usd, self.spent_tokens = 0.0, 0
+    def __init__(self, usd: float | None, tokens: int | None, questions: int | None = None) -> None:
+        self.usd, self.tokens, self.questions = usd, tokens, questions
+        self.spent_usd, self.spent_tokens, self.spent_questions = 0.0, 0, 0
         self._reserved_usd, self._reserved_tokens = 0.0, 0
         # Later answers are expected to be as long as the longest one so far, counted in the model's own tokens.
         self._longest_answer = 0
         self._prompt_factor = 1.0
         self._unpriced = ""
+
+    def check_question(self) -> None:
+        """Check that one more question may be asked. Without a pause before ``count_question``, nothing comes between.
+
+        Raises:
+            QuestionFailed: it may not (``budget``).
+        """
+        if self.questions is not None and self.spent_questions >= self.questions:
+            raise self._spent(f"{self.spent_questions:,} of {self.questions:,} questions are asked")
+
+    def count_question(self) -> None:
+        """One more question is asked."""
+        self.spent_questions += 1
 
     @contextmanager
     def request(
@@ -107,15 +121,16 @@ class Budget:
         return QuestionFailed("budget", text)
 
 
-def checked(usd: Any, tokens_: Any) -> Budget:
+def checked(usd: Any, tokens_: Any, questions: Any = None) -> Budget:
     """A budget with these limits.
 
     Raises:
         ValueError: none of them is a positive number, or one is something else.
     """
-    for limit in (usd, tokens_):
+    for limit in (usd, tokens_, questions):
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, (int, float)) or not limit >= 0):
             raise ValueError("a limit of a budget must be a number of at least 0")
-    if usd is None and tokens_ is None:
-        raise ValueError("a budget needs a limit: usd or tokens")
-    return Budget(None if usd is None else float(usd), None if tokens_ is None else int(tokens_))
+    if usd is None and tokens_ is None and questions is None:
+        raise ValueError("a budget needs a limit: usd, tokens or questions")
+    whole = (None if limit is None else int(limit) for limit in (tokens_, questions))
+    return Budget(None if usd is None else float(usd), *whole)

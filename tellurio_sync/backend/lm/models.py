@@ -154,7 +154,7 @@ class LanguageModels:
             question: with a model.
             call: for a model that is a function of the client.
             run_uuid: of the request that asks.
-            budgets: all of them must allow it. Functions of clients are not counted.
+            budgets: all of them must allow it. Functions of clients use questions, but neither tokens nor money.
             on_late_usage: called when the usage of a cancelled question has been added.
             on_asked: called when this question has ended, as :attr:`on_question`.
 
@@ -228,6 +228,7 @@ class LanguageModels:
     ) -> Answer:
         if model.provider != "callable":
             return await self._chat(question, model, asking, budgets)
+        _count_question(budgets)
         asking.tries = 1
         asking.cost = None
         function = wire.Callable(model.config["callable_id"])
@@ -446,6 +447,8 @@ class _Tries:
                 reserved.enter_context(budget.request(self._name, self._question.messages, self._args))
                 for budget in self._budgets
             ]
+            if not self._asking.tries:
+                _count_question(self._budgets)
             response = await self._post(body)
             completion = await _read(response)
             spent = self._book(completion, completion.cost if completion.cost is not None else response.cost)
@@ -495,6 +498,14 @@ class _Tries:
         if problem.kind == "rate":
             return _TooMany(failure, response.retry_after) if problem.may_pass else failure
         return _Again(failure, response.retry_after) if problem.may_pass else failure
+
+
+def _count_question(budgets: Sequence[Budget]) -> None:
+    """A question is about to be asked: all budgets must allow it, and then it counts in all of them."""
+    for budget in budgets:
+        budget.check_question()
+    for budget in budgets:
+        budget.count_question()
 
 
 async def _read(response: Response) -> Completion:

@@ -29,7 +29,7 @@ from .queries.samples import (
     with_answers,
 )
 from .queries.scores import changed_samples
-from .queries.usage import usage
+from .queries.usage import usage, usage_by_step
 from .reader import Records
 from .render import Html, age, project_path, query, render, run_path, short
 from .story import SAMPLES_SHOWN, Marks, story
@@ -209,6 +209,7 @@ def run_page(records: Records, asked: Asked) -> Html:
         marks=marks.all,
         usage=used,
         used=total_usage(used),
+        steps=usage_by_step(records, row["uuid"]),
         configuration=configuration([row], only_different=False),
         parameters=[_parameter(records, found, row, *one) for one in enumerate(parameters(records, row["uuid"]), 1)],
     )

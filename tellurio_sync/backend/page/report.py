@@ -22,7 +22,7 @@ from .queries.passes import backward_pass, passes
 from .queries.samples import with_answers
 from .queries.scores import changed_samples, scores_of_versions
 from .queries.series import series
-from .queries.usage import usage
+from .queries.usage import usage, usage_by_step
 from .reader import Records, Snapshot
 from .render import environment
 from .story import Marks, feedback_texts
@@ -119,6 +119,7 @@ def report(records: Records, project: Row, run: Row) -> str:
             marks=[{**mark, "href": ""} for mark in marks.all],
             usage=used,
             used=total_usage(used),
+            steps=usage_by_step(records, run["uuid"]),
             stories=[_story(records, run, *one) for one in enumerate(parameters(records, run["uuid"]), 1)],
             svg=from_json(last["graph"]).svg if last else "",
             now=datetime.now(timezone.utc).isoformat(),
