@@ -1,14 +1,15 @@
 """A local backend in its own process: no account, no network.
 
 The end of its standard input tells the process that it is no longer needed.  Only this process holds the write end of
-that pipe, so the operating system closes it however this process ends, even by ``kill -9``.
+that pipe, so the operating system closes it however this process ends, even by ``kill -9``.  But if other programs
+have joined the backend meanwhile (``leash``), it goes on until the last of them has let go.
 
 State and threads:
 
 | State | Written by | Guarded by |
 |---|---|---|
 | ``_children`` | starting and ending a child, any thread | the interpreter: single operations on a set |
-| ``_Child.last_lines`` | its reader thread | the interpreter: single operations on a deque |
+| ``_Child.last_lines``, ``_Child._goes_on`` | its reader thread | single operations on a deque; an event |
 | ``_Child._is_parents``: the process belongs to the parent | a forked child, before other code runs | – |
 | ``_default...`` | ``default_local_backend``, any thread | ``_default_lock``, held while one starts |
 """
@@ -16,6 +17,8 @@ State and threads:
 from __future__ import annotations
 
 import atexit
+import contextlib
+import http.client
 import json
 import logging
 import os
@@ -23,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -32,12 +36,17 @@ from typing import Any
 from . import forked
 from .deadlines import MONOTONIC, Deadline, check_timeout
 from .errors import BackendError, UsageError
+from .leash import GOES_ON, IN_USE_EXIT_CODE, DataDirectoryInUse, Leash, find_backend
 
 _log = logging.getLogger(__name__)
 
 _NEEDED = ("aiohttp", "jinja2")  # the extra `local`
 _POLL_INTERVAL = 0.02
+_START_TIMEOUT = 30.0
 _STOP_TIMEOUT = 2.0
+# Seconds between two looks at a data directory whose backend starts or ends, until a start is tried again, and until
+# it is taken for one that cannot be joined.
+_JOIN_INTERVAL, _JOIN_PATIENCE, _JOIN_TIMEOUT = 0.05, 2.0, 10.0
 _LAST_LINES = 20
 _CHUNK_BYTES = 65536
 
@@ -57,10 +66,11 @@ def check_installed() -> None:
 
 
 class LocalBackend:
-    """A running local backend; made by :func:`start_local_backend`. Thread-safe.
+    """A running local backend; made by :func:`start_local_backend` or :func:`default_local_backend`. Thread-safe.
 
     It ends with :meth:`stop`, with the ``with`` block, at the exit of the interpreter, or by itself when this process
-    is killed. In a forked child the addresses stay usable, but ``stop`` does nothing: the backend is the parent's.
+    is killed; if other programs have joined it, with the last of them. In a forked child the addresses stay usable, but
+    ``stop`` does nothing: the backend is the parent's.
 
     Attributes:
         http_base_url, ws_base_url: scheme and host, without port.
@@ -72,7 +82,7 @@ class LocalBackend:
         pid: the id of its process.
     """
 
-    def __init__(self, ready: dict[str, Any], child: _Child) -> None:
+    def __init__(self, ready: dict[str, Any], child: _Child | Leash) -> None:
         self.http_base_url = str(ready["http_base_url"])
         self.http_port = int(ready["http_port"])
         self.ws_base_url = str(ready["ws_base_url"])
@@ -96,23 +106,27 @@ class LocalBackend:
 
     @property
     def is_running(self) -> bool:
-        """Whether its process is alive; in a forked child: whether it was at the fork."""
+        """Whether its process is alive, and was not stopped here; in a forked child: whether it was at the fork."""
         return self._child.is_alive
 
     @property
     def last_lines(self) -> list[str]:
-        """The last 20 lines of its standard error output: they show why it ended."""
+        """The last 20 lines of its standard error output: they show why it ended. Of a joined one: none."""
         return list(self._child.last_lines)
 
     def stop(self) -> None:
-        """End the backend in good order, or by force after 2 s. Idempotent. Blocks until it has ended."""
+        """End the backend in good order, or by force after 2 s. Idempotent. Blocks until it has ended.
+
+        While other programs use it, it goes on for them; with the last of them it ends.
+        """
         self._child.end()
+        _children.discard(self._child)
 
 
 def start_local_backend(
     data_dir: str | os.PathLike[str] | None = None,
     *,
-    timeout: float = 30.0,
+    timeout: float = _START_TIMEOUT,
     command: Sequence[str] | None = None,
     **options: Any,
 ) -> LocalBackend:
@@ -122,17 +136,19 @@ def start_local_backend(
     belong to the backend of this process. Ctrl-C in this terminal does not reach it.
 
     Args:
-        data_dir: where projects, runs and metrics are kept; None: a temporary directory, removed at its end.
+        data_dir: where projects, runs and metrics are kept, ``~`` is the home directory; None: a temporary directory,
+            removed at its end.
         timeout: seconds, > 0, until it must serve.
         command: the program to run instead of ``tellurio-sync backend``; it must take the same arguments.
         options: of the backend, by the names of ``BackendOptions``: ``port``, ``api_key``, ``username``, ``email``,
             ``namespaces`` (a list), ``lm_base_url``, ``lm_api_key``, ``heartbeat_interval``; None: the default.
 
     Raises:
-        BackendError: the extra ``local`` is not installed, or the process did not start, ended, or was not ready in
-            time; with its last lines of output.
+        BackendError: the extra ``local`` is not installed, or the process did not start, ended (another backend uses
+            the data directory, say), or was not ready in time; with its last lines of output.
         ValueError: not a timeout, or an option that holds a line end.
     """
+    data_dir = None if data_dir is None else os.path.expanduser(data_dir)
     deadline = Deadline(check_timeout(timeout), MONOTONIC.now())
     if command is None:
         check_installed()
@@ -182,21 +198,28 @@ def _import_path() -> list[str]:
 def default_local_backend(**options: Any) -> LocalBackend:
     """The backend that the sessions of this process share: the running one, or else a new one. Thread-safe.
 
+    Where another program's backend uses ``data_dir``, it is that one, with the options and the environment of the
+    program that started it; it ends with the last program that uses it. Other options than ``data_dir``,
+    ``namespaces`` and ``timeout`` ask for a backend of this process's own.
+
     Blocks while one starts. In a forked child it is the backend of the parent, if that had one.
 
     Args:
         options: for a new one, as :func:`start_local_backend`. An option that is None may differ in the running one.
 
     Raises:
-        BackendError, ValueError: as :func:`start_local_backend`.
+        BackendError, ValueError: as :func:`start_local_backend`; also: the backend that uses ``data_dir`` cannot be
+            joined, because it runs on another machine, or may be another user's.
         UsageError: one runs already, with other options.
     """
     global _default, _default_options
+    if options.get("data_dir") is not None:
+        options["data_dir"] = os.path.expanduser(options["data_dir"])
     # Compared as texts, because they are passed on as texts: so a path is equal to its name.
     wanted = {name: str(value) for name, value in options.items() if value is not None}
     with _default_lock:
         if _default is None or not _default.is_running:
-            _default = start_local_backend(**options)
+            _default = _join_or_start(options)
             _default_options = wanted
         other = [name for name, value in wanted.items() if _default_options.get(name) != value]
         if other:
@@ -205,6 +228,58 @@ def default_local_backend(**options: Any) -> LocalBackend:
                 "Use it as it is, or end it first: tellurio_sync.local.default_local_backend().stop()"
             )
         return _default
+
+
+# With another option, the backend of another program may not be what is asked for.
+_OF_ANY_BACKEND = {"data_dir", "namespaces", "timeout", "command"}
+
+
+def _join_or_start(options: dict[str, Any]) -> LocalBackend:
+    given = {name for name, value in options.items() if value is not None}
+    if "data_dir" not in given or given - _OF_ANY_BACKEND:
+        return start_local_backend(**options)
+    directory = Path(options["data_dir"])
+    timeout = check_timeout(options.get("timeout", _START_TIMEOUT))
+    deadline = Deadline(min(timeout, _JOIN_TIMEOUT), MONOTONIC.now())
+    while True:
+        joined, refusal = _join(directory, timeout)
+        if joined is not None:
+            return joined
+        try:
+            return start_local_backend(**options)
+        except DataDirectoryInUse:
+            if refusal is not None:
+                raise refusal from None
+            if deadline.remaining(MONOTONIC.now()) <= 0:
+                raise
+        # Another one starts, and will serve soon, or ends, and will let go of the directory.
+        again_at = MONOTONIC.now() + _JOIN_PATIENCE
+        while not _is_known(directory) and MONOTONIC.now() < again_at:
+            time.sleep(_JOIN_INTERVAL)
+
+
+def _is_known(directory: Path) -> bool:
+    try:
+        return find_backend(directory) is not None
+    except DataDirectoryInUse:
+        return True  # and why it cannot be joined
+
+
+def _join(directory: Path, timeout: float) -> tuple[LocalBackend | None, DataDirectoryInUse | None]:
+    """The backend of this directory, or why it cannot be joined, if there is one."""
+    try:
+        address = find_backend(directory)
+    except DataDirectoryInUse as exc:
+        return None, exc
+    if address is None:
+        return None, None
+    try:
+        leash = Leash(address, timeout)
+    except (OSError, http.client.HTTPException, KeyError, TypeError, ValueError) as exc:
+        _log.debug("= the backend that %s names cannot be joined: %s", directory, exc)
+        return None, None
+    _children.add(leash)
+    return LocalBackend(address, leash), None
 
 
 def _arguments(options: dict[str, Any]) -> str:
@@ -248,6 +323,7 @@ class _Child:
         self.pid = self._process.pid
         self.last_lines: deque[str] = deque(maxlen=_LAST_LINES)
         self._is_parents = False
+        self._goes_on = threading.Event()
         self._reader = threading.Thread(target=self._read_stderr, name="tellurio-sync-backend-stderr", daemon=True)
         try:
             self._reader.start()
@@ -259,7 +335,7 @@ class _Child:
 
     @property
     def is_alive(self) -> bool:
-        return self._is_parents or self._process.poll() is None
+        return self._is_parents or (not self._goes_on.is_set() and self._process.poll() is None)
 
     def wait_for_file(self, path: Path, deadline: Deadline) -> None:
         while not path.exists():
@@ -269,7 +345,8 @@ class _Child:
                 status = self._process.wait(_POLL_INTERVAL)
             except subprocess.TimeoutExpired:
                 continue
-            raise self.failure(f"ended while it started (exit code {status})")
+            failure = self.failure(f"ended while it started (exit code {status})")
+            raise DataDirectoryInUse(str(failure)) if status == IN_USE_EXIT_CODE else failure
 
     def failure(self, what: str) -> BackendError:
         """End the process, and return the error that says what went wrong, with its last lines."""
@@ -282,19 +359,30 @@ class _Child:
         self._process.stdin.close()
 
     def end(self) -> None:
-        """Make it end, after 2 s by force. Idempotent."""
+        """Make it end, after 2 s by force. Idempotent. If other programs use it, let go of it."""
         if self._is_parents:
             return
         self.let_go()
-        try:
-            self._process.wait(_STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            _log.info("The local backend (pid %s) did not end within %g s and is killed.", self.pid, _STOP_TIMEOUT)
-            self._process.kill()
-            self._process.wait()
-        # Its stderr has ended now, unless a child of that process still holds it.
-        self._reader.join(_STOP_TIMEOUT)
+        deadline = Deadline(_STOP_TIMEOUT, MONOTONIC.now())
+        while not self._goes_on.is_set() and not self._has_ended(_POLL_INTERVAL):
+            if deadline.remaining(MONOTONIC.now()) <= 0:
+                _log.info("The local backend (pid %s) did not end within %g s and is killed.", self.pid, _STOP_TIMEOUT)
+                self._process.kill()
+                self._process.wait()
+        if self._goes_on.is_set():
+            # Popen must not warn that it is still running. Its reader waits for its end.
+            self._process.returncode = 0
+        else:
+            # Its stderr has ended now, unless a child of that process still holds it.
+            self._reader.join(_STOP_TIMEOUT)
         _children.discard(self)
+
+    def _has_ended(self, timeout: float) -> bool:
+        try:
+            self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
 
     def on_fork_in_child(self) -> None:
         if self._process.returncode is None:
@@ -315,17 +403,23 @@ class _Child:
                     self._note(line)
             if rest:
                 self._note(rest)
+        if self._goes_on.is_set() and hasattr(os, "waitpid"):
+            # It ended long after it was let go of: nobody else waits for it.
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self.pid, 0)
 
     def _note(self, line: bytes) -> None:
         text = line.decode(errors="replace").rstrip()
         self.last_lines.append(text)
+        if text == GOES_ON:
+            self._goes_on.set()
         _log.debug("backend: %s", text)
 
 
 # --- exit and fork ------------------------------------------------------------------------------
 
 # Strong references: a backend must be ended even if nothing refers to it any more.
-_children: set[_Child] = set()
+_children: set[_Child | Leash] = set()
 _default: LocalBackend | None = None
 _default_options: dict[str, str] = {}
 _default_lock = threading.Lock()

@@ -2,7 +2,7 @@
 
 ::
 
-    server.py        the process: one port, signals, ready file;  options.py: its options
+    server.py        the process: one port, signals, ready file;  options.py: its options;  leashes.py: who uses it
     rest.py          projects, runs, metrics over HTTP;  run_names.py: names for runs
     store.py         the records in SQLite;  schema.py: their form and its versions;  metrics.py: packed values
     page/            the pages for a browser
@@ -19,5 +19,5 @@
     asking.py        asking until an answer can be used;  reading/: reading answers;  question_counts.py: the bill
     refused.py       the error that becomes an error reply
 
-Imports nothing of the client, except ``errors``, ``jsonrpc``, ``journal``, ``addresses`` and ``secret``.
+Imports nothing of the client, except ``errors``, ``jsonrpc``, ``journal``, ``leash``, ``addresses`` and ``secret``.
 """

@@ -13,15 +13,17 @@ import sqlite3
 import sys
 import tempfile
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
 from ..errors import BackendError
+from ..leash import FILE_NAME, IN_USE_EXIT_CODE, DataDirectoryInUse, machine
 from .connection import DEFAULT_MAX_OUTGOING_BYTES, MAX_INCOMING_BYTES, MAX_SIZE_HEADER, Connection
 from .history import History
+from .leashes import Leashes
 from .lm import AnswerCache, LanguageModels
 from .options import BackendOptions
 from .page import Page
@@ -45,28 +47,28 @@ def serve(options: BackendOptions) -> int:
     Blocks. Call it once, in the main thread of a separate process.
 
     Returns:
-        The process's exit code: 0 after an orderly end, 1 if the backend could not be started; the reason
-        is then on standard error.
+        The process's exit code: 0 after an orderly end, 3 if another backend uses the data directory, 1 if the backend
+        could not be started for another reason; the reason is then on standard error.
     """
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     try:
         asyncio.run(_serve(options))
     except BackendError as exc:
         print(f"tellurio-sync backend: {exc}", file=sys.stderr)
-        return 1
+        return IN_USE_EXIT_CODE if isinstance(exc, DataDirectoryInUse) else 1
     return 0
 
 
 async def _serve(options: BackendOptions) -> None:
     stopping = asyncio.Event()
     _stop_on_signals(stopping)
+    backend = Backend(options, stopping.set)
     if options.exit_with_stdin:
-        _stop_with_stdin(stopping)
-    backend = Backend(options)
+        _watch_stdin(backend.leashes)
     await backend.start()
     try:
         if options.ready_file is not None:
-            _write_ready_file(options.ready_file, backend.address())
+            _write_privately(options.ready_file, backend.address())
         _announce(backend)
         await stopping.wait()
     finally:
@@ -79,12 +81,17 @@ class Backend:
     Attributes:
         port: the port it listens on, once started.
         api_key: the key that clients must send.
+        leashes: the programs that use it.
+
+    Args:
+        on_unused: called when no program uses it any more.
     """
 
-    def __init__(self, options: BackendOptions) -> None:
+    def __init__(self, options: BackendOptions, on_unused: Callable[[], None] = lambda: None) -> None:
         self.options = options
         self.api_key = options.api_key or secrets.token_urlsafe(24)
         self.port = options.port
+        self.leashes = Leashes(on_unused)
         self._page_path = "/"
         self._lm = _language_models(options)
         self._connections: set[Connection] = set()
@@ -103,6 +110,9 @@ class Backend:
                 directory = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="tellurio-")))
             store = Store(directory)
             cleanup.callback(store.close)
+            joining = directory / FILE_NAME
+            with contextlib.suppress(OSError):  # another user's: nobody joins by it
+                joining.unlink(missing_ok=True)  # of a backend that was killed
             looking = asyncio.create_task(_look_for_lost_runs(store))
             cleanup.callback(looking.cancel)
             cleanup.push_async_callback(self._lm.close)
@@ -120,7 +130,24 @@ class Backend:
                 where = f"{self.options.host}:{self.options.port}"
                 raise BackendError(f"Cannot listen on {where}: {exc.strerror or exc}. Choose another --port.") from exc
             self.port = runner.addresses[0][1]
+            if self.options.data_dir is not None:
+                cleanup.enter_context(self._can_be_joined(joining))
             self._cleanup = cleanup.pop_all()
+
+    @contextlib.contextmanager
+    def _can_be_joined(self, file: Path) -> Iterator[None]:
+        try:
+            _write_privately(file, {**self.address(), "machine": machine()})
+        except BackendError as exc:
+            logger.warning("! other programs cannot join this backend: %s", exc)  # a full disk, say
+            yield
+            return
+        try:
+            yield
+        finally:
+            # Before all else is closed, so that nobody joins a backend that ends.
+            with contextlib.suppress(OSError):
+                file.unlink(missing_ok=True)
 
     async def stop(self) -> None:
         """Close connections, port and data, and remove temporary data. Takes about a second at most."""
@@ -159,8 +186,9 @@ class Backend:
         self._sessions = Sessions(self.options.session_grace, history)
         app = web.Application(middlewares=[self._check_key(page), Rest.middleware], client_max_size=_MAX_BODY_BYTES)
         app.add_routes([*Rest(self.options, store).routes(), *page.routes()])
-        app.add_routes([web.get(RPC_PATH, self._rpc)])
+        app.add_routes([web.get(RPC_PATH, self._rpc), *self.leashes.routes()])
         app.on_shutdown.append(page.stop)
+        app.on_shutdown.append(self.leashes.close)
         app.on_shutdown.append(self._close_connections)
         app.on_cleanup.append(page.close)
         return app
@@ -244,7 +272,7 @@ def _stop_on_signals(stopping: asyncio.Event) -> None:
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(stopping.set))
 
 
-def _stop_with_stdin(stopping: asyncio.Event) -> None:
+def _watch_stdin(leashes: Leashes) -> threading.Thread:
     loop = asyncio.get_running_loop()
 
     def wait_for_end() -> None:
@@ -252,22 +280,26 @@ def _stop_with_stdin(stopping: asyncio.Event) -> None:
         with contextlib.suppress(OSError):
             while os.read(0, 4096):
                 pass
+        leashes.tell_starter()
         # The loop is closed if the backend ended for another reason.
         with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(stopping.set)
+            loop.call_soon_threadsafe(leashes.starter_left)
 
-    threading.Thread(target=wait_for_end, name="tellurio-backend-stdin", daemon=True).start()
+    thread = threading.Thread(target=wait_for_end, name="tellurio-backend-stdin", daemon=True)
+    thread.start()
+    return thread
 
 
-def _write_ready_file(path: Path, address: dict[str, Any]) -> None:
+def _write_privately(path: Path, address: dict[str, Any]) -> None:
     """Write the address so that no reader sees half of it, and no other user can read the key."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        temporary.unlink(missing_ok=True)  # of a process that had this id, and was killed
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
             json.dump(address, file)
         os.replace(temporary, path)
     except OSError as exc:
-        raise BackendError(f"The ready file {path} cannot be written: {exc}") from exc
+        raise BackendError(f"The file {path} cannot be written: {exc}") from exc
 
 
 def _announce(backend: Backend) -> None:

@@ -22,6 +22,7 @@ from uuid import uuid4
 
 from ..errors import BackendError
 from ..journal.format import Decoder, MalformedJournal
+from ..leash import LOCK_NAME, DataDirectoryInUse
 from . import metrics
 from .run_names import new_run_name
 from .schema import prepare
@@ -60,7 +61,7 @@ class Store:
         """Open the records in ``directory``, which is created if need be.
 
         Raises:
-            BackendError: another backend uses the directory, or it cannot be used at all.
+            BackendError: another backend uses the directory (DataDirectoryInUse), or it cannot be used at all.
         """
         try:
             # Other users of the machine must not read prompts and results.
@@ -351,7 +352,8 @@ class Store:
 
 def _lock(directory: Path) -> sqlite3.Connection:
     """Hold the directory until the connection is closed or the process ends, however it ends."""
-    lock = sqlite3.connect(directory / "backend.lock", timeout=0, isolation_level=None)
+    # Those who only look whether it is held, hold it themselves for a moment.
+    lock = sqlite3.connect(directory / LOCK_NAME, timeout=_LOCK_TIMEOUT, isolation_level=None)
     try:
         # SQLite's locks are locks of the operating system on every platform: no lock outlives its process.
         lock.execute("BEGIN EXCLUSIVE")
@@ -359,8 +361,10 @@ def _lock(directory: Path) -> sqlite3.Connection:
         lock.close()
         if "locked" not in str(exc):
             raise  # a full disk, say: there may be no other backend
-        raise BackendError(
-            f"Another backend uses the data directory {directory}. Stop it, or choose another directory."
+        raise DataDirectoryInUse(
+            f"Another backend uses the data directory {directory}. te.login(mode='local', data_dir=...) joins it; "
+            "to start one of your own, stop it (a `tellurio-sync backend`, or the program that started it), or choose "
+            "another directory."
         ) from exc
     return lock
 

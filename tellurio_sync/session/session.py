@@ -179,6 +179,7 @@ class Session:
                 while the server cannot be reached. None: as in the last login, else ``TELLURIO_MODE``, else
                 ``"online"``.
             data_dir: for ``mode="local"``: where it keeps projects, runs and metrics; None: they are lost at its end.
+                Programs that name the same directory share one backend, which ends with the last of them.
 
         Returns:
             ``{"email", "username", "session_id"}``
