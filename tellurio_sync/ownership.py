@@ -1,8 +1,9 @@
-"""Checks that a lock is held, or that this is the thread that a state belongs to.
+"""Checks that a lock is held, or that this is the thread that a state belongs to; and how a thread that is about to
+wait gives its locks up.
 
-For ``assert`` only: on in tests and in every normal run, and gone with ``python -O``.  They make the column "Enforced
-by" of the thread tables true: a method whose name ends with ``_locked``, and code that says on which thread it runs,
-cannot be called otherwise without being noticed.
+The checks are for ``assert`` only: on in tests and in every normal run, and gone with ``python -O``.  They make the
+column "Enforced by" of the thread tables true: a method whose name ends with ``_locked``, and code that says on which
+thread it runs, cannot be called otherwise without being noticed.
 """
 
 from __future__ import annotations
@@ -21,6 +22,34 @@ def is_held(lock: Any) -> bool:
     if is_owned is None:
         return bool(lock.locked())
     return bool(is_owned())
+
+
+class Without:
+    """Context manager: inside, this thread holds none of these locks, however often it has taken them before.
+
+    For code that waits for another thread, and can be called by a signal handler or a finaliser, in the middle of
+    anything that this thread does: the other thread may need the lock.  So where such a lock is held, the state must be
+    fit to be seen by others wherever foreign code can run: after any call, at any jump back and at any allocation.
+
+    Args:
+        locks: ``threading.RLock``.
+    """
+
+    __slots__ = ("_given_up", "_locks")
+
+    def __init__(self, *locks: Any) -> None:
+        self._locks = locks
+
+    def __enter__(self) -> None:
+        self._given_up: list[Any] = []  # as often as it was taken
+        for lock in self._locks:
+            while is_held(lock):
+                lock.release()
+                self._given_up.append(lock)
+
+    def __exit__(self, *_: object) -> None:
+        for lock in reversed(self._given_up):
+            lock.acquire()
 
 
 class Owner:

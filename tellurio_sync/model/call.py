@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RemoteError, TellurioError
+from ..ownership import Without, is_held
 from .batch.block import settle_open_queue
 from .batch.changes import UPDATE, Change, error_in
 from .reply_checks import check_echo
@@ -53,9 +54,24 @@ class Call:
 
     Entering sends what an open batch has queued (``batch.block``), and blocks while a lost connection is being
     restored; it raises as ``Queue.settle`` and ``SessionLink.admit``.
+
+    A signal handler or a finaliser may make a call anywhere, also in the middle of a section of this same thread that
+    holds the lock of the registries. From the beginning of the call to its end, the thread does not hold it: see
+    ``ownership.Without``.
     """
 
-    __slots__ = ("_admission", "_link", "_take_over", "changes", "ids", "is_answered", "is_begun", "is_over", "ticket")
+    __slots__ = (
+        "_admission",
+        "_link",
+        "_take_over",
+        "_without",
+        "changes",
+        "ids",
+        "is_answered",
+        "is_begun",
+        "is_over",
+        "ticket",
+    )
 
     def __init__(
         self, link: SessionLink, changes: Iterable[Any] = (), take_over: Callable[[Any], None] | None = None
@@ -67,18 +83,35 @@ class Call:
         self.is_begun = False
         self.is_answered = False
         self.is_over = False
+        self._without: Without | None = None
 
     def __enter__(self) -> Self:
-        settle_open_queue(self._link)
-        self._admission: Admission = self._link.admit()
-        self.ticket = self._link.registries.begin_call(self)
+        lock = self._link.registries.lock
+        if is_held(lock):
+            self._link.check_may_wait()  # before the receive thread gives it up
+            self._without = Without(lock)
+            self._without.__enter__()
+        try:
+            settle_open_queue(self._link)
+            self._admission: Admission = self._link.admit()
+            self.ticket = self._link.registries.begin_call(self)
+        except BaseException:
+            self._take_lock_again()
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, traceback: object) -> None:
         try:
             self._link.registries.end_call(self, exc)
         finally:
-            self._admission.leave()
+            try:
+                self._admission.leave()
+            finally:
+                self._take_lock_again()
+
+    def _take_lock_again(self) -> None:
+        if self._without is not None:
+            self._without.__exit__()
 
     def request(self, method: str, params: dict[str, Any]) -> Any:
         """Call the server and return the ``result`` of its reply; raises as ``Admission.request``."""

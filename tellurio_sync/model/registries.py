@@ -13,9 +13,13 @@
 | ``is_restore_due`` | callers, a restore | callers, without ``lock`` | ``lock`` to write it | the same |
 | ids of objects | a restore; once, the thread that makes them | any thread | no call is under way | ``restore_gate`` |
 
-All of it is guarded by ``Registries.lock``, which only ``registries`` and its tables take.
+All of it is guarded by ``Registries.lock``, which only ``registries``, its tables and the gate of the session take.
 ``Registries.lock`` is never held while sending, waiting for the server, or calling user code.  It is
-re-entrant, because the garbage collector may run a finaliser of the user at any allocation.
+re-entrant, because code of the user may run in the middle of any section that it guards: a signal handler, or a
+finaliser that the garbage collector calls.  If that code calls the server, it gives the lock up meanwhile
+(``ownership.Without``), because the reply comes through the receive thread, which takes it.  So each section is
+written such that it may be interrupted by others: it iterates over copies, each of its steps is one store or one call
+of C code, and what two threads look for at each other is published first and looked for afterwards.
 
 Lifetime.  The tables refer to their objects weakly: an object lives as long as something can still use it.  That is the
 user's own reference, and beside it
@@ -40,9 +44,9 @@ from weakref import WeakSet, WeakValueDictionary, ref
 
 from ..errors import CallTimeout, ConnectionLost, PendingTimeout, RemoteError, TellurioError, UnknownVariable
 from ..ownership import is_held
-from .pushed import PushedObjects
+from .pushed import PushedObjects, size_of
 from .released import Released
-from .variable_state import await_node, awaited_node, bind_node, held_grad, set_local
+from .variable_state import await_node, awaited_node, bind_node, held_data, held_grad, set_local
 
 if TYPE_CHECKING:
     from ..autodiff.backward_model import BackwardModel
@@ -93,7 +97,7 @@ class WeakTable(Generic[T]):
         """Give ``registered`` this id, in place of the former one."""
         with self.lock:
             if former is not None and former != id_ and self.lookup(former) is registered:
-                del self._entries[former]
+                self._entries.pop(former, None)
                 if self.gone is not None:
                     self.gone.append(former)
             self.register(id_, registered)
@@ -161,9 +165,10 @@ class _Waiter:
 class _CallableFailure:
     """What a function of the user raised, for the error of the call that made the server run it."""
 
-    __slots__ = ("__weakref__", "exception")
+    __slots__ = ("__weakref__", "callable_id", "exception")
 
-    def __init__(self, exception: BaseException) -> None:
+    def __init__(self, callable_id: str, exception: BaseException) -> None:
+        self.callable_id = callable_id
         self.exception = exception
 
 
@@ -206,7 +211,7 @@ class Registries:
         self._losses = 0
         self._holding = PushedObjects()
         self._changing: dict[int, Call] = {}
-        self._undo: list[tuple[Variable, Callable[[], None]]] = []
+        self._undo: dict[int, list[Callable[[], None]]] = {}  # by address of the Variable, which the functions hold
         self._late: dict[int, Call] = {}
         self._unsure: WeakSet[Any] = WeakSet()
         self.is_restore_due = False
@@ -242,10 +247,9 @@ class Registries:
         released: list[object] = []
         with self.lock:
             ticket = self._holding.begin_call()
-            if self._late:
-                oldest = next(iter(self._late))
-                if ticket - oldest > _MOST_CALLS_WAITED_FOR_LATE:
-                    released = self._forget_late_locked(self._late[oldest])
+            for late in list(self._late.values())[:1]:
+                if ticket - late.ticket > _MOST_CALLS_WAITED_FOR_LATE:
+                    released = self._forget_late_locked(late)
             if call.changes:
                 self._changing[ticket] = call
         del released
@@ -256,8 +260,9 @@ class Registries:
         with self.lock:
             call.is_answered = True
             # All pushes, although another running call may have caused some of them: a push does not name its call.
-            self._undo = [(variable, undo) for variable, undo in self._undo if id(variable) not in call.ids]
-            self._complete.update(key for key in self._pending if key[1] in call.ids)
+            for address in self._undo.keys() & call.ids:
+                self._undo.pop(address, None)
+            self._complete.update([key for key in list(self._pending) if key[1] in call.ids])
 
     def end_call(self, call: Call, exc: BaseException | None) -> None:
         """Note the end of a call, and how it ended. If the connection was lost, take back the pushes to its objects.
@@ -273,11 +278,9 @@ class Registries:
                 return
             call.is_over = True
             self._changing.pop(call.ticket, None)
-            if call.changes and not call.is_answered:
-                if isinstance(exc, ConnectionLost):
-                    self._take_back_locked(call)
-                still = {address for other in self._changing.values() for address in other.ids}
-                self._undo = [(variable, undo) for variable, undo in self._undo if id(variable) in still]
+            if isinstance(exc, ConnectionLost) and not call.is_answered:
+                self._take_back_locked(call)
+            self._forget_pushes_locked(call)
             # An exception without `was_sent` is Ctrl-C, or an error in the handling of the reply.
             is_refusal = isinstance(exc, RemoteError)
             if exc is not None and not is_refusal and call.is_begun and getattr(exc, "was_sent", True):
@@ -310,7 +313,7 @@ class Registries:
             if has_happened:
                 self.settle_call(call)
             released = self._forget_late_locked(call)
-            others = {address for other in self._late.values() for address in other.ids}
+            others = {address for other in list(self._late.values()) for address in other.ids}
             for item in call.changes:
                 if id(item) not in others:
                     self._unsure.discard(item)
@@ -322,7 +325,16 @@ class Registries:
         call.is_over = True
         self._late.pop(call.ticket, None)
         self._changing.pop(call.ticket, None)
+        self._forget_pushes_locked(call)
         return self._holding.end_call(call.ticket)
+
+    def _forget_pushes_locked(self, call: Call) -> None:
+        """The call is over: no push to its objects is taken back any more, unless another call changes them, too."""
+        assert is_held(self.lock)
+        if self._undo:
+            still = {address for other in list(self._changing.values()) for address in other.ids}
+            for address in call.ids - still:
+                self._undo.pop(address, None)
 
     def leave_to_restore(self, call: Call) -> None:
         """Take back what was pushed for this call, which was cut off, and mark all that it changes as unsure.
@@ -336,8 +348,8 @@ class Registries:
 
     def _take_back_locked(self, call: Call) -> None:
         assert is_held(self.lock)
-        for variable, undo in reversed(self._undo):
-            if id(variable) in call.ids:
+        for address in call.ids:
+            for undo in reversed(self._undo.get(address, ())):
                 undo()
 
     # --- what a restore has to see to ------------------------------------------------------------
@@ -346,7 +358,7 @@ class Registries:
     def unsure(self) -> frozenset[Any]:
         """Objects that the server may hold otherwise than they are here: a call that changes them was not answered."""
         with self.lock:
-            return frozenset(self._unsure)
+            return frozenset(_members(self._unsure))
 
     def mark_unsure(self, objects: Iterable[Any], *, at_once: bool = False) -> None:
         """The next restore makes these again on the server, as they are here.
@@ -370,7 +382,7 @@ class Registries:
                 tuple(self.models.snapshot().values()),
                 tuple(self.optimizers.snapshot().values()),
                 self.backward_model,
-                frozenset(self._unsure),
+                frozenset(_members(self._unsure)),
             )
 
     def end_restore(self, objects: Iterable[Any]) -> None:
@@ -408,14 +420,14 @@ class Registries:
 
     def _note_push_locked(self, variable: Variable, undo: Callable[[], None]) -> None:
         assert is_held(self.lock)
-        if any(id(variable) in call.ids for call in self._changing.values()):
-            self._undo.append((variable, undo))
+        if any(id(variable) in call.ids for call in list(self._changing.values())):
+            self._undo.setdefault(id(variable), []).append(undo)
 
     def register_pushed_variable(self, variable_id: str, variable: Variable) -> None:
         """Register a pushed Variable, and hold it for the call that caused the push."""
         with self._changed:
             self.variables.register(variable_id, variable)
-            released = self._holding.hold(variable)
+            released = self._holding.hold(variable, size_of(held_data(variable)) + size_of(variable.role))
             self._changed.notify_all()
         del released
 
@@ -423,8 +435,8 @@ class Registries:
         """Register a pushed node, hold it, and bind the Variables that wait for it."""
         with self._changed:
             self.nodes.register(node.node_id, node)
-            released = self._holding.hold(node)
-            for variable in list(self._unbound):
+            released = self._holding.hold(node, size_of(node.node_id) + size_of(node.name()))
+            for variable in _members(self._unbound):
                 if awaited_node(variable) == node.node_id:
                     self._unbound.discard(variable)
                     bind_node(variable, node)
@@ -434,16 +446,16 @@ class Registries:
     def bind_grad_fn(self, variable: Variable, node_id: str) -> None:
         """Give ``variable`` its node now, or when the server pushes it (protocol §E.4).
 
-        To look for the node and to note that the Variable waits for it is one step under the lock, so that a
-        ``create_node`` on the receive thread cannot come in between (§E.4).
+        First it is noted that the Variable waits, and then the node is looked for; ``create_node`` on the receive
+        thread registers the node, and then looks for Variables that wait. So at least one of the two sees the other.
         """
         with self.lock:
+            await_node(variable, node_id)
+            self._unbound.add(variable)
             node = self.nodes.lookup(node_id)
             if node is not None:
+                self._unbound.discard(variable)
                 bind_node(variable, node)
-            else:
-                await_node(variable, node_id)
-                self._unbound.add(variable)
 
     def rebind_grad_fn(self, variable: Variable, node: Node | None) -> None:
         """Give ``variable`` this node, in place of any that it has or waits for."""
@@ -485,7 +497,7 @@ class Registries:
                 self._take_back_locked(call)
                 dropped.append(self._forget_late_locked(call))
             self._losses += 1
-            for waiter in self._waiters:
+            for waiter in self._waiters.copy():
                 key = (waiter.flag, id(waiter.variable))
                 if getattr(waiter.variable, waiter.flag) and key not in self._complete:
                     waiter.make_error = make_error
@@ -540,7 +552,7 @@ class Registries:
 
     def note_failure(self, callable_id: str, exception: BaseException) -> None:
         """Keep what a callable has raised until the calls that run now are over."""
-        failure = _CallableFailure(exception)
+        failure = _CallableFailure(callable_id, exception)
         with self.lock:
             self._failures[callable_id] = failure
             released = self._holding.hold(failure)
@@ -549,8 +561,8 @@ class Registries:
     def failure_named_in(self, text: str) -> BaseException | None:
         """What a callable has raised whose id is in this text of an error; None if there is none."""
         with self.lock:
-            failures = dict(self._failures)
-        return next((failure.exception for name, failure in failures.items() if name in text), None)
+            failures = [failure() for failure in self._failures.valuerefs()]
+        return next((one.exception for one in failures if one is not None and one.callable_id in text), None)
 
     def register_callable(self, function: Callable[..., Any]) -> RegisteredCallable:
         """The registration of ``function``: the same one as long as it is held somewhere (protocol §E.1)."""
@@ -562,6 +574,15 @@ class Registries:
                 self._callables_by_identity[identity] = registered
                 self.callables.register(registered.callable_id, registered)
             return registered
+
+
+def _members(weak: WeakSet[T]) -> list[T]:
+    """What it holds now. A finaliser may change it while it is looked through: then once more."""
+    while True:
+        try:
+            return list(weak)
+        except RuntimeError:  # "Set changed size during iteration"
+            continue
 
 
 def _remove(gradients: list[Variable], gradient: Variable) -> None:

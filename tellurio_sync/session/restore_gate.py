@@ -7,7 +7,7 @@ call that is made meanwhile.
 | State | Written by | Read by | Guarded by | Enforced by |
 |---|---|---|---|---|
 | ``_connection``, on which ids are valid | a restore | callers | ``_lock``; ``_restore_lock`` to write it | asserts |
-| the calls inside, held weakly | callers | a restore | ``_lock`` | only this module has it |
+| the calls inside, held weakly | callers | a restore | ``_lock``, that of the registries | – |
 | whether a restore is due | ``Registries`` | callers | see ``model.registries`` | |
 | that a restore is being made | any thread but the receive thread | – | ``_restore_lock`` | ``check_may_wait`` |
 
@@ -25,7 +25,7 @@ from weakref import WeakSet
 from ..client import TellurioWebSocketClient
 from ..client.client import LONG_RUNNING_METHODS, SESSION
 from ..deadlines import MONOTONIC, Deadline
-from ..errors import CallTimeout, ConnectionLost, RemoteError, TellurioError
+from ..errors import CallTimeout, ConnectionLost, RemoteError, TellurioError, WouldDeadlock
 from ..model.released import RELEASE, Released
 from ..model.session_link import OnLate, SessionLink
 from ..ownership import is_held
@@ -128,11 +128,12 @@ class RestoreGate:
         self._link = link
         self._run_uuid = run_uuid
         self._on_restored = on_restored
-        self._lock = threading.RLock()  # a signal handler may call while this thread has it
+        # The one that a thread gives up when a signal handler calls while it has it (``model.call``).
+        self._lock = link.registries.lock
         self._left = threading.Condition(self._lock)
         self._inside: WeakSet[Admission] = WeakSet()
         self._connection: Connection | None = None
-        self._restore_lock = threading.Lock()
+        self._restore_lock = threading.RLock()
 
     # --- calls ---------------------------------------------------------------------------------------
 
@@ -167,7 +168,12 @@ class RestoreGate:
                 return None
             admission = Admission(self, client, connection, deadline)
             self._inside.add(admission)
-            return admission
+            # Once more, because a restore may have begun in between: see ``Without``. A restore shuts the gate and then
+            # looks who is inside.
+            if self._connection is connection and not self._link.registries.is_restore_due:
+                return admission
+            self._inside.discard(admission)
+            return None
 
     def leave(self, admission: Admission) -> None:
         """The call is over."""
@@ -209,8 +215,15 @@ class RestoreGate:
 
         Raises:
             CallTimeout: the other thread was not done by then.
+            WouldDeadlock: this thread makes a restore already.
             As ``restore``.
         """
+        if is_held(self._restore_lock):
+            raise WouldDeadlock(
+                "This code runs in the middle of a restore that this same thread makes after a lost connection (it is "
+                "a signal handler or a finaliser): a blocking call here would wait for itself. Do it on another "
+                "thread, or use submit()."
+            )
         timeout = -1.0 if deadline is None else max(0.0, deadline.remaining(MONOTONIC.now()))
         if not self._restore_lock.acquire(timeout=timeout):
             raise CallTimeout(method="restore", waited_s=timeout, was_sent=False)
@@ -241,7 +254,7 @@ class RestoreGate:
             self._connection = None
             # A finaliser of the user may call the server from inside a call of this thread: that call cannot be waited
             # for.
-            while any(admission.thread != own for admission in self._inside):
+            while any(admission.thread != own for admission in self._inside.copy()):
                 self._left.wait(_LOOK_INTERVAL)
 
     def _call_many(self, client: TellurioWebSocketClient, connection: Connection, requests: Requests) -> list[Any]:

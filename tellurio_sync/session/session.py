@@ -129,8 +129,8 @@ class Session:
     def renew_after_fork(self) -> None:
         # In the child. Threads of the parent may have held the locks; they do not exist here.
         self._login.renew_lock()
-        self._gate = RestoreGate(self, lambda: self._last_run_uuid, self._on_restored)
         self._registries.renew_after_fork()
+        self._gate = RestoreGate(self, lambda: self._last_run_uuid, self._on_restored)  # with the new lock
 
     def __reduce__(self) -> tuple[Any, ...]:
         options = {name: value for name, value in self._client_options.items() if name != "ssl_context"}

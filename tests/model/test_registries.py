@@ -7,7 +7,7 @@ import weakref
 import pytest
 
 from tellurio_sync.errors import ConnectionLost, PendingTimeout, UnknownVariable, WouldDeadlock
-from tellurio_sync.model import Variable
+from tellurio_sync.model import Variable, pushed
 from tellurio_sync.model.call import Call
 from tellurio_sync.model.graph import Node
 from tellurio_sync.model.pushed import PushedObjects
@@ -86,8 +86,43 @@ def test_an_ending_call_leaves_what_an_older_one_may_need():
 def test_pushes_without_calls_are_bounded():
     area = PushedObjects()
     given_way = [area.hold(number) for number in range(10_002)]
-    assert given_way[-2:] == [0, 1]
+    assert given_way[-2:] == [[0], [1]]
     assert len(area) == 10_000
+
+
+MIB = 2**20
+
+
+@pytest.mark.parametrize(("is_running", "most"), [(False, 64), (True, 512)])
+def test_pushes_are_bounded_in_bytes_and_the_latest_stays(is_running, most):
+    area = PushedObjects()
+    ticket = area.begin_call() if is_running else None
+    given_way = [number for number in range(1000) for number in area.hold(number, MIB)]
+    assert given_way == list(range(1000 - len(area)))
+    assert most - 1 <= len(area) <= most
+    assert area.hold("large", 1000 * MIB)[-1] == 999
+    assert len(area) == 1
+    if ticket is not None:
+        assert area.end_call(ticket) == ["large"]
+    assert area.hold("next", MIB) == ([] if is_running else ["large"])
+    assert area.hold("another", MIB) == [], "what has gone is not counted any more"
+
+
+def test_a_server_that_pushes_long_texts_without_end_fills_no_memory(link, monkeypatch):
+    """The texts of Variables, also in lists, and the names of nodes are counted."""
+    monkeypatch.setattr(pushed, "MOST_IDLE_BYTES", MIB)
+    text = "x" * 100_000
+    pushes = {
+        "text": lambda n: link.push("create_variable", variable_id=f"v{n}", **{**COPY, "data": text}),
+        "list": lambda n: link.push("create_variable", variable_id=f"l{n}", **{**COPY, "data": [text[:50_000]] * 2}),
+        "role": lambda n: link.push("create_variable", variable_id=f"r{n}", **{**COPY, "role": text}),
+        "node": lambda n: link.push("create_node", node_id=f"n{n}", name=text),
+    }
+    for kind, push in pushes.items():
+        for number in range(12):
+            push(number)
+        held = len(link.registries.variables) + len(link.registries.nodes)
+        assert held == 10, kind
 
 
 def test_a_variable_with_a_pending_flag_stays_alive_until_it_is_cleared(link):

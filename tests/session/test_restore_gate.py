@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 from types import SimpleNamespace
 from typing import Any
+from weakref import WeakSet
 
 from tellurio_sync.model import Variable
-from tellurio_sync.session.restore_gate import RestoreGate
+from tellurio_sync.session.restore_gate import Admission, RestoreGate
 
 from ..conftest import FAILSAFE, in_thread, wait_until
+from ..interrupts import strikes
 from ..model.fake_link import FakeLink, link
 from ..peer.rig import Background
 
@@ -70,3 +72,25 @@ def test_a_call_of_the_restoring_thread_itself_is_not_waited_for(link: FakeLink)
     in_thread(nested)
     assert len(client.was_inside) >= 2
     assert variable.variable_id
+
+
+def test_a_restore_that_becomes_due_at_any_point_while_a_call_enters_sees_it_or_keeps_it_out(link: FakeLink) -> None:
+    """A signal handler gives up the lock under which calls enter; then others may shut the gate."""
+    kept = Variable("p")
+    client: Any = Client()
+    gate = RestoreGate(link, lambda: "run-1", None)  # type: ignore[arg-type]
+    gate.restore_on(client, connection(), "s", None)
+    seen: list[bool] = []
+
+    def shut() -> None:
+        link.registries.mark_unsure([kept], at_once=True)
+        seen.append(len(gate._inside) > 0)
+
+    for strike in strikes(RestoreGate, Admission, WeakSet, act=shut):
+        with strike:
+            admission = gate._enter(client, None)
+            assert admission is None or seen != [False], strike
+            if admission is not None:
+                gate.leave(admission)
+        link.registries.begin_restore()
+        seen.clear()

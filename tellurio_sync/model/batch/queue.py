@@ -29,7 +29,8 @@ right.
 | id of a Variable | the thread that sends | any thread | order of stores: ``variable_state.made`` | – |
 
 ``_lock`` is never held while sending, waiting, or taking a lock of the registries.  Both locks are re-entrant, because
-the garbage collector may run a finaliser of the user at any allocation.  The receive thread never waits for
+a signal handler or a finaliser of the user may run within any section; where that waits, it gives ``_lock`` up
+(``ownership.Without``), and it may add items at any point.  The receive thread never waits for
 ``_sending``, because it has to deliver the replies for which the holder waits.  The thread that sends one queue never
 waits for another queue: a change that involves a Variable of another queue waits before it is queued.  A restore waits
 for no queue: it reads ``_known_id``.
@@ -55,7 +56,7 @@ from ...errors import (
     shorten_repr,
 )
 from ...jsonrpc import encode
-from ...ownership import is_held
+from ...ownership import Without, is_held
 from ..session_link import Admission, SessionLink
 from ..variable_state import enqueue, held_data, queue_of, wait_for_id
 from .changes import Change
@@ -211,7 +212,8 @@ class Queue:
         if not (self._variables or self._changes or self._is_sending):
             return
         self.link.check_may_wait()
-        with self._sending:
+        # This may be a signal handler or a finaliser, in the middle of a section of this thread.
+        with Without(self._lock, self.link.registries.lock), self._sending:
             if self._is_sending:
                 return  # a finaliser calls this while the same thread is sending
             self._is_sending = True
@@ -285,7 +287,8 @@ class Queue:
         """What can be sent now: all Variables, and the changes that need none of their ids."""
         assert is_held(self._lock)
         # Some may be made already: a restore makes the gradients of the Variables that it makes.
-        self._variables = [variable for variable in self._variables if queue_of(variable) is self]
+        some = self._variables[:]
+        self._variables[: len(some)] = [variable for variable in some if queue_of(variable) is self]
         self._chars = 0
         new = set(self._variables)
         ready = list(takewhile(lambda q: q.is_made_with(new) or new.isdisjoint(q.change.involves()), self._changes))
