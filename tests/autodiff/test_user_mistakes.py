@@ -12,6 +12,8 @@ import pytest
 import tellurio_sync as te
 from tellurio_sync.errors import RemoteError, SamplesFailed, UnusedInput
 
+from ..conftest import wait_until
+
 
 class Array:
     """A scalar or an array of another library: what all of them have is ``tolist``."""
@@ -69,8 +71,9 @@ def test_a_failure_is_kept_no_longer_than_the_calls_that_may_need_it(answer):
         te.functional.deterministic_evaluator(answer, "yes", fail, "fail")
     except RemoteError:
         pass
-    gc.collect()
-    assert [reference() for reference in kept] == [None]
+    assert len(kept) == 1
+    # The worker that ran it may have to end its own frames yet.
+    wait_until(lambda: gc.collect() is not None and kept[0]() is None, "the exception is kept")
 
 
 def test_another_error_has_no_cause_of_a_former_call(answer):
