@@ -144,14 +144,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--lm-base-url needs --model: the name of a language model there")
     try:
         split = split_mails(load_mails(options.data), options.seed)
-        _run(options, split)
+        page_url = _run(options, split)
     except (te.TellurioError, OSError, ValueError) as exc:
         print(f"tellurio-sync demo: {exc}", file=sys.stderr)
         return 1
+    if page_url is not None and not options.quiet and _somebody_is_there():
+        _let_look(page_url)
     return 0
 
 
-def _run(options: argparse.Namespace, split: Split) -> None:
+def _somebody_is_there() -> bool:
+    """Whether a person reads the output and can press a key."""
+    try:
+        return sys.stdin.isatty() and sys.stdout.isatty()
+    except (AttributeError, ValueError):  # there is none, or it is closed
+        return False
+
+
+def _let_look(page_url: str) -> None:
+    """The local server ends with this program: so this waits as long as somebody wants to look at its page."""
+    try:
+        input(f"\nLook at it now: {page_url}\nEnter ends the demo, and the page with it. ")
+    except (EOFError, KeyboardInterrupt):
+        print()
+
+
+def _run(options: argparse.Namespace, split: Split) -> str | None:
+    """Train, and return the address at which the run can be looked at; None: not while this program runs only."""
     say = _say_nothing if options.quiet else _say
     started = time.monotonic()
     # A separate session, so that the login of a notebook that calls this stays as it is.
@@ -159,7 +178,8 @@ def _run(options: argparse.Namespace, split: Split) -> None:
         te.login(mode=options.mode, data_dir=options.data_dir)
         limit = contextlib.nullcontext() if options.budget is None else te.budget(usd=options.budget)
         with te.init(options.namespace, options.project) as run, limit:
-            say(_introduction(options, split, run, session.page_url))
+            link = run.link if session.page_url else None
+            say(_introduction(options, split, run))
             lm, completion_args = _language_model(options)
             te.set_backward_model_client(lm, completion_args=completion_args)
             classifier = Classifier(lm, completion_args)
@@ -206,6 +226,7 @@ def _run(options: argparse.Namespace, split: Split) -> None:
     cells = [(name, str(len(mails)), share(a), share(b), gain(a, b)) for name, mails, a, b in rows]
     _say(table(["mails", "number", "before", "after", "gain"], cells))
     say(_farewell(options, time.monotonic() - started))
+    return link
 
 
 def _language_model(options: argparse.Namespace) -> tuple[ChatCompletionModel, dict[str, Any]]:
@@ -291,7 +312,7 @@ def _progress(checkpoint: Checkpoint, train_accuracy: float | None) -> str:
     return f"{checkpoint.epoch:>5}   {training:>10}   {share(checkpoint.validation_accuracy):>10}   {size:>12}"
 
 
-def _introduction(options: argparse.Namespace, split: Split, run: Run, page_url: str | None) -> str:
+def _introduction(options: argparse.Namespace, split: Split, run: Run) -> str:
     source = "of this package" if options.data == SHIPPED_MAILS else f"of {options.data}"
     if options.model is None:
         model = "a stand-in for one: a small program that follows rules it finds in text"
@@ -305,7 +326,7 @@ def _introduction(options: argparse.Namespace, split: Split, run: Run, page_url:
             f"                 {train} to train, {validation} to validate, {test} held out to test",
             f"language model   {model}",
             f"run              {run.name}, project {run.project.display_name}",
-            f"watch it         {page_url or run.url}",
+            f"watch it         {run.link}",
             "",
         ]
     )

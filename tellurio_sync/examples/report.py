@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from textwrap import wrap
 
 WIDTH = 90
 
@@ -34,10 +35,10 @@ def gain(before: float, after: float) -> str:
     return f"{100 * (after - before):+.1f}"
 
 
-def excerpt(text: str, lines: int = 16) -> str:
-    """The first ``lines`` of a text, each cut to the width, and how many lines were left out."""
-    every = text.splitlines()
-    shown = [line if len(line) <= WIDTH else line[: WIDTH - 3] + "..." for line in every[:lines]]
+def excerpt(text: str, lines: int = 30) -> str:
+    """The first ``lines`` of a text, long ones broken at blanks, and how many lines were left out."""
+    every = [part for line in text.splitlines() for part in wrap(line, WIDTH, subsequent_indent="  ") or [""]]
+    shown = every[:lines]
     if len(every) > lines:
         shown.append(f"... and {len(every) - lines} more lines")
     return "\n".join(shown)

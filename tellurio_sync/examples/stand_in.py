@@ -4,16 +4,19 @@ It is a small program, not a language model, and follows rules that it finds in 
 messages of the call alone, like a model would: no dictionary of feelings, no knowledge of the mails, no
 memory between two calls.  What it is asked to be, it reads from the first line of the system message:
 
-- **classifier** (any other first line): adds up the points that the rules in the prompt give to the words
-  of the message. Without a rule that decides, it gives the answer that the prompt names for doubt.
+- **classifier** (any other first line): looks for the words in the message that the prompt names as signs,
+  and weighs them: a clear sign three times, a sign twice, a weak sign once. In doubt it gives the answer
+  that the prompt names for that.
 - **critic**: says whether the answer was right, and if not, which one would have been.
 - **propagator**: passes that on to the prompt, with the words of the message. Also where the answer was
-  right but won by few points: so the rules get sure of it.
-- **optimizer**: reads the rules in the current prompt and the feedback, and writes the prompt with better
-  rules: each word gains a point for the answer it should speak for and loses one for the other (the
-  perceptron's learning rule). The strongest rules stay.
+  right but won by little: so the prompt gets sure of it.
+- **optimizer**: reads the signs in the current prompt and the feedback, and writes the prompt with better
+  signs: a word gets a stronger sign of the answer that it should speak for, or a weaker one of the answer
+  that it should not (a perceptron that counts to three). A word that the feedback of one step names for
+  different answers tells nothing, and is weakened. The strongest words of each answer stay.
 
-So all that it ever learns stands readable in the prompt, in lines like ``- "friendly": positive +3, neutral -2``.
+So all that it ever learns can be read in the prompt, in lines like
+``- positive: clear signs "excellent", "thank"; signs "prompt"; weak signs "visitors"``.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 # The first lines by which the backend's questions are told apart, and the tag of the optimizer's answer.
 CRITIC = "You are the critic in an optimisation of texts."
@@ -28,14 +33,36 @@ PROPAGATOR = "You pass feedback back through a conversation in an optimisation o
 OPTIMIZER = "You are the optimizer in an optimisation of texts."
 IMPROVED = "IMPROVED"
 
-MAX_RULES = 200
-NARROW = 15
-"""A right answer that leads by fewer points is not sure enough."""
+MOST_SIGNS = 20
+"""For one answer: more words would be no prompt that a person writes or reads."""
+NARROW = 8
+"""A right answer that leads by less is not sure enough."""
 
-RULES_HEADING = "Rules: add up the points of the words in the message; the highest sum is the answer."
+STRENGTHS = ("weak signs", "signs", "clear signs")
+"""What a word is called that weighs 1, 2 and 3."""
+GUIDANCE = """\
+Look in the message for the words below. Clear signs weigh most, weak signs least.
+Give the answer that they speak for most. If two weigh the same, it is a case of doubt."""
 
-Rules = dict[str, Counter[str]]
-"""Points for each answer, by word."""
+
+class Sign(NamedTuple):
+    """What a word speaks for, and how much it weighs: 1 to 3."""
+
+    answer: str
+    weight: int
+
+
+Signs = dict[str, Sign]
+"""By word."""
+
+
+class Lesson(NamedTuple):
+    """These words should speak more for the one answer, and less for the other."""
+
+    better: str
+    worse: str
+    words: Sequence[str]
+
 
 _WORD = re.compile(r"[a-z][a-z']{2,}")
 # Too common to tell anything in any kind of text.
@@ -45,8 +72,9 @@ _STOP_WORDS = frozenset(
         " the their them there these they this was were what when which who will with would you your"
     )
 )
-_RULE = re.compile(r'^- "([^"\n]+)": (.+)$', re.MULTILINE)
-_POINTS = re.compile(r"(\w+) ([+-]\d+)")
+_LINE = re.compile(rf"^- (\w+): ((?:{'|'.join(STRENGTHS)}) .+)$", re.MULTILINE)
+_STRENGTH = re.compile(rf"({'|'.join(STRENGTHS)}) ([^;\n]+)")
+_QUOTED = re.compile(r'"([^"\n]+)"')
 _DOUBT = re.compile(r"[Ww]hen in doubt, answer (\w+)")
 _WRONG = re.compile(r'The answer "([^"\n]*)" is wrong, "([^"\n]*)" would have been right\.')
 _RIGHT = re.compile(r'The answer "([^"\n]*)" is right\.')
@@ -100,26 +128,56 @@ def propagate(request: str) -> str:
 
 
 def optimise(request: str) -> str:
-    """The current prompt with rules that heed the feedback of this step; earlier versions are not looked at."""
+    """The current prompt with signs that heed the feedback of this step; earlier versions are not looked at."""
     request = request.partition("\n<HISTORY>\n")[0]
     (prompt,) = read_blocks(read_blocks(request, "VARIABLE")[0], "DATA")
-    rules = read_rules(prompt)
-    for feedback in read_blocks(request, "FEEDBACK"):
-        for better, worse, seen in _LESSON.findall(feedback):
-            for word in seen.split(", "):
-                rules.setdefault(word, Counter()).update({better: +1, worse: -1})
-    return f"<{IMPROVED}>\n{write_rules(prompt, rules)}\n</{IMPROVED}>"
+    lessons = [
+        Lesson(better, worse, seen.split(", "))
+        for feedback in read_blocks(request, "FEEDBACK")
+        for better, worse, seen in _LESSON.findall(feedback)
+    ]
+    return f"<{IMPROVED}>\n{write_signs(prompt, heeded(read_signs(prompt), lessons))}\n</{IMPROVED}>"
+
+
+def heeded(signs: Signs, lessons: Iterable[Lesson]) -> Signs:
+    """The signs after these lessons.
+
+    A word that stands in lessons for different answers tells nothing, and weighs one less. For any other word the
+    lessons are votes, what it weighed counts as votes for its answer, and the most votes win.
+    """
+    votes: dict[str, Counter[str]] = {}
+    answers: dict[str, set[str]] = {}
+    for lesson in lessons:
+        for word in lesson.words:
+            votes.setdefault(word, Counter()).update({lesson.better: +1, lesson.worse: -1})
+            answers.setdefault(word, set()).add(lesson.better)
+    new = dict(signs)
+    for word, weights in votes.items():
+        known = new.pop(word, None)
+        if len(answers[word]) > 1:
+            weights = Counter() if known is None else Counter({known.answer: known.weight - 1})
+        elif known is not None:
+            weights[known.answer] += known.weight
+        former = None if known is None else known.answer  # as many votes for another: that one, it is newer
+        answer = max(weights, key=lambda answer: (weights[answer], answer != former), default="")
+        weight = weights[answer]
+        if weight > 0:
+            new[word] = Sign(answer, min(weight, len(STRENGTHS)))
+    return new
 
 
 def _ranking(prompt: str, message: str) -> list[tuple[str, int]]:
-    """The answers that the rules in ``prompt`` know, with their points for ``message``, best first."""
+    """The answers that the signs in ``prompt`` know, with their weight in ``message``, best first."""
     doubt = _DOUBT.search(prompt)
     fallback = doubt.group(1) if doubt else "unknown"
-    rules = read_rules(prompt)
-    points = Counter({fallback: 0})
-    for word in words(message) & rules.keys():
-        points.update(rules[word])
-    return sorted(points.items(), key=lambda item: (-item[1], item[0] != fallback, item[0]))
+    signs = read_signs(prompt)
+    weights = Counter({fallback: 0})
+    for word in words(message) & signs.keys():
+        weights[signs[word].answer] += signs[word].weight
+    ranking = sorted(weights.items(), key=lambda item: (-item[1], item[0] != fallback, item[0]))
+    if len(ranking) > 1 and ranking[0][1] == ranking[1][1]:
+        ranking.sort(key=lambda item: item[0] != fallback)  # a draw is a case of doubt
+    return ranking
 
 
 def _close_rival(prompt: str, message: str) -> str | None:
@@ -136,27 +194,32 @@ def words(text: str) -> set[str]:
     return set(_WORD.findall(text.lower().replace("’", "'"))) - _STOP_WORDS
 
 
-def read_rules(prompt: str) -> Rules:
-    """The rules that stand in a prompt."""
+def read_signs(prompt: str) -> Signs:
+    """The signs that stand in a prompt."""
     return {
-        word: Counter({answer: int(number) for answer, number in _POINTS.findall(points)})
-        for word, points in _RULE.findall(prompt)
+        word: Sign(answer, STRENGTHS.index(strength) + 1)
+        for answer, line in _LINE.findall(prompt)
+        for strength, listed in _STRENGTH.findall(line)
+        for word in _QUOTED.findall(listed)
     }
 
 
-def write_rules(prompt: str, rules: Rules) -> str:
-    """The prompt with ``rules`` in place of the rules it has: the strongest ``MAX_RULES``, strongest first."""
-    instructions = prompt.partition(RULES_HEADING)[0].rstrip()
+def write_signs(prompt: str, signs: Signs) -> str:
+    """The prompt with ``signs`` in place of those it has: of each answer the strongest, the strongest first."""
+    instructions = prompt.partition(GUIDANCE)[0].rstrip()
     lines = []
-    for word in sorted(rules, key=lambda word: (-_strength(rules[word]), word))[:MAX_RULES]:
-        points = ", ".join(f"{answer} {number:+d}" for answer, number in rules[word].most_common() if number)
-        if points:
-            lines.append(f'- "{word}": {points}')
-    return "\n".join([instructions, "", RULES_HEADING, *lines]) if lines else instructions
-
-
-def _strength(points: Counter[str]) -> int:
-    return sum(abs(number) for number in points.values())
+    for answer in sorted({sign.answer for sign in signs.values()}):
+        kept = sorted(
+            (word for word, sign in signs.items() if sign.answer == answer),
+            key=lambda word: (-signs[word].weight, word),
+        )[:MOST_SIGNS]
+        parts = []
+        for weight, strength in reversed(list(enumerate(STRENGTHS, start=1))):
+            listed = ", ".join(f'"{word}"' for word in kept if signs[word].weight == weight)
+            if listed:
+                parts.append(f"{strength} {listed}")
+        lines.append(f"- {answer}: {'; '.join(parts)}")
+    return "\n".join([instructions, "", GUIDANCE, *lines]) if lines else instructions
 
 
 def read_blocks(text: str, tag: str) -> list[str]:

@@ -114,8 +114,10 @@ def test_the_demo_improves_held_out_accuracy_and_shows_how(tmp_path: Path) -> No
     assert after >= before + 10
     for part in ("a stand-in", "epoch", "validation", "The learnt prompt", "test_accuracy", "Where to look next"):
         assert part in done.stdout
-    assert re.search(r'^- "\w+": ', done.stdout, re.MULTILINE)
-    shown = [line for line in done.stdout.splitlines() if "tellurio_sync/examples" not in line]
+    assert re.search(r'^- positive: clear signs "\w+", ', done.stdout, re.MULTILINE)
+    shown = [
+        line for line in done.stdout.splitlines() if "tellurio_sync/examples" not in line and "?token=" not in line
+    ]
     assert max(map(len, shown)) <= 100
 
 
@@ -262,3 +264,42 @@ def endpoint() -> Iterator[str]:
         server.shutdown()
         thread.join(FAILSAFE)
         assert not thread.is_alive()
+
+
+# --- the link works while one reads ---------------------------------------------------------------
+
+
+class Person:
+    """A terminal at which somebody sits."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("options", "person", "waits"), [([], True, True), ([], False, False), (["--quiet"], True, False)]
+)
+def test_the_demo_waits_while_somebody_may_look_at_its_page(
+    options: list[str], person: bool, waits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(facility_support, "_run", lambda options, split: "http://127.0.0.1:1/?token=t")
+    monkeypatch.setattr("builtins.input", asked.append)
+    if person:
+        monkeypatch.setattr(sys, "stdin", Person())
+        monkeypatch.setattr(sys, "stdout", Person())
+    else:
+        monkeypatch.setattr(sys, "stdin", None)
+    assert main(options) == 0
+    assert [("http://127.0.0.1:1/?token=t" in text) for text in asked] == [True] * waits
+
+
+def test_ctrl_c_at_the_end_of_the_demo_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(text: str) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("builtins.input", interrupt)
+    facility_support._let_look("http://127.0.0.1:1/")
+    assert capsys.readouterr().out == "\n"

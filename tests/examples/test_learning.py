@@ -15,7 +15,7 @@ from tellurio_sync.backend import prompts
 from tellurio_sync.backend.prompts import Part
 from tellurio_sync.examples.data import SHIPPED_MAILS, Mail, load_mails, shuffled_batches, split_mails
 from tellurio_sync.examples.facility_support import START_PROMPT
-from tellurio_sync.examples.stand_in import read_rules, stand_in, words
+from tellurio_sync.examples.stand_in import MOST_SIGNS, STRENGTHS, read_signs, stand_in, words
 
 
 def chat_for(prompt: str, mail: Mail) -> list[dict[str, str]]:
@@ -76,13 +76,26 @@ def test_learning_improves_held_out_accuracy_on_long_mails(long_mails: Path, see
 
 
 def test_all_that_was_learnt_comes_from_the_training_mails() -> None:
-    """No word of a rule is anywhere but in a training mail; without training there are no rules."""
+    """Each word that the prompt names is in a training mail; without training there are none."""
     prompt = trained(SHIPPED_MAILS, seed=0).prompt
     train = split_mails(load_mails(), 0).train
-    learnt = set(read_rules(prompt))
+    learnt = set(read_signs(prompt))
     assert learnt
     assert learnt <= set().union(*(words(mail.text) for mail in train))
-    assert not read_rules(START_PROMPT)
+    assert not read_signs(START_PROMPT)
+
+
+def test_what_was_learnt_reads_like_a_prompt() -> None:
+    """The instructions stay, and below them is a line of words for each answer: no table, and no points."""
+    prompt = trained(SHIPPED_MAILS, seed=0).prompt
+    assert prompt.startswith(START_PROMPT)
+    lines = [line for line in prompt.splitlines() if line.startswith("- ")]
+    assert [line.partition(":")[0] for line in lines] == ["- negative", "- neutral", "- positive"]
+    assert len(prompt.splitlines()) <= 12
+    for line in lines:
+        assert 5 <= line.count('"') / 2 <= MOST_SIGNS
+        assert STRENGTHS[-1] in line
+        assert not any(character.isdigit() for character in line)
 
 
 def accuracy_after_wrong_labels(seed: int) -> float:

@@ -27,8 +27,14 @@ def test_a_share_is_a_percentage() -> None:
 
 
 def test_an_excerpt_is_short_and_says_what_it_left_out() -> None:
-    text = "\n".join(["x" * 200, *(f"line {i}" for i in range(30))])
-    lines = excerpt(text, lines=5).splitlines()
-    assert lines[0] == "x" * (WIDTH - 3) + "..."
-    assert lines[1:] == ["line 0", "line 1", "line 2", "line 3", "... and 26 more lines"]
-    assert excerpt("all of it") == "all of it"
+    text = "\n".join(f"line {i}" for i in range(30))
+    assert excerpt(text, lines=2).splitlines() == ["line 0", "line 1", "... and 28 more lines"]
+    assert excerpt("all of it\n\nand more") == "all of it\n\nand more"
+
+
+def test_an_excerpt_breaks_long_lines_at_blanks_and_indents_the_rest() -> None:
+    lines = excerpt("- words: " + "one two three " * 20).splitlines()
+    assert len(lines) > 2
+    assert all(len(line) <= WIDTH for line in lines)
+    assert lines[0].startswith("- words: one")
+    assert all(line.startswith("  ") and line.strip().split()[0] in ("one", "two", "three") for line in lines[1:])

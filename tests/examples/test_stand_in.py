@@ -9,15 +9,17 @@ import pytest
 from tellurio_sync.backend import prompts
 from tellurio_sync.backend.prompts import ChatMessage, Part, Version
 from tellurio_sync.examples import stand_in as module
-from tellurio_sync.examples.stand_in import MAX_RULES, RULES_HEADING, read_rules, stand_in, words, write_rules
+from tellurio_sync.examples.stand_in import GUIDANCE, MOST_SIGNS, Sign, read_signs, stand_in, words, write_signs
 
 PROMPT = "Tell the sentiment. When in doubt, answer neutral."
-WITH_RULES = f"""{PROMPT}
-
-{RULES_HEADING}
-- "please": neutral +2, positive -2
-- "great": positive +2, negative -1
-- "leak": negative +1"""
+WITH_SIGNS = "\n".join(
+    [
+        f"{PROMPT}\n\n{GUIDANCE}",
+        '- negative: weak signs "leak"',
+        '- neutral: clear signs "please"; weak signs "look"',
+        '- positive: signs "great"; weak signs "work"',
+    ]
+)
 
 
 def classified(prompt: str, message: str) -> str:
@@ -65,17 +67,18 @@ def test_it_reads_blocks_as_the_backend_writes_them() -> None:
         (PROMPT, "What a great day!", "neutral"),
         ("When in doubt, answer positive.", "A leak.", "positive"),
         ("Tell the sentiment.", "A leak.", "unknown"),
-        (WITH_RULES, "What a GREAT day!", "positive"),
-        (WITH_RULES, "Great, great, great. Please look.", "neutral"),  # a word counts once: 2 to 0
-        (WITH_RULES, "A leak", "negative"),
-        (WITH_RULES, "Great work on the leak", "positive"),
-        (WITH_RULES, "Greatest", "neutral"),
-        (WITH_RULES, "", "neutral"),
-        (f'{PROMPT}\n- "bad": negative +1, positive +1', "bad", "negative"),  # a draw without the answer for doubt
-        (f'{PROMPT}\n- "bad": negative +0', "bad", "neutral"),
+        (WITH_SIGNS, "What a GREAT day!", "positive"),
+        (WITH_SIGNS, "Great, great, great. Please come.", "neutral"),  # a word counts once: 2 to 3
+        (WITH_SIGNS, "A leak", "negative"),
+        (WITH_SIGNS, "Great work on the leak", "positive"),
+        (WITH_SIGNS, "Please, great work", "neutral"),  # a draw with the answer for doubt
+        (WITH_SIGNS, "The work on the leak", "neutral"),  # a draw of two others
+        (WITH_SIGNS, "Greatest", "neutral"),
+        (WITH_SIGNS, "", "neutral"),
+        (f'{PROMPT}\n- a note: "leak" is a word', "A leak", "neutral"),  # no line of signs
     ],
 )
-def test_the_classifier_follows_the_rules_in_the_prompt(prompt: str, message: str, answer: str) -> None:
+def test_the_classifier_follows_the_signs_in_the_prompt(prompt: str, message: str, answer: str) -> None:
     assert classified(prompt, message) == answer
 
 
@@ -107,10 +110,13 @@ def test_the_propagator_adds_the_words_of_the_message_to_a_mistake() -> None:
 
 def test_the_propagator_asks_for_more_where_a_right_answer_won_narrowly() -> None:
     praise = 'The answer "positive" is right.'
-    narrow = propagated("A great leak", praise, prompt=WITH_RULES)["variable_1"]
-    assert narrow == f'{praise} These words should speak more for "positive" and less for "neutral": great, leak.'
-    sure = WITH_RULES.replace("+2", f"+{module.NARROW}")
-    assert propagated("A great leak", praise, prompt=sure)["variable_1"] == praise
+    narrow = propagated("A great leak", praise, prompt=WITH_SIGNS)["variable_1"]
+    assert narrow == f'{praise} These words should speak more for "positive" and less for "negative": great, leak.'
+    sure = WITH_SIGNS.replace('"great"', ", ".join(f'"great{letter}"' for letter in "abcd"))
+    message = "greata greatb greatc greatd"
+    assert module.NARROW == 8
+    assert propagated(message, praise, prompt=sure)["variable_1"] == praise
+    assert propagated(f"{message} leak", praise, prompt=sure)["variable_1"] != praise
 
 
 def test_the_propagator_passes_praise_on_to_every_variable() -> None:
@@ -121,39 +127,63 @@ def test_the_propagator_passes_praise_on_to_every_variable() -> None:
 # --- optimizer ----------------------------------------------------------------------------------
 
 
-def test_the_optimizer_moves_points_from_the_wrong_answer_to_the_right_one() -> None:
+def test_the_optimizer_moves_words_from_the_wrong_answer_to_the_right_one() -> None:
     feedback = "".join(
         f"<ITEM>{item}</ITEM>"
         for item in (
-            lesson("negative", "neutral", "leak, water"),
+            lesson("negative", "neutral", "leak, water, please"),
             'The answer "neutral" is right.',
-            lesson("negative", "positive", "great, leak"),
+            lesson("negative", "positive", "great, leak, work"),
+            lesson("negative", "positive", "water"),
         )
     )
-    prompt = improved(prompts.optimizer_question(Part("system prompt", WITH_RULES), [feedback]).messages)
-    assert prompt.startswith(f"{PROMPT}\n\n{RULES_HEADING}\n")
-    rules = {word: {a: n for a, n in points.items() if n} for word, points in read_rules(prompt).items()}
-    assert rules == {
-        "leak": {"negative": 3, "neutral": -1, "positive": -1},
-        "water": {"negative": 1, "neutral": -1},
-        "great": {"positive": 1},
-        "please": {"neutral": 2, "positive": -2},
+    prompt = improved(prompts.optimizer_question(Part("system prompt", WITH_SIGNS), [feedback]).messages)
+    assert prompt.startswith(f"{PROMPT}\n\n{GUIDANCE}\n")
+    assert read_signs(prompt) == {
+        "leak": Sign("negative", 3),  # 1 and two votes
+        "water": Sign("negative", 2),
+        "please": Sign("neutral", 2),  # 3 less one
+        "look": Sign("neutral", 1),
+        "great": Sign("negative", 1),  # as many votes for either: the new one
+        "work": Sign("negative", 1),  # none left for positive, one for negative
     }
+
+
+@pytest.mark.parametrize(
+    ("lessons", "left"),
+    [
+        ([("negative", "neutral")] * 9, Sign("negative", 3)),  # not more than three
+        ([("positive", "negative")], Sign("positive", 1)),
+        ([("positive", "neutral"), ("neutral", "positive")], None),  # it tells nothing
+        ([("negative", "positive"), ("neutral", "positive")], None),
+    ],
+)
+def test_what_lessons_make_of_a_word(lessons: list[tuple[str, str]], left: Sign | None) -> None:
+    signs = module.heeded(read_signs(WITH_SIGNS), [module.Lesson(*answers, ["leak"]) for answers in lessons])
+    assert signs.pop("leak", None) == left
+    assert signs == {word: sign for word, sign in read_signs(WITH_SIGNS).items() if word != "leak"}
+
+
+def test_a_word_that_tells_nothing_is_weakened_first() -> None:
+    mixed = [module.Lesson("negative", "neutral", ["please"]), module.Lesson("positive", "neutral", ["please", "new"])]
+    signs = module.heeded(read_signs(WITH_SIGNS), mixed)
+    assert signs["please"] == Sign("neutral", 2)
+    assert signs["new"] == Sign("positive", 1)
 
 
 def test_the_optimizer_reads_every_feedback_and_no_earlier_one() -> None:
     request = prompts.optimizer_question(
         Part("system prompt", PROMPT),
         [lesson("negative", "neutral", "leak"), lesson("positive", "neutral", "great")],
-        [Version(WITH_RULES, [lesson("negative", "neutral", "ancient")])],
+        [Version(WITH_SIGNS, [lesson("negative", "neutral", "ancient")])],
         constraints=["Stay short."],
     ).messages
-    assert set(read_rules(improved(request))) == {"leak", "great"}
+    assert set(read_signs(improved(request))) == {"leak", "great"}
 
 
 @pytest.mark.parametrize("feedback", ["", 'The answer "neutral" is right.', "Be more polite."])
 def test_the_optimizer_leaves_a_prompt_alone_that_made_no_mistake(feedback: str) -> None:
-    for prompt in (PROMPT, WITH_RULES):
+    for prompt in (PROMPT, WITH_SIGNS):
         assert improved(prompts.optimizer_question(Part("system prompt", prompt), [feedback]).messages) == prompt
 
 
@@ -165,20 +195,27 @@ def test_what_it_learns_changes_its_answer() -> None:
     assert classified(prompt, message) == "negative"
 
 
-def test_the_strongest_rules_stay() -> None:
-    rules = {f"word{i:04d}": module.Counter(positive=i + 1) for i in range(MAX_RULES + 50)}
-    kept = list(read_rules(write_rules(PROMPT, rules)))
-    assert kept == [f"word{i:04d}" for i in range(MAX_RULES + 49, 49, -1)]
+def test_the_strongest_signs_of_each_answer_stay() -> None:
+    signs = {f"{answer}{i:02d}": Sign(answer, 1 + i % 3) for answer in ("good", "bad") for i in range(MOST_SIGNS + 10)}
+    kept = read_signs(write_signs(PROMPT, signs))
+    for answer in ("good", "bad"):
+        weights = [sign.weight for sign in kept.values() if sign.answer == answer]
+        assert weights == [3] * 10 + [2] * 10
 
 
-def test_rules_without_points_are_not_written() -> None:
-    assert write_rules(WITH_RULES, {"great": module.Counter(positive=0)}) == PROMPT
+def test_the_words_of_an_answer_are_one_line() -> None:
+    prompt = write_signs(WITH_SIGNS, {"b": Sign("x", 1), "a": Sign("x", 1), "c": Sign("x", 3)})
+    assert prompt == f'{PROMPT}\n\n{GUIDANCE}\n- x: clear signs "c"; weak signs "a", "b"'
 
 
-def test_rules_read_back_as_they_were_written() -> None:
-    rules = read_rules(WITH_RULES)
-    assert rules["please"] == {"neutral": 2, "positive": -2}
-    assert read_rules(write_rules(WITH_RULES, rules)) == rules
+def test_without_signs_nothing_is_written() -> None:
+    assert write_signs(WITH_SIGNS, {}) == PROMPT
+
+
+def test_signs_read_back_as_they_were_written() -> None:
+    signs = read_signs(WITH_SIGNS)
+    assert signs["please"] == Sign("neutral", 3)
+    assert read_signs(write_signs(WITH_SIGNS, signs)) == signs
 
 
 def test_words_are_lower_case_long_enough_and_not_too_common() -> None:
