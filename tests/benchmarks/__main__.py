@@ -59,6 +59,7 @@ class Benchmark:
             del self._pythons[OTHER]
         else:
             self._trees[OTHER] = options.other.resolve()
+            self._pythons[OTHER] = options.other_python or sys.executable
         if importlib.util.find_spec("orjson") is None:
             del self._pythons[SPEED]
             self.missing[SPEED] = "orjson is not installed"
@@ -273,6 +274,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=15, help="how often each peer is measured (default: %(default)s)")
     parser.add_argument("--only", default="", metavar="TEXT", help="only rows whose link and title hold this text")
     parser.add_argument("--other", type=Path, metavar="FOLDER", help="measure the package in this tree, too")
+    parser.add_argument(
+        "--other-python", metavar="PATH", help="an interpreter that has the other tree installed; default: this one"
+    )
     parser.add_argument("--afnio-python", metavar="PATH", help="an interpreter that has afnio; default: one is made")
     parser.add_argument(
         "--pin",
