@@ -26,6 +26,10 @@ from .left_out import ON_ERROR, check_share, warn_of_left_out
 logger = logging.getLogger(__name__)
 
 _FLAG = "_pending_grad"
+_FEEDBACK = "feedback"
+"""The extension of servers that need not ask for what is known (protocol §K.5)."""
+
+CRITIC, RECORDS = "critic", "records"
 _DONE = "Backward pass executed successfully."
 
 Variables = Union[Variable, Sequence[Variable]]
@@ -38,6 +42,7 @@ def backward(
     create_graph: bool = False,
     inputs: Variables | None = None,
     max_failed: float | None = None,
+    feedback: str | None = None,
 ) -> None:
     """Compute feedback for every leaf that needs it, from ``variables`` back through the graph.
 
@@ -54,12 +59,19 @@ def backward(
         max_failed: the share of a batch, from 0 to 1, for which feedback may be missing because a language model
             failed; those samples are left out, with a ``SamplesLeftOut`` warning. None: as the server decides, which
             is 0.5 for the local backend. Other servers do not look at it.
+        feedback: what evaluators send backward. ``"records"``: what is known of each sample (its inputs, output,
+            target, score and a judge's explanation), which asks no language model; the next step shows it to the
+            model that rewrites. Only what another function has made, such as the answer that a second chat uses, costs
+            one question of the backward model for all samples. ``"critic"``: a text by the backward model for each
+            sample, one question by the evaluator and one by each chat; it may be worth that where a score without
+            words says too little of what is wrong. None: ``"records"`` at a server that knows it (the local backend
+            does), else what the server does, which is ``"critic"``.
 
     Raises:
         SamplesFailed: feedback is missing for more samples than that.
-        TypeError: an argument of the wrong type.
-        UsageError: ``variables`` or ``inputs`` is empty, there are not as many gradients as starts, or the
-            server does not know one of them.
+        TypeError, ValueError: an argument of the wrong type, or another kind of ``feedback``.
+        UsageError: ``variables`` or ``inputs`` is empty, there are not as many gradients as starts, or the server does
+            not know one of them, or not ``feedback="records"``.
         RemoteError: the pass failed on the server.
     """
     starts = _as_list("variables", variables)
@@ -67,6 +79,7 @@ def backward(
         _as_list("inputs", inputs)
     _check_gradients(grad_variables, len(starts))
     share = check_share(max_failed)
+    _check_feedback(feedback)
     arguments = [starts, grad_variables, inputs]
     wait_until_made(arguments)
     link = link_of(arguments)
@@ -84,6 +97,10 @@ def backward(
         }
         if share is not None and ON_ERROR in link.extensions:
             params["max_failed"] = share
+        if _FEEDBACK in link.extensions:
+            params["feedback"] = feedback or RECORDS
+        elif feedback == RECORDS:
+            raise UsageError("This server does not know feedback='records': it asks a language model for all feedback.")
         registries.mark_pending(receivers, _FLAG)
         try:
             answer, done = call.request_many([("get_backprop_ids", question), ("run_backward", params)])
@@ -98,6 +115,11 @@ def backward(
         ids = _ids_in(answer, registries)
         registries.clear_pending([variable for variable in receivers if variable.variable_id not in ids], _FLAG)
     warn_of_left_out(done)
+
+
+def _check_feedback(feedback: object) -> None:
+    if feedback not in (None, CRITIC, RECORDS):
+        raise ValueError(f"feedback must be {RECORDS!r} or {CRITIC!r}, not {shorten_repr(feedback)}")
 
 
 def _receivers(starts: list[Variable]) -> list[Variable]:

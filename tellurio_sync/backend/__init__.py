@@ -15,7 +15,8 @@
     objects.py       variables, nodes, models, optimizers;  data.py: their data;  wire.py: references in messages
     engine/          functions forward and backward, and the graph;  optimizer.py: textual gradient descent
     lm/              language models behind HTTP endpoints;  usage.py: tokens and cost;  prices.py: of tokens
-    questions.py     a question to a language model, and its answer;  prompts.py: the texts of the questions
+    questions.py     a question to a language model, and its answer;  prompts.py: the texts of the questions;
+                     records.py: what is known of samples without a question
     asking.py        asking until an answer can be used;  reading/: reading answers;  question_counts.py: the bill
     refused.py       the error that becomes an error reply
 

@@ -25,6 +25,7 @@ from .objects import Variable, Version
 from .optimizer import DEFAULTS, Rewritten, Settings, Task, step, version_tags
 from .passes import Way
 from .question_log import Forward, asking
+from .records import CRITIC, RECORDS, learnt, plain_feedback
 from .refused import Refused, param
 from .scope import DEFAULT_MAX_FAILED, Scope
 from .wire import Operand
@@ -64,7 +65,7 @@ async def _run_function(scope: Scope, op: Op, grad_enabled: bool, watched: Forwa
 
 def _telling(scope: Scope, result: Result) -> Result:
     """The result, with what was left out and what else to tell the user, if anything: other clients ignore these."""
-    more = {"left_out": [one.as_json() for one in scope.left_out], "told": scope.told}
+    more = {"left_out": [one.as_json() for one in scope.left_out], "told": scope.told, "notes": scope.notes}
     return {**result, **{name: value for name, value in more.items() if value}}
 
 
@@ -89,6 +90,7 @@ def run_backward(scope: Scope, params: Params) -> Work:
     objects = scope.objects
     roots = wire.variables(objects, param(params, "variables", dict, list), "variables")
     scope.max_failed = _share(params.get("max_failed"))
+    scope.feedback = _kind_of_feedback(params.get("feedback"))
     create_graph = params.get("create_graph") or False
     retain_graph = params.get("retain_graph")
     inputs = params.get("inputs")
@@ -110,6 +112,12 @@ def _share(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
         raise Refused("`max_failed` must be a share: a number from 0 to 1.", INVALID_PARAMS, "Invalid params")
     return float(value)
+
+
+def _kind_of_feedback(value: Any) -> str:
+    if value not in (None, CRITIC, RECORDS):
+        raise Refused(f"`feedback` must be {CRITIC!r} or {RECORDS!r}.", INVALID_PARAMS, "Invalid params")
+    return value or CRITIC
 
 
 def _root_gradients(scope: Scope, roots: list[Variable], given: Any) -> list[Data]:
@@ -150,8 +158,9 @@ async def _run_backward(
 def _append_gradient(scope: Scope, arrived: Arrived, *, requires_grad: bool) -> None:
     variable = arrived.variable
     gradient = scope.objects.new_variable(
-        data=arrived.data, role=f"feedback to {variable.role or ''}", requires_grad=requires_grad
+        data=plain_feedback(arrived.data), role=f"feedback to {variable.role or ''}", requires_grad=requires_grad
     )
+    gradient.learnt = learnt(arrived.data)
     variable.grad.append(gradient)
     scope.push(
         "append_grad",

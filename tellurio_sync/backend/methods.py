@@ -70,6 +70,7 @@ def update_variable(scope: Scope, params: Params) -> Result:
 def _set_field(objects: Objects, variable: Variable, field: str, value: Any) -> None:
     if field == "data":
         variable.data = normalised(value)
+        variable.learnt = None
     elif field == "role":
         variable.role = param({field: value}, field, str, _NULL)
     elif field in ("requires_grad", "is_leaf"):

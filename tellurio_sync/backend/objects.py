@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .engine.op import Op
     from .history import History
     from .lm.budget import Budget
+    from .records import Recorded
 
 VARIABLE = "__variable__"
 PARAMETER = "__parameter__"
@@ -47,6 +48,7 @@ class Variable(_Referable):
         grad_fn: the node that computed it.
         accumulator: for a leaf: the node at which its gradients arrive, made at its first use.
         attributes: the attributes that a user has added; kept, without meaning here.
+        learnt: of a gradient: what it knows of samples; None: its data is all.
     """
 
     variable_id: str
@@ -61,6 +63,7 @@ class Variable(_Referable):
     grad_fn: Node | None = None
     accumulator: Node | None = None
     attributes: dict[str, Any] | None = None
+    learnt: Recorded | None = None
 
     @property
     def tag(self) -> dict[str, Any]:

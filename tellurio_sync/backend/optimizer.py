@@ -16,6 +16,7 @@ from .engine.op import Host
 from .objects import Model, Objects, Variable, Version
 from .questions import Question, QuestionFailed
 from .reading.answers import read_improved
+from .records import Record, summary
 from .refused import Refused
 from .wire import Operand, decode, plain
 
@@ -68,12 +69,18 @@ class Settings:
 
         asked = prompts.optimizer_question(
             prompts.Part(current.role, text(current.data)),
-            _texts(gradient.data for gradient in gradients),
-            [prompts.Version(text(v.copy.data), _texts(g.data for g in v.gradients)) for v in history],
+            _said([gradient.variable for gradient in gradients]),
+            [prompts.Version(text(v.copy.data), _said(v.gradients), summary(_records(v.gradients))) for v in history],
             self._inputs,
             self._constraints,
             self._messages,
+            _records([gradient.variable for gradient in gradients]),
         )
+        if asked.left_out:
+            host.notes.append(
+                f"{asked.left_out} samples were not shown for the parameter with the role "
+                f"{shorten(current.role, 100)!r}: the question to the language model would be too long."
+            )
         question = Question("optimizer", asked.messages, model, self._completion_args)
         read = read_improved(current.data, asked.answer_tag, asked.own_tags)
         return await ask_for(host.ask, question, read)
@@ -137,6 +144,15 @@ async def _improved(host: Host, task: Task) -> Data | QuestionFailed:
 def version_tags(versions: Sequence[Version]) -> list[Any]:
     """A momentum buffer on the wire (protocol §E.5)."""
     return [[version.copy.tag, [gradient.tag for gradient in version.gradients]] for version in versions]
+
+
+def _said(gradients: Sequence[Variable]) -> list[str]:
+    """What gradients say in words and do not know of samples."""
+    return _texts(one.data if one.learnt is None else one.learnt.besides for one in gradients)
+
+
+def _records(gradients: Sequence[Variable]) -> list[Record]:
+    return [record for one in gradients if one.learnt is not None for record in one.learnt.records]
 
 
 def _texts(data: Any) -> list[str]:

@@ -7,8 +7,9 @@ first line          asked                                        answer
 ==================  ===========================================  =========================================
 ``CRITIC``          once per sample, when an evaluator's score   the feedback, as plain text
                     or explanation goes backward
-``PROPAGATOR``      once per sample, when feedback goes back     one JSON object: the name of each listed
-                    through a chat completion                    variable -> its feedback (a string)
+``PROPAGATOR``      when feedback goes back through a chat       one JSON object: the name of each listed
+                    completion: once per sample, or once for     variable -> its feedback (a string)
+                    all samples (``feedback="records"``)
 ``OPTIMIZER``       once per parameter and step                  the new data between ``<IMPROVED>`` and
                                                                  ``</IMPROVED>``; text around it is ignored
 ==================  ===========================================  =========================================
@@ -30,11 +31,23 @@ of any text is a tag of ours (:class:`Tags`)::
                 <FEEDBACK>                             on that output
                 {<VARIABLE> <NAME> <ROLE> <DATA> </VARIABLE>}     NAME: variable_1, variable_2, ...
 
-    OPTIMIZER   <VARIABLE> <ROLE> <DATA> </VARIABLE>   the current data
+    PROPAGATOR  <CONVERSATION> {<MESSAGE> <ROLE> <DATA> </MESSAGE>} </CONVERSATION>     as templates, with the names of
+                                                       the variables in the place of their data
+    of samples  {<VARIABLE> <NAME> <ROLE> <DATA> </VARIABLE>}     those that all samples share
+                {<SAMPLE> <NAME> {<INPUT> <NAME> <DATA> </INPUT>} <OUTPUT> <ROLE> <DATA> </OUTPUT> <FEEDBACK>
+                    {<VARIABLE> <NAME> <ROLE> <DATA> </VARIABLE>} </SAMPLE>}
+
+    OPTIMIZER   <VARIABLE> <ROLE> <DATA> <SCORE> </VARIABLE>      the current data; <SCORE>: where samples are known
                 {<FEEDBACK>}                           one per gradient; of a batch: one <ITEM>..</ITEM> per sample
-                {<HISTORY> <DATA> {<FEEDBACK>} </HISTORY>}        earlier versions, oldest first (momentum)
+                {<HISTORY> <DATA> <SCORE> {<FEEDBACK>} </HISTORY>}    earlier versions, oldest first (momentum)
+                {<REJECTED> <DATA> <SCORE> </REJECTED>}           what was tried last, and was no better
                 {<INPUT> <NAME> <DATA> </INPUT>}
                 {<CONSTRAINT>}
+    of samples  {<CONVERSATION> {<MESSAGE> <ROLE> <DATA> </MESSAGE>} </CONVERSATION>    before its samples, as templates
+                 {<PURPOSE>}                           of the evaluation
+                 {<SAMPLE> {<INPUT> <NAME> <DATA> </INPUT>} <OUTPUT> <TARGET> <SCORE> <EXPLANATION> <FEEDBACK>
+                    </SAMPLE>}}                        what came out wrong, or may be; what is not known is absent
+                {<KEEP> {<INPUT> <NAME> <DATA> </INPUT>} <OUTPUT> </KEEP>}        what came out right, shortened
 
 An answer of the wrong form is sent back with :func:`correction` as the next user message.
 """
@@ -45,6 +58,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from ..errors import shorten
+from .records import THE_VARIABLE, Record, summary
+
 ChatMessage = dict[str, str]
 
 CRITIC = "You are the critic in an optimisation of texts."
@@ -52,6 +68,15 @@ PROPAGATOR = "You pass feedback back through a conversation in an optimisation o
 OPTIMIZER = "You are the optimizer in an optimisation of texts."
 
 IMPROVED = "IMPROVED"
+
+# Characters of one question of an optimizer: some fifteen thousand tokens, which every model takes.
+OPTIMIZER_CHARS = 48_000
+
+# Characters of each text of a sample that came out right.
+_KEPT_CHARS = 200
+
+_TAGS_OF_SAMPLES = ["CONVERSATION", "MESSAGE", "PURPOSE", "SAMPLE", "OUTPUT", "TARGET", "SCORE", "KEEP"]
+_TAGS_OF_SAMPLES += ["EXPLANATION", "INPUT", "NAME"]
 
 TAGS = (
     "CONSTRAINT",
@@ -62,12 +87,15 @@ TAGS = (
     "HISTORY",
     "IMPROVED",
     "INPUT",
+    "KEEP",
     "MESSAGE",
     "NAME",
     "OUTPUT",
     "PREDICTION",
     "PURPOSE",
+    "REJECTED",
     "ROLE",
+    "SAMPLE",
     "SCORE",
     "TARGET",
     "VARIABLE",
@@ -98,6 +126,21 @@ Answer with one JSON object and nothing else. Its keys are exactly the names of 
 value is a string with the feedback for that variable, for example:
 {{"variable_1": "...", "variable_2": "..."}}"""
 
+PROPAGATOR_OF_SAMPLES_SYSTEM = f"""{PROPAGATOR}
+
+A language model was sent the conversation below for several samples. In the conversation, names in braces
+stand for what was filled in, and the names of variables for their data. For each sample you see what was
+different in it, the output that the model gave, and the feedback that came back on that output.
+
+The outputs were shaped by variables, which are listed: some belong to one sample, others to all of them. For
+each listed variable say how it should change so that the outputs would meet the feedback. Write for someone
+who sees only that variable and your feedback. Of a variable that belongs to all samples name the missing or
+wrong rules, and never just one sample's answer. If a variable needs no change, say so and why.
+
+Answer with one JSON object and nothing else. Its keys are exactly the names of the listed variables, each
+value is a string with the feedback for that variable, for example:
+{{"variable_1": "...", "variable_2_of_sample_0": "..."}}"""
+
 OPTIMIZER_SYSTEM = f"""{OPTIMIZER}
 
 You see one variable: its role, its current data, and the feedback that reached it. There may be earlier
@@ -106,6 +149,22 @@ versions with the feedback they got, inputs that give context, and constraints.
 Write better data for this variable. Act on all feedback, prefer rules that help in general over fixes for
 single cases, keep what the feedback praises or does not mention, learn from the earlier versions, and obey
 every constraint. Keep placeholders in braces such as {{name}} exactly as they are, and keep to the role.
+
+Answer with the complete new data between <{IMPROVED}> and </{IMPROVED}>. It replaces the old data as it
+stands, so write nothing between the tags that does not belong to it."""
+
+OPTIMIZER_OF_SAMPLES_SYSTEM = f"""{OPTIMIZER}
+
+You see one variable: its role and its current data. You see how it did on samples: the conversation in which
+it stood, with {THE_VARIABLE} in its place and names in braces for what was filled in; then samples that came
+out wrong or may be better, with their inputs, the output, the target and score where there are any, and what
+was said of it; and, shortened, samples to keep, which came out right. There may be feedback in words, earlier
+versions with their scores, a version that was tried and rejected, inputs that give context, and constraints.
+
+Write better data for this variable. Find out why the wrong samples came out wrong, and prefer rules that help in
+general over fixes for single samples; do not copy samples into the data. The samples to keep must stay right.
+Learn from the earlier versions and do not offer a rejected one again. Obey every constraint. Keep placeholders
+in braces such as {{name}} exactly as they are, and keep to the role.
 
 Answer with the complete new data between <{IMPROVED}> and </{IMPROVED}>. It replaces the old data as it
 stands, so write nothing between the tags that does not belong to it."""
@@ -128,10 +187,30 @@ class Part(NamedTuple):
 
 
 class Version(NamedTuple):
-    """Earlier data of a parameter and the feedback it got."""
+    """Earlier data of a parameter, the feedback that it got, and how well it did ("": not known)."""
 
     data: str
     feedback: Sequence[str]
+    score: str = ""
+
+
+class Sample(NamedTuple):
+    """One sample in a question about several of them.
+
+    ``variables`` are those with data of their own in it.
+    """
+
+    name: str
+    inputs: Mapping[str, str]
+    output: Part
+    feedback: str
+    variables: Sequence[Part]
+
+    @property
+    def texts(self) -> list[str]:
+        """All texts in it."""
+        of_inputs = [text for item in self.inputs.items() for text in item]
+        return [*of_inputs, *(text for part in (self.output, *self.variables) for text in part), self.feedback]
 
 
 # --- blocks -------------------------------------------------------------------------------------
@@ -159,6 +238,38 @@ class Tags:
     def inputs(self, inputs: Mapping[str, str]) -> list[str]:
         """A block for each input."""
         return [self.group("INPUT", self.leaf("NAME", name), self.leaf("DATA", data)) for name, data in inputs.items()]
+
+    def conversation(self, messages: Iterable[tuple[str, str]]) -> str:
+        """A block for a conversation, from the role and the text of each message."""
+        turns = (self.group("MESSAGE", self.leaf("ROLE", role), self.leaf("DATA", text)) for role, text in messages)
+        return self.group("CONVERSATION", *turns)
+
+    def variable(self, part: Part) -> str:
+        """A block for a variable that an answer calls by its name."""
+        names = (self.leaf("NAME", part.name), self.leaf("ROLE", part.role), self.leaf("DATA", part.data))
+        return self.group("VARIABLE", *names)
+
+    def version(self, tag: str, version: Version) -> str:
+        """A block for other data than the current."""
+        score = [self.leaf("SCORE", version.score)] if version.score else []
+        feedback = (self.leaf("FEEDBACK", text) for text in version.feedback)
+        return self.group(tag, self.leaf("DATA", version.data), *score, *feedback)
+
+    def sample(self, record: Record) -> str:
+        """A block for a sample, in full."""
+        blocks = [*self.inputs(record.inputs), self.leaf("OUTPUT", record.output)]
+        if record.target is not None:
+            blocks.append(self.leaf("TARGET", record.target))
+        if record.score is not None:
+            blocks.append(self.leaf("SCORE", str(record.score)))
+        blocks += [self.leaf("EXPLANATION", record.explanation)] if record.explanation else []
+        blocks += [self.leaf("FEEDBACK", record.feedback)] if record.feedback else []
+        return self.group("SAMPLE", *blocks)
+
+    def to_keep(self, record: Record) -> str:
+        """A block for a sample that came out right, shortened."""
+        inputs = {name: shorten(text, _KEPT_CHARS) for name, text in record.inputs.items()}
+        return self.group("KEEP", *self.inputs(inputs), self.leaf("OUTPUT", shorten(record.output, _KEPT_CHARS)))
 
     def renamed(self, text: str) -> str:
         """A text of ours, about the tag of the answer, with the tag as it is in this question."""
@@ -224,19 +335,44 @@ def propagator_messages(
             feedback,
         ]
     )
-    messages = [
-        tags.group("MESSAGE", tags.leaf("ROLE", m["role"]), tags.leaf("DATA", m["content"])) for m in conversation
-    ]
     blocks = [
-        tags.group("CONVERSATION", *messages),
+        tags.conversation((message["role"], message["content"]) for message in conversation),
         *tags.inputs(inputs),
         tags.group("OUTPUT", tags.leaf("ROLE", output.role), tags.leaf("DATA", output.data)),
         tags.leaf("FEEDBACK", feedback),
     ]
-    for part in variables:
-        names = (tags.leaf("NAME", part.name), tags.leaf("ROLE", part.role), tags.leaf("DATA", part.data))
-        blocks.append(tags.group("VARIABLE", *names))
+    blocks += map(tags.variable, variables)
     return _chat(PROPAGATOR_SYSTEM, blocks)
+
+
+def propagator_of_samples_messages(
+    conversation: Iterable[tuple[str, str]], variables: Sequence[Part], samples: Sequence[Sample]
+) -> list[ChatMessage]:
+    """Ask for feedback to ``variables``, which all samples share, and to those of each sample.
+
+    ``conversation`` is the role and the template of each message.
+    """
+    conversation = list(conversation)
+    tags = Tags(
+        [
+            *(text for message in conversation for text in message),
+            *(text for part in variables for text in part),
+            *(text for one in samples for text in one.texts),
+        ]
+    )
+    blocks = [tags.conversation(conversation), *map(tags.variable, variables)]
+    for one in samples:
+        blocks.append(
+            tags.group(
+                "SAMPLE",
+                tags.leaf("NAME", one.name),
+                *tags.inputs(one.inputs),
+                tags.group("OUTPUT", tags.leaf("ROLE", one.output.role), tags.leaf("DATA", one.output.data)),
+                tags.leaf("FEEDBACK", one.feedback),
+                *map(tags.variable, one.variables),
+            )
+        )
+    return _chat(PROPAGATOR_OF_SAMPLES_SYSTEM, blocks)
 
 
 class OptimizerQuestion(NamedTuple):
@@ -245,11 +381,13 @@ class OptimizerQuestion(NamedTuple):
     Attributes:
         answer_tag: of the block in the answer that holds the new data.
         own_tags: the question's other tags.
+        left_out: how many samples are not shown, for lack of room; those to keep are the first to go.
     """
 
     messages: list[ChatMessage]
     answer_tag: str
     own_tags: Sequence[str]
+    left_out: int = 0
 
 
 def optimizer_question(
@@ -259,38 +397,91 @@ def optimizer_question(
     inputs: Mapping[str, str] | None = None,
     constraints: Sequence[str] = (),
     own_messages: Sequence[ChatMessage] = (),
+    records: Sequence[Record] = (),
+    rejected: Version | None = None,
+    most_chars: int = OPTIMIZER_CHARS,
 ) -> OptimizerQuestion:
-    """Ask for better data for ``variable``.
+    """Ask for better data for ``variable``, from feedback in words and from what is known of samples.
 
+    Samples are left out where the question would have more than ``most_chars`` characters, but for the first one.
     ``own_messages`` are the user's, with their placeholders filled; they take the place of our system
     message, and the blocks follow them in a user message that repeats the form of the answer.
     """
     inputs = inputs or {}
+    versions = [*history, *([rejected] if rejected else [])]
     tags = Tags(
         [
             *(variable.role, variable.data),
             *feedback,
-            *(text for version in history for text in (version.data, *version.feedback)),
+            *(text for version in versions for text in (version.data, *version.feedback)),
             *(text for item in inputs.items() for text in item),
             *constraints,
             *(message["content"] for message in own_messages),
+            *(text for record in records for text in _texts_of(record)),
         ]
     )
-    blocks = [tags.group("VARIABLE", tags.leaf("ROLE", variable.role), tags.leaf("DATA", variable.data))]
+    known = summary(records)
+    score = [tags.leaf("SCORE", known)] if known else []
+    blocks = [tags.group("VARIABLE", tags.leaf("ROLE", variable.role), tags.leaf("DATA", variable.data), *score)]
     blocks += [tags.leaf("FEEDBACK", text) for text in feedback]
-    for version in history:
-        of_version = (tags.leaf("DATA", version.data), *(tags.leaf("FEEDBACK", text) for text in version.feedback))
-        blocks.append(tags.group("HISTORY", *of_version))
+    blocks += [tags.version("HISTORY", version) for version in history]
+    blocks += [tags.version("REJECTED", rejected)] if rejected else []
     blocks += tags.inputs(inputs)
     blocks += [tags.leaf("CONSTRAINT", text) for text in constraints]
+    system = OPTIMIZER_OF_SAMPLES_SYSTEM if records else OPTIMIZER_SYSTEM
+    around = sum(map(len, blocks)) + sum(len(message["content"]) for message in own_messages) + len(system)
+    shown, left_out = _sample_blocks(tags, records, most_chars - around)
+    blocks += shown
     if own_messages:
         form = tags.renamed(OPTIMIZER_ANSWER_FORM)
         messages = [*own_messages, {"role": "user", "content": "\n".join([*blocks, "", form])}]
     else:
-        messages = _chat(tags.renamed(OPTIMIZER_SYSTEM), blocks)
+        messages = _chat(tags.renamed(system), blocks)
     used = ["VARIABLE", "ROLE", "DATA", "FEEDBACK"]
-    used += ["HISTORY"] * bool(history) + ["INPUT", "NAME"] * bool(inputs) + ["CONSTRAINT"] * bool(constraints)
-    return OptimizerQuestion(messages, tags[IMPROVED], [tags[name] for name in used])
+    used += ["HISTORY"] * bool(history) + ["REJECTED"] * (rejected is not None)
+    used += ["INPUT", "NAME"] * bool(inputs) + ["CONSTRAINT"] * bool(constraints)
+    used += _TAGS_OF_SAMPLES * bool(records)
+    return OptimizerQuestion(messages, tags[IMPROVED], [tags[name] for name in used], left_out)
+
+
+def _sample_blocks(tags: Tags, records: Sequence[Record], room: int) -> tuple[list[str], int]:
+    """Blocks for samples that have this many characters at most, and the number of samples that had no room."""
+    to_keep = [record for record in records if record.is_right and not record.feedback]
+    by_conversation: dict[tuple[tuple[str, str], ...], list[Record]] = {}
+    for record in records:
+        if not record.is_right or record.feedback:
+            by_conversation.setdefault(record.conversation, []).append(record)
+    blocks: list[str] = []
+    left_out = 0
+
+    def add(*more: str, always: bool = False) -> bool:
+        nonlocal room
+        size = sum(len(block) + 1 for block in more)
+        if size > room and not always:
+            return False
+        room -= size
+        blocks.extend(more)
+        return True
+
+    for conversation, wrong in by_conversation.items():
+        heads = [tags.conversation(conversation)] if conversation else []
+        heads += [tags.leaf("PURPOSE", text) for text in dict.fromkeys(record.purpose for record in wrong) if text]
+        first, *others = wrong
+        if not add(*heads, tags.sample(first), always=not blocks):
+            left_out += len(wrong)
+            continue
+        left_out += sum(not add(tags.sample(record)) for record in others)
+    left_out += sum(not add(tags.to_keep(record)) for record in to_keep)
+    if left_out:
+        blocks.append(f"({left_out} more samples are not shown, for lack of room.)")
+    return blocks, left_out
+
+
+def _texts_of(record: Record) -> list[str]:
+    of_messages = [text for message in record.conversation for text in message]
+    of_inputs = [text for item in record.inputs.items() for text in item]
+    more = (record.output, record.target or "", record.purpose, record.explanation, record.feedback)
+    return [*of_messages, *of_inputs, *more]
 
 
 def correction(problem: str) -> str:

@@ -11,6 +11,7 @@ from .lm import LanguageModels
 from .objects import PARAMETER, BackwardModel, Model, Objects, Variable
 from .question_counts import Counts, note
 from .questions import Answer, Asked, Question, QuestionFailed
+from .records import CRITIC
 from .refused import Refused
 from .wire import Callable
 
@@ -51,8 +52,10 @@ class Scope:
 
     Attributes:
         max_failed: see ``engine.op.Host``.
+        feedback: see ``engine.op.Host``.
         left_out: see ``engine.op.Host``.
         told: see ``engine.op.Host``.
+        notes: see ``engine.op.Host``.
         late_pushes: pushes that are sent after the reply, unless it is an error.
     """
 
@@ -63,8 +66,10 @@ class Scope:
         self._lm = lm
         self._used: dict[Model, None] = {}
         self.max_failed = DEFAULT_MAX_FAILED
+        self.feedback = CRITIC
         self.left_out: list[LeftOut] = []
         self.told: list[str] = []
+        self.notes: list[str] = []
         self.late_pushes: list[LatePush] = []
 
     # --- asking ---------------------------------------------------------------------------------

@@ -10,8 +10,8 @@ memory between two calls.  What it is asked to be, it reads from the first line 
 - **critic**: says whether the answer was right, and if not, which one would have been.
 - **propagator**: passes that on to the prompt, with the words of the message. Also where the answer was
   right but won by little: so the prompt gets sure of it.
-- **optimizer**: reads the signs in the current prompt and the feedback, and writes the prompt with better
-  signs: a word gets a stronger sign of the answer that it should speak for, or a weaker one of the answer
+- **optimizer**: reads the signs in the current prompt and the feedback, or the samples, and writes the prompt with
+  better signs: a word gets a stronger sign of the answer that it should speak for, or a weaker one of the answer
   that it should not (a perceptron that counts to three). A word that the feedback of one step names for
   different answers tells nothing, and is weakened. The strongest words of each answer stay.
 
@@ -129,13 +129,14 @@ def propagate(request: str) -> str:
 
 def optimise(request: str) -> str:
     """The current prompt with signs that heed the feedback of this step; earlier versions are not looked at."""
-    request = request.partition("\n<HISTORY>\n")[0]
-    (prompt,) = read_blocks(read_blocks(request, "VARIABLE")[0], "DATA")
+    now = request.partition("\n<HISTORY>\n")[0]
+    (prompt,) = read_blocks(read_blocks(now, "VARIABLE")[0], "DATA")
     lessons = [
         Lesson(better, worse, seen.split(", "))
-        for feedback in read_blocks(request, "FEEDBACK")
+        for feedback in read_blocks(now, "FEEDBACK")
         for better, worse, seen in _LESSON.findall(feedback)
     ]
+    lessons += _lessons_of_samples(prompt, request)
     return f"<{IMPROVED}>\n{write_signs(prompt, heeded(read_signs(prompt), lessons))}\n</{IMPROVED}>"
 
 
@@ -164,6 +165,24 @@ def heeded(signs: Signs, lessons: Iterable[Lesson]) -> Signs:
         if weight > 0:
             new[word] = Sign(answer, min(weight, len(STRENGTHS)))
     return new
+
+
+def _lessons_of_samples(prompt: str, request: str) -> list[Lesson]:
+    """What the samples in a question teach."""
+    lessons = []
+    for sample in read_blocks(request, "SAMPLE"):
+        output, targets = read_blocks(sample, "OUTPUT")[0], read_blocks(sample, "TARGET")
+        if targets and output != targets[0]:
+            lessons.append(Lesson(targets[0], output, sorted(words(_message_in(sample)))))
+    for sample in read_blocks(request, "KEEP"):
+        rival = _close_rival(prompt, _message_in(sample))
+        if rival:
+            lessons.append(Lesson(read_blocks(sample, "OUTPUT")[0], rival, sorted(words(_message_in(sample)))))
+    return lessons
+
+
+def _message_in(sample: str) -> str:
+    return "\n".join(text for one in read_blocks(sample, "INPUT") for text in read_blocks(one, "DATA"))
 
 
 def _ranking(prompt: str, message: str) -> list[tuple[str, int]]:

@@ -272,6 +272,7 @@ class Variable(VariableState):
         create_graph: bool = False,
         inputs: Variable | Sequence[Variable] | None = None,
         max_failed: float | None = None,
+        feedback: str | None = None,
     ) -> None:
         """Compute the gradients of everything this was computed from; see ``autodiff.backward``. One round trip.
 
@@ -282,7 +283,7 @@ class Variable(VariableState):
             raise UsageError("Variable does not require grad or does not have a grad_fn.")
         from ..autodiff.backward_pass import backward
 
-        backward(self, gradient, retain_graph, create_graph, inputs, max_failed)
+        backward(self, gradient, retain_graph, create_graph, inputs, max_failed, feedback)
 
     def graph(self) -> Graph:
         """What this was computed from, as a picture: a notebook shows it, ``.svg`` and ``.dot`` are texts.

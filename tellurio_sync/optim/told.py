@@ -17,12 +17,21 @@ class ParameterUnchanged(UserWarning):
     """
 
 
+class SamplesNotShown(UserWarning):
+    """A step did not show all samples to the language model: the question would be too long. Those that came out wrong
+    are shown first."""
+
+
 def warn_of_told(result: Any) -> None:
-    """Give a warning for each parameter that a step did not change. Other servers than our backend tell nothing."""
-    told = result.get("told") if isinstance(result, dict) else None
-    for text in told if isinstance(told, list) else ():
-        if isinstance(text, str):
-            warnings.warn(ParameterUnchanged(text), stacklevel=_callers_level())
+    """Give a warning for each parameter that a step did not change, and for samples that it did not show.
+
+    Other servers than our backend tell nothing.
+    """
+    for name, kind in (("told", ParameterUnchanged), ("notes", SamplesNotShown)):
+        told = result.get(name) if isinstance(result, dict) else None
+        for text in told if isinstance(told, list) else ():
+            if isinstance(text, str):
+                warnings.warn(kind(text), stacklevel=_callers_level())
 
 
 def _callers_level() -> int:

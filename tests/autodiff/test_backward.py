@@ -225,3 +225,37 @@ def test_the_receive_thread_cannot_run_a_pass(link, graph):
     link._receive_thread = threading.get_ident()
     with pytest.raises(WouldDeadlock):
         result.backward()
+
+
+# --- kinds of feedback --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("extensions", "feedback", "sent"),
+    [
+        ({"feedback"}, None, "records"),
+        ({"feedback"}, "records", "records"),
+        ({"feedback"}, "critic", "critic"),
+        (set(), None, None),
+        (set(), "critic", None),
+    ],
+)
+def test_nothing_is_asked_for_what_is_known_where_the_server_can_do_that(link, graph, extensions, feedback, sent):
+    leaf, result = graph
+    link.extensions = frozenset(extensions)
+    link.answers["run_backward"] = append(link, leaf)
+    result.backward(feedback=feedback)
+    assert link.calls("run_backward")[0].get("feedback") == sent
+
+
+def test_a_server_that_cannot_do_it_is_named(link, graph):
+    leaf, result = graph
+    with pytest.raises(UsageError, match="does not know feedback='records'"):
+        result.backward(feedback="records")
+    assert not leaf._pending_grad
+
+
+@pytest.mark.parametrize("feedback", ["praise", True, 1])
+def test_another_kind_of_feedback_is_refused(link, graph, feedback):
+    with pytest.raises(ValueError, match="feedback must be 'records' or 'critic', not"):
+        backward(graph[1], feedback=feedback)

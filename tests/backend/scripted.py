@@ -15,6 +15,7 @@ from tellurio_sync.backend.engine.samples import LeftOut
 from tellurio_sync.backend.objects import Model, Objects, Variable
 from tellurio_sync.backend.prompts import CRITIC, OPTIMIZER, PROPAGATOR, ChatMessage, read_blocks
 from tellurio_sync.backend.questions import Answer, Question
+from tellurio_sync.backend.records import learnt, plain_feedback
 
 T = TypeVar("T")
 
@@ -26,11 +27,13 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 class ScriptedHost:
     """Keeps what was asked, in order."""
 
-    def __init__(self, answer: Callable[[list[ChatMessage]], str] | None = None) -> None:
+    def __init__(self, answer: Callable[[list[ChatMessage]], str] | None = None, feedback: str = "critic") -> None:
         self.objects = Objects()
         self.max_failed = 0.5
+        self.feedback = feedback
         self.left_out: list[LeftOut] = []
         self.told: list[str] = []
+        self.notes: list[str] = []
         self.functions: dict[str, Callable[..., Any]] = {}
         self.questions: list[Question] = []
         self.asked: list[list[ChatMessage]] = []
@@ -70,7 +73,8 @@ class ScriptedHost:
         """Go back and append what arrives, as a request does."""
         arrived = run(backward(self, roots, gradients or [None] * len(roots), **options))
         for variable, data in arrived:
-            variable.grad.append(Variable("g", data, "gradient"))
+            gradient = Variable("g", plain_feedback(data), "gradient", learnt=learnt(data))
+            variable.grad.append(gradient)
         return arrived
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from collections import Counter
@@ -13,6 +12,7 @@ import pytest
 
 from tellurio_sync.backend import prompts
 from tellurio_sync.backend.prompts import Part
+from tellurio_sync.backend.records import Record
 from tellurio_sync.examples.data import SHIPPED_MAILS, Mail, load_mails, shuffled_batches, split_mails
 from tellurio_sync.examples.facility_support import START_PROMPT
 from tellurio_sync.examples.stand_in import MOST_SIGNS, STRENGTHS, read_signs, stand_in, words
@@ -26,19 +26,17 @@ def accuracy(prompt: str, mails: list[Mail]) -> float:
     return sum(stand_in(chat_for(prompt, mail)) == mail.sentiment for mail in mails) / len(mails)
 
 
-def feedback_on(prompt: str, mail: Mail) -> str:
+def record_of(prompt: str, mail: Mail) -> Record:
     answer = stand_in(chat_for(prompt, mail))
-    criticism = stand_in(prompts.critic_messages(Part("response", answer), mail.sentiment, "exact match", "?", "?"))
-    variable = Part("system prompt", prompt, "variable_1")
-    passed = prompts.propagator_messages(
-        chat_for(prompt, mail), {"message": mail.text}, Part("response", answer), criticism, [variable]
-    )
-    return str(json.loads(stand_in(passed))["variable_1"])
+    is_right = answer == mail.sentiment
+    return Record(answer, target=mail.sentiment, is_right=is_right, inputs={"message": mail.text})
 
 
 def step(prompt: str, batch: list[Mail]) -> str:
-    feedback = "".join(f"<ITEM>{feedback_on(prompt, mail)}</ITEM>" for mail in batch)
-    answer = stand_in(prompts.optimizer_question(Part("system prompt", prompt), [feedback]).messages)
+    records = [record_of(prompt, mail) for mail in batch]
+    if all(record.is_right for record in records):
+        return prompt  # nothing is asked then
+    answer = stand_in(prompts.optimizer_question(Part("system prompt", prompt), [], records=records).messages)
     return prompts.read_blocks(answer, prompts.IMPROVED)[0]
 
 
@@ -92,9 +90,10 @@ def test_what_was_learnt_reads_like_a_prompt() -> None:
     lines = [line for line in prompt.splitlines() if line.startswith("- ")]
     assert [line.partition(":")[0] for line in lines] == ["- negative", "- neutral", "- positive"]
     assert len(prompt.splitlines()) <= 12
+    assert STRENGTHS[-1] in prompt
     for line in lines:
         assert 5 <= line.count('"') / 2 <= MOST_SIGNS
-        assert STRENGTHS[-1] in line
+        assert any(strength in line for strength in STRENGTHS[1:])
         assert not any(character.isdigit() for character in line)
 
 

@@ -45,7 +45,7 @@ with session.use(), session.init(None, "Sweep"):
     optimizer = te.TGD([prompt], model_client=model)
     for step in range(5):
         output = te.functional.chat_completion(model, [{"role": "system", "content": [prompt]}], inputs={})
-        output.backward(te.Variable("bad, " + own + ".", role="feedback"))
+        output.backward(te.Variable("bad, " + own + ".", role="feedback"), feedback="critic")
         assert [gradient.data for gradient in prompt.grad] == ["of %s." % own], [g.data for g in prompt.grad]
         optimizer.step()
         optimizer.clear_grad()
@@ -64,7 +64,7 @@ def feedback(session: te.Session, says: str) -> list[str]:
         if session.registries.backward_model is None:
             te.set_backward_model_client(model)
         output = te.functional.chat_completion(model, [{"role": "system", "content": [prompt]}], inputs={})
-        output.backward(te.Variable("bad", role="feedback"))
+        output.backward(te.Variable("bad", role="feedback"), feedback="critic")
         return [gradient.data for gradient in prompt.grad]
 
 
@@ -106,7 +106,7 @@ class TestTwoSessions:
                 assert done.wait(FAILSAFE)
                 assert feedback(session, "not asked") == ["own"]
                 # Not made anew: the session has gone on, so even what was computed is there.
-                joined.backward(te.Variable("bad", role="feedback"))
+                joined.backward(te.Variable("bad", role="feedback"), feedback="critic")
                 assert len(prompt.grad) == 1
             session.close()
         assert (restored[0].session_id, restored[0].renewed, restored[0].lost) == (session_id, (), ())
@@ -118,7 +118,7 @@ class TestTwoSessions:
             prompt = te.Parameter("p", role="prompt")
             joined = prompt + te.Variable("x", role="rest")
             assert session.login(KEY) == first
-            joined.backward(te.Variable("bad", role="feedback"))
+            joined.backward(te.Variable("bad", role="feedback"), feedback="critic")
             assert len(prompt.grad) == 1
 
 

@@ -70,7 +70,7 @@ def test_a_step_goes_on_without_bad_samples(session: te.Session) -> None:
     assert score.data == 8
     agent.asked.clear()
     with pytest.warns(SamplesLeftOut, match="1 of 10 samples failed .* sample 5: ") as caught:
-        explanation.backward()
+        explanation.backward(feedback="critic")
     assert len(caught) == 1
     # 9 critics, and one question about the prompt for each but the one without criticism.
     assert len(agent.asked) == 9 + 9
@@ -86,8 +86,8 @@ def test_too_many_fail_the_pass_which_can_be_tried_again(session: te.Session) ->
     te.set_backward_model_client(model)
     answers = te.functional.chat_completion(model, chat(model, prompt), {"mail": MAILS[4:6]})
     with pytest.raises(SamplesFailed, match="sample 1: "):
-        answers.backward(te.Variable(["bad", "bad"], role="feedback"), max_failed=0.4)
+        answers.backward(te.Variable(["bad", "bad"], role="feedback"), max_failed=0.4, feedback="critic")
     assert prompt.grad == []
     agent.is_well = True
-    answers.backward(te.Variable(["bad", "bad"], role="feedback"), max_failed=0.0)
+    answers.backward(te.Variable(["bad", "bad"], role="feedback"), max_failed=0.0, feedback="critic")
     assert len(prompt.grad) == 1

@@ -23,6 +23,8 @@ RULE = "Add one."
 class Counter:
     """A language model whose prompt grows by a rule with each step; it is right where enough rules are in it."""
 
+    enough = 2
+
     def __init__(self):
         self.asked = 0
 
@@ -33,7 +35,7 @@ class Counter:
             return f"<IMPROVED>{RULE * (text.count(RULE) + 1)}</IMPROVED>"
         if "feedback" in text.lower() and "variable_1" in text:
             return '{"variable_1": "More rules."}'
-        return "right" if messages[0]["content"].count(RULE) >= 2 else "wrong"
+        return "right" if messages[0]["content"].count(RULE) >= self.enough else "wrong"
 
 
 class Learner(Module):
@@ -145,7 +147,8 @@ def test_predictions_are_given_by_batch(learner, loader):
     assert quiet().predict(learner, loader) == [["wrong"] * 2] * 2
 
 
-def test_the_best_epoch_is_kept_and_patience_ends_the_training(learner, loader, tmp_path):
+def test_the_best_epoch_is_kept_and_patience_ends_the_training(learner, loader, tmp_path, monkeypatch):
+    monkeypatch.setattr(Counter, "enough", 100)
     values = iter([0.1, 0.5, 0.4, 0.5, 0.3, 0.9])
     prompts = []
 
@@ -211,7 +214,8 @@ def test_a_resumed_training_ends_as_the_undisturbed_one(run, tmp_path):
     assert (seen, done.epochs, again.prompt.data) == ([], [], whole.prompt.data)
 
 
-def test_a_resumed_training_that_watches_another_metric_begins_to_watch_anew(learner, loader, tmp_path):
+def test_a_resumed_training_that_watches_another_metric_begins_to_watch_anew(learner, loader, tmp_path, monkeypatch):
+    monkeypatch.setattr(Counter, "enough", 100)
     last = tmp_path / "checkpoints" / "last.json"
     learner.validation_step = lambda batch, index: {"quality": 5.0, "error": 5.0}
     quiet(max_epochs=1, default_root_dir=tmp_path, monitor="val_quality").fit(learner, loader, [None])

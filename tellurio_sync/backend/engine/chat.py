@@ -8,6 +8,7 @@ from typing import Any
 from ..data import Data, per_sample
 from ..objects import Model
 from ..questions import Question
+from ..records import RECORDS
 from ..refused import Refused
 from ..wire import plain
 from .concurrency import at_once
@@ -68,4 +69,6 @@ class ChatCompletion(Op):
 
     async def backward(self, host: Host, gradients: Sequence[Data], wanted: Sequence[bool]) -> list[Data]:
         feedback = per_sample(gradients[0], self._conversation.size)
+        if host.feedback == RECORDS:
+            return await self._conversation.pass_records(host, wanted, self._answers, ROLE, feedback)
         return await self._conversation.propagate(host, wanted, self._answers, ROLE, feedback)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..data import Data, chars, check_chars, normalised
+from ..records import plain_feedback
 from ..refused import Refused
 from ..wire import Callable, Operand
 from .op import Host, Op, Output
@@ -48,7 +49,7 @@ class ClientFunction(Op):
     async def backward(self, host: Host, gradients: Sequence[Data], wanted: Sequence[bool]) -> list[Data]:
         if not any(wanted):
             return [None] * len(self.operands)
-        feedback = await host.call(self._backward, list(gradients), list(wanted))
+        feedback = await host.call(self._backward, [plain_feedback(gradient) for gradient in gradients], list(wanted))
         if not isinstance(feedback, list) or len(feedback) != len(self.operands):
             count = len(feedback) if isinstance(feedback, list) else "no list of"
             raise Refused(

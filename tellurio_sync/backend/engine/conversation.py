@@ -6,19 +6,24 @@ A list as data, or as an input, makes a batch: item i belongs to sample i, scala
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ..asking import ask_for
-from ..data import Data, check_chars, items, sample, text
+from ..data import Data, check_chars, sample, text
 from ..objects import PARAMETER
-from ..prompts import ChatMessage, Part, propagator_messages
+from ..prompts import ChatMessage, Part, Sample, propagator_messages, propagator_of_samples_messages
 from ..questions import Question
 from ..reading.answers import feedback_schema, read_feedback
+from ..records import THE_VARIABLE, Recorded, at_output, of_batch, records_of, told
 from ..refused import Refused
 from ..wire import Operand, plain
 from .op import Host
-from .samples import feedback_left_out, gather
+from .samples import by_sample, feedback_left_out, gather
+
+# Characters of samples in one question about all of them: some ten thousand tokens, which every model takes.
+PROPAGATED_CHARS = 30_000
 
 
 class _Place(NamedTuple):
@@ -128,14 +133,7 @@ class Conversation:
         Raises:
             Refused: no model for backward passes, or no usable answer to too many of the questions.
         """
-        asked: dict[Operand, list[_Place]] = {}
-        position: dict[Operand, int] = {}
-        first: dict[int, Operand] = {}
-        for i, place in enumerate(self._places):
-            if wanted[i]:
-                operand = first.setdefault(id(place.operand.variable), place.operand)
-                position.setdefault(operand, i)
-                asked.setdefault(operand, []).append(place)
+        asked, position = self._wanted(wanted)
 
         def seen_by(index: int) -> list[Operand]:
             return [operand for operand, places in asked.items() if any(p.only in (None, index) for p in places)]
@@ -169,6 +167,143 @@ class Conversation:
             result[position[operand]] = self._combined(operand, places, [one.get(operand, "") for one in found])
         return result
 
+    def _wanted(self, wanted: Sequence[bool]) -> tuple[dict[Operand, list[_Place]], dict[Operand, int]]:
+        """The places of each Variable that gets feedback, and where its feedback belongs: to its first place."""
+        places: dict[Operand, list[_Place]] = {}
+        position: dict[Operand, int] = {}
+        first: dict[int, Operand] = {}
+        for i, place in enumerate(self._places):
+            if wanted[i]:
+                operand = first.setdefault(id(place.operand.variable), place.operand)
+                position.setdefault(operand, i)
+                places.setdefault(operand, []).append(place)
+        return places, position
+
+    # --- records (protocol §K.5) ----------------------------------------------------------------
+
+    async def pass_records(
+        self, host: Host, wanted: Sequence[bool], answers: Sequence[str | None], role: str, feedback: Sequence[str]
+    ) -> list[Data]:
+        """As :meth:`propagate`, where records are wanted.
+
+        A leaf stands whole in the messages, so it gets what is known of the samples as it is, and nothing is asked.
+        For what other functions have made, a language model says what should be different: one question for all
+        samples, or more of them where one would hold more than :data:`PROPAGATED_CHARS` of samples.
+        """
+        places_of, position = self._wanted(wanted)
+        made = [operand for operand in places_of if operand.grad_fn is not None]
+        passed = await self._ask_about(host, made, places_of, answers, role, feedback) if made else {}
+        result: list[Data] = [None] * len(self._places)
+        for operand, places in places_of.items():
+            if operand in passed:
+                result[position[operand]] = passed[operand]
+            else:
+                texts = self._recorded(operand, answers, feedback)
+                own = {place.only for place in places}
+                texts = texts if None in own else [one if i in own else "" for i, one in enumerate(texts)]
+                result[position[operand]] = self._combined(operand, places, texts)
+        return result
+
+    def _recorded(self, operand: Operand, answers: Sequence[str | None], feedback: Sequence[str]) -> list[str]:
+        """What is known of each sample, for a Variable that stands in it."""
+        conversation = self._around({id(operand.variable): THE_VARIABLE})
+        texts = []
+        for index, (answer, said) in enumerate(zip(answers, feedback)):
+            if answer is None or not (said or records_of(said)):
+                texts.append("")
+                continue
+            seen = self._seen(index, {id(operand.variable)})
+            record = replace(at_output(said, answer), inputs=seen, conversation=conversation)
+            texts.append(Recorded(record.text if said else "", [record]))
+        return texts
+
+    def _around(self, names: Mapping[int, str]) -> tuple[tuple[str, str], ...]:
+        """The messages as templates; ``names``, by the id of a Variable, stand in the place of its data."""
+        own = {key: names[id(value.variable)] for key, value in self._inputs.items() if _is_among(value, names)}
+
+        def shown(part: Any) -> str:
+            if _is_among(part, names):
+                return names[id(part.variable)]
+            if isinstance(part, Operand) and isinstance(part.data, list):
+                return f"{{{_name(part)}}}"
+            return fill(text(plain(part)), own)
+
+        return tuple((role, "\n".join(map(shown, parts))) for role, parts in self._turns)
+
+    def _seen(self, index: int, apart: Container[int]) -> dict[str, str]:
+        """What was different in one sample, the Variables with these ids apart."""
+        inputs = self.inputs(index)
+        seen = {name: inputs[name] for name, value in self._inputs.items() if not _is_among(value, apart)}
+        for _, parts in self._turns:
+            for part in parts:
+                if isinstance(part, Operand) and isinstance(part.data, list) and not _is_among(part, apart):
+                    seen[_name(part)] = text(_data(part, index))
+        return seen
+
+    async def _ask_about(
+        self,
+        host: Host,
+        made: Sequence[Operand],
+        places_of: Mapping[Operand, list[_Place]],
+        answers: Sequence[str | None],
+        role: str,
+        feedback: Sequence[str],
+    ) -> dict[Operand, Data]:
+        """Feedback for what other functions have made."""
+        names = {id(operand.variable): f"variable_{i}" for i, operand in enumerate(made, 1)}
+        shared = [one for one in made if not isinstance(one.data, list) and None in {p.only for p in places_of[one]}]
+        of_samples = [one for one in made if one not in shared]
+
+        def name(operand: Operand, index: int) -> str:
+            return f"{names[id(operand.variable)]}_of_sample_{index}"
+
+        def own(index: int) -> list[Operand]:
+            return [one for one in of_samples if {p.only for p in places_of[one]} & {None, index}]
+
+        samples: dict[int, Sample] = {}
+        for index, answer in enumerate(answers):
+            if answer is None or not feedback[index] or not (shared or own(index)):
+                continue
+            parts = [Part(one.role, text(sample(one.data, index)), name(one, index)) for one in own(index)]
+            seen = self._seen(index, names)
+            samples[index] = Sample(f"sample_{index}", seen, Part(role, answer), feedback[index], parts)
+        groups = _groups(samples, PROPAGATED_CHARS)
+        conversation = self._around(names)
+
+        async def ask(number: int) -> dict[str, str]:
+            group = groups[number]
+            wanted = [names[id(one.variable)] for one in shared]
+            messages = propagator_of_samples_messages(
+                conversation,
+                [Part(one.role, text(one.data), names[id(one.variable)]) for one in shared],
+                [samples[index] for index in group],
+            )
+            wanted += [name(one, index) for index in group for one in own(index)]
+            question = Question("propagator", messages, schema=feedback_schema(wanted))
+            return await ask_for(host.ask, question, read_feedback(wanted))
+
+        if self.size is None:
+            said = [await ask(number) for number in range(len(groups))]
+        else:
+            gathered = await gather(ask, range(len(groups)))
+            left = by_sample(gathered, groups)
+            host.left_out += feedback_left_out(left, self.size, host.max_failed)
+            said = list(gathered.results.values())
+        result: dict[Operand, Data] = {}
+        for operand in made:
+            if operand in shared:
+                words = "\n".join(filter(None, (one[names[id(operand.variable)]] for one in said)))
+                records = records_of(self._recorded(operand, answers, feedback))
+                result[operand] = Recorded(words, records, besides=words)
+                continue
+            all_said = {key: value for one in said for key, value in one.items()}
+            texts = [
+                told(feedback[index], text(sample(operand.data, index)), all_said.get(name(operand, index), ""))
+                for index in self.samples
+            ]
+            result[operand] = self._combined(operand, places_of[operand], texts)
+        return result
+
     def _combined(self, operand: Operand, places: list[_Place], texts: list[str]) -> Data:
         if isinstance(operand.data, list) and any(place.only is None for place in places):
             return texts
@@ -176,8 +311,8 @@ class Conversation:
             return texts[0]
         if all(place.only is not None for place in places):
             own = sorted({place.only for place in places if place.only is not None})
-            return texts[own[0]] if len(own) == 1 else items([texts[i] for i in own])
-        return items(texts)
+            return texts[own[0]] if len(own) == 1 else of_batch([texts[i] for i in own])
+        return of_batch(texts)
 
 
 def batch_size(values: Iterable[Any]) -> int | None:
@@ -218,6 +353,28 @@ def fill(template: str, values: Mapping[str, str]) -> str:
         return values[name]
 
     return re.sub(pattern, value, template)
+
+
+def _is_among(value: Any, ids: Container[int]) -> bool:
+    return isinstance(value, Operand) and id(value.variable) in ids
+
+
+def _name(operand: Operand) -> str:
+    return operand.role or "text"
+
+
+def _groups(samples: Mapping[int, Sample], most_chars: int) -> list[list[int]]:
+    """The indices of samples, in groups that hold at most so many characters; a longer one is a group of its own."""
+    groups: list[list[int]] = []
+    left = 0
+    for index, one in samples.items():
+        size = sum(map(len, one.texts))
+        if not groups or size > left:
+            groups.append([])
+            left = most_chars
+        groups[-1].append(index)
+        left -= size
+    return groups
 
 
 def _data(part: Any, index: int) -> Data:

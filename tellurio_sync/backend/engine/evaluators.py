@@ -11,6 +11,7 @@ from ..data import Data, Number, chars, check_chars, per_sample, sample, text
 from ..prompts import Part, critic_messages
 from ..questions import Question
 from ..reading.answers import read_text
+from ..records import RECORDS, Record, Recorded
 from ..refused import Refused
 from ..wire import Callable, Operand, plain
 from .conversation import batch_size
@@ -37,6 +38,9 @@ class Evaluator(Op):
     """Scores a prediction, or each prediction of a batch, and goes backward without a gradient."""
 
     returns_list = True
+
+    explains = False
+    """Whether an explanation says more than prediction, target and score."""
 
     def __init__(
         self,
@@ -134,11 +138,54 @@ class Evaluator(Op):
         rest: list[Data] = [None] * (len(self.operands) - 1)
         if not wanted[0]:
             return [None, *rest]
-        if await self.is_success(host):
+        behind = self.feedback_from_behind(gradients)
+        if host.feedback == RECORDS:
+            texts = await self._recorded(host, behind)
+        elif await self.is_success(host):
             texts = [""] * len(self.judged)
         else:
-            texts = await self._criticisms(host, self.feedback_from_behind(gradients))
+            texts = await self._criticisms(host, behind)
         return [texts if isinstance(self.prediction.data, list) else texts[0], *rest]
+
+    async def _recorded(self, host: Host, behind: list[str]) -> list[str]:
+        """What is known of each sample; no words for those that are right."""
+        rights = await self._rights(host)
+        texts: list[str] = []
+        for index, (judged, is_right) in enumerate(zip(self.judged, rights)):
+            if index in self.missing:
+                texts.append("")
+                continue
+            target = self.target_of(index)
+            record = Record(
+                text(self.prediction_of(index)),
+                self.purpose,
+                None if target is None else text(target),
+                judged.score,
+                judged.explanation if self.explains else "",
+                behind[index],
+                is_right,
+            )
+            texts.append(Recorded("" if is_right and not behind[index] else record.text, [record]))
+        return texts
+
+    async def _rights(self, host: Host) -> list[bool | None]:
+        """Of each sample whether it is right; None: nobody knows which scores are good."""
+        if await self.is_success(host):
+            return [True] * len(self.judged)
+        known = [self.is_right(one) for one in self.judged]
+        if self._success_fn is None or self.size is None:
+            return known if self._success_fn is None else [False]
+        found: dict[Number, bool] = {}
+        for score in dict.fromkeys(one.score for one in self.judged):
+            try:
+                found[score] = bool(await host.call(self._success_fn, [score]))
+            except Refused:
+                return known  # It takes whole batches only.
+        return [found[one.score] for one in self.judged]
+
+    def is_right(self, judged: Judged) -> bool | None:
+        """Whether a score alone says that nothing has to change; None: it does not."""
+        return True if judged.score is True else None
 
     async def _criticisms(self, host: Host, behind: list[str]) -> list[str]:
         if self.size is None:
@@ -223,6 +270,9 @@ class ExactMatchEvaluator(Evaluator):
     @property
     def purpose(self) -> str:
         return "exact match"
+
+    def is_right(self, judged: Judged) -> bool | None:
+        return judged.score == 1
 
     async def judge(self, host: Host, index: int) -> Judged:
         prediction, target = self.prediction_of(index), self.target_of(index)

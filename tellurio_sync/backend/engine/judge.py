@@ -28,6 +28,8 @@ class LMJudgeEvaluator(Evaluator):
     In evaluation mode the prediction gets feedback; otherwise the messages and inputs of the judge do.
     """
 
+    explains = True
+
     def __init__(
         self,
         forward_model_client: Any,

@@ -17,13 +17,17 @@ class Host(Protocol):
 
     Attributes:
         max_failed: the share of a batch, from 0 to 1, for which feedback may be missing before a backward pass fails.
+        feedback: what goes backward from evaluators: "critic" or "records" (protocol §K.5).
         left_out: samples that the work goes on without, for the user to be told.
-        told: what else the user is to be told, in words.
+        told: parameters that keep their data, and why, in words for the user.
+        notes: what else may interest the user.
     """
 
     max_failed: float
+    feedback: str
     left_out: list[LeftOut]
     told: list[str]
+    notes: list[str]
 
     async def call(self, function: Callable, /, *args: Any) -> Any:
         """The result of a function of the client, called with plain JSON values."""

@@ -185,6 +185,15 @@ def feedback_left_out(found: Gathered[Any], size: int, share: float) -> list[Lef
     return left_out(found, size, most=int(share * asked), hint=BACKWARD_HINT)
 
 
+def by_sample(found: Gathered[Any], groups: Sequence[Sequence[int]]) -> Gathered[Any]:
+    """What became of the samples of groups, each of which was worked on as one."""
+    results = {index: result for number, result in found.results.items() for index in groups[number]}
+    failures = [
+        Failure(index, failure.kind, failure.error) for failure in found.failures for index in groups[failure.sample]
+    ]
+    return Gathered(results, failures, found.cause)
+
+
 def told(failures: Sequence[Failure], size: int) -> str:
     """What went wrong with which samples, in a few lines at most."""
     kinds: dict[tuple[str, str], list[int]] = {}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..data import MAX_CHARS, Data, chars, check_chars, items, text
+from ..records import RECORDS, carried
 from ..refused import Refused
 from ..wire import Operand, plain
 from .op import Host, Op, Output
@@ -29,7 +30,7 @@ class Add(Op):
         return [Output(_added(x.data, y.data), f"{x.role} and {y.role}")]
 
     async def backward(self, host: Host, gradients: Sequence[Data], wanted: Sequence[bool]) -> list[Data]:
-        return [_shared(operand.role, gradients[0]) for operand in self.operands]
+        return [_shared(host, operand.role, gradients[0]) for operand in self.operands]
 
 
 class Sum(Op):
@@ -46,7 +47,7 @@ class Sum(Op):
         return [Output(data, " and ".join(operand.role for operand in self.operands))]
 
     async def backward(self, host: Host, gradients: Sequence[Data], wanted: Sequence[bool]) -> list[Data]:
-        return [_shared(operand.role, gradients[0]) for operand in self.operands]
+        return [_shared(host, operand.role, gradients[0]) for operand in self.operands]
 
 
 class Split(Op):
@@ -96,9 +97,9 @@ class Split(Op):
         x = self.operands[0]
         rest: list[Data] = [None] * (len(self.operands) - 1)
         if not isinstance(x.data, list):
-            return [_sentence(x.role, _all_items(gradients)), *rest]
+            return [_of_parts(host, x.role, gradients), *rest]
         rows = range(len(x.data))
-        return [[_sentence(x.role, _all_items([_row(g, i, len(x.data)) for g in gradients])) for i in rows], *rest]
+        return [[_of_parts(host, x.role, [_row(g, i, len(x.data)) for g in gradients]) for i in rows], *rest]
 
 
 def _check_parts(width: int, rows: int) -> None:
@@ -112,10 +113,21 @@ def _sentence(role: str, feedback: str) -> str:
     return f"Here is the combined feedback we got for this specific {role} and other variables: {feedback}"
 
 
-def _shared(role: str, gradient: Data) -> Data:
+def _passed_on(host: Host, words: str, *gradients: Data) -> str:
+    """The feedback made of other feedback; where records are wanted, nothing is made of nothing."""
+    if host.feedback == RECORDS and not any(map(_flat, gradients)):
+        words = ""
+    return carried(words, *gradients)
+
+
+def _shared(host: Host, role: str, gradient: Data) -> Data:
     if isinstance(gradient, list):
-        return [_sentence(role, text(item)) for item in gradient]
-    return _sentence(role, text(gradient))
+        return [_passed_on(host, _sentence(role, text(item)), item) for item in gradient]
+    return _passed_on(host, _sentence(role, text(gradient)), gradient)
+
+
+def _of_parts(host: Host, role: str, gradients: Sequence[Data]) -> str:
+    return _passed_on(host, _sentence(role, _all_items(gradients)), *gradients)
 
 
 def _all_items(gradients: Sequence[Data]) -> str:
