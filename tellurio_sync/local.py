@@ -35,12 +35,13 @@ from typing import Any
 
 from . import forked
 from .deadlines import MONOTONIC, Deadline, check_timeout
-from .errors import BackendError, UsageError
+from .errors import BackendError, TellurioError, UsageError
 from .leash import GOES_ON, IN_USE_EXIT_CODE, DataDirectoryInUse, Leash, find_backend
 
 _log = logging.getLogger(__name__)
 
-_NEEDED = ("aiohttp", "jinja2")  # the extra `local`
+DATA_VARIABLE = "TELLURIO_DATA_DIR"
+_NEEDED = ("aiohttp", "jinja2", "platformdirs")  # the extra `local`
 _POLL_INTERVAL = 0.02
 _START_TIMEOUT = 30.0
 _STOP_TIMEOUT = 2.0
@@ -228,6 +229,58 @@ def default_local_backend(**options: Any) -> LocalBackend:
                 "Use it as it is, or end it first: tellurio_sync.local.default_local_backend().stop()"
             )
         return _default
+
+
+def data_dir_of_this_user() -> Path:
+    """Where local backends keep what they get: ``TELLURIO_DATA_DIR``, else the folder for data of this user's programs.
+
+    Raises:
+        RuntimeError: this user has no home directory.
+    """
+    given = os.environ.get(DATA_VARIABLE)
+    if given:
+        return Path(given).expanduser()
+    from platformdirs import user_data_path
+
+    return user_data_path("tellurio", appauthor=False)
+
+
+def backend_of_this_user(*, ephemeral: bool = False, **options: Any) -> LocalBackend:
+    """As :func:`default_local_backend`, in :func:`data_dir_of_this_user`. A running one is used wherever its data are.
+
+    If nothing can be kept there, a warning says so, and what is logged is gone at the end of this process.
+
+    Args:
+        ephemeral: keep nothing.
+        options: as for :func:`default_local_backend`.
+
+    Raises:
+        UsageError: ``ephemeral``, and the running one keeps what it gets.
+        As :func:`default_local_backend`.
+    """
+    running = _default
+    if running is not None and running.is_running:
+        kept = _default_options.get("data_dir")
+        if ephemeral and kept is not None:
+            raise UsageError(
+                f"The local backend of this process runs already, and keeps runs in {kept}. For runs that are not "
+                "kept, end it first: tellurio_sync.local.default_local_backend().stop()"
+            )
+        return default_local_backend(**options)
+    check_installed()
+    if ephemeral:
+        return default_local_backend(**options)
+    try:
+        directory = data_dir_of_this_user()
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
+            raise PermissionError(f"{directory} cannot be written")
+        return default_local_backend(data_dir=directory, **options)
+    except (DataDirectoryInUse, OSError, RuntimeError) as exc:
+        if isinstance(exc, TellurioError) and not isinstance(exc, DataDirectoryInUse):
+            raise
+        _log.warning("Runs are not kept: %s  (login(data_dir=...) or %s names another folder.)", exc, DATA_VARIABLE)
+        return default_local_backend(**options)
 
 
 # With another option, the backend of another program may not be what is asked for.

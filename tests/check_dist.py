@@ -63,7 +63,7 @@ with client:
     replies = client.call_many([("create_variable", {"data": str(n)}) for n in range(100)])
     assert [reply["result"]["data"] for reply in replies] == [str(n) for n in range(100)], replies
 try:
-    te.login(mode="local")
+    te.login(mode="local", ephemeral=True)
 except te.errors.BackendError as exc:
     assert "tellurio_sync[local]" in str(exc), exc
 else:

@@ -134,6 +134,7 @@ def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.Te
     home = str(tmp_path_factory.mktemp("home"))
     monkeypatch.setenv("HOME", home)
     monkeypatch.setenv("USERPROFILE", home)
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
     monkeypatch.setenv("TELLURIO_JOURNAL_DIR", f"{home}/journals")
     monkeypatch.setenv("TELLURIO_FINISH_TIMEOUT", "20")  # a busy machine is slow
 

@@ -152,7 +152,7 @@ USES = {
         "trainer",
     },
     "cli": {"_version", "addresses", "backend", "errors", "examples", "local", "session", "studio"},
-    "examples": {"__init__", "model", "studio"},
+    "examples": {"__init__", "local", "model", "studio"},
     "testing": {"deadlines", "errors", "local", "model", "session"},
     "__main__": {"cli"},
 }

@@ -17,12 +17,14 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tellurio_sync import local
 from tellurio_sync.errors import BackendError, HttpStatusError, InvalidAPIKeyError, UsageError
-from tellurio_sync.local import default_local_backend, start_local_backend
+from tellurio_sync.leash import DataDirectoryInUse
+from tellurio_sync.local import backend_of_this_user, default_local_backend, start_local_backend
 from tellurio_sync.studio import StudioRest, start_run, verify
 
 FAILSAFE = 30
@@ -279,11 +281,95 @@ def test_a_running_one_does_not_pretend_to_have_other_options(command, lifelines
         backend.stop()
 
 
+# --- where runs are kept --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def told(command, lifelines, monkeypatch) -> Iterator[list[Any]]:
+    """The data directories of the backends that are started; they are those of the test, and end with it."""
+    directories: list[Any] = []
+    start = local.start_local_backend
+
+    def note(**options: Any) -> Any:
+        given = options.get("data_dir")
+        directories.append(None if given is None else Path(given))
+        return start(**{**options, "command": command})
+
+    monkeypatch.setattr(local, "start_local_backend", note)
+    yield directories
+    if local._default is not None:
+        local._default.stop()
+
+
+def test_runs_are_kept_in_the_users_folder_unless_something_else_is_said(told, monkeypatch, tmp_path):
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    backend_of_this_user()
+    (directory,) = told
+    assert os.environ["HOME"] in str(directory)
+    assert directory.stat().st_mode & 0o077 == 0
+    # A second login takes the one that runs, wherever that keeps its data.
+    assert backend_of_this_user() is default_local_backend()
+    assert len(told) == 1
+
+
+def test_the_environment_names_another_folder(told, monkeypatch, tmp_path):
+    monkeypatch.setenv("TELLURIO_DATA_DIR", str(tmp_path / "elsewhere"))
+    backend_of_this_user()
+    assert told == [tmp_path / "elsewhere"]
+
+
+def test_ephemeral_keeps_nothing(told):
+    backend_of_this_user(ephemeral=True)
+    assert told == [None]
+    assert backend_of_this_user() is backend_of_this_user(ephemeral=True)
+
+
+def test_ephemeral_is_refused_where_runs_are_kept_already(told):
+    backend = backend_of_this_user()
+    with pytest.raises(UsageError, match=r"keeps runs in .*For runs that are not kept, end it first"):
+        backend_of_this_user(ephemeral=True)
+    backend.stop()
+    assert backend_of_this_user(ephemeral=True) is not backend
+
+
+@pytest.mark.parametrize("problem", ["a file in its place", "in use, and not to be joined"])
+def test_where_nothing_can_be_kept_a_warning_says_so_and_all_else_works(problem, told, monkeypatch, tmp_path, caplog):
+    directory = tmp_path / "data"
+    monkeypatch.setenv("TELLURIO_DATA_DIR", str(directory))
+    if problem == "a file in its place":
+        directory.write_text("", encoding="utf-8")
+    else:
+
+        def refuse(directory: Path, timeout: float) -> Any:
+            raise DataDirectoryInUse(f"{directory} is in use on another machine.")
+
+        monkeypatch.setattr(local, "_join", refuse)
+    assert backend_of_this_user().is_running
+    assert told[-1] is None
+    assert "Runs are not kept: " in caplog.text
+    assert str(directory) in caplog.text
+    assert "TELLURIO_DATA_DIR" in caplog.text
+
+
+def test_a_backend_that_does_not_start_is_an_error_and_not_a_warning(monkeypatch, told, caplog):
+    monkeypatch.setattr(local, "check_installed", lambda: None)
+
+    def fail(**options: Any) -> Any:
+        raise BackendError("no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(local, "start_local_backend", fail)
+        with pytest.raises(BackendError, match=r"^no$"):
+            backend_of_this_user()
+    assert caplog.text == ""
+
+
 # --- whole processes ----------------------------------------------------------------------------
 
 PARENT = """
 import os, signal, sys
-from tellurio_sync.local import default_local_backend, start_local_backend
+from tellurio_sync.leash import DataDirectoryInUse
+from tellurio_sync.local import backend_of_this_user, default_local_backend, start_local_backend
 backend = default_local_backend(command={command!r})
 """
 

@@ -23,6 +23,7 @@ import tellurio_sync as te
 from tellurio_sync.examples.data import SHIPPED_MAILS, Mail, Split, load_mails, shuffled_batches, split_mails
 from tellurio_sync.examples.report import excerpt, gain, share, table, title
 from tellurio_sync.examples.stand_in import stand_in
+from tellurio_sync.local import data_dir_of_this_user
 from tellurio_sync.model.language import ChatCompletionModel
 from tellurio_sync.studio import Run
 
@@ -237,8 +238,7 @@ def _language_model(options: argparse.Namespace) -> tuple[ChatCompletionModel, d
         base_url=options.lm_base_url,
         api_key=options.lm_api_key,
         max_concurrency=options.max_concurrency,
-        # A demo that is run again pays for new questions only.
-        cache=options.data_dir is not None,
+        cache=True,  # a demo that is run again pays for new questions only
     )
     return lm, {"model": options.model}
 
@@ -278,7 +278,12 @@ def _parser() -> argparse.ArgumentParser:
         default=mode,
         help="which server (default: TELLURIO_MODE, else a local one)",
     )
-    add("--data-dir", type=Path, metavar="DIR", help="where the local server keeps the run (default: nowhere)")
+    add(
+        "--data-dir",
+        type=Path,
+        metavar="DIR",
+        help="where the local server keeps the run (default: with your other runs)",
+    )
     add("--namespace", metavar="NAME", help="where the project is (default: your own)")
     add("--project", default="Facility Support", metavar="NAME", help="what the run belongs to (%(default)s)")
     add("--quiet", action="store_true", help="print the accuracy table only")
@@ -352,13 +357,11 @@ def _farewell(options: argparse.Namespace, seconds: float) -> str:
             "- a real language model, here one of Ollama:",
             "  tellurio-sync demo --model llama3.2 --lm-base-url http://127.0.0.1:11434/v1 --lm-api-key none",
         ]
-    if options.data_dir is not None:
+    if options.mode == "local":
         lines += [
             "- the run is kept, its plots and its prompt too; this serves it again, open the address that it prints:",
-            f"  tellurio-sync backend --data-dir {options.data_dir}",
+            f"  tellurio-sync backend --data-dir {options.data_dir or data_dir_of_this_user()}",
         ]
-    elif options.mode == "local":
-        lines.append("- plots and prompts in a browser: give --data-dir DIR, then tellurio-sync backend --data-dir DIR")
     lines += [
         "- your own mails: tellurio-sync demo --data FILE; what a file looks like: examples/data.py",
         f"- the loop in thirty lines: {Path(__file__).with_name('training_loop.py')}",

@@ -83,10 +83,11 @@ def login(
     *,
     mode: str | None = None,
     data_dir: str | os.PathLike[str] | None = None,
+    ephemeral: bool = False,
 ) -> dict[str, str]:
     """Log in and connect: see :meth:`Session.login`."""
     api_key = hidden(api_key)  # from here on, no frame of ours shows it
-    return current_session().login(api_key, relogin, mode=mode, data_dir=data_dir)
+    return current_session().login(api_key, relogin, mode=mode, data_dir=data_dir, ephemeral=ephemeral)
 
 
 def init(

@@ -79,6 +79,7 @@ class Login:
         *,
         mode: str | None = None,
         data_dir: str | os.PathLike[str] | None = None,
+        ephemeral: bool = False,
     ) -> dict[str, str]:
         """See ``Session.login``. Blocks."""
         api_key = hidden(api_key)  # from here on, no frame of ours shows it
@@ -86,9 +87,11 @@ class Login:
         if chosen == "local":
             with self._lock:
                 self.mode = mode or self.mode
-                return self._login_local(data_dir)
+                return self._login_local(data_dir, ephemeral)
         if data_dir is not None:
             raise ValueError("data_dir is for mode='local': the online backend keeps the data itself.")
+        if ephemeral:
+            raise ValueError("ephemeral is for mode='local': the online backend keeps the data itself.")
         if chosen == "offline":
             self.mode = mode or self.mode
             return {"email": "", "username": "", "session_id": ""}
@@ -125,10 +128,19 @@ class Login:
         remember(key, answer["username"], source, server)
         return answer
 
-    def _login_local(self, data_dir: str | os.PathLike[str] | None) -> dict[str, str]:
-        from ..local import default_local_backend
+    def _login_local(self, data_dir: str | os.PathLike[str] | None, ephemeral: bool) -> dict[str, str]:
+        from ..local import backend_of_this_user, default_local_backend
 
-        self._backend = backend = default_local_backend(data_dir=data_dir, namespaces=["local", "*"])
+        options: dict[str, Any] = {"namespaces": ["local", "*"]}
+        if data_dir is not None:
+            if ephemeral:
+                raise ValueError(
+                    "data_dir says where runs are kept, ephemeral=True that they are not: give one of them."
+                )
+            backend = default_local_backend(data_dir=data_dir, **options)
+        else:
+            backend = backend_of_this_user(ephemeral=ephemeral, **options)
+        self._backend = backend
         http = (backend.http_base_url, backend.http_port)
         ws = (backend.ws_base_url, backend.ws_port)
         return self._connect(Secret(backend.api_key), http, ws, relogin=False)

@@ -167,6 +167,7 @@ class Session:
         *,
         mode: str | None = None,
         data_dir: str | os.PathLike[str] | None = None,
+        ephemeral: bool = False,
     ) -> dict[str, str]:
         """Log in and connect (protocol §A.6, §J.2). Blocks. Objects made before stay valid.
 
@@ -178,8 +179,10 @@ class Session:
                 runs are kept on this machine until ``sync`` sends them; ``"auto"``: as online, and runs are kept here
                 while the server cannot be reached. None: as in the last login, else ``TELLURIO_MODE``, else
                 ``"online"``.
-            data_dir: for ``mode="local"``: where it keeps projects, runs and metrics; None: they are lost at its end.
-                Programs that name the same directory share one backend, which ends with the last of them.
+            data_dir: for ``mode="local"``: where it keeps projects, runs and metrics; None: the backend of this process
+                as it runs, else ``TELLURIO_DATA_DIR``, else the folder for the data of this user's programs (on Linux
+                ``~/.local/share/tellurio``). Programs with the same folder share one backend.
+            ephemeral: for ``mode="local"``: keep nothing; what was logged is gone at the end of this process.
 
         Returns:
             ``{"email", "username", "session_id"}``
@@ -189,9 +192,10 @@ class Session:
             ValueError: there is no key, or an unknown mode.
             HttpUnreachable, ConnectFailed: the backend could not be reached.
             BackendError: the local backend could not be started.
+            UsageError: the local backend of this process keeps runs already, or in another folder.
         """
         api_key = hidden(api_key)  # from here on, no frame of ours shows it
-        return self._login.log_in(api_key, relogin, mode=mode, data_dir=data_dir)
+        return self._login.log_in(api_key, relogin, mode=mode, data_dir=data_dir, ephemeral=ephemeral)
 
     def close(self) -> None:
         """Disconnect. Idempotent; blocks at most about 1 s. ``login`` works again afterwards.

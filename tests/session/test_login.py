@@ -69,6 +69,10 @@ class TestLogin:
             make_session().login(mode="nowhere")
         with pytest.raises(ValueError, match="data_dir is for mode='local'"):
             make_session().login(KEY, data_dir="x")
+        with pytest.raises(ValueError, match="ephemeral is for mode='local'"):
+            make_session().login(KEY, ephemeral=True)
+        with pytest.raises(ValueError, match="give one of them"):
+            make_session().login(mode="local", data_dir="x", ephemeral=True)
 
     def test_a_backend_that_is_not_running_is_named_with_how_to_start_one(
         self, make_session: MakeSession, monkeypatch: pytest.MonkeyPatch
