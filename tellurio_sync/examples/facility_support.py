@@ -359,7 +359,7 @@ def _farewell(options: argparse.Namespace, seconds: float) -> str:
         ]
     if options.mode == "local":
         lines += [
-            "- the run is kept, its plots and its prompt too; this serves it again, open the address that it prints:",
+            "- the run is kept; this serves its page again, at the address that it prints:",
             f"  tellurio-sync backend --data-dir {options.data_dir or data_dir_of_this_user()}",
         ]
     lines += [
