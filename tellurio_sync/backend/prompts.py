@@ -25,7 +25,8 @@ of any text is a tag of ours (:class:`Tags`)::
                 <EXPLANATION>
                 <FEEDBACK>                             absent where nothing came from behind the evaluator
 
-    PROPAGATOR  <CONVERSATION> {<MESSAGE> <ROLE> <DATA> </MESSAGE>} </CONVERSATION>     as sent, placeholders filled
+    PROPAGATOR  <CONVERSATION> {<MESSAGE> <ROLE> <DATA> </MESSAGE>} </CONVERSATION>     as sent, placeholders filled;
+                                                       [variable_1] stands in the place of the data of a variable
                 {<INPUT> <NAME> <DATA> </INPUT>}       values of this sample
                 <OUTPUT> <ROLE> <DATA> </OUTPUT>       the answer in this sample
                 <FEEDBACK>                             on that output
@@ -115,7 +116,8 @@ Answer with the feedback alone, in plain text, in at most a few sentences."""
 PROPAGATOR_SYSTEM = f"""{PROPAGATOR}
 
 A language model was sent the conversation below and gave the output below. Feedback on that output came
-back. The output was shaped by variables: texts that stand in the messages or were filled into them.
+back. The output was shaped by variables: texts that stand in the messages, where you see their names in
+square brackets, or were filled into them.
 
 For each listed variable say how it should change so that the output would meet the feedback. Write for
 someone who sees only that variable and your feedback. Stay general: the variable must also serve other

@@ -114,7 +114,10 @@ def criticise(request: str) -> str:
 def propagate(request: str) -> str:
     """The feedback on one answer, for every variable that had a part in it: a JSON object by name."""
     feedback = read_blocks(request, "FEEDBACK")[-1]
-    turns = [read_blocks(turn, "DATA")[0] for turn in read_blocks(request, "MESSAGE")]
+    variables = read_blocks(request, "VARIABLE")
+    data = {f"[{read_blocks(one, 'NAME')[0]}]": read_blocks(one, "DATA")[0] for one in variables}
+    # A variable that is a whole message is shown there by its name.
+    turns = [data.get(text, text) for turn in read_blocks(request, "MESSAGE") for text in read_blocks(turn, "DATA")]
     seen = sorted(words(turns[-1]))
     better, worse = None, None
     if found := _WRONG.search(feedback):
@@ -123,7 +126,7 @@ def propagate(request: str) -> str:
         better, worse = found.group(1), _close_rival(turns[0], turns[-1])
     if worse and seen:
         feedback += f' These words should speak more for "{better}" and less for "{worse}": {", ".join(seen)}.'
-    names = [read_blocks(variable, "NAME")[0] for variable in read_blocks(request, "VARIABLE")]
+    names = [read_blocks(variable, "NAME")[0] for variable in variables]
     return json.dumps(dict.fromkeys(names, feedback))
 
 

@@ -8,6 +8,7 @@ import pytest
 from tellurio_sync.backend.engine.backward import backprop_variables
 from tellurio_sync.backend.objects import Variable
 from tellurio_sync.backend.prompts import CRITIC, PROPAGATOR, ChatMessage, read_blocks
+from tellurio_sync.backend.questions import QuestionFailed
 from tellurio_sync.backend.refused import Refused
 
 from .scripted import ScriptedHost, answer_like_a_model, grads
@@ -157,10 +158,53 @@ def test_only_the_prediction_gets_feedback() -> None:
 def test_score_and_explanation_go_back_without_a_gradient(output_nr: int) -> None:
     host = ScriptedHost()
     prediction = host.variable(["green", "red"], "color", True)
-    output = host.run("ExactMatchEvaluator", prediction, ["red", "red"], None)[output_nr]
+    output = host.run("ExactMatchEvaluator", prediction, ["blue", "blue"], None)[output_nr]
     assert isinstance(output.data, list)
     host.backward(output)
     assert grads(prediction) == [["criticism of green", "criticism of red"]]
+
+
+@pytest.mark.parametrize(
+    ("prediction", "target", "feedback"), [("red", "red", ""), ("red", "blue", "criticism of red")]
+)
+def test_what_is_right_is_left_alone(prediction: str, target: str, feedback: str) -> None:
+    for is_batch in (False, True):
+        host = ScriptedHost()
+        color = host.variable([prediction] if is_batch else prediction, "color", True)
+        host.backward(host.run("ExactMatchEvaluator", color, target)[1])
+        assert grads(color) == [[feedback] if is_batch else feedback]
+        assert len(host.asked) == bool(feedback)
+
+
+def test_what_is_right_is_criticised_where_feedback_came_from_behind() -> None:
+    host = ScriptedHost()
+    color = host.variable(["red", "blue"], "color", True)
+    _, explanation = host.run("ExactMatchEvaluator", color, "red", None)
+    host.backward(explanation, gradients=[["Mind the season.", ""]])
+    assert grads(color) == [["criticism of red", "criticism of blue"]]
+
+
+def test_the_same_criticism_is_asked_for_once() -> None:
+    """The critic sees prediction, target and score, and these are often the same in many samples."""
+    host = ScriptedHost()
+    color = host.variable(["red", "green", "red", "red", None], "color", True)
+    host.backward(host.run("ExactMatchEvaluator", color, ["blue", "blue", "blue", "black", "blue"], None)[1])
+    assert grads(color) == [["criticism of red", "criticism of green", "criticism of red", "criticism of red", ""]]
+    assert len(host.asked) == 3
+
+
+def test_the_same_criticism_that_fails_is_missing_for_all_of_them() -> None:
+    def answer(messages: list[ChatMessage]) -> str:
+        if "\nred\n" in messages[1]["content"]:
+            raise QuestionFailed("refused", "not this one")
+        return answer_like_a_model(messages)
+
+    host = ScriptedHost(answer)
+    color = host.variable(["red", "green", "red", "gray"], "color", True)
+    host.backward(host.run("ExactMatchEvaluator", color, "blue", None)[1])
+    assert grads(color) == [["", "criticism of green", "", "criticism of gray"]]
+    (left,) = host.left_out
+    assert [failure.sample for failure in left.failures] == [0, 2]
 
 
 def test_feedback_from_behind_is_shown_to_the_critic() -> None:
@@ -194,8 +238,11 @@ def test_a_batch_goes_back_through_chat_and_evaluator() -> None:
     (answer,) = host.run("ChatCompletion", host.model(), messages, {"mail": ["one", "two"]})
     _, explanation = host.run("ExactMatchEvaluator", answer, ["ONE", "TWO!"])
     host.backward(explanation)
-    items = "<ITEM>criticism of ONE for system prompt</ITEM><ITEM>criticism of TWO for system prompt</ITEM>"
-    assert grads(prompt) == [items]
+    assert grads(prompt) == ["<ITEM></ITEM><ITEM>criticism of TWO for system prompt</ITEM>"]
+    # The prompt stands in the question once.
+    asked = host.asked[-1][1]["content"]
+    assert asked.count("Classify.") == 1
+    assert read_blocks(read_blocks(asked, "MESSAGE")[0], "DATA") == ["[variable_1]"]
 
 
 # --- a language model as judge ------------------------------------------------------------------

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 
-AT_ONCE = 8
+# As many as a model's endpoint gets unless it is said otherwise: fewer would be waves of questions.
+AT_ONCE = 16
 
 
 def at_once(model: Model) -> int:

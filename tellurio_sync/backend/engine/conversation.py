@@ -92,17 +92,22 @@ class Conversation:
         inputs = {name: of(value[index] if isinstance(value, list) else value) for name, value in self._inputs.items()}
         return [turns, inputs]
 
-    def messages(self, index: int, extra: Mapping[str, str] | None = None) -> list[ChatMessage]:
+    def messages(
+        self, index: int, extra: Mapping[str, str] | None = None, marks: Mapping[int, str] | None = None
+    ) -> list[ChatMessage]:
         """The messages of one sample with their placeholders filled from its inputs and ``extra``.
+
+        ``marks``, by the id of a Variable, stand in the place of its data.
 
         ``{name}`` is replaced if there is an input of this name; other braces, and doubled ones, stay.
         Each part of a message begins on a new line.
         """
-        values = {**self.inputs(index), **(extra or {})}
-        return [
-            {"role": role, "content": fill("\n".join(text(_data(part, index)) for part in parts), values)}
-            for role, parts in self._turns
-        ]
+        values, marks = {**self.inputs(index), **(extra or {})}, marks or {}
+
+        def shown(part: Any) -> str:
+            return marks[id(part.variable)] if _is_among(part, marks) else text(_data(part, index))
+
+        return [{"role": role, "content": fill("\n".join(map(shown, parts)), values)} for role, parts in self._turns]
 
     async def propagate(
         self,
@@ -143,8 +148,9 @@ class Conversation:
             assert own is not None
             names = {f"variable_{i}": operand for i, operand in enumerate(seen, start=1)}
             more = (extra or {}).get(index, {})
+            marks = {id(operand.variable): f"[{name}]" for name, operand in names.items()}
             messages = propagator_messages(
-                self.messages(index, more),
+                self.messages(index, more, marks),
                 {**self.inputs(index), **more},
                 Part(role, own),
                 feedback[index],

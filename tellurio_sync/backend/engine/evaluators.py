@@ -8,15 +8,16 @@ from typing import Any, NamedTuple
 
 from ..asking import ask_for
 from ..data import Data, Number, chars, check_chars, per_sample, sample, text
-from ..prompts import Part, critic_messages
+from ..prompts import ChatMessage, Part, critic_messages
 from ..questions import Question
 from ..reading.answers import read_text
 from ..records import RECORDS, Record, Recorded
 from ..refused import Refused
 from ..wire import Callable, Operand, plain
+from .concurrency import AT_ONCE
 from .conversation import batch_size
 from .op import Host, Op, Output
-from .samples import FORWARD_HINT, RAISE, check_on_error, feedback_left_out, gather, left_out
+from .samples import FORWARD_HINT, RAISE, by_sample, check_on_error, feedback_left_out, gather, left_out
 
 # The default of `reduction_fn`, which needs no call to the client.
 SUM = Callable("sum")
@@ -111,12 +112,17 @@ class Evaluator(Op):
     async def _judge_all(self, host: Host, size: int) -> None:
         gaps = {index for index in range(size) if self.is_gap(index)}
         asked = [index for index in range(size) if index not in gaps]
-        found = await gather(lambda index: self.judge(host, index), asked)
+        found = await gather(lambda index: self.judge(host, index), asked, self.at_once)
         scores = [None if one is None else one.score for one in found.listed(size)]
         most = len(asked) - 1 if self._leaves_out else 0
         host.left_out += left_out(found, size, most=most, hint=FORWARD_HINT, results=scores)
         self.missing = gaps | {failure.sample for failure in found.failures}
         self.judged = [found.results.get(index, _GAP if index in gaps else _FAILED) for index in range(size)]
+
+    @property
+    def at_once(self) -> int:
+        """How many samples are judged at a time."""
+        return AT_ONCE
 
     def is_gap(self, index: int) -> bool:
         """Whether a sample of a batch has no prediction."""
@@ -188,10 +194,21 @@ class Evaluator(Op):
         return True if judged.score is True else None
 
     async def _criticisms(self, host: Host, behind: list[str]) -> list[str]:
+        """A text for each sample. Those that are known to be right are left alone, and none is asked about twice."""
+        asked = [
+            index
+            for index, judged in enumerate(self.judged)
+            if index not in self.missing and (behind[index] or not self.is_right(judged))
+        ]
         if self.size is None:
-            return [await self._criticise(host, 0, behind[0])]
-        asked = [index for index in range(self.size) if index not in self.missing]
-        found = await gather(lambda index: self._criticise(host, index, behind[index]), asked)
+            return [await self._criticise(host, 0, behind[0])] if asked else [""]
+        same: dict[tuple[str, ...], list[int]] = {}
+        for index in asked:
+            texts = tuple(message["content"] for message in self._critic_messages(index, behind[index]))
+            same.setdefault(texts, []).append(index)
+        groups = list(same.values())
+        answers = await gather(lambda n: self._criticise(host, groups[n][0], behind[groups[n][0]]), range(len(groups)))
+        found = by_sample(answers, groups)
         host.left_out += feedback_left_out(found, self.size, host.max_failed)
         return [criticism or "" for criticism in found.listed(self.size)]
 
@@ -207,9 +224,14 @@ class Evaluator(Op):
         return ["\n".join(filter(None, row)) for row in zip(*columns)]
 
     async def _criticise(self, host: Host, index: int, behind: str) -> str:
+        messages = self._critic_messages(index, behind)
+        question = Question("critic", messages, sample=None if self.size is None else index)
+        return await ask_for(host.ask, question, read_text)
+
+    def _critic_messages(self, index: int, behind: str) -> list[ChatMessage]:
         judged = self.judged[index]
         target = self.target_of(index)
-        messages = critic_messages(
+        return critic_messages(
             Part(self.prediction.role, text(self.prediction_of(index))),
             None if target is None else text(target),
             self.purpose,
@@ -217,8 +239,6 @@ class Evaluator(Op):
             judged.explanation,
             behind,
         )
-        question = Question("critic", messages, sample=None if self.size is None else index)
-        return await ask_for(host.ask, question, read_text)
 
 
 class DeterministicEvaluator(Evaluator):

@@ -14,6 +14,7 @@ from ..questions import Question
 from ..reading.answers import judgement_schema, read_judgement
 from ..refused import Refused
 from ..wire import Operand, plain
+from .concurrency import at_once
 from .conversation import Conversation
 from .evaluators import SUM, Evaluator, Judged
 from .op import Host
@@ -68,6 +69,10 @@ class LMJudgeEvaluator(Evaluator):
     @property
     def purpose(self) -> str:
         return "judgement by a language model"
+
+    @property
+    def at_once(self) -> int:
+        return at_once(self._model)
 
     def passes_to(self, position: int) -> bool:
         if self._is_evaluating:

@@ -34,6 +34,9 @@ _OF_ALL = ("settings", "key", "budget")
 # Where nothing else comes of the first ones, nothing will come of the others.
 _LIKELY_OF_ALL = ("unreachable", "timeout", "rate", "server")
 
+# So many of them, without one answer, are enough to know.
+_ENOUGH = 8
+
 # Of what went wrong, in a text: how many kinds of it, how many samples of each, how many characters.
 _TOLD_KINDS = 3
 _TOLD_SAMPLES = 10
@@ -117,7 +120,7 @@ async def gather(
                 failed[index] = exc
                 kind = _kind(exc)
                 likely = sum(_kind(other) in _LIKELY_OF_ALL for other in failed.values())
-                is_hopeless = is_hopeless or kind in _OF_ALL or (not results and likely >= AT_ONCE)
+                is_hopeless = is_hopeless or kind in _OF_ALL or (not results and likely >= _ENOUGH)
 
     tasks = [asyncio.ensure_future(one(index)) for index in samples]
     try:
@@ -191,7 +194,7 @@ def by_sample(found: Gathered[Any], groups: Sequence[Sequence[int]]) -> Gathered
     failures = [
         Failure(index, failure.kind, failure.error) for failure in found.failures for index in groups[failure.sample]
     ]
-    return Gathered(results, failures, found.cause)
+    return Gathered(results, sorted(failures, key=lambda failure: failure.sample), found.cause)
 
 
 def told(failures: Sequence[Failure], size: int) -> str:

@@ -23,6 +23,7 @@ from ..refused import Refused
 from .budget import Budget
 from .cache import AnswerCache
 from .exchange import Exchanges, Response, Unreachable
+from .in_flight import InFlight
 from .learnt import AnswerForm, Learnt, encoded, next_form
 from .lingering import Lingering
 from .pace import Pace
@@ -133,6 +134,7 @@ class LanguageModels:
         self._pace = Pace(at_once or _MOST_AT_ONCE, per_minute)
         self._exchanges = Exchanges()
         self._lingering = Lingering()
+        self._in_flight = InFlight()
         self._endpoints: WeakKeyDictionary[Model, _Endpoint] = WeakKeyDictionary()
         self._learnt: OrderedDict[tuple[str, str], Learnt] = OrderedDict()
 
@@ -257,39 +259,62 @@ class LanguageModels:
         key = self._cache_key(question, settings, args, around)
         if key is not None and (kept := self._cache.get(key)) is not None:
             return kept
-        tries = _Tries(
-            self._exchanges,
-            self._lingering,
-            endpoint,
-            self._pace,
-            learnt,
-            question,
-            model,
-            name,
-            args,
-            around,
-            asking,
-            budgets,
-        )
+
+        async def ask() -> Answer:
+            answer = await self._asked(
+                _Tries(
+                    self._exchanges,
+                    self._lingering,
+                    endpoint,
+                    self._pace,
+                    learnt,
+                    question,
+                    model,
+                    name,
+                    args,
+                    around,
+                    asking,
+                    budgets,
+                ),
+                name,
+                settings,
+                question,
+            )
+            if key is not None and answer.finish_reason != "length":
+                self._cache.put(key, answer)
+            return answer
+
+        same = key if key is not None else self._same_key(question, settings, args, around)
+        return await ask() if same is None else await self._in_flight.answer((model.model_id, same), ask)
+
+    @staticmethod
+    async def _asked(tries: _Tries, name: str, settings: Settings, question: Question) -> Answer:
         try:
-            answer = await tries.answer()
+            return await tries.answer()
         except QuestionFailed as exc:
             if exc.kind == "budget":
                 raise
             secrets = [*settings.secrets, *secrets_among(question.completion_args)]
             text = f"The language model {name!r} at {settings.address} failed: {blotted(exc.text, secrets)}"
             raise QuestionFailed(exc.kind, text, blotted(exc.said, secrets)) from None
-        if key is not None and answer.finish_reason != "length":
-            self._cache.put(key, answer)
-        return answer
 
     def _cache_key(
         self, question: Question, settings: Settings, args: Mapping[str, Any], around: Mapping[str, Any]
     ) -> bytes | None:
         """Where the answer is kept; None: it is not kept."""
         wanted = settings.cache if settings.cache is not None else self._caches_all
-        if not wanted or question.is_correction:
-            return None
+        return self._key(question, settings, args, around) if wanted and not question.is_correction else None
+
+    def _same_key(
+        self, question: Question, settings: Settings, args: Mapping[str, Any], around: Mapping[str, Any]
+    ) -> bytes | None:
+        """The same for questions that are asked once while they are in flight; None: each answer may be another one."""
+        temperature = args.get("temperature")
+        is_cold = isinstance(temperature, (int, float)) and not isinstance(temperature, bool) and temperature == 0
+        is_plain = not (question.is_correction or around["extra_headers"] or around["extra_query"])
+        return self._key(question, settings, args, around) if is_cold and is_plain else None
+
+    def _key(self, question: Question, settings: Settings, args: Mapping[str, Any], around: Mapping[str, Any]) -> bytes:
         body = {"messages": question.messages, "args": args, "schema": question.schema, "more": around["extra_body"]}
         return self._cache.key(settings.address, body)
 
