@@ -119,7 +119,7 @@ USES = {
         "surroundings",
     },
     "notebook": {"_version", "active_run", "console", "errors", "session"},
-    "trainer": {"autodiff", "cognitive", "errors", "model", "optim", "session"},
+    "trainer": {"autodiff", "cognitive", "errors", "model", "optim", "session", "studio"},
     "compat": {
         "_version",
         "active_run",

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 from typing import Any
 
 from ..errors import SamplesLeftOut, sample_failures
+from ..model.told import tell
 
 ON_ERROR = "on_error"
 """The extension of servers that can leave failed samples out, and let a backward pass do so."""
 
 RAISE, SKIP = "raise", "skip"
-
-_PACKAGE = __name__.partition(".")[0]
 
 
 def check_on_error(on_error: object) -> str:
@@ -43,13 +40,4 @@ def warn_of_left_out(result: Any) -> None:
     for report in reports if isinstance(reports, list) else ():
         if isinstance(report, dict) and isinstance(report.get("text"), str) and isinstance(report.get("size"), int):
             failures = sample_failures(report.get("failures")) or ()
-            warnings.warn(SamplesLeftOut(report["text"], report["size"], failures), stacklevel=level_outside_package())
-
-
-def level_outside_package() -> int:
-    """The ``stacklevel``, as seen from our caller, of the first frame outside of this package."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == _PACKAGE:
-        frame = frame.f_back
-        level += 1
-    return level
+            tell(SamplesLeftOut(report["text"], report["size"], failures))

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, Union
 
 from ..errors import UnusedInput, shorten, shorten_repr
 from ..model.data import plain
 from ..model.language import ChatCompletionModel
+from ..model.told import tell
 from ..model.variable import Variable
 from ..model.variable_state import held_data
-from .left_out import level_outside_package
 
 Messages = list[dict[str, Any]]
 """``[{"role": "system", "content": [Variable, ...]}, ...]``"""
@@ -128,12 +127,8 @@ def warn_of_unused_inputs(messages: Messages, inputs: Inputs | None) -> None:
             continue
         found = sorted({match for text in texts for match in _PLACEHOLDER.findall(text)} - set(inputs))
         near = f" The messages have {', '.join(f'{{{each}}}' for each in found[:5])}." if found else ""
-        warnings.warn(
-            f"inputs[{name!r}] is used by no message: none has the placeholder {{{name}}}, so that the model will not "
-            f"see it.{near}",
-            UnusedInput,
-            stacklevel=level_outside_package(),
-        )
+        text = f"inputs[{name!r}] is used by no message: none has the placeholder {{{name}}}, so that the model"
+        tell(UnusedInput(f"{text} will not see it.{near}"))
 
 
 def _texts(data: Any) -> Iterator[str]:

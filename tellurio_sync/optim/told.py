@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 from typing import Any
 
-_PACKAGE = __name__.partition(".")[0]
+from ..model.told import tell
 
 
 class ParameterUnchanged(UserWarning):
@@ -31,13 +29,4 @@ def warn_of_told(result: Any) -> None:
         told = result.get(name) if isinstance(result, dict) else None
         for text in told if isinstance(told, list) else ():
             if isinstance(text, str):
-                warnings.warn(kind(text), stacklevel=_callers_level())
-
-
-def _callers_level() -> int:
-    """The ``stacklevel``, as seen from our caller, of the first frame outside of this package."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == _PACKAGE:
-        frame = frame.f_back
-        level += 1
-    return level
+                tell(kind(text))

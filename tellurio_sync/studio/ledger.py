@@ -142,6 +142,12 @@ class Ledger:
             found[name] = found.get(name, Count()) + count
         return found
 
+    def __add__(self, other: Ledger) -> Ledger:
+        counts = dict(self.counts)
+        for key, count in other.counts.items():
+            counts[key] = counts.get(key, Count()) + count
+        return Ledger(counts)
+
     def __sub__(self, earlier: Ledger) -> Ledger:
         left = {key: count - earlier.counts.get(key, Count()) for key, count in self.counts.items()}
         return Ledger({key: count for key, count in left.items() if count != Count()})

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .callbacks import Callback, EpochResult
+from .estimate import Estimate, estimate
 from .loop import FitResult, fit
 from .trainer import Trainer
 
-__all__ = ["Callback", "EpochResult", "FitResult", "Trainer", "fit"]
+__all__ = ["Callback", "EpochResult", "Estimate", "FitResult", "Trainer", "estimate", "fit"]

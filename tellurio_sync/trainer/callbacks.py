@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from .loop import FitResult
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,7 @@ class EpochResult:
         repeated: how many of them had to be begun again after a lost connection.
         cost: of the models since the training began, in USD; None: not known.
         is_best: whether the watched metric was never better; without one, False.
+        questions: to language models, since the training began; 0 where the server does not count them.
     """
 
     epoch: int
@@ -26,6 +30,7 @@ class EpochResult:
     repeated: int = 0
     cost: float | None = None
     is_best: bool = False
+    questions: int = 0
 
 
 class Callback:
@@ -52,6 +57,9 @@ class Callback:
 
     def on_fit_end(self, reason: str) -> None:
         """The training is over; ``reason`` says in words why."""
+
+    def on_fit_result(self, result: FitResult) -> None:
+        """The same, after ``on_fit_end``, with all that is known of it; ``str(result)`` says it in words."""
 
 
 class Progress(Callback):
@@ -86,6 +94,8 @@ class Progress(Callback):
         parts = [f"epoch {result.epoch} of {self._last_epoch}", _shown(result.metrics)]
         if result.cost:
             parts.append(f"${result.cost:.4f}")
+        if result.questions:
+            parts.append(f"{result.questions:,} questions")
         if result.repeated:
             parts.append(f"{result.repeated} repeated after a lost connection")
         if result.is_best:
@@ -95,6 +105,10 @@ class Progress(Callback):
     def on_fit_end(self, reason: str) -> None:
         """See ``Callback``."""
         self._line(reason)
+
+    def on_fit_result(self, result: FitResult) -> None:
+        """See ``Callback``."""
+        self._line(str(result).removeprefix(f"{result.reason}\n"))
 
     def _line(self, text: str) -> None:
         file = self._file or sys.stderr

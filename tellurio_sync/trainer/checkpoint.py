@@ -12,7 +12,8 @@
       "optimizers": [{"state": ..., "param_groups": ...}, ...],               as Optimizer.state_dict()
       "agent": {"name": VARIABLE, ...}, as Module.state_dict(); null: no module
       "loader": {...},                  the order of the samples, as DataLoader.state_dict()
-      "cost": 0.12                      USD so far; null: not known
+      "cost": 0.12,                     USD so far; null: not known
+      "questions": 330                  to language models so far; missing in older checkpoints
     }
 
 A VARIABLE is ``{"__variable__": "Parameter" | "Variable", "data": ..., "role": ..., "requires_grad": ...}``, a tuple

@@ -11,6 +11,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,12 +23,16 @@ from ..model.batch.block import batch as one_round_trip
 from ..model.data import copy_data
 from ..model.language import ChatCompletionModel
 from ..model.suppression import suppress_variable_notifications
+from ..model.told import collected
 from ..model.variable import Variable
+from ..model.wire import link_of
 from ..optim.optimizer import Optimizer
+from ..studio.ledger import Ledger
 from . import checkpoint
 from .callbacks import Callback, EpochResult
 from .checkpoint import CheckpointError
-from .steps import Means, StepOutput
+from .spending import OutOfQuestions, Spending, samples_in, size_of
+from .steps import Means, StepCounts, StepOutput
 
 log = logging.getLogger("tellurio_sync.trainer")
 
@@ -47,19 +52,35 @@ _LOST = (ConnectionLost, CallTimeout)
 
 @dataclass
 class FitResult:
-    """The result of a training.
+    """The result of a training; ``print(result)`` says what was done, what not, and what it cost.
 
     Attributes:
         epochs: one result for each epoch that was trained.
         best_epoch: the epoch whose parameters are kept; None: no metric was watched, the last ones are.
         best_value: of the watched metric, in that epoch.
         reason: in words, why the training ended.
+        steps: what became of the batches.
+        questions: what was asked, by kind, without what was asked before it was resumed; empty where the server counts
+            no questions.
+        monitor: the metric that was watched.
     """
 
     epochs: list[EpochResult] = field(default_factory=list)
     best_epoch: int | None = None
     best_value: float | None = None
     reason: str = ""
+    steps: StepCounts = field(default_factory=StepCounts)
+    questions: Ledger = field(default_factory=Ledger)
+    monitor: str | None = None
+
+    def __str__(self) -> str:
+        lines = [self.reason]
+        if self.best_epoch is not None:
+            lines.append(f"Best: epoch {self.best_epoch}, {self.monitor} {self.best_value:.4g}.")
+        lines.append(f"{self.steps}.")
+        if self.questions.counts:
+            lines.append(f"{self.questions}.")
+        return "\n".join(lines)
 
 
 def fit(
@@ -76,6 +97,7 @@ def fit(
     min_delta: float = 0.0,
     retries: int = 3,
     models: Sequence[ChatCompletionModel] = (),
+    max_questions: int | None = None,
     checkpoint_dir: PathLike | None = None,
     resume: PathLike | None = None,
     agent: Any = None,
@@ -100,6 +122,10 @@ def fit(
         min_delta: by how much better an epoch must be, >= 0.
         retries: how often a batch is tried again after a lost connection or a time-out, >= 0.
         models: the models whose cost is counted.
+        max_questions: how many questions to language models the training may ask in all, >= 0, those before it was
+            resumed included; None: any number. It ends before the step that would ask more, with enough left to
+            validate what was learnt, and the best parameters so far (see ``monitor``). What a step will ask is judged
+            by those before; if it turns out to be more, the step is broken off at the limit and not made.
         checkpoint_dir: where ``last.json`` is written after each epoch, and ``best.json``; None: nowhere.
         resume: a checkpoint to go on from; its epochs are not trained again. What it says of the best epoch counts only
             if ``monitor`` and ``mode`` are the same.
@@ -114,6 +140,7 @@ def fit(
         TypeError, ValueError: an argument, or the output of a step, has the wrong form.
         CheckpointError: the file is no checkpoint, or does not fit.
         OSError: a checkpoint cannot be read or written.
+        UsageError: ``max_questions`` at a server that counts no questions.
         Every exception of a step, a loader or the server, and KeyboardInterrupt. The parameters then are as the last
             step left them, not those of the best epoch; ``last.json`` has the last whole epoch, from which ``resume``
             goes on, and ``best.json`` the best one.
@@ -126,6 +153,7 @@ def fit(
         _Watch(monitor, mode, patience, min_delta),
         retries=retries,
         cost=_Cost(models),
+        max_questions=max_questions,
         directory=None if checkpoint_dir is None else Path(checkpoint_dir),
         agent=agent,
         log_metric=log_metric,
@@ -229,6 +257,7 @@ class _Training:
         *,
         retries: int,
         cost: _Cost,
+        max_questions: int | None,
         directory: Path | None,
         agent: Any,
         log_metric: Callable[[str, float, int], None] | None,
@@ -254,20 +283,33 @@ class _Training:
         self._log_metric = log_metric
         self._callbacks = callbacks
         self._best: list[Variable] = []
+        self._steps = StepCounts()
+        self._spending = Spending(link_of(self._parameters()), max_questions)
+        self._ended_by_limit: str | None = None
+        self._batch_size = 1
 
     def run(self, first: int, last: int) -> FitResult:
         self._check_can_be_iterated_again(last - first)
-        result = FitResult(reason=f"All {last} epochs are done.")
-        self._tell("on_fit_start", first, last)
-        for epoch in range(first, last + 1):
-            # Before the epoch: a training that has ended by itself is not gone on with when it is resumed.
-            if self._watch.is_out_of_patience(epoch - 1):
-                result.reason = f"Nothing was better than epoch {self._watch.best_epoch or 0}: ended after {epoch - 1}."
-                break
-            result.epochs.append(self._epoch(epoch))
-        result.best_epoch, result.best_value = self._watch.best_epoch, self._watch.best_value
-        self._put_back_best()
+        result = FitResult(reason=f"All {last} epochs are done.", steps=self._steps, monitor=self._watch.monitor)
+        with self._spending.limited():
+            self._tell("on_fit_start", first, last)
+            for epoch in range(first, last + 1):
+                # Before the epoch: a training that has ended by itself is not gone on with when it is resumed.
+                if self._watch.is_out_of_patience(epoch - 1):
+                    best = self._watch.best_epoch or 0
+                    result.reason = f"Nothing was better than epoch {best}: ended after {epoch - 1}."
+                    break
+                trained = self._epoch(epoch)
+                if trained is not None:
+                    result.epochs.append(trained)
+                if self._ended_by_limit is not None:
+                    result.reason = self._ended_by_limit
+                    break
+            result.best_epoch, result.best_value = self._watch.best_epoch, self._watch.best_value
+            self._put_back_best()
+        result.questions = self._spending.ledger()
         self._tell("on_fit_end", result.reason)
+        self._tell("on_fit_result", result)
         return result
 
     def _check_can_be_iterated_again(self, more: int) -> None:
@@ -275,41 +317,109 @@ class _Training:
             if more > 0 and isinstance(batches, Iterator):
                 raise ValueError(f"{name} is an iterator, which can be read only once: pass a list or a DataLoader.")
 
-    def _epoch(self, epoch: int) -> EpochResult:
+    def _epoch(self, epoch: int) -> EpochResult | None:
+        """Train and validate an epoch; None: the limit of questions did not allow a single step of it."""
         means = Means()
         count = _length(self._train)
         repeated = batches = 0
         for index, batch in enumerate(self._train):
-            output, tries = tried(partial(self._batch, batch, index), self._retries)
+            size = size_of(batch)
+            if not self._may_go_on(epoch, index, size):
+                break
+            try:
+                with self._counting("train", size), self._spending.breaking_off():
+                    output, tries = tried(partial(self._batch, batch, index), self._retries)
+            except OutOfQuestions:
+                self._steps.broken_off += 1
+                self._end_by_limit(f"step {index + 1} of epoch {epoch} would have asked more, and was not made")
+                break
             repeated += tries - 1
             batches += 1
             means.add(output.metrics)
             self._tell("on_batch_end", "train", index, count, means.now())
+        self._steps.repeated += repeated
+        is_whole = self._ended_by_limit is None
+        if not batches and not is_whole:
+            return None
         metrics = means.now("train_")
-        if self._validation is not None:
-            assert self._validation_step is not None
-            validated = run_steps(
-                "validation_step", self._validation_step, self._validation, "val", self._callbacks, self._retries
-            )
-            metrics.update({f"val_{name}": value for name, value in validated.items()})
-        is_best = self._watch.is_better(epoch, metrics)
+        metrics.update(self._validated(epoch))
+        # Without a validation it is not known how good the parameters are.
+        is_best = (is_whole or self._watch.monitor in metrics) and self._watch.is_better(epoch, metrics)
         if is_best:
             self._best = checkpoint_copies(self._parameters())
-        cost = self._cost.now()
+        cost, asked = self._cost.now(), self._spending.asked
         self._log(metrics, cost, epoch)
-        result = EpochResult(epoch, metrics, batches, repeated, cost, is_best)
-        self._save(epoch, cost, is_best)
+        result = EpochResult(epoch, metrics, batches, repeated, cost, is_best, asked)
+        # Of an epoch that was not finished the rest is still to be trained.
+        self._save(epoch if is_whole else epoch - 1, cost, is_best, asked)
         self._tell("on_epoch_end", result)
         return result
+
+    def _validated(self, epoch: int) -> dict[str, float]:
+        """The metrics of a validation; none if there is none, or if there are not enough questions left for it."""
+        if self._validation is None:
+            return {}
+        assert self._validation_step is not None
+        try:
+            with self._counting("val", self._validation_size()), self._spending.breaking_off():
+                arguments = (self._validation_step, self._validation, "val", self._callbacks, self._retries)
+                validated = run_steps("validation_step", *arguments)
+        except OutOfQuestions:
+            self._end_by_limit(f"the validation of epoch {epoch} would have asked more, and was broken off")
+            return {}
+        return {f"val_{name}": value for name, value in validated.items()}
+
+    # --- the limit of questions ------------------------------------------------------------------
+
+    def _may_go_on(self, epoch: int, index: int, size: int) -> bool:
+        """Whether the next step, and the validation after it, fit into the limit."""
+        left = self._spending.left()
+        if left is None:
+            return True
+        self._batch_size = max(self._batch_size, size)
+        step, validation = self._spending.expected("train", size), 0
+        if self._validation is not None:
+            validation = self._spending.expected("val", self._validation_size())
+        if step + validation <= left:
+            return True
+        needs = f"it needs about {step:,} questions"
+        if validation:
+            needs += f", and the validation after it {validation:,}"
+        self._end_by_limit(f"{left:,} were left before step {index + 1} of epoch {epoch}: {needs}")
+        return False
+
+    def _end_by_limit(self, why: str) -> None:
+        self._ended_by_limit = f"Ended by max_questions={self._spending.limit:,}: {why}."
+
+    def _validation_size(self) -> int:
+        return samples_in(self._validation, self._batch_size)
+
+    @contextmanager
+    def _counting(self, kind: str, size: int) -> Iterator[None]:
+        """Note how many questions are asked inside, where that matters."""
+        before = None if self._spending.limit is None else self._spending.asked
+        yield
+        if before is not None:
+            self._spending.note(kind, size, self._spending.asked - before)
+
+    # --- a batch ----------------------------------------------------------------------------------
 
     def _batch(self, batch: Any, index: int) -> StepOutput:
         for optimizer in self._optimizers:
             optimizer.clear_grad()
-        output = StepOutput("training_step", self._training_step(batch, index))
-        if output.explanation is not None and output.explanation.requires_grad:
-            output.explanation.backward()
-            for optimizer in self._optimizers:
-                optimizer.step()
+        with collected() as told:
+            try:
+                output = StepOutput("training_step", self._training_step(batch, index))
+                if output.explanation is None or not output.explanation.requires_grad:
+                    self._steps.without_step += 1
+                    return output
+                before = [copy_data(parameter.data) for parameter in self._parameters()]
+                output.explanation.backward()
+                for optimizer in self._optimizers:
+                    optimizer.step()
+            finally:
+                self._steps.note_left_out(told)
+        self._steps.note(before != [parameter.data for parameter in self._parameters()], told)
         return output
 
     def _log(self, metrics: dict[str, float], cost: float | None, epoch: int) -> None:
@@ -322,7 +432,7 @@ class _Training:
 
     def _tell(self, event: str, *arguments: Any) -> None:
         for callback in self._callbacks:
-            getattr(callback, event)(*arguments)
+            getattr(callback, event, _ignore)(*arguments)
 
     # --- parameters and checkpoints ------------------------------------------------------------------------
 
@@ -334,7 +444,7 @@ class _Training:
         if self._best:
             _take_over(self._parameters(), self._best)
 
-    def _save(self, epoch: int, cost: float | None, is_best: bool) -> None:
+    def _save(self, epoch: int, cost: float | None, is_best: bool, asked: int) -> None:
         if self._directory is None:
             return
         best = None
@@ -355,6 +465,7 @@ class _Training:
             "agent": None if self._agent is None else self._agent.state_dict(),
             "loader": {} if loader_state is None else loader_state(),
             "cost": cost,
+            "questions": asked,
         }
         if is_best:
             checkpoint.write(self._directory / BEST, content)
@@ -382,6 +493,7 @@ class _Training:
         if self._watch.resume(epoch, saved["best"]):
             self._best = saved["best"]["parameters"]
         self._cost.resumed = saved["cost"]
+        self._spending.before = saved.get("questions") or 0
         return epoch
 
 
@@ -415,6 +527,10 @@ def tried(attempt: Callable[[], T], retries: int) -> tuple[T, int]:
 def _output_of(name: str, step: Step, batch: Any, index: int) -> StepOutput:
     with no_grad():
         return StepOutput(name, step(batch, index))
+
+
+def _ignore(*arguments: Any) -> None:
+    """In the place of an event that a callback, written before there was such an event, does not know."""
 
 
 def _length(batches: Any) -> int | None:

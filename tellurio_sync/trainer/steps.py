@@ -1,15 +1,21 @@
-"""The output of a training step, and the means of its metrics over an epoch."""
+"""The output of a training step, the means of its metrics over an epoch, and what became of steps."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+from ..errors import SamplesLeftOut
 from ..model.data import is_scalar
 from ..model.variable import Variable
+from ..optim.told import ParameterUnchanged
 
 LOSS = "loss"
+
+# The most frequent reasons for rejections, which are said at the end.
+_REASONS_SAID = 3
 
 
 class StepOutput:
@@ -44,6 +50,71 @@ class StepOutput:
             self.metrics[LOSS] = _number(name, LOSS, score)
         for metric, value in others.items():
             self.metrics[metric] = _number(name, metric, value)
+
+
+@dataclass
+class StepCounts:
+    """What became of the batches of a training.
+
+    Attributes:
+        changed: a parameter got other data.
+        nothing_to_learn: no feedback, or feedback after which the data stayed as it was.
+        rejected: what the language model offered was not taken; no parameter got other data.
+        without_step: the training step gave no explanation to learn from.
+        broken_off: the limit of questions was reached inside.
+        repeated: begun again after a lost connection.
+        samples_left_out: samples that failed, and were gone on without.
+        reasons: why something was rejected, each text once with how often it came.
+    """
+
+    changed: int = 0
+    nothing_to_learn: int = 0
+    rejected: int = 0
+    without_step: int = 0
+    broken_off: int = 0
+    repeated: int = 0
+    samples_left_out: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+
+    def note(self, is_changed: bool, told: Iterable[Warning]) -> None:
+        """A step was made, and this was told meanwhile."""
+        rejections = [str(one) for one in told if isinstance(one, ParameterUnchanged)]
+        self.changed += is_changed
+        self.rejected += not is_changed and bool(rejections)
+        self.nothing_to_learn += not is_changed and not rejections
+        for text in rejections:
+            self.reasons[text] = self.reasons.get(text, 0) + 1
+
+    def note_left_out(self, told: Iterable[Warning]) -> None:
+        """This was told while a batch was worked on."""
+        self.samples_left_out += sum(len(one.failures) for one in told if isinstance(one, SamplesLeftOut))
+
+    @property
+    def total(self) -> int:
+        """All batches, each once."""
+        return self.changed + self.nothing_to_learn + self.rejected + self.without_step + self.broken_off
+
+    def __str__(self) -> str:
+        outcomes = [
+            (self.changed, "changed the parameters"),
+            (self.nothing_to_learn, "had nothing to learn"),
+            (self.rejected, "offered nothing that was taken"),
+            (self.without_step, "gave no explanation to learn from"),
+            (self.broken_off, "did not fit into the limit of questions"),
+        ]
+        said = [f"{count:,} {outcome}" for count, outcome in outcomes if count]
+        text = f"{self.total:,} {'step' if self.total == 1 else 'steps'}"
+        if not self.changed:
+            text = f"Nothing was learnt: {text}"
+        if said:
+            text += f", of which {', '.join(said)}"
+        if self.samples_left_out:
+            text += f"; samples left out: {self.samples_left_out:,}"
+        if self.repeated:
+            text += f"; begun again after a lost connection: {self.repeated:,}"
+        for reason, count in sorted(self.reasons.items(), key=lambda item: -item[1])[:_REASONS_SAID]:
+            text += f"\n  {f'{count:,} times: ' if count > 1 else ''}{reason}"
+        return text
 
 
 class Means:

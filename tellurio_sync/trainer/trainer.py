@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from ..cognitive.module import Module, set_optimizers
 from ..model.language import ChatCompletionModel
 from ..session.default import current_session
 from .callbacks import Callback, Progress
+from .estimate import estimate
 from .loop import FitResult, PathLike, fit, run_steps, tried
 
 Models = Sequence[ChatCompletionModel]
@@ -29,6 +31,7 @@ class Trainer:
         default_root_dir: the folder of ``checkpoints/``; None: the working directory.
         monitor, mode, patience, min_delta: see ``fit``: the best parameters kept, and an early end.
         retries: how often a batch is tried again after a lost connection or a time-out, >= 0.
+        max_questions: how many questions to language models a training may ask in all; see ``fit``.
         callbacks: are told about the progress.
 
     Metrics go to the active run: ``train_...`` and ``val_...`` with the epoch as step, ``test_...``, and
@@ -48,6 +51,7 @@ class Trainer:
         patience: int | None = None,
         min_delta: float = 0.0,
         retries: int = 3,
+        max_questions: int | None = None,
         callbacks: Sequence[Callback] = (),
     ) -> None:
         self._max_epochs = 1 if max_epochs is None else max_epochs
@@ -61,6 +65,7 @@ class Trainer:
             "min_delta": min_delta,
         }
         self._retries = retries
+        self._max_questions = max_questions
 
     def fit(
         self,
@@ -91,6 +96,12 @@ class Trainer:
         models = list(agent.models()) if llm_clients is None else list(llm_clients)
         if self._shows_summary:
             print(_summary(agent), file=sys.stderr, flush=True)
+            with suppress(TypeError):  # a loader without a length: nothing is known before
+                parameters = sum(parameter.requires_grad for parameter in agent.parameters())
+                expected = estimate(
+                    train_dataloader, val_dataloader, max_epochs=self._max_epochs, parameters=parameters
+                )
+                print(f"expected   {expected}, if a sample takes one question", file=sys.stderr, flush=True)
         optimizers = agent.configure_optimizers()
         set_optimizers(agent, optimizers)
         agent.train()
@@ -103,6 +114,7 @@ class Trainer:
             max_epochs=self._max_epochs,
             retries=self._retries,
             models=models,
+            max_questions=self._max_questions,
             checkpoint_dir=self._directory,
             resume=ckpt_path,
             agent=agent,

@@ -1,0 +1,165 @@
+"""The questions of a training: what they were, and whether the next part of it fits into a limit.
+
+How many questions a step will take is not known before it is made.  It is expected to take as many for each sample as
+the dearest one so far.  If that was too few, the server does not ask the question that would pass the limit, so that a
+limit is never passed, and the step is not made.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from ..errors import BudgetExceeded, MethodNotFound, UsageError
+from ..model.call import Call
+from ..model.reply_checks import member
+from ..model.session_link import SessionLink, use_link
+from ..model.variable import Variable
+from ..session.budget import Spent, budget
+from ..studio.ledger import Ledger
+
+EXTENSION = "questions"
+"""Of servers that count the questions of a session (protocol §K.12)."""
+
+
+class OutOfQuestions(Exception):
+    """A part of the training was broken off, because the server did not ask what would pass the limit."""
+
+
+class Spending:
+    """Counts the questions of one training. One thread only.
+
+    Args:
+        link: of the parameters.
+        limit: questions in all; None: no limit.
+
+    Attributes:
+        before: questions of the training before it was resumed.
+    """
+
+    def __init__(self, link: SessionLink, limit: int | None) -> None:
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
+            raise ValueError(f"max_questions must be a whole number of at least 0, or None, not {limit!r}.")
+        self.limit = limit
+        self.before = 0
+        self._link = link
+        self._counted = self._last = Ledger()
+        self._start: Ledger | None = None
+        self._guard = ExitStack()
+        self._spent: Spent | None = None
+        # Per part of a training ("train", "val"): questions for a sample, of the dearest batch so far.
+        self._dearest: dict[str, float] = {}
+
+    # --- the limit ------------------------------------------------------------------------------
+
+    @contextmanager
+    def limited(self) -> Iterator[None]:
+        """Inside, questions are counted, and the server asks no more than the limit allows.
+
+        Raises:
+            UsageError: there is a limit, and the server counts no questions.
+        """
+        self._start = self._read()
+        if self.limit is not None and self._start is None:
+            raise UsageError("max_questions needs a server that counts questions; the local backend does.")
+        self._last = self._start or Ledger()
+        with self._guard:
+            if self.limit is not None:
+                with use_link(self._link):
+                    self._spent = self._guard.enter_context(budget(questions=max(self.limit - self.before, 0)))
+            yield
+
+    @contextmanager
+    def breaking_off(self) -> Iterator[None]:
+        """Inside, ``BudgetExceeded`` becomes ``OutOfQuestions``, where it was this limit that did not suffice."""
+        try:
+            yield
+        except BudgetExceeded as exc:
+            if self._spent is None:
+                raise
+            self._guard.close()  # ... which is how to learn what was asked within it
+            questions, limit = self._spent.questions, self.limit
+            if questions is None or limit is None or self.before + questions < limit:
+                raise  # another budget, of the user's own
+            raise OutOfQuestions from exc
+
+    def left(self) -> int | None:
+        """How many questions may still be asked; None: there is no limit."""
+        return None if self.limit is None else max(self.limit - self.asked, 0)
+
+    def expected(self, kind: str, samples: int) -> int:
+        """How many questions a batch of this kind, or a validation, will take at least, judged by those before."""
+        if kind in self._dearest:
+            return math.ceil(self._dearest[kind] * samples)
+        # One for each sample, and one for the step.
+        return samples + 1 if kind == "train" else samples
+
+    def note(self, kind: str, samples: int, asked: int) -> None:
+        """This many questions were asked for a batch, or a validation."""
+        if samples:
+            self._dearest[kind] = max(self._dearest.get(kind, 0.0), asked / samples)
+
+    # --- counting -------------------------------------------------------------------------------
+
+    @property
+    def asked(self) -> int:
+        """Questions so far, with those before it was resumed. One round trip, if the server counts them."""
+        return self.before + self.ledger().asked
+
+    def ledger(self) -> Ledger:
+        """What was asked since the beginning; empty where the server counts nothing. One round trip."""
+        now = self._read() if self._start is not None else None
+        if now is None:
+            return self._counted
+        since = now - self._last
+        # The counts of a session begin anew if the server was started anew.
+        is_new = any(count.asked < 0 for count in since.counts.values()) or now.asked < self._last.asked
+        self._counted += now if is_new else since
+        self._last = now
+        return self._counted
+
+    def _read(self) -> Ledger | None:
+        if EXTENSION not in self._link.extensions:
+            return None
+        try:
+            with Call(self._link) as call:
+                result = call.request("count_questions", {})
+        except MethodNotFound:
+            return None
+        counts: Mapping[str, Mapping[str, Any]] = member("count_questions", result, "session")
+        return Ledger.from_rows({"step": None, "kind": kind, "model": "", **of} for kind, of in counts.items())
+
+
+def size_of(batch: Any) -> int:
+    """How many samples a batch has, by its form (see ``data.collate``): that of its first column, or of a list."""
+    if isinstance(batch, Variable):
+        batch = batch.data
+    elif isinstance(batch, (tuple, Mapping)):
+        columns = list(batch.values()) if isinstance(batch, Mapping) else batch
+        return size_of(columns[0]) if columns else 1
+    return max(len(batch), 1) if isinstance(batch, list) else 1
+
+
+def samples_in(batches: Iterable[Any] | None, batch_size: int) -> int:
+    """How many samples an epoch over these has, as far as can be said without reading them: 0 for nothing.
+
+    Args:
+        batches: a list of batches, or a loader.
+        batch_size: where only the number of batches is known.
+    """
+    if batches is None:
+        return 0
+    if isinstance(batches, (list, tuple)):
+        return sum(map(size_of, batches))
+    try:
+        count = len(batches)  # type: ignore[arg-type]
+    except TypeError:
+        return 0
+    own = getattr(batches, "batch_size", None)
+    most = count * (own if isinstance(own, int) else batch_size)
+    try:
+        return min(len(batches.dataset), most)  # type: ignore[attr-defined]
+    except (AttributeError, TypeError):
+        return most
