@@ -62,7 +62,7 @@ from .session.default import (
     sync,
     whoami,
 )
-from .trainer import Trainer, fit
+from .trainer import Trainer, Trials, evaluate, fit
 
 check_interpreter()
 
@@ -105,6 +105,7 @@ __all__ = [
     "TellurioError",
     "TellurioWebSocketClient",
     "Trainer",
+    "Trials",
     "Variable",
     "autograd",
     "backward",
@@ -115,6 +116,7 @@ __all__ = [
     "data",
     "default_session",
     "errors",
+    "evaluate",
     "finish",
     "fit",
     "functional",

@@ -23,7 +23,7 @@ from .run_log import PATIENCE, RunLog
 from .values import plain_config
 
 if TYPE_CHECKING:
-    from .ledger import Ledger
+    from ..ledger import Ledger
     from .rows import Rows
 
 __all__ = ["Run", "RunGuard", "RunStatus", "User", "clear_active_run", "continue_run", "list_runs", "start_run"]
@@ -354,7 +354,7 @@ class Run:
             UsageError: the server does not count them (the local backend does), or the run is offline.
             HttpUnreachable, HttpStatusError, HttpError: as ``metrics``.
         """
-        from .ledger import Ledger
+        from ..ledger import Ledger
 
         if self.is_offline:
             raise UsageError("A run that is kept on this machine only asks no language models.")

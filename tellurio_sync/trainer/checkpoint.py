@@ -47,7 +47,12 @@ def write(path: Path, content: dict[str, Any]) -> None:
         OSError: it cannot be written.
         TypeError: something in ``content`` has no form in JSON; the text says what.
     """
-    text = json.dumps({"format": FORMAT, "version": VERSION, **encoded(content)}, ensure_ascii=False, indent=1)
+    write_whole(path, {"format": FORMAT, "version": VERSION, **encoded(content)})
+
+
+def write_whole(path: Path, content: dict[str, Any]) -> None:
+    """Write a file of JSON, so that there is the old one or the new one, also after a crash. Raises OSError."""
+    text = json.dumps(content, ensure_ascii=False, indent=1)
     import tempfile  # only here: importing the package is to stay cheap
 
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ..studio.ledger import Ledger
+from ..ledger import Ledger
 from .spending import samples_in, size_of
 
 

@@ -7,7 +7,6 @@ nothing gets better, and there are checkpoints.
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,39 +14,34 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union
+from typing import Any, Literal, Union
 
 from ..autodiff.grad_mode import no_grad
-from ..errors import CallTimeout, ConnectionLost
+from ..ledger import Ledger
 from ..model.batch.block import batch as one_round_trip
-from ..model.data import copy_data
+from ..model.data import Data, copy_data
 from ..model.language import ChatCompletionModel
 from ..model.suppression import suppress_variable_notifications
-from ..model.told import collected
+from ..model.told import collected, tell
 from ..model.variable import Variable
 from ..model.wire import link_of
 from ..optim.optimizer import Optimizer
-from ..studio.ledger import Ledger
 from . import checkpoint
 from .callbacks import Callback, EpochResult
 from .checkpoint import CheckpointError
+from .copying import CopiedTrainingData, copied_characters, copied_text, texts_in
+from .retrying import tried
 from .spending import OutOfQuestions, Spending, samples_in, size_of
 from .steps import Means, StepCounts, StepOutput
-
-log = logging.getLogger("tellurio_sync.trainer")
+from .trials import Trials
 
 Step = Callable[[Any, int], Any]
 """``step(batch, batch_idx)`` gives ``(score, explanation)``, a dict with these under ``"loss"``, or None."""
 
 PathLike = Union[str, "os.PathLike[str]"]
 
-T = TypeVar("T")
-
 LAST = "last.json"
 BEST = "best.json"
-
-_LOST = (ConnectionLost, CallTimeout)
-"""After these errors the same batch may be tried again: ``clear_grad`` at its beginning makes both sides agree."""
 
 
 @dataclass
@@ -98,6 +92,7 @@ def fit(
     retries: int = 3,
     models: Sequence[ChatCompletionModel] = (),
     max_questions: int | None = None,
+    trials: Trials | None = None,
     checkpoint_dir: PathLike | None = None,
     resume: PathLike | None = None,
     agent: Any = None,
@@ -126,6 +121,8 @@ def fit(
             resumed included; None: any number. It ends before the step that would ask more, with enough left to
             validate what was learnt, and the best parameters so far (see ``monitor``). What a step will ask is judged
             by those before; if it turns out to be more, the step is broken off at the limit and not made.
+        trials: gets a version for each step that changed a parameter, with its validation: the metrics, and the score
+            of each sample where the steps give a list of them (evaluators with ``reduction_fn=None``).
         checkpoint_dir: where ``last.json`` is written after each epoch, and ``best.json``; None: nowhere.
         resume: a checkpoint to go on from; its epochs are not trained again. What it says of the best epoch counts only
             if ``monitor`` and ``mode`` are the same.
@@ -154,6 +151,7 @@ def fit(
         retries=retries,
         cost=_Cost(models),
         max_questions=max_questions,
+        trials=trials,
         directory=None if checkpoint_dir is None else Path(checkpoint_dir),
         agent=agent,
         log_metric=log_metric,
@@ -166,16 +164,31 @@ def fit(
 
 
 def run_steps(
-    name: str, step: Step, batches: Iterable[Any], kind: str, callbacks: Sequence[Callback] = (), retries: int = 3
+    name: str,
+    step: Step,
+    batches: Iterable[Any],
+    kind: str,
+    callbacks: Sequence[Callback] = (),
+    retries: int = 3,
+    scores: list[float | None] | None = None,
 ) -> dict[str, float]:
-    """The means of a step without backward over all batches; ``name`` of the step is for error texts."""
+    """The means of a step without backward over all batches.
+
+    Args:
+        name: of the step, for error texts.
+        scores: gets the score of each sample, where every batch gives a list of them.
+    """
     means = Means()
     count = _length(batches)
+    each: list[float] | None = []
     for index, batch in enumerate(batches):
         output, _ = tried(partial(_output_of, name, step, batch, index), retries)
         means.add(output.metrics)
+        each = None if each is None or output.scores is None else [*each, *output.scores]
         for callback in callbacks:
             callback.on_batch_end(kind, index, count, means.now())
+    if scores is not None:
+        scores.extend(each or ())
     return means.now()
 
 
@@ -258,6 +271,7 @@ class _Training:
         retries: int,
         cost: _Cost,
         max_questions: int | None,
+        trials: Trials | None,
         directory: Path | None,
         agent: Any,
         log_metric: Callable[[str, float, int], None] | None,
@@ -287,12 +301,15 @@ class _Training:
         self._spending = Spending(link_of(self._parameters()), max_questions)
         self._ended_by_limit: str | None = None
         self._batch_size = 1
+        self._trials = trials
+        self._version: int | None = None
 
     def run(self, first: int, last: int) -> FitResult:
         self._check_can_be_iterated_again(last - first)
         result = FitResult(reason=f"All {last} epochs are done.", steps=self._steps, monitor=self._watch.monitor)
         with self._spending.limited():
             self._tell("on_fit_start", first, last)
+            self._begin_trials()
             for epoch in range(first, last + 1):
                 # Before the epoch: a training that has ended by itself is not gone on with when it is resumed.
                 if self._watch.is_out_of_patience(epoch - 1):
@@ -308,6 +325,8 @@ class _Training:
             result.best_epoch, result.best_value = self._watch.best_epoch, self._watch.best_value
             self._put_back_best()
         result.questions = self._spending.ledger()
+        if self._trials is not None:
+            self._trials.end(result.reason, result.questions)
         self._tell("on_fit_end", result.reason)
         self._tell("on_fit_result", result)
         return result
@@ -328,7 +347,7 @@ class _Training:
                 break
             try:
                 with self._counting("train", size), self._spending.breaking_off():
-                    output, tries = tried(partial(self._batch, batch, index), self._retries)
+                    output, tries = tried(partial(self._batch, batch, index, epoch), self._retries)
             except OutOfQuestions:
                 self._steps.broken_off += 1
                 self._end_by_limit(f"step {index + 1} of epoch {epoch} would have asked more, and was not made")
@@ -342,7 +361,11 @@ class _Training:
         if not batches and not is_whole:
             return None
         metrics = means.now("train_")
-        metrics.update(self._validated(epoch))
+        scores: list[float | None] = []
+        validated = self._validated(epoch, scores)
+        metrics.update(validated)
+        if self._trials is not None and self._version is not None:
+            self._trials.score(self._version, scores or None, metrics=validated)
         # Without a validation it is not known how good the parameters are.
         is_best = (is_whole or self._watch.monitor in metrics) and self._watch.is_better(epoch, metrics)
         if is_best:
@@ -355,17 +378,22 @@ class _Training:
         self._tell("on_epoch_end", result)
         return result
 
-    def _validated(self, epoch: int) -> dict[str, float]:
-        """The metrics of a validation; none if there is none, or if there are not enough questions left for it."""
+    def _validated(self, epoch: int, scores: list[float | None]) -> dict[str, float]:
+        """The metrics of a validation; none if there is none, or if there are not enough questions left for it.
+
+        Args:
+            scores: gets that of each sample, where the steps give it.
+        """
         if self._validation is None:
             return {}
         assert self._validation_step is not None
         try:
             with self._counting("val", self._validation_size()), self._spending.breaking_off():
                 arguments = (self._validation_step, self._validation, "val", self._callbacks, self._retries)
-                validated = run_steps("validation_step", *arguments)
+                validated = run_steps("validation_step", *arguments, scores=scores)
         except OutOfQuestions:
             self._end_by_limit(f"the validation of epoch {epoch} would have asked more, and was broken off")
+            scores.clear()
             return {}
         return {f"val_{name}": value for name, value in validated.items()}
 
@@ -404,7 +432,7 @@ class _Training:
 
     # --- a batch ----------------------------------------------------------------------------------
 
-    def _batch(self, batch: Any, index: int) -> StepOutput:
+    def _batch(self, batch: Any, index: int, epoch: int) -> StepOutput:
         for optimizer in self._optimizers:
             optimizer.clear_grad()
         with collected() as told:
@@ -419,8 +447,43 @@ class _Training:
                     optimizer.step()
             finally:
                 self._steps.note_left_out(told)
-        self._steps.note(before != [parameter.data for parameter in self._parameters()], told)
+        changes = [(one, old) for one, old in zip(self._parameters(), before) if one.data != old]
+        self._steps.note(bool(changes), told)
+        if changes:
+            self._note_version(changes, batch, f"step {index + 1} of epoch {epoch}")
         return output
+
+    # --- versions ---------------------------------------------------------------------------------
+
+    def _begin_trials(self) -> None:
+        if self._trials is not None:
+            named = self._named_parameters()
+            known = self._trials.find(named)
+            self._version = (known or self._trials.add(named, note="the start")).number
+
+    def _note_version(self, changes: Sequence[tuple[Variable, Data]], batch: Any, note: str) -> None:
+        samples = list(texts_in(batch))
+        copied = 0
+        for parameter, old in changes:
+            count = copied_characters(" ".join(texts_in(parameter.data)), " ".join(texts_in(old)), samples)
+            if count:
+                self._steps.copied += 1
+                tell(CopiedTrainingData(copied_text(parameter.role, count, note), count))
+            copied += count
+        if self._trials is not None and self._version is not None:
+            asked = self._spending.asked
+            added = self._trials.add(self._named_parameters(), [self._version], note, questions=asked, copied=copied)
+            self._version = added.number
+
+    def _named_parameters(self) -> dict[str, Variable]:
+        """By their names in the agent, else by their roles, else by their places."""
+        of_agent = getattr(self._agent, "named_parameters", None)
+        known = {id(parameter): name for name, parameter in of_agent()} if of_agent is not None else {}
+        named: dict[str, Variable] = {}
+        for place, parameter in enumerate(self._parameters(), 1):
+            name = known.get(id(parameter)) or parameter.role or f"parameter {place}"
+            named[name if name not in named else f"{name} {place}"] = parameter
+        return named
 
     def _log(self, metrics: dict[str, float], cost: float | None, epoch: int) -> None:
         if self._log_metric is None:
@@ -509,19 +572,6 @@ def _take_over(parameters: Sequence[Variable], saved: Sequence[Variable]) -> Non
         for parameter, copy in zip(parameters, saved):
             if parameter.data != copy.data:
                 parameter.data = copy_data(copy.data)
-
-
-def tried(attempt: Callable[[], T], retries: int) -> tuple[T, int]:
-    """The output of a batch, which is begun again after a lost connection or a time-out, and how many tries it took."""
-    tries = 1
-    while True:
-        try:
-            return attempt(), tries
-        except _LOST as exc:
-            if tries > retries:
-                raise
-            log.warning("try %d of %d of a batch failed, once more: %s", tries, retries + 1, exc)
-            tries += 1
 
 
 def _output_of(name: str, step: Step, batch: Any, index: int) -> StepOutput:

@@ -13,12 +13,12 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from ..errors import BudgetExceeded, MethodNotFound, UsageError
+from ..ledger import Ledger
 from ..model.call import Call
 from ..model.reply_checks import member
 from ..model.session_link import SessionLink, use_link
 from ..model.variable import Variable
 from ..session.budget import Spent, budget
-from ..studio.ledger import Ledger
 
 EXTENSION = "questions"
 """Of servers that count the questions of a session (protocol §K.12)."""

@@ -28,11 +28,13 @@ class StepOutput:
     Attributes:
         explanation: the start of the backward pass; None: there is none.
         metrics: name to number.
+        scores: of each sample, where the score is a list of numbers; None where it is not.
     """
 
     def __init__(self, name: str, output: Any) -> None:
         self.explanation: Variable | None = None
         self.metrics: dict[str, float] = {}
+        self.scores: list[float] | None = None
         form = f'{name}() must return (score, explanation), a dict with these as "{LOSS}", or None'
         if output is None:
             return
@@ -48,6 +50,8 @@ class StepOutput:
                 raise TypeError(f"{form}: the explanation is a {type(explanation).__name__}.")
             self.explanation = explanation
             self.metrics[LOSS] = _number(name, LOSS, score)
+            data = score.data if isinstance(score, Variable) else score
+            self.scores = [float(one) for one in data] if isinstance(data, list) else None
         for metric, value in others.items():
             self.metrics[metric] = _number(name, metric, value)
 
@@ -62,6 +66,7 @@ class StepCounts:
         rejected: what the language model offered was not taken; no parameter got other data.
         without_step: the training step gave no explanation to learn from.
         broken_off: the limit of questions was reached inside.
+        copied: of those changed: they copied long passages of the training data into a parameter.
         repeated: begun again after a lost connection.
         samples_left_out: samples that failed, and were gone on without.
         reasons: why something was rejected, each text once with how often it came.
@@ -72,6 +77,7 @@ class StepCounts:
     rejected: int = 0
     without_step: int = 0
     broken_off: int = 0
+    copied: int = 0
     repeated: int = 0
     samples_left_out: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
@@ -108,6 +114,8 @@ class StepCounts:
             text = f"Nothing was learnt: {text}"
         if said:
             text += f", of which {', '.join(said)}"
+        if self.copied:
+            text += f"; copied long passages of the training data: {self.copied:,}"
         if self.samples_left_out:
             text += f"; samples left out: {self.samples_left_out:,}"
         if self.repeated:

@@ -15,7 +15,9 @@ from ..model.language import ChatCompletionModel
 from ..session.default import current_session
 from .callbacks import Callback, Progress
 from .estimate import estimate
-from .loop import FitResult, PathLike, fit, run_steps, tried
+from .loop import FitResult, PathLike, fit, run_steps
+from .retrying import tried
+from .trials import Trials
 
 Models = Sequence[ChatCompletionModel]
 
@@ -31,6 +33,7 @@ class Trainer:
         default_root_dir: the folder of ``checkpoints/``; None: the working directory.
         monitor, mode, patience, min_delta: see ``fit``: the best parameters kept, and an early end.
         retries: how often a batch is tried again after a lost connection or a time-out, >= 0.
+        trials: gets the versions of the parameters; see ``fit``.
         max_questions: how many questions to language models a training may ask in all; see ``fit``.
         callbacks: are told about the progress.
 
@@ -52,6 +55,7 @@ class Trainer:
         min_delta: float = 0.0,
         retries: int = 3,
         max_questions: int | None = None,
+        trials: Trials | None = None,
         callbacks: Sequence[Callback] = (),
     ) -> None:
         self._max_epochs = 1 if max_epochs is None else max_epochs
@@ -66,6 +70,7 @@ class Trainer:
         }
         self._retries = retries
         self._max_questions = max_questions
+        self._trials = trials
 
     def fit(
         self,
@@ -115,6 +120,7 @@ class Trainer:
             retries=self._retries,
             models=models,
             max_questions=self._max_questions,
+            trials=self._trials,
             checkpoint_dir=self._directory,
             resume=ckpt_path,
             agent=agent,

@@ -9,9 +9,9 @@ import pytest
 
 import tellurio_sync as te
 from tellurio_sync.errors import BudgetExceeded, MethodNotFound, UsageError
+from tellurio_sync.ledger import Ledger
 from tellurio_sync.model.call import Call
 from tellurio_sync.optim.told import ParameterUnchanged
-from tellurio_sync.studio.ledger import Ledger
 from tellurio_sync.trainer import estimate, fit
 from tellurio_sync.trainer.callbacks import Callback, Progress
 from tellurio_sync.trainer.spending import samples_in, size_of
@@ -29,12 +29,13 @@ class Counter:
     def __init__(self, enough=2):
         self.asked = 0
         self.enough = enough
+        self.says = ""  # instead, as the next prompt
 
     def __call__(self, messages, **options):
         self.asked += 1
         text = json.dumps(messages)
         if "<IMPROVED>" in text:
-            return f"<IMPROVED>{RULE * (text.count(RULE) + 1)}</IMPROVED>"
+            return f"<IMPROVED>{self.says or RULE * (text.count(RULE) + 1)}</IMPROVED>"
         if "feedback" in text.lower() and "variable_1" in text:
             return '{"variable_1": "More rules."}'
         return "right" if messages[0]["content"].count(RULE) >= self.enough else "wrong"

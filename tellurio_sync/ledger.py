@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from html import escape
 from typing import Any
 
-from ..errors import HttpError
+from .errors import HttpError
 
 KINDS = ("forward", "judge", "critic", "propagator", "optimizer")
 """The order in which kinds are shown; others, which a server may have, come after them."""
@@ -169,6 +168,8 @@ class Ledger:
         return f"<Ledger: {self}>"
 
     def _repr_html_(self) -> str:
+        from html import escape  # only here: importing the package is to stay cheap
+
         columns = ("asked", "cached", "failed", "not_asked", "prompt_tokens", "completion_tokens", "usd")
         head = "".join(f"<th>{name.replace('_', ' ')}</th>" for name in ("kind", *columns))
         lines = [*self.by_kind.items(), ("all", self.total)]

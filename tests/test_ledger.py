@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tellurio_sync.errors import HttpError
-from tellurio_sync.studio.ledger import Count, Ledger
+from tellurio_sync.ledger import Count, Ledger
 
 
 def row(step: int | None, kind: str, asked: int, model: str = "", **more: float) -> dict[str, object]:
