@@ -129,7 +129,7 @@ def test_no_samples():
 
 
 def test_it_is_begun_again_after_a_lost_connection():
-    forward, evaluator, samples, batches = scored([1, 1])
+    forward, evaluator, samples, _ = scored([1, 1])
     losses = [te.ConnectionLost("gone")]
 
     def unlucky(batch):
