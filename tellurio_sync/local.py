@@ -180,8 +180,8 @@ def start_local_backend(
 _PROGRAM = """
 import json, sys
 sys.path[:] = json.loads(sys.argv.pop(1))
-from tellurio_sync.cli import main
-sys.exit(main(["backend", *sys.argv[1:]]))
+from tellurio_sync.backend.command import main
+sys.exit(main(sys.argv[1:]))
 """
 
 

@@ -2,9 +2,12 @@
 
 ::
 
-    server.py        the process: one port, signals, ready file;  options.py: its options;  leashes.py: who uses it
+    server.py        the process: one port, signals, ready file
+    command.py       the same as a command;  options.py: its options
+    leashes.py       the programs that use it
     rest.py          projects, runs, metrics over HTTP;  run_names.py: names for runs
     store.py         the records in SQLite;  schema.py: their form and its versions;  metrics.py: packed values
+    snapshot.py      the same records, read without a backend
     page/            the pages for a browser
     history.py       what people look at beside metrics: versions.py of parameters, question_log.py of questions,
                      passes.py of backward passes

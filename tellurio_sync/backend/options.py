@@ -97,6 +97,17 @@ class BackendOptions:
         )
 
 
+def arguments_parser(program: str) -> argparse.ArgumentParser:
+    """What reads the backend's options, also from files."""
+    parser = argparse.ArgumentParser(
+        prog=program,
+        description="Run a local backend until it is interrupted. @FILE reads arguments from a file, one per line.",
+        fromfile_prefix_chars="@",
+    )
+    add_arguments(parser)
+    return parser
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the backend's options to ``parser``."""
     defaults = BackendOptions()
@@ -150,6 +161,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--ready-file", type=Path, metavar="PATH", help="receives one JSON object once the backend serves")
     add("--exit-with-stdin", action="store_true", help="stop when standard input reaches its end")
+
+
+def flags() -> list[tuple[str, str]]:
+    """The options as they are written, with what they are for: for completion."""
+    actions = arguments_parser("")._actions
+    return [(flag, action.help or "") for action in actions for flag in action.option_strings]
 
 
 def _port(text: str) -> int:

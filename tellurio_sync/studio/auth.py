@@ -13,6 +13,10 @@ from .keys import clean_key
 from .rest import StudioRest
 
 
+class MissingAPIKey(ValueError):
+    """No API key was given, and none is stored."""
+
+
 class KeySource(str, Enum):
     """Where an API key came from."""
 
@@ -39,7 +43,7 @@ def find_api_key(api_key: str | None = None, relogin: bool = False, server: str 
         relogin: do not look into the keyring.
 
     Raises:
-        ValueError: there is none.
+        MissingAPIKey: there is none.
         InvalidAPIKeyError: it holds characters that no key has.
     """
     for given, source in (
@@ -49,11 +53,11 @@ def find_api_key(api_key: str | None = None, relogin: bool = False, server: str 
         if key := _cleaned(given, relogin):
             return key, source
     if relogin:
-        raise ValueError("API key is required for re-login. Pass api_key=..., or set TELLURIO_API_KEY.")
+        raise MissingAPIKey("API key is required for re-login. Pass api_key=..., or set TELLURIO_API_KEY.")
     stored = keystore.lookup(server)
     if key := _cleaned(stored.key, relogin):
         return key, KeySource.KEYRING
-    raise ValueError(
+    raise MissingAPIKey(
         "API key is required for the first login. Pass api_key=..., set TELLURIO_API_KEY, or run `tellurio-sync login` "
         f"once. (No stored key: {stored.reason}.) Without an account: login(mode='local')."
     )

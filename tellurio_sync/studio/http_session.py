@@ -20,13 +20,15 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import PoolManager
 
+from ..addresses import is_loopback
 from ..surroundings import tls_context
 
 _request = threading.local()
@@ -55,6 +57,31 @@ def new_session(user_agent: str, ssl_context: ssl.SSLContext | None = None) -> r
     for scheme in ("http://", "https://"):
         session.mount(scheme, _BoundedAdapter(ssl_context or tls_context()))
     return session
+
+
+def post_json(url: str, body: Any, headers: Mapping[str, str], timeout: float) -> tuple[int, bytes]:
+    """Send one JSON value to any server, and return the status and the body of the answer. Blocks. For one request.
+
+    Redirects are not followed, and this machine is not reached through a proxy.
+
+    Raises:
+        ConnectionError: no whole answer within the timeout; the text names the kind of failure, and no key.
+    """
+    session = new_session("tellurio_sync")
+    host = urlsplit(url).hostname or ""
+    proxies = {"no_proxy": host} if is_loopback(host) else {}
+    try:
+        with time_limit(timeout):
+            answer = session.post(
+                url, json=body, headers=headers, timeout=timeout, allow_redirects=False, proxies=proxies
+            )
+        return answer.status_code, answer.content
+    except (requests.RequestException, ValueError) as exc:
+        failure = type(exc).__name__
+    finally:
+        session.close()
+    # Outside of the handler: the library's exception holds the request with the key in it.
+    raise ConnectionError(failure)
 
 
 def close_session(session: requests.Session) -> None:

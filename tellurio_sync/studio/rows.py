@@ -6,8 +6,9 @@ import csv
 import json
 import math
 import os
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ..journal.folder import RunFolder
 from ..journal.format import Decoder, MalformedJournal
@@ -41,12 +42,16 @@ class Rows(list[dict[str, Any]]):
             OSError: it cannot be written.
         """
         with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(("name", "step", "value"))
-            for row in self:
-                value = row["value"]
-                kept = value if isinstance(value, str) or is_number(value) else json.dumps(value)
-                writer.writerow((row["name"], row["step"], kept))
+            self.write_csv(file)
+
+    def write_csv(self, file: TextIO) -> None:
+        """As :meth:`to_csv`, to an open file. The lines end with CR LF, as RFC 4180 §2 says."""
+        writer = csv.writer(file)
+        writer.writerow(("name", "step", "value"))
+        for row in self:
+            value = row["value"]
+            kept = value if isinstance(value, str) or is_number(value) else json.dumps(value)
+            writer.writerow((row["name"], row["step"], kept))
 
     def to_jsonl(self, path: str | os.PathLike[str]) -> None:
         """Write one JSON object per line; NaN and infinities, which JSON does not have, are null.
@@ -55,11 +60,27 @@ class Rows(list[dict[str, Any]]):
             OSError: it cannot be written.
         """
         with open(path, "w", encoding="utf-8") as file:
-            for row in self:
-                value = row["value"]
-                if isinstance(value, float) and not math.isfinite(value):
-                    row = {**row, "value": None, "not_finite": str(value)}
-                file.write(json.dumps(row) + "\n")
+            self.write_jsonl(file)
+
+    def write_jsonl(self, file: TextIO) -> None:
+        """As :meth:`to_jsonl`, to an open file."""
+        for row in self:
+            value = row["value"]
+            if isinstance(value, float) and not math.isfinite(value):
+                row = {**row, "value": None, "not_finite": str(value)}
+            file.write(json.dumps(row) + "\n")
+
+    def of_metrics(self, names: Collection[str]) -> Rows:
+        """Those of these metrics, in the same order; of all, if there are no names."""
+        return Rows(row for row in self if row["name"] in names) if names else self
+
+    def numbers(self) -> dict[str, list[tuple[int, float]]]:
+        """For each metric that has numbers: its steps and numbers, in the order in which they came."""
+        found: dict[str, list[tuple[int, float]]] = {}
+        for row in self:
+            if is_number(row["value"]):
+                found.setdefault(row["name"], []).append((row["step"], float(row["value"])))
+        return found
 
 
 def is_number(value: Any) -> bool:
@@ -91,10 +112,7 @@ def rows_of_folder(path: Path | None) -> Rows:
 
 def plot(rows: Rows, names: tuple[str, ...], ax: Any, title: str) -> Any:
     """Draw the numbers of these metrics over their steps; of all metrics if none is named. See ``Run.plot``."""
-    numbers: dict[str, list[tuple[int, float]]] = {}
-    for row in rows:
-        if is_number(row["value"]):
-            numbers.setdefault(row["name"], []).append((row["step"], float(row["value"])))
+    numbers = rows.numbers()
     for name in names:
         if name not in numbers:
             raise ValueError(f"There is no metric {name!r} with numbers; there are: {', '.join(numbers) or 'none'}")

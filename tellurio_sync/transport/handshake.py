@@ -70,7 +70,7 @@ class Dialer:
         self._max_message_size = max_message_size
         self._redact = redact
         self._stage = "url"
-        self._proxy: _Proxy | None = None
+        self._proxy: Proxy | None = None
         self._sock: socket.socket | None = None  # connected, and not handed over yet
         self._websocket = websocket.WebSocket(skip_utf8_validation=True)
         self._is_aborted = False
@@ -109,7 +109,7 @@ class Dialer:
     def _dial(self, deadline: float) -> WebSocketTransport:
         host, port, is_secure = _target(self._url)
         if not self._is_loopback:
-            self._proxy = _proxy_for(host, is_secure)
+            self._proxy = proxy_for(host, is_secure)
         proxy = self._proxy
         self._stage = "DNS" if proxy is None else "proxy"
         sock = tcp.connect(
@@ -223,7 +223,7 @@ class _Refused(Exception):
     """The server's answer breaks RFC 6455."""
 
 
-class _Proxy(NamedTuple):
+class Proxy(NamedTuple):
     """An HTTP proxy of the environment.
 
     Attributes:
@@ -248,7 +248,7 @@ def _target(url: str) -> tuple[str, int, bool]:
     return parts.hostname, parts.port or (443 if is_secure else 80), is_secure
 
 
-def _proxy_for(host: str, is_secure: bool) -> _Proxy | None:
+def proxy_for(host: str, is_secure: bool) -> Proxy | None:
     """What ``http_proxy`` (``ws://``), ``https_proxy`` (``wss://``) and ``no_proxy`` say; raises DialFailed."""
     variable = "https_proxy" if is_secure else "http_proxy"
     try:
@@ -261,7 +261,7 @@ def _proxy_for(host: str, is_secure: bool) -> _Proxy | None:
     if auth:
         authorization = Secret("Basic " + b64encode(":".join(auth).encode()).decode())
     shown = f"[{proxy_host}]" if ":" in proxy_host else proxy_host
-    return _Proxy(f"http://{shown}:{port or 80}", variable, proxy_host, port or 80, authorization)
+    return Proxy(f"http://{shown}:{port or 80}", variable, proxy_host, port or 80, authorization)
 
 
 class _PlainStream:

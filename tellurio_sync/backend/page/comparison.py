@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from ..snapshot import Records
 from ..store import Row
 from .plots import columns_for, in_words, line_of
 from .queries.metrics import count_of_values, last_value, names_of_metrics
 from .queries.parameters import parameters
 from .queries.series import finite, series
-from .reader import Records
 from .render import run_path, shown
 from .words import compare
 

@@ -9,6 +9,7 @@ import re
 from typing import NamedTuple
 
 from ..passes import from_json
+from ..snapshot import Records
 from ..store import Row
 from .pages import Asked, NotFound, run_of
 from .plots import axes_of, columns_for, line_of
@@ -16,7 +17,6 @@ from .queries.parameters import parameters, version
 from .queries.passes import backward_pass
 from .queries.runs import run
 from .queries.series import series, values
-from .reader import Records
 from .report import report
 from .story import Marks, export
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from ..snapshot import Records
 from ..store import Store
 from . import files, pages
 from .access import TOKEN_PARAMETER, Access
@@ -17,7 +18,7 @@ from .assets import PLAIN_HEADERS, static_file
 from .changes import Changes, Refusal, found_project, found_run
 from .files import File
 from .pages import Asked, NotFound
-from .reader import Reader, Records
+from .reader import Reader
 from .render import Html
 
 if TYPE_CHECKING:

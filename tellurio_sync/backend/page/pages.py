@@ -12,6 +12,7 @@ from slugify import slugify
 from ...graph_picture import Graph
 from ..passes import from_json
 from ..rest import STATUSES
+from ..snapshot import Records
 from ..store import Row
 from .comparison import MOST_RUNS, comparison, configuration
 from .plots import plots
@@ -30,7 +31,6 @@ from .queries.samples import (
 )
 from .queries.scores import changed_samples
 from .queries.usage import usage, usage_by_step
-from .reader import Records
 from .render import Html, age, project_path, query, render, run_path, short
 from .story import SAMPLES_SHOWN, Marks, story
 from .words import compare, only_new

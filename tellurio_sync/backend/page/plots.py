@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..snapshot import Records
 from ..store import Row
 from .queries.metrics import count_of_values, last_values
 from .queries.series import Point, finite, series
 from .queries.times import times
-from .reader import Records
 from .render import number
 
 if TYPE_CHECKING:

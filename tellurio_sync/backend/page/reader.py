@@ -15,47 +15,17 @@ mode readers and the writer do not wait for each other.
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
-from urllib.parse import quote
+from typing import TypeVar
 
-from ..store import Row
+from ..snapshot import Records, Snapshot
 
 T = TypeVar("T")
 
 _THREADS = 2
-
-
-class Records(Protocol):
-    """Where rows come from: a reader's connection, or the store itself."""
-
-    def read(self, sql: str, *values: Any) -> list[Row]:
-        """The rows that a SELECT gives."""
-        ...
-
-
-class Snapshot:
-    """The records as they are at one moment. Of the thread that made it."""
-
-    def __init__(self, path: Path) -> None:
-        address = f"file:{quote(str(path.absolute()))}?mode=ro"
-        # Closed by another thread, once this one has ended.
-        self.db = sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False)
-        self.db.row_factory = sqlite3.Row
-
-    def __enter__(self) -> Snapshot:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.db.close()
-
-    def read(self, sql: str, *values: Any) -> list[Row]:
-        """The rows that a SELECT gives."""
-        return [dict(row) for row in self.db.execute(sql, values)]
 
 
 class Reader:

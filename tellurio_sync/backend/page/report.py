@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from datetime import datetime, timezone
 from itertools import pairwise
 from pathlib import Path
 
 from ...errors import BackendError
 from ..passes import from_json
-from ..schema import VERSION
+from ..snapshot import Records, find_run, records_of
 from ..store import Row
 from . import assets
 from .comparison import configuration
@@ -23,7 +22,6 @@ from .queries.samples import with_answers
 from .queries.scores import changed_samples, scores_of_versions
 from .queries.series import series
 from .queries.usage import usage, usage_by_step
-from .reader import Records, Snapshot
 from .render import environment
 from .story import Marks, feedback_texts
 from .words import compare
@@ -34,9 +32,6 @@ EXAMPLES_SHOWN = 10
 
 _STYLES = ("style.css", "uPlot.min.css")
 _SCRIPTS = (assets.UPLOT, "plots.js")
-
-DATABASE = "tellurio.sqlite3"
-LATEST = "latest"
 
 
 def write_report(data_dir: Path, run: str, path: Path) -> str:
@@ -50,20 +45,9 @@ def write_report(data_dir: Path, run: str, path: Path) -> str:
     Raises:
         BackendError: there is no such data or run, or it is not clear which, or the file cannot be written.
     """
-    database = data_dir / DATABASE
-    if not database.exists():
-        raise BackendError(f"There is no {DATABASE} in {data_dir.absolute()}. Name the directory by --data-dir.")
-    update = "Start a backend on it once (tellurio-sync backend --data-dir ...), which brings it up to date."
-    try:
-        with Snapshot(database) as records:
-            found = records.read("PRAGMA user_version")[0]["user_version"]
-            if found != VERSION:
-                text = f"The data in {data_dir} has the schema {found}, this version reads {VERSION}. {update}"
-                raise BackendError(text)
-            project, row = _found(records, run)
-            text = report(records, project, row)
-    except sqlite3.Error as exc:
-        raise BackendError(f"The data in {data_dir} cannot be read: {exc}. {update}") from exc
+    with records_of(data_dir) as records:
+        project, row = _found(records, run)
+        text = report(records, project, row)
     try:
         path.write_text(text, encoding="utf-8", errors="replace")
     except OSError as exc:
@@ -72,22 +56,11 @@ def write_report(data_dir: Path, run: str, path: Path) -> str:
 
 
 def _found(records: Records, run: str) -> tuple[Row, Row]:
-    which = "TRUE" if run == LATEST else "name = ?1 OR uuid = ?1"
-    values = () if run == LATEST else (run,)
-    rows = records.read(f"SELECT * FROM runs WHERE {which} ORDER BY number DESC LIMIT 2", *values)
-    if not rows and len(run) >= 4:
-        rows = records.read("SELECT * FROM runs WHERE substr(uuid, 1, length(?1)) = ?1 LIMIT 2", run)
-    if not rows:
-        latest = records.read("SELECT name FROM runs ORDER BY number DESC LIMIT 5")
-        names = ", ".join(row["name"] for row in latest) or "none"
-        raise BackendError(f"There is no run {run!r}. The latest runs: {names}.")
-    if len(rows) > 1 and run != LATEST:
-        ids = " or ".join(row["uuid"] for row in rows)
-        raise BackendError(f"There are several runs {run!r}. Name one by its id: {ids}.")
-    notes = records.read("SELECT tags, notes FROM run_notes WHERE run_uuid = ?", rows[0]["uuid"])
-    project = records.read("SELECT * FROM projects WHERE uuid = ?", rows[0]["project_uuid"])[0]
+    row = find_run(records, run)
+    notes = records.read("SELECT tags, notes FROM run_notes WHERE run_uuid = ?", row["uuid"])
+    project = records.read("SELECT * FROM projects WHERE uuid = ?", row["project_uuid"])[0]
     tags = json.loads(notes[0]["tags"]) if notes else []
-    return project, {**rows[0], "tags": tags, "notes": notes[0]["notes"] if notes else ""}
+    return project, {**row, "tags": tags, "notes": notes[0]["notes"] if notes else ""}
 
 
 def report(records: Records, project: Row, run: Row) -> str:

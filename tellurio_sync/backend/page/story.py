@@ -8,6 +8,7 @@ from bisect import bisect_right
 from datetime import datetime
 from typing import Any
 
+from ..snapshot import Records
 from ..store import Row
 from .plots import columns_for, in_words, line_of
 from .queries.around import around
@@ -15,7 +16,6 @@ from .queries.metrics import count_of_values, highest, names_of_metrics
 from .queries.parameters import parameters, version, versions
 from .queries.scores import changed_samples, scores_of_versions
 from .queries.series import Point, series
-from .reader import Records
 from .render import number, query
 from .words import compare
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 
 from ...metrics import first_number_of, unpack
-from ..reader import Records
+from ...snapshot import Records
 from .series import Point, finite, points_of
 
 

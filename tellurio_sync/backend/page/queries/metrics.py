@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ... import metrics
+from ...snapshot import Records
 from ...store import Row
-from ..reader import Records
 
 
 def names_of_metrics(records: Records, run_uuid: str) -> list[str]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
+from ...snapshot import Records
 from ...store import Row
-from ..reader import Records
 
 
 def parameters(records: Records, run_uuid: str) -> list[Row]:

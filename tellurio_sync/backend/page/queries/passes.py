@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ...snapshot import Records
 from ...store import Row
-from ..reader import Records
 
 
 def passes(records: Records, run_uuid: str) -> list[Row]:

@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from ...snapshot import Records
 from ...store import Row
-from ..reader import Records
 from .metrics import last_value, names_of_metrics
 
 # Of a project with thousands of runs, those whose metrics become columns that can be chosen.

@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from ...snapshot import Records
 from ...store import Row
-from ..reader import Records
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ...snapshot import Records
 from ...store import Row
-from ..reader import Records
 
 _SCORED = (
     "FROM question_prompts JOIN questions ON questions.number = question"

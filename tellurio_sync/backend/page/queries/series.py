@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from ...metrics import count_of, look_into, unpack, values_of
-from ..reader import Records
+from ...snapshot import Records
 
 # Beyond this, differences and ticks would leave the range of floating point numbers.
 _MAX_NUMBER = 1e300

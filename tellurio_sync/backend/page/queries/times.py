@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 
-from ..reader import Records
+from ...snapshot import Records
 from .series import Point
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ...snapshot import Records
 from ...store import Row
-from ..reader import Records
 
 # Steps of a long training that are shown: the last ones.
 _STEPS_SHOWN = 50

@@ -3,7 +3,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-import os
 import subprocess
 import sys
 import types
@@ -11,30 +10,21 @@ import types
 import pytest
 import responses
 
-from tellurio_sync import __version__, cli, local
+from tellurio_sync import __version__, local
 from tellurio_sync.cli import main
 from tellurio_sync.errors import TellurioError
 
-from .studio.conftest import FakeKeyring
+from ..studio.conftest import FakeKeyring
+from .conftest import KEY
 
-KEY = "te-0123456789-secret"
 VERIFY = "http://127.0.0.1:8000/api/v0/verify-api-key/"
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch):
-    """An empty home directory, a local address, nobody at the terminal."""
-    for name in [name for name in os.environ if name.startswith(("TELLURIO_", "KEYRING_"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+def address(home, monkeypatch):
+    """A local address."""
     monkeypatch.setenv("TELLURIO_BACKEND_HTTP_BASE_URL", "http://127.0.0.1")
     monkeypatch.setenv("TELLURIO_BACKEND_HTTP_PORT", "8000")
-    monkeypatch.setattr(sys, "stdin", io.StringIO())
-    logger = logging.getLogger("tellurio_sync")
-    level = logger.level
-    yield tmp_path
-    logger.setLevel(level)
 
 
 @pytest.fixture
@@ -124,20 +114,20 @@ def test_a_relogin_does_not_use_the_stored_key(backend, keyring, capsys, home):
     (home / ".tellurio_config.json").write_text('{"username": "me"}')
     keyring.secrets["Tellurio", "me"] = KEY
     code, out, err = run(capsys, "login", "--relogin")
-    assert (code, out) == (1, "")
+    assert (code, out) == (4, "")
     assert "Login failed: Missing API key. Please provide a valid API key." in err
 
 
 def test_no_key_at_all(backend, capsys):
     code, out, err = run(capsys, "login")
-    assert (code, out) == (1, "")
+    assert (code, out) == (4, "")
     assert err == "[tellurio-sync] Login failed: Missing API key. Please provide a valid API key.\n"
 
 
 @pytest.mark.parametrize("key", ["wrong", "with blank"])
 def test_an_invalid_key_is_not_stored(backend, keyring, capsys, home, key):
     code, out, err = run(capsys, "login", "--api-key", key)
-    assert (code, out) == (1, "")
+    assert (code, out) == (4, "")
     assert "Login failed: Invalid API key. Please try again." in err
     assert key not in err
     assert keyring.secrets == {}
@@ -145,21 +135,21 @@ def test_an_invalid_key_is_not_stored(backend, keyring, capsys, home, key):
 
 
 @pytest.mark.parametrize(
-    ("base_url", "status", "text"),
+    ("base_url", "status", "code", "text"),
     [
-        ("http://127.0.0.1", None, "Login failed: Network error occurred. Please check your connection."),
-        ("http://127.0.0.1", 500, "Login failed: Failed to connect to the backend."),
-        ("http://backend.example", None, "Login failed: Failed to connect to the backend.\nThe API key is not sent"),
-        ("nonsense", None, "Login failed: The backend's address 'nonsense' must begin with"),
+        ("http://127.0.0.1", None, 5, "Login failed: Network error occurred. Please check your connection."),
+        ("http://127.0.0.1", 500, 1, "Login failed: Failed to connect to the backend."),
+        ("http://backend.example", None, 1, "Login failed: Failed to connect to the backend.\nThe API key is not sent"),
+        ("nonsense", None, 1, "Login failed: The backend's address 'nonsense' must begin with"),
     ],
 )
-def test_login_fails(base_url, status, text, backend, capsys, monkeypatch):
+def test_login_fails(base_url, status, code, text, backend, capsys, monkeypatch):
     backend.remove("GET", VERIFY)
     if status is not None:
         backend.add("GET", VERIFY, status=status)
     monkeypatch.setenv("TELLURIO_BACKEND_HTTP_BASE_URL", base_url)
-    code, out, err = run(capsys, "login", "--api-key", KEY)
-    assert (code, out) == (1, "")
+    found, out, err = run(capsys, "login", "--api-key", KEY)
+    assert (found, out) == (code, "")
     assert text in err
 
 
@@ -192,7 +182,9 @@ def test_what_a_command_raises_on_purpose_is_one_line(monkeypatch, capsys):
     def fail(arguments: list[str]) -> int:
         raise TellurioError("the backend is gone")
 
-    monkeypatch.setattr(cli, "_demo", fail)
+    demo = types.ModuleType("demo")
+    demo.main = fail
+    monkeypatch.setitem(sys.modules, "tellurio_sync.examples.facility_support", demo)
     assert run(capsys, "demo") == (1, "", "[tellurio-sync] the backend is gone\n")
 
 
@@ -220,17 +212,15 @@ def test_the_backend_without_its_extra(monkeypatch, capsys):
     ("arguments", "text"),
     [
         ([], "COMMAND"),
-        (["fly"], "invalid choice"),
-        (["login", "--nope"], "unrecognized arguments: --nope"),
+        (["fly"], "No such command 'fly'"),
+        (["login", "--nope"], "No such option"),
         (["backend", "stray"], "unrecognized arguments: stray"),
-        (["-v", "loud", "login"], "invalid choice"),
+        (["-v", "loud", "login"], "'loud' is not one of"),
         (["backend", "@/no/such/file"], "No such file"),
     ],
 )
 def test_wrong_arguments(arguments, text, capsys):
-    with pytest.raises(SystemExit) as caught:
-        main(arguments)
-    assert caught.value.code == 2
+    assert main(arguments) == 2
     assert text in capsys.readouterr().err
 
 
@@ -252,7 +242,7 @@ def test_the_command_as_a_process():
     done = subprocess.run(
         [sys.executable, "-m", "tellurio_sync", "login"], timeout=60, capture_output=True, text=True, input=""
     )
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (4, "")
     assert "Missing API key" in done.stderr
 
 
@@ -263,7 +253,7 @@ def test_the_command_starts_fast():
 import sys
 from tellurio_sync.cli import main
 try:
-    main(["--help"])
+    assert main(["--help"]) == 0
 finally:
     heavy = {"aiohttp", "asyncio", "keyring", "openai", "requests", "sqlite3"}
     print(sorted(heavy & set(sys.modules)), file=sys.stderr)
@@ -291,7 +281,7 @@ def test_what_was_made_offline_is_sent_and_listed(home, tmp_path, monkeypatch, c
     assert main(["sync", *data]) == 0
     assert "Nothing is left to send." in capsys.readouterr().out
     assert main(["runs", "Away", *data]) == 0
-    assert "COMPLETED  made offline" in capsys.readouterr().out
+    assert "COMPLETED  Away     made offline" in capsys.readouterr().out
     assert main(["sync", str(tmp_path / "absent"), *data]) == 1
     assert "absent" in capsys.readouterr().err
     local.default_local_backend().stop()
@@ -299,7 +289,33 @@ def test_what_was_made_offline_is_sent_and_listed(home, tmp_path, monkeypatch, c
 
 def test_whoami_and_logout(backend, keyring, monkeypatch, capsys):
     monkeypatch.setenv("TELLURIO_API_KEY", "wrong")
-    assert main(["whoami"]) == 1
+    assert main(["whoami"]) == 4
     assert "wrong" not in capsys.readouterr().err
     assert main(["logout"]) == 0
     assert "is forgotten" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_of_shells(shell, capsys, monkeypatch):
+    code, out, err = run(capsys, "completion", shell)
+    assert (code, err) == (0, "")
+    assert "_TELLURIO_SYNC_COMPLETE=" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ("tellurio-sync me", {"metrics"}),
+        ("tellurio-sync metrics --pl", {"--plot"}),
+        ("tellurio-sync backend --lm-m", {"--lm-max-concurrency"}),
+        ("tellurio-sync completion ", {"bash", "zsh", "fish"}),
+    ],
+)
+def test_what_a_shell_completes(words, wanted, capsys, monkeypatch):
+    monkeypatch.setenv("_TELLURIO_SYNC_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))
+    with pytest.raises(SystemExit) as caught:
+        main([])
+    assert caught.value.code == 0
+    assert {line.split(",")[1] for line in capsys.readouterr().out.split()} == wanted
