@@ -60,7 +60,17 @@ _MESSAGES_PER_TURN = 32
 
 
 # Names of the wire's extensions that this backend knows; clients use none that the greeting does not name.
-EXTENSIONS = ("budget", "cancel", "client_function", "feedback", "on_error", "questions", "release", "session")
+EXTENSIONS = (
+    "accept",
+    "budget",
+    "cancel",
+    "client_function",
+    "feedback",
+    "on_error",
+    "questions",
+    "release",
+    "session",
+)
 
 # As the Language Server Protocol has it: the reply to a request that was cancelled.
 REQUEST_CANCELLED = -32800

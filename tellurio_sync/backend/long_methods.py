@@ -20,9 +20,10 @@ from .engine.backward import Arrived, backprop_variables, backward
 from .engine.functions import bind
 from .engine.graph import Step, record
 from .engine.op import Op
+from .engine.replay import Replay
 from .methods import Params, Result
 from .objects import Variable, Version
-from .optimizer import DEFAULTS, Rewritten, Settings, Task, step, version_tags
+from .optimizer import ACCEPT, DEFAULTS, Rewritten, Settings, Task, step, version_tags
 from .passes import Way
 from .question_log import Forward, asking
 from .records import CRITIC, RECORDS, learnt, plain_feedback
@@ -65,7 +66,12 @@ async def _run_function(scope: Scope, op: Op, grad_enabled: bool, watched: Forwa
 
 def _telling(scope: Scope, result: Result) -> Result:
     """The result, with what was left out and what else to tell the user, if anything: other clients ignore these."""
-    more = {"left_out": [one.as_json() for one in scope.left_out], "told": scope.told, "notes": scope.notes}
+    more = {
+        "left_out": [one.as_json() for one in scope.left_out],
+        "told": scope.told,
+        "notes": scope.notes,
+        "rejected": scope.rejected,
+    }
     return {**result, **{name: value for name, value in more.items() if value}}
 
 
@@ -101,6 +107,7 @@ def run_backward(scope: Scope, params: Params) -> Work:
         inputs=None if inputs is None else wire.variables(objects, inputs, "inputs"),
         retain_graph=create_graph if retain_graph is None else retain_graph,
         create_graph=create_graph,
+        replay=Replay(roots) if objects.tries_before else None,
         # The ids that the client has been given; they do not depend on `inputs`.
         told=[variable.variable_id for variable in backprop_variables(roots)],
     )
@@ -137,6 +144,7 @@ async def _run_backward(
     inputs: list[Variable] | None,
     retain_graph: bool,
     create_graph: bool,
+    replay: Replay | None,
     told: list[str],
 ) -> Result:
     way = Way()
@@ -150,17 +158,18 @@ async def _run_backward(
     for gradient in arrived:
         # The client may have let go of one meanwhile: then nobody could read it.
         if gradient.variable.variable_id in scope.objects.variables:
-            _append_gradient(scope, gradient, requires_grad=create_graph)
+            _append_gradient(scope, gradient, replay, requires_grad=create_graph)
     scope.push_ids_later("clear_backward", told)
     return _telling(scope, {"message": "Backward pass executed successfully."})
 
 
-def _append_gradient(scope: Scope, arrived: Arrived, *, requires_grad: bool) -> None:
+def _append_gradient(scope: Scope, arrived: Arrived, replay: Replay | None, *, requires_grad: bool) -> None:
     variable = arrived.variable
     gradient = scope.objects.new_variable(
         data=plain_feedback(arrived.data), role=f"feedback to {variable.role or ''}", requires_grad=requires_grad
     )
     gradient.learnt = learnt(arrived.data)
+    gradient.replay = replay
     variable.grad.append(gradient)
     scope.push(
         "append_grad",
@@ -209,7 +218,7 @@ def run_optimizer_tgd(scope: Scope, params: Params) -> Work:
         raise Refused("Each item of `grads` and of `momentum_buffer_list` must be a list.")
     if not len(parameters) == len(grads) == len(buffers):
         raise Refused("`params`, `grads` and `momentum_buffer_list` must have the same length.")
-    settings = Settings(objects, {name: params[name] for name in DEFAULTS if name in params})
+    settings = Settings(objects, {name: params[name] for name in (*DEFAULTS, ACCEPT) if name in params})
     tasks = [
         Task(
             settings,

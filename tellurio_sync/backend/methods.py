@@ -67,6 +67,12 @@ def update_variable(scope: Scope, params: Params) -> Result:
     }
 
 
+def _clear(variable: Variable) -> None:
+    for gradient in variable.grad:
+        gradient.replay = None  # an optimizer may remember the gradient, but not what it came of
+    variable.grad = []
+
+
 def _set_field(objects: Objects, variable: Variable, field: str, value: Any) -> None:
     if field == "data":
         variable.data = normalised(value)
@@ -80,7 +86,10 @@ def _set_field(objects: Objects, variable: Variable, field: str, value: Any) -> 
     elif field in ("_output_nr", "output_nr"):
         variable.output_nr = param({field: value}, field, int)
     elif field in ("_grad", "grad"):
-        variable.grad = wire.variables(objects, value or [], field)
+        gradients = wire.variables(objects, value or [], field)
+        if not gradients:
+            _clear(variable)
+        variable.grad = gradients
     elif field == "_grad_fn":
         node = None if value is None else objects.node(value)
         variable.grad_fn = node
@@ -236,7 +245,7 @@ def clear_grad(scope: Scope, params: Params) -> Result:
     optimizer = scope.objects.optimizer(param(params, "optimizer_id"))
     for group in optimizer.groups:
         for variable in wire.variables(scope.objects, group["params"], "params"):
-            variable.grad = []
+            _clear(variable)
     return {"message": "Gradients cleared successfully."}
 
 

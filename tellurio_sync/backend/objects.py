@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
-from weakref import WeakValueDictionary, ref
+from weakref import WeakKeyDictionary, WeakValueDictionary, ref
 
 from ..errors import UnknownModel, UnknownNode, UnknownVariable
 from .data import Data
@@ -21,6 +21,7 @@ from .refused import Refused
 
 if TYPE_CHECKING:
     from .engine.op import Op
+    from .engine.replay import Replay
     from .history import History
     from .lm.budget import Budget
     from .records import Recorded
@@ -49,6 +50,7 @@ class Variable(_Referable):
         accumulator: for a leaf: the node at which its gradients arrive, made at its first use.
         attributes: the attributes that a user has added; kept, without meaning here.
         learnt: of a gradient: what it knows of samples; None: its data is all.
+        replay: of a gradient: to try new data on its samples, where an optimizer wants that.
     """
 
     variable_id: str
@@ -64,6 +66,7 @@ class Variable(_Referable):
     accumulator: Node | None = None
     attributes: dict[str, Any] | None = None
     learnt: Recorded | None = None
+    replay: Replay | None = None
 
     @property
     def tag(self) -> dict[str, Any]:
@@ -151,6 +154,15 @@ class Version:
     gradients: tuple[Variable, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """Data that was no better than that of a parameter, ``instead_of``; and how it did, in words."""
+
+    data: Data
+    instead_of: Data
+    score: str
+
+
 @dataclass(eq=False, slots=True)
 class Optimizer(_Referable):
     """An optimizer; ``groups`` in wire form, each with all settings and its ``params``.
@@ -175,11 +187,15 @@ class Objects:
     Attributes:
         history: keeps what happens in runs, for people to look at; None: nothing is kept.
         question_counts: of all questions so far.
+        tries_before: whether an optimizer wants to try new data before it is adopted.
+        rejected: of parameters: what was tried last and was no better.
     """
 
     def __init__(self, history: History | None = None) -> None:
         self.history = history
         self.question_counts = no_counts()
+        self.tries_before = False
+        self.rejected: WeakKeyDictionary[Variable, Rejected] = WeakKeyDictionary()
         self.variables: dict[str, Variable] = {}
         self.nodes: WeakValueDictionary[str, Node] = WeakValueDictionary()
         self.models: dict[str, Model] = {}

@@ -13,7 +13,8 @@ from .data import Data, text
 from .engine.concurrency import map_at_once
 from .engine.conversation import Conversation
 from .engine.op import Host
-from .objects import Model, Objects, Variable, Version
+from .engine.replay import tried
+from .objects import Model, Objects, Rejected, Variable, Version
 from .questions import Question, QuestionFailed
 from .reading.answers import read_improved
 from .records import Record, summary
@@ -28,6 +29,10 @@ DEFAULTS: dict[str, Any] = {
     "momentum": 0,
     "completion_args": {},
 }
+
+
+ACCEPT, BATCH = "accept", "batch"
+"""A setting that is absent unless a client gives it (protocol §K.13)."""
 
 
 class Settings:
@@ -54,9 +59,19 @@ class Settings:
             raise Refused("`constraints` must be a list of texts or Variables.")
         self._constraints = [text(plain(constraint)) for constraint in constraints]
         self._inputs, self._messages = _filled(decoded["messages"], decoded["inputs"])
+        accept = group.get(ACCEPT)
+        if accept not in (None, BATCH):
+            raise Refused(f"`{ACCEPT}` must be {BATCH!r} or null.")
+        self.tries_before = accept == BATCH
+        objects.tries_before = objects.tries_before or self.tries_before
 
     async def improved(
-        self, host: Host, current: Operand, gradients: Sequence[Operand], history: Sequence[Version]
+        self,
+        host: Host,
+        current: Operand,
+        gradients: Sequence[Operand],
+        history: Sequence[Version],
+        rejected: Rejected | None = None,
     ) -> Data:
         """New data for one parameter.
 
@@ -75,6 +90,7 @@ class Settings:
             self._constraints,
             self._messages,
             _records([gradient.variable for gradient in gradients]),
+            prompts.Version(text(rejected.data), [], rejected.score) if rejected is not None else None,
         )
         if asked.left_out:
             host.notes.append(
@@ -113,13 +129,18 @@ class Rewritten:
 async def step(objects: Objects, host: Host, tasks: Sequence[Task]) -> list[Rewritten]:
     """Rewrite the parameters of ``tasks``: all models are asked at the same time, then all changes are made together.
 
-    If a question fails, nothing is changed.  A parameter for which the model offers only what would do harm (a lost
-    placeholder, for instance) keeps its data, and the user is told.  Gradients stay (protocol §I.3).
+    If a question fails, nothing is changed.  Where the settings say so, the new data of all their parameters is tried
+    on the samples of the batch first, and adopted if it is better.  A parameter for which the model offers only what
+    would do harm (a lost placeholder, for instance) keeps its data, and the user is told.  Gradients stay (protocol
+    §I.3).
     """
-    new = await map_at_once(lambda task: _improved(host, task), tasks)
+    new = await map_at_once(lambda task: _improved(objects, host, task), tasks)
+    rejected = await _rejected(objects, host, tasks, new)
     rewritten = []
     for task, data in zip(tasks, new):
         variable = task.parameter.variable
+        if variable in rejected:
+            continue
         if isinstance(data, QuestionFailed):
             name = f"The parameter with the role {shorten(task.parameter.role, 100)!r}"
             host.told.append(f"{name} keeps its data: {shorten(data.text, 500)}")
@@ -131,10 +152,46 @@ async def step(objects: Objects, host: Host, tasks: Sequence[Task]) -> list[Rewr
     return rewritten
 
 
-async def _improved(host: Host, task: Task) -> Data | QuestionFailed:
+async def _rejected(
+    objects: Objects, host: Host, tasks: Sequence[Task], new: Sequence[Data | QuestionFailed]
+) -> set[Variable]:
+    """The parameters that keep their data because the new data is no better on the batch; what was tried is kept."""
+    to_try = [
+        (task, data)
+        for task, data in zip(tasks, new)
+        if task.settings.tries_before and not isinstance(data, QuestionFailed)
+    ]
+    if not to_try:
+        return set()
+    replays = [
+        gradient.variable.replay
+        for task, _ in to_try
+        for gradient in task.gradients
+        if gradient.variable.replay is not None
+    ]
+    changed = {task.parameter.variable: data for task, data in to_try if data != task.parameter.data}
+    if changed:
+        verdict = await tried(host, replays, changed)
+        if verdict.is_better:
+            return set()
+        score = f"score {verdict.new:.4g} on {verdict.samples} samples, where the current data has {verdict.old:.4g}"
+    else:
+        score = "the same as the current data"
+    for task, data in to_try:
+        objects.rejected[task.parameter.variable] = Rejected(data, task.parameter.data, score)
+        host.rejected.append(
+            f"The parameter with the role {shorten(task.parameter.role, 100)!r} keeps its data: {score}."
+        )
+    return {task.parameter.variable for task, _ in to_try}
+
+
+async def _improved(objects: Objects, host: Host, task: Task) -> Data | QuestionFailed:
     """The new data; the failure where all that was offered would have done harm, which the old data does not."""
+    rejected = objects.rejected.get(task.parameter.variable)
+    if rejected is not None and rejected.instead_of != task.parameter.data:
+        rejected = None
     try:
-        return await task.settings.improved(host, task.parameter, task.gradients, task.history)
+        return await task.settings.improved(host, task.parameter, task.gradients, task.history, rejected)
     except QuestionFailed as exc:
         if exc.kind != "harmful":
             raise

@@ -56,6 +56,7 @@ class Scope:
         left_out: see ``engine.op.Host``.
         told: see ``engine.op.Host``.
         notes: see ``engine.op.Host``.
+        rejected: see ``engine.op.Host``.
         late_pushes: pushes that are sent after the reply, unless it is an error.
     """
 
@@ -70,6 +71,7 @@ class Scope:
         self.left_out: list[LeftOut] = []
         self.told: list[str] = []
         self.notes: list[str] = []
+        self.rejected: list[str] = []
         self.late_pushes: list[LatePush] = []
 
     # --- asking ---------------------------------------------------------------------------------

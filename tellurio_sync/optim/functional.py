@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..autodiff.messages import Inputs, Messages, check_inputs, check_messages, check_model
-from ..errors import RemoteProtocolError
+from ..errors import RemoteProtocolError, UsageError, shorten_repr
 from ..model.call import Call
 from ..model.language import ChatCompletionModel
 from ..model.reply_checks import check_message, member
+from ..model.session_link import SessionLink
 from ..model.variable import Variable
 from ..model.wire import link_of, serialise, wait_until_made
 from .state import Momentum, StateDecoder
-from .told import warn_of_told
+from .told import rejected_in, warn_of_told
 
 _FLAG = "_pending_data"
 _DONE = "Functional TGD optimization step executed successfully."
@@ -28,8 +29,9 @@ def tgd(
     inputs: Inputs | None,
     constraints: Sequence[str | Variable] | None,
     momentum: int,
+    accept: str | None = None,
     **completion_args: Any,
-) -> None:
+) -> int:
     """Let a language model rewrite each of ``params`` by its gradients. One long call: one round trip.
 
     Args:
@@ -41,7 +43,11 @@ def tgd(
         inputs: values for the placeholders ``{name}`` in the messages.
         constraints: rules for the new data, in words.
         momentum: how many former steps are kept and shown, >= 0.
+        accept: as for :class:`TGD`.
         completion_args: passed on to the model.
+
+    Returns:
+        How many of ``params`` keep their data because the new data was no better; without ``accept`` 0.
 
     Raises:
         TypeError, ValueError: an argument of the wrong form.
@@ -53,6 +59,7 @@ def tgd(
     check_messages(messages)
     check_inputs(inputs)
     check_momentum(momentum)
+    check_accept(accept)
     if len(grads) != len(params) or len(momentum_buffer_list) not in (0, len(params)):
         counts = f"{len(params)} params, {len(grads)} grads, {len(momentum_buffer_list)} momentum buffers"
         raise ValueError(f"grads and momentum_buffer_list must have an item for each of params: {counts}")
@@ -67,8 +74,11 @@ def tgd(
         "momentum": momentum,
         "completion_args": completion_args,
     }
+    if accept is not None:
+        arguments["accept"] = accept
     wait_until_made(arguments)
     link = link_of(arguments)
+    check_knows_accept(link, accept)
     registries = link.registries
     keep: list[object] = []
     with Call(link, changes=params) as call:
@@ -88,6 +98,19 @@ def tgd(
             registries.clear_pending(params, _FLAG)
             raise
     warn_of_told(result)
+    return rejected_in(result)
+
+
+def check_accept(accept: object) -> None:
+    """Raises ValueError unless ``accept`` is None or "batch"."""
+    if accept not in (None, "batch"):
+        raise ValueError(f"accept must be 'batch' or None, not {shorten_repr(accept)}")
+
+
+def check_knows_accept(link: SessionLink, accept: object) -> None:
+    """Raises UsageError if the server cannot try new data before it adopts it."""
+    if accept is not None and "accept" not in link.extensions:
+        raise UsageError("This server cannot try new data before it adopts it: leave accept='batch' out.")
 
 
 def check_momentum(momentum: object) -> None:

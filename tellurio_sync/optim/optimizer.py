@@ -25,8 +25,9 @@ from ..model.variable import Variable
 from ..model.variable_state import held_data, held_grad, set_local
 from ..model.wire import link_of, mirrored_in, serialise, wait_until_made
 from . import checkpoint
+from .functional import check_knows_accept
 from .state import State, StateDecoder
-from .told import warn_of_told
+from .told import rejected_in, warn_of_told
 
 ParamGroup = dict[str, Any]
 Params = Iterable[Union[Variable, ParamGroup]]
@@ -47,6 +48,7 @@ class Optimizer(Restorable):
         param_groups: list of ``{"params": [...], <settings>}``. May be changed.
         state: for each parameter, what the optimizer remembers of earlier steps.
         optimizer_id: the id on the server.
+        rejected: how many times a parameter has kept its data because new data was no better (``accept`` of ``TGD``).
     """
 
     name: ClassVar[str] = ""
@@ -57,6 +59,9 @@ class Optimizer(Restorable):
         self.defaults = defaults
         wait_until_made([groups, defaults])
         self._link: SessionLink = link_of([groups, defaults])
+        for settings in (defaults, *groups):
+            check_knows_accept(self._link, settings.get("accept"))
+        self.rejected = 0
         shape = groups if is_grouped else groups[0]["params"]
         self._lost: str | None = None
         with Call(self._link) as call:
@@ -118,6 +123,7 @@ class Optimizer(Restorable):
                     self._take_over_step(result)  # interrupted just then: the step was made all the same
                 raise
         warn_of_told(result)
+        self.rejected += rejected_in(result)
         return True
 
     def _take_over_step(self, result: Any) -> None:

@@ -10,7 +10,7 @@ from ..errors import shorten_repr
 from ..model.batch.dataset import variables
 from ..model.language import ChatCompletionModel, OpenAI
 from ..model.variable import Variable
-from .functional import check_momentum, tgd
+from .functional import check_accept, check_momentum, tgd
 from .optimizer import Optimizer, Params
 from .state import State
 
@@ -32,13 +32,20 @@ class TGD(Optimizer):
         inputs: values for the placeholders ``{name}`` in the messages.
         constraints: rules for the new data, in words.
         momentum: how many former steps are kept and shown, >= 0.
+        accept: ``"batch"``: a step tries the new data on the samples of the batch before it adopts it: the server
+            applies the functions between the parameters and the evaluators again, first for the samples that came out
+            wrong, and stops when nothing can be won any more. It is adopted if the sum of the scores is higher; else
+            the data stays, the next step shows the attempt to the model, and ``rejected`` counts it. It costs up to one
+            question of each chat for each sample. All parameters of the optimizer are tried together. A higher score
+            must be better. None: new data is adopted as it comes.
         completion_args: passed on to the model, such as ``model="gpt-4o"``.
 
     One round trip; with ``messages=None`` two.
 
     Raises:
         TypeError, ValueError: an argument of the wrong form.
-        UsageError: a parameter that was computed, or that the server does not know.
+        UsageError: a parameter that was computed, or that the server does not know; or the server does not know
+            ``accept``.
     """
 
     name = "TGD"
@@ -51,8 +58,10 @@ class TGD(Optimizer):
         inputs: Inputs | None = None,
         constraints: Sequence[str | Variable] | None = None,
         momentum: int = 0,
+        accept: str | None = None,
         **completion_args: Any,
     ) -> None:
+        check_accept(accept)
         check_model("model_client", model_client)
         _check_completion_args(model_client, completion_args)
         check_inputs(inputs)
@@ -61,7 +70,7 @@ class TGD(Optimizer):
         if messages is None:
             messages = _placeholder_messages()
         check_messages(messages)
-        defaults = {
+        defaults: dict[str, Any] = {
             "model_client": model_client,
             "messages": messages,
             "inputs": dict(inputs or {}),
@@ -69,6 +78,8 @@ class TGD(Optimizer):
             "momentum": momentum,
             "completion_args": completion_args,
         }
+        if accept is not None:
+            defaults["accept"] = accept
         super().__init__(params, defaults)
 
     def _step_here(self) -> None:
@@ -80,7 +91,7 @@ class TGD(Optimizer):
             grads = [parameter.grad for parameter in params]
             buffers = [self.state.get(parameter, {}).get("momentum_buffer", []) for parameter in params]
             completion_args = settings.pop("completion_args")
-            tgd(params, grads, buffers, **settings, **completion_args)
+            self.rejected += tgd(params, grads, buffers, **settings, **completion_args)
             for parameter, buffer in zip(params, buffers):
                 new[parameter] = {"momentum_buffer": buffer}
         self.state.update(new)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from ..model.told import tell
+
+log = logging.getLogger(__name__)
 
 
 class ParameterUnchanged(UserWarning):
@@ -30,3 +33,12 @@ def warn_of_told(result: Any) -> None:
         for text in told if isinstance(told, list) else ():
             if isinstance(text, str):
                 tell(kind(text))
+
+
+def rejected_in(result: Any) -> int:
+    """How many parameters keep their data because the new data was no better; each is logged."""
+    rejected = result.get("rejected") if isinstance(result, dict) else None
+    texts = [text for text in rejected if isinstance(text, str)] if isinstance(rejected, list) else []
+    for text in texts:
+        log.info("= %s", text)
+    return len(texts)

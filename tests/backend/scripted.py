@@ -34,6 +34,7 @@ class ScriptedHost:
         self.left_out: list[LeftOut] = []
         self.told: list[str] = []
         self.notes: list[str] = []
+        self.rejected: list[str] = []
         self.functions: dict[str, Callable[..., Any]] = {}
         self.questions: list[Question] = []
         self.asked: list[list[ChatMessage]] = []

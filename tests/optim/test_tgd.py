@@ -418,3 +418,50 @@ def test_functional_tgd_checks_its_lists(link, model, parameter):
     with pytest.raises(ValueError, match="momentum"):
         tgd([parameter], [[]], [[]], model, prompts(), None, None, -1)
     assert link.calls("run_optimizer_tgd") == []
+
+
+# --- accept -------------------------------------------------------------------------------------
+
+
+def test_accept_is_a_setting_where_the_server_knows_it(link, model, parameter):
+    link.extensions = frozenset({"accept"})
+    TGD([parameter], model, prompts(), accept="batch")
+    TGD([parameter], model, prompts())
+    sent = [params["defaults"] for params in link.calls("create_optimizer")]
+    assert sent[0]["accept"] == "batch"
+    assert "accept" not in sent[1]
+    assert "accept" not in sent[0]["completion_args"]
+
+
+def test_a_server_that_cannot_try_is_named_and_nothing_is_sent(link, model, parameter):
+    with pytest.raises(UsageError, match="cannot try new data"):
+        TGD([parameter], model, prompts(), accept="batch")
+    with pytest.raises(UsageError, match="cannot try new data"):
+        TGD([{"params": [parameter], "accept": "batch"}], model, prompts())
+    assert link.calls("create_optimizer") == []
+
+
+@pytest.mark.parametrize("accept", ["always", True, 1])
+def test_another_kind_of_acceptance_is_refused(link, model, parameter, accept):
+    with pytest.raises(ValueError, match="accept must be 'batch' or None"):
+        TGD([parameter], model, prompts(), accept=accept)
+
+
+def test_what_was_rejected_is_counted_and_logged_whoever_made_the_step(link, model, parameter, caplog):
+    link.extensions = frozenset({"accept"})
+    caplog.set_level("INFO")
+    optimizer = TGD([parameter], model, prompts(), accept="batch")
+    rejected = {"rejected": ["The parameter keeps its data: score 1."]}
+    answer_steps(link, parameter)
+    there = link.answers["run_step"]
+    link.answers["run_step"] = lambda params: {**there(params), **rejected}
+    optimizer.step()
+    assert optimizer.rejected == 1
+    answer_functional(link, parameter)
+    here = link.answers["run_optimizer_tgd"]
+    link.answers["run_optimizer_tgd"] = lambda params: {**here(params), **rejected}
+    optimizer.param_groups[0]["momentum"] = 1
+    optimizer.step()
+    assert optimizer.rejected == 2
+    assert link.calls("run_optimizer_tgd")[0]["accept"] == "batch"
+    assert [record.getMessage() for record in caplog.records].count("= The parameter keeps its data: score 1.") == 2

@@ -10,7 +10,7 @@
     client_function.py  functions of the client
     functions.py      names -> functions, binding of arguments
     samples.py        batches in which some samples fail
-    graph.py          recording a forward step;  backward.py: going back
+    graph.py          recording a forward step;  backward.py: going back;  replay.py: trying new data
 
 Knows neither sockets nor messages: for everything outside it asks its :class:`~.op.Host`.
 """

@@ -34,7 +34,7 @@ def backprop_variables(roots: Sequence[Variable]) -> list[Variable]:
     Raises:
         Refused: a root has no graph.
     """
-    nodes = _forward_order(_root_nodes(roots))
+    nodes = reachable(roots)
     reached = {(root.grad_fn, root.output_nr) for root in roots}
     reached |= {(edge.target, edge.output_nr) for node in nodes for edge in node.edges if edge.is_open}
     return [
@@ -68,7 +68,7 @@ async def backward(
         Refused: a root without graph, a missing gradient that is needed, inputs that are not leaves, a graph that was
             freed, more than :data:`MAX_GRADIENTS` gradients or too long ones, or no usable answer.
     """
-    nodes = _forward_order(_root_nodes(roots))
+    nodes = reachable(roots)
     wanted = _nodes_to(inputs, nodes) if inputs is not None else set(nodes)
     ops = _ops(node for node in nodes if node in wanted and not node.is_accumulator)
     arrived: list[Arrived] = []
@@ -175,9 +175,13 @@ def _started(roots: Sequence[Variable], gradients: Sequence[Data]) -> list[Data]
     return started
 
 
-def _forward_order(roots: Iterable[Node]) -> list[Node]:
-    """The nodes that feedback can reach from ``roots``, each once, in the order in which they are found."""
-    found = dict.fromkeys(roots)
+def reachable(roots: Iterable[Variable]) -> list[Node]:
+    """The nodes that feedback can reach from ``roots``, each once, in the order in which they are found.
+
+    Raises:
+        Refused: a root has no graph.
+    """
+    found = dict.fromkeys(_root_nodes(roots))
     stack = list(found)
     while stack:
         for edge in stack.pop().edges:

@@ -70,6 +70,8 @@ class Evaluator(Op):
             raise Refused("`reduction_fn_purpose` must say in words what reduction_fn does.")
         self._leaves_out = check_on_error(on_error)
         self.judged: list[Judged] = []
+        # Which samples are right, once that was found out; None in it: nobody knows.
+        self.rights: list[bool | None] = []
         # Those without a prediction, and those that could not be evaluated: they count as wrong, and get no feedback.
         self.missing: set[int] = set()
 
@@ -155,7 +157,7 @@ class Evaluator(Op):
 
     async def _recorded(self, host: Host, behind: list[str]) -> list[str]:
         """What is known of each sample; no words for those that are right."""
-        rights = await self._rights(host)
+        rights = self.rights = await self._rights(host)
         texts: list[str] = []
         for index, (judged, is_right) in enumerate(zip(self.judged, rights)):
             if index in self.missing:

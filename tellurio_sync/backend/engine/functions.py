@@ -39,4 +39,9 @@ def bind(objects: Objects, name: str, args: list[Any], kwargs: dict[str, Any]) -
         bound = _SIGNATURES[name].bind(*args, **kwargs)
     except TypeError as exc:
         raise Refused(f"{name}: {exc}.") from None
-    return op(*decode(objects, list(bound.args)), **decode(objects, bound.kwargs))
+    arguments = decode(objects, dict(bound.arguments))
+    # The name of what collects further keyword arguments is no argument itself.
+    arguments.update(arguments.pop("completion_args", {}))
+    made = op(**arguments)
+    made.arguments = arguments
+    return made

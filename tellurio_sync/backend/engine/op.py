@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from ..data import Data
@@ -21,6 +21,7 @@ class Host(Protocol):
         left_out: samples that the work goes on without, for the user to be told.
         told: parameters that keep their data, and why, in words for the user.
         notes: what else may interest the user.
+        rejected: parameters whose new data was no better, in words.
     """
 
     max_failed: float
@@ -28,6 +29,7 @@ class Host(Protocol):
     left_out: list[LeftOut]
     told: list[str]
     notes: list[str]
+    rejected: list[str]
 
     async def call(self, function: Callable, /, *args: Any) -> Any:
         """The result of a function of the client, called with plain JSON values."""
@@ -53,10 +55,12 @@ class Op(ABC):
     Attributes:
         returns_list: whether the client expects a list of outputs, even if there is one output.
         operands: the Variables among the arguments, in order, nested ones flattened (protocol §G.1).
+        arguments: all arguments by name, decoded; those that only a model takes among the others.
     """
 
     returns_list: bool = False
     operands: Sequence[Operand]
+    arguments: Mapping[str, Any]
 
     @property
     def name(self) -> str:

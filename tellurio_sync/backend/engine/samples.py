@@ -30,9 +30,9 @@ FORWARD_HINT = (
 BACKWARD_HINT = "No gradient was appended, and the graph is as it was: the same pass can be tried again."
 
 # Where a question fails so, all others of its model do, too.
-_OF_ALL = ("settings", "key", "budget")
+OF_ALL = ("settings", "key", "budget")
 # Where nothing else comes of the first ones, nothing will come of the others.
-_LIKELY_OF_ALL = ("unreachable", "timeout", "rate", "server")
+_LIKELYOF_ALL = ("unreachable", "timeout", "rate", "server")
 
 # So many of them, without one answer, are enough to know.
 _ENOUGH = 8
@@ -119,8 +119,8 @@ async def gather(
             except Refused as exc:
                 failed[index] = exc
                 kind = _kind(exc)
-                likely = sum(_kind(other) in _LIKELY_OF_ALL for other in failed.values())
-                is_hopeless = is_hopeless or kind in _OF_ALL or (not results and likely >= _ENOUGH)
+                likely = sum(_kind(other) in _LIKELYOF_ALL for other in failed.values())
+                is_hopeless = is_hopeless or kind in OF_ALL or (not results and likely >= _ENOUGH)
 
     tasks = [asyncio.ensure_future(one(index)) for index in samples]
     try:
@@ -137,7 +137,7 @@ async def gather(
         if index not in results
     ]
     causes = {exc.text for exc in failed.values()}
-    is_one = not results and len(causes) == 1 and all(_kind(exc) in _OF_ALL for exc in failed.values())
+    is_one = not results and len(causes) == 1 and all(_kind(exc) in OF_ALL for exc in failed.values())
     return Gathered(results, failures, next(iter(failed.values())) if is_one else None)
 
 
@@ -177,7 +177,7 @@ def left_out(found: Gathered[Any], size: int, *, most: int, hint: str, results: 
         return []
     if found.cause is not None:
         raise found.cause
-    if len(failures) > most or any(failure.kind in _OF_ALL for failure in failures):
+    if len(failures) > most or any(failure.kind in OF_ALL for failure in failures):
         raise SamplesFailed(failures, size, results, hint)
     return [LeftOut(failures, size)]
 
