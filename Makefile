@@ -12,7 +12,7 @@ RUFF := $(BIN)/ruff
 RUFF_CONFIG := --config .ci/ruff.toml
 CORE_TESTS := tests/transport tests/peer tests/jsonrpc tests/client tests/test_speedups.py \
 	tests/benchmarks/test_guards.py
-BORDER_TESTS := tests/transport tests/jsonrpc tests/client tests/studio tests/backend tests/session tests/test_local.py \
+BORDER_TESTS := tests/transport tests/jsonrpc tests/client tests/studio tests/backend tests/session tests/test_local.py tests/trainer/test_search.py \
 	tests/test_testing.py tests/test_readme.py
 
 .DEFAULT_GOAL := help

@@ -62,7 +62,7 @@ from .session.default import (
     sync,
     whoami,
 )
-from .trainer import Trainer, Trials, evaluate, fit
+from .trainer import Trainer, Trials, evaluate, fit, search
 
 check_interpreter()
 
@@ -134,6 +134,7 @@ __all__ = [
     "run_context",
     "runs",
     "save",
+    "search",
     "set_active_run",
     "set_backward_model_client",
     "set_grad_enabled",

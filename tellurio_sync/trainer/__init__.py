@@ -10,6 +10,7 @@ from .copying import CopiedTrainingData
 from .estimate import Estimate, estimate
 from .evaluation import Evaluation, evaluate
 from .loop import FitResult, fit
+from .search import SearchResult, search
 from .trainer import Trainer
 from .trials import Trials, TrialsError, Version
 
@@ -20,6 +21,7 @@ __all__ = [
     "Estimate",
     "Evaluation",
     "FitResult",
+    "SearchResult",
     "Trainer",
     "Trials",
     "TrialsError",
@@ -27,4 +29,5 @@ __all__ = [
     "estimate",
     "evaluate",
     "fit",
+    "search",
 ]

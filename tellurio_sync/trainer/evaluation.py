@@ -137,7 +137,7 @@ def evaluate(
             break
         numbers = order[start : start + batch_size]
         batch = [samples[number] for number in numbers]
-        (found, answers, texts), _ = tried(partial(_answered, forward, evaluator, batch), retries)
+        (found, answers, texts), _ = tried(partial(_evaluated, forward, evaluator, batch), retries)
         for number, score, answer, text in zip(numbers, found, answers, texts):
             if score > highest:
                 raise ValueError(f"Sample {number} scored {score:g}: say highest={score:g} or more, not {highest:g}.")
@@ -146,22 +146,38 @@ def evaluate(
     return Evaluation(tuple(scores), tuple(outputs), tuple(explanations))
 
 
-def _answered(
+def answered(forward: Forward, evaluator: Evaluator, batch: Any) -> tuple[Any, Any]:
+    """What ``forward`` and ``evaluator`` give for a batch."""
+    answers = forward(batch)
+    return answers, evaluator(answers, batch)
+
+
+def scores_of(answers: Any, found: Any, size: int) -> tuple[list[float], list[Any], list[str | None]]:
+    """Score, answer and explanation of each of so many samples.
+
+    Raises:
+        TypeError: there is not one score for each.
+    """
+    score, explanation = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
+    scores = list(_each(score, size))
+    if len(scores) != size or not all(is_number(one) for one in scores):
+        raise TypeError(
+            f"The evaluator must give one score for each of the {size} samples of a batch, as a list; it gave "
+            f"{_data(score)!r:.100}. With the evaluators of te.functional pass reduction_fn=None."
+        )
+    outputs, texts = list(_each(answers, size)), list(_each(explanation, size))
+    return (
+        [float(one) for one in scores],
+        [*outputs, *[None] * size][:size],
+        [text if isinstance(text, str) else None for text in [*texts, *[None] * size][:size]],
+    )
+
+
+def _evaluated(
     forward: Forward, evaluator: Evaluator, samples: list[Any]
 ) -> tuple[list[float], list[Any], list[str | None]]:
     with no_grad():
-        batch = collate(samples)
-        answers = forward(batch)
-        found = evaluator(answers, batch)
-    score, explanation = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
-    scores = list(_each(score, len(samples)))
-    if len(scores) != len(samples) or not all(is_number(one) for one in scores):
-        raise TypeError(
-            f"The evaluator must give one score for each of the {len(samples)} samples of a batch, as a list; it gave "
-            f"{_data(score)!r:.100}. With the evaluators of te.functional pass reduction_fn=None."
-        )
-    texts = [text if isinstance(text, str) else None for text in _each(explanation, len(samples))]
-    return [float(one) for one in scores], list(_each(answers, len(samples))), texts + [None] * len(samples)
+        return scores_of(*answered(forward, evaluator, collate(samples)), len(samples))
 
 
 def is_number(value: object) -> bool:

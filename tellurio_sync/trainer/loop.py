@@ -33,7 +33,7 @@ from .copying import CopiedTrainingData, copied_characters, copied_text, texts_i
 from .retrying import tried
 from .spending import OutOfQuestions, Spending, samples_in, size_of
 from .steps import Means, StepCounts, StepOutput
-from .trials import Trials
+from .trials import Trials, names_of
 
 Step = Callable[[Any, int], Any]
 """``step(batch, batch_idx)`` gives ``(score, explanation)``, a dict with these under ``"loss"``, or None."""
@@ -476,14 +476,7 @@ class _Training:
             self._version = added.number
 
     def _named_parameters(self) -> dict[str, Variable]:
-        """By their names in the agent, else by their roles, else by their places."""
-        of_agent = getattr(self._agent, "named_parameters", None)
-        known = {id(parameter): name for name, parameter in of_agent()} if of_agent is not None else {}
-        named: dict[str, Variable] = {}
-        for place, parameter in enumerate(self._parameters(), 1):
-            name = known.get(id(parameter)) or parameter.role or f"parameter {place}"
-            named[name if name not in named else f"{name} {place}"] = parameter
-        return named
+        return names_of(self._parameters(), self._agent)
 
     def _log(self, metrics: dict[str, float], cost: float | None, epoch: int) -> None:
         if self._log_metric is None:

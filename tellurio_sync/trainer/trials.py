@@ -355,6 +355,17 @@ class Trials:
         return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>{end}{asked}"
 
 
+def names_of(parameters: Sequence[Variable], agent: Any = None) -> dict[str, Variable]:
+    """Parameters by their names in the agent, else by their roles, else by their places."""
+    of_agent = getattr(agent, "named_parameters", None)
+    known = {id(parameter): name for name, parameter in of_agent()} if of_agent is not None else {}
+    named: dict[str, Variable] = {}
+    for place, parameter in enumerate(parameters, 1):
+        name = known.get(id(parameter)) or parameter.role or f"parameter {place}"
+        named[name if name not in named else f"{name} {place}"] = parameter
+    return named
+
+
 def _from(version: Version) -> str:
     return ", ".join(map(str, version.parents)) or "the start"
 
