@@ -72,14 +72,9 @@ class PushedObjects:
         running = list(self._running)  # one step: other calls may begin and end within any of these lines
         oldest = running[0] if running else self._last_ticket + 1
         released: list[object] = []
-        # Code of the user may run, and end calls, after each call and at the jump back, but not between the look at
-        # the first one and taking it.
-        while True:
-            if not self._held or self._held[0][0] >= oldest:
-                return released
-            first = self._held.popleft()
-            self._bytes -= first[2]
-            released.append(first[1])
+        while (first := self._first()) is not None and first[0] < oldest:
+            self._release(first, released)
+        return released
 
     def hold(self, pushed: object, size: int = 0) -> list[object]:
         """Hold an object that was pushed.
@@ -97,9 +92,29 @@ class PushedObjects:
         self._bytes += size
         most, most_bytes = (len(self._held), MOST_BYTES) if self._running else (MOST_IDLE, MOST_IDLE_BYTES)
         released: list[object] = []
-        while True:
-            if len(self._held) < 2 or (len(self._held) <= most and self._bytes <= most_bytes):
-                return released
-            first = self._held.popleft()
-            self._bytes -= first[2]
-            released.append(first[1])
+        while len(self._held) > most or self._bytes > most_bytes:
+            first = self._first()
+            if first is None or first[1] is pushed:
+                break
+            self._release(first, released)
+        return released
+
+    # Code of the user (a signal handler, a finaliser) may run, and hold or release, between any two of these lines.
+
+    def _first(self) -> tuple[int, object, int] | None:
+        try:
+            return self._held[0]
+        except IndexError:
+            return None
+
+    def _release(self, first: tuple[int, object, int], released: list[object]) -> None:
+        """Move the first one to ``released``, unless such code has done it."""
+        try:
+            taken = self._held.popleft()
+        except IndexError:
+            return
+        if taken is not first:
+            self._held.appendleft(taken)
+            return
+        self._bytes -= first[2]
+        released.append(first[1])
