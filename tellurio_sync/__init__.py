@@ -38,6 +38,7 @@ from .errors import (
     TellurioError,
 )
 from .free_threading import check_interpreter
+from .long_calls import CallProgress, on_progress, progress
 from .model.batch.block import batch
 from .model.batch.dataset import variables
 from .model.data import JAGGED
@@ -86,6 +87,7 @@ __all__ = [
     "LONG_RUNNING_METHODS",
     "TGD",
     "AsyncOpenAI",
+    "CallProgress",
     "CallTimeout",
     "CallableModel",
     "ConnectFailed",
@@ -130,7 +132,9 @@ __all__ = [
     "login",
     "logout",
     "no_grad",
+    "on_progress",
     "optim",
+    "progress",
     "run_context",
     "runs",
     "save",

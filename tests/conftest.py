@@ -136,6 +136,7 @@ def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.Te
     monkeypatch.setenv("USERPROFILE", home)
     monkeypatch.delenv("XDG_DATA_HOME", raising=False)
     monkeypatch.setenv("TELLURIO_JOURNAL_DIR", f"{home}/journals")
+    monkeypatch.setenv("TELLURIO_QUIET", "1")  # without the thread that shows long calls
     monkeypatch.setenv("TELLURIO_FINISH_TIMEOUT", "20")  # a busy machine is slow
 
 

@@ -14,7 +14,7 @@
     connection.py    one WebSocket connection: messages in order, pushes, heartbeats
     sessions.py      whose objects are whose, and when they are forgotten
     methods.py       what a client may call;  long_methods.py: the four methods that may run long
-    scope.py         what one running request may do: ask, push, call the client
+    scope.py         what one running request may do: ask, push, call the client;  progress.py: how far it is
     objects.py       variables, nodes, models, optimizers;  data.py: their data;  wire.py: references in messages
     engine/          functions forward and backward, and the graph;  optimizer.py: textual gradient descent
     lm/              language models behind HTTP endpoints;  usage.py: tokens and cost;  prices.py: of tokens

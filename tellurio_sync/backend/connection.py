@@ -31,6 +31,7 @@ from .lm import LanguageModels
 from .long_methods import LONG_METHODS, Work
 from .methods import METHODS, release
 from .objects import new_id
+from .progress import Progress, progress_of
 from .refused import Refused
 from .scope import Scope
 from .sessions import Session
@@ -67,6 +68,7 @@ EXTENSIONS = (
     "client_function",
     "feedback",
     "on_error",
+    "progress",
     "questions",
     "release",
     "session",
@@ -214,7 +216,8 @@ class Connection:
         method, params = message.method, message.params
         request_id = message.id if isinstance(message, jsonrpc.Request) else None
         run_uuid = params.get("run_uuid", "")
-        scope = Scope(self._session.objects, self, self._lm, run_uuid)
+        progress = progress_of(params) if method in LONG_METHODS else None
+        scope = Scope(self._session.objects, self, self._lm, run_uuid, progress)
         try:
             if not isinstance(run_uuid, str):
                 raise Refused("`run_uuid` must be a string.", INVALID_PARAMS, "Invalid params")
@@ -228,16 +231,16 @@ class Connection:
                 if len(self._tasks) >= 2 * MAX_RUNNING:
                     raise Refused(f"There are {MAX_RUNNING} requests running on this connection already.")
                 self._heartbeat(request_id)
-                self._start(request_id, method, scope, LONG_METHODS[method](scope, params))
+                self._start(request_id, method, scope, LONG_METHODS[method](scope, params), progress)
             else:
                 raise RpcError(METHOD_NOT_FOUND, f"Method '{method}' not found.", {"method": method})
         except Exception as exc:  # noqa: BLE001 - a failing request is an error reply, never a dead connection
             self._fail(request_id, method, exc)
 
-    def _start(self, request_id: Id, method: str, scope: Scope, work: Work) -> None:
+    def _start(self, request_id: Id, method: str, scope: Scope, work: Work, progress: Progress | None) -> None:
         # The task runs the work itself. A wrapper would leave it unawaited if the client leaves at once.
         task = self._loop.create_task(work)
-        beats = self._loop.create_task(self._beat(request_id))
+        beats = self._loop.create_task(self._beat(request_id, progress))
         self._tasks |= {task, beats}
         if request_id is not None:
             self._works[request_id] = task
@@ -267,14 +270,18 @@ class Connection:
             logger.debug("= cancelled: request %r", request_id)
             work.cancel()
 
-    async def _beat(self, request_id: Id) -> None:
+    async def _beat(self, request_id: Id, progress: Progress | None) -> None:
         while True:
-            await asyncio.sleep(self._heartbeat_interval)
-            self._heartbeat(request_id)
+            if progress is None:
+                await asyncio.sleep(self._heartbeat_interval)
+            else:
+                await progress.news(self._heartbeat_interval)
+            self._heartbeat(request_id, progress)
 
-    def _heartbeat(self, request_id: Id) -> None:
+    def _heartbeat(self, request_id: Id, progress: Progress | None = None) -> None:
         if request_id is not None:
-            self._post(jsonrpc.notification("heartbeat", {"id": request_id}))
+            told = {} if progress is None else progress.told()
+            self._post(jsonrpc.notification("heartbeat", {"id": request_id, **told}))
 
     # --- answering ------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from .engine.samples import LeftOut
 from .lm import LanguageModels
 from .objects import PARAMETER, BackwardModel, Model, Objects, Variable
+from .progress import Progress
 from .question_counts import Counts, note
 from .questions import Answer, Asked, Question, QuestionFailed
 from .records import CRITIC
@@ -60,8 +61,16 @@ class Scope:
         late_pushes: pushes that are sent after the reply, unless it is an error.
     """
 
-    def __init__(self, objects: Objects, client: Client, lm: LanguageModels, run_uuid: str = "") -> None:
+    def __init__(
+        self,
+        objects: Objects,
+        client: Client,
+        lm: LanguageModels,
+        run_uuid: str = "",
+        progress: Progress | None = None,
+    ) -> None:
         self.objects = objects
+        self._progress = progress
         self._run_uuid = run_uuid
         self._client = client
         self._lm = lm
@@ -101,12 +110,29 @@ class Scope:
         model = question.model
         self._used[model] = None
         budgets = tuple(self.objects.budgets.values())
-        return await self._lm.ask(
-            question, self.call, self._run_uuid, budgets, lambda: self._push_usage_of(model), self._count
-        )
+        progress = self._progress
+        if progress is None:
+            return await self._lm.ask(
+                question, self.call, self._run_uuid, budgets, lambda: self._push_usage_of(model), self._count
+            )
+        progress.began()
+        try:
+            return await self._lm.ask(
+                question,
+                self.call,
+                self._run_uuid,
+                budgets,
+                lambda: self._push_usage_of(model),
+                self._count,
+                lambda note: progress.waits(question, note),
+            )
+        finally:
+            progress.waits(question, "")
 
     def _count(self, asked: Asked) -> None:
         note(self.objects.question_counts, asked)
+        if self._progress is not None:
+            self._progress.ended(asked)
 
     def questions_of_run(self) -> Counts | None:
         """How many questions the request's run has asked so far, in all sessions; None: it belongs to no run."""

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any
 
-from .. import forked
+from .. import forked, long_calls
 from ..active_run import HasUuid, get_active_run
 from ..addresses import check_may_send_key, ws_address
 from ..deadlines import check_timeout
@@ -466,6 +466,8 @@ class TellurioWebSocketClient:
         peer = self._peer
         if peer is not None:
             peer.extend(params.get("id"))
+        if long_calls.PARAMETER in params:
+            long_calls.note(params)
         return None
 
     rpc_create_variable = server_methods.create_variable

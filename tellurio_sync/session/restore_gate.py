@@ -22,6 +22,7 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakSet
 
+from .. import long_calls
 from ..client import TellurioWebSocketClient
 from ..client.client import LONG_RUNNING_METHODS, SESSION
 from ..deadlines import MONOTONIC, Deadline
@@ -62,7 +63,14 @@ class Admission:
     def request(self, method: str, params: dict[str, Any], on_reply: Callable[[], None], on_late: OnLate) -> Any:
         """See ``model.session_link.Admission``."""
         self._tell_released()
-        reply = self._client.call_on(self._connection, method, params, self._timeout(method), on_reply, on_late)
+        watch = long_calls.watch(method) if method in LONG_RUNNING_METHODS else None
+        if watch is None:
+            reply = self._client.call_on(self._connection, method, params, self._timeout(method), on_reply, on_late)
+        else:
+            if long_calls.PARAMETER in self._client.extensions:
+                params = {**params, long_calls.PARAMETER: watch.token}
+            with watch:
+                reply = self._client.call_on(self._connection, method, params, None, on_reply, on_late)
         if "error" in reply:
             raise _error_in(method, reply)
         return reply["result"]

@@ -84,6 +84,7 @@ class _Asking:
         sent: the arguments of the last request.
         is_left: whether its call was cancelled, so that only the cost of its last request is awaited.
         on_booked: called when the cost is known, or will stay unknown.
+        on_wait: called with what it waits for before another try, in words, and with "" when it has waited.
     """
 
     address: str = ""
@@ -92,6 +93,7 @@ class _Asking:
     sent: Mapping[str, Any] = field(default_factory=dict)
     is_left: bool = False
     on_booked: Callable[[], None] = lambda: None
+    on_wait: Callable[[str], None] = lambda note: None
 
     def leave(self) -> Callable[[], None]:
         """The call was cancelled. Returns the function to call when the cost is known, or will stay unknown."""
@@ -146,6 +148,7 @@ class LanguageModels:
         budgets: Sequence[Budget] = (),
         on_late_usage: Callable[[], None] = lambda: None,
         on_asked: OnQuestion = lambda asked: None,
+        on_wait: Callable[[str], None] = lambda note: None,
     ) -> Answer:
         """The model's answer. Its usage is added to that of the model, and :attr:`on_question` is called.
 
@@ -159,13 +162,14 @@ class LanguageModels:
             budgets: all of them must allow it. Functions of clients use questions, but neither tokens nor money.
             on_late_usage: called when the usage of a cancelled question has been added.
             on_asked: called when this question has ended, as :attr:`on_question`.
+            on_wait: called with what it waits for before another try, in words, and with "" when it has waited.
 
         Raises:
             QuestionFailed: there is no answer; the text holds no key.
         """
         assert question.model is not None
         started_at, started = time.time(), time.monotonic()
-        asking = _Asking()
+        asking = _Asking(on_wait=on_wait)
         answer: Answer | None = None
         error: str | None = None
         kind: FailureKind | None = None
@@ -407,13 +411,20 @@ class _Tries:
                     raise again.failure from None
                 if again.pause is not None:
                     self._pace.pause(pause)
-                await asyncio.sleep(pause)
+                await self._wait(pause, "the endpoint takes no more questions")
             except _Again as again:
                 retries += 1
                 pause = again.pause if again.pause is not None else _pause(retries)
                 if retries > self._settings.max_retries or pause >= self._left():
                     raise again.failure from None
-                await asyncio.sleep(pause)
+                await self._wait(pause, f"try {retries + 1}, after: {again.failure.kind}")
+
+    async def _wait(self, pause: float, why: str) -> None:
+        self._asking.on_wait(f"waits {pause:.0f} s: {why}")
+        try:
+            await asyncio.sleep(pause)
+        finally:
+            self._asking.on_wait("")
 
     def _left(self) -> float:
         assert self._deadline is not None
