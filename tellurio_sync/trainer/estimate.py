@@ -16,7 +16,8 @@ class Estimate:
 
     Attributes:
         least: questions, if there is nothing to learn: the answers alone.
-        records: questions, if each step learns from the records of its samples: one more for each step.
+        records: questions, if each step learns from the records of its samples: one more for each step, and with
+            ``accept`` those that try it.
         most: questions, if a critic is asked for each sample, and its feedback is passed on for each.
         usd: of ``least``, ``records`` and ``most``; None: it is not known what a question costs.
     """
@@ -41,6 +42,7 @@ def estimate(
     max_epochs: int = 1,
     per_sample: int = 1,
     parameters: int = 1,
+    accept: str | None = None,
     like: Ledger | None = None,
 ) -> Estimate:
     """What a training over these batches will ask. Asks nothing itself, and reads no batch of a loader.
@@ -56,6 +58,7 @@ def estimate(
         train, validation, max_epochs: as for ``fit``. Loaders need a length.
         per_sample: questions for the answer to one sample: chats one after another, and a judge, if there is one.
         parameters: how many are learnt.
+        accept: that of the optimizer: with ``"batch"`` new data is tried on the batch, at most on each sample.
         like: the ledger of an earlier training, from which the price of a question of each kind is taken.
 
     Raises:
@@ -67,6 +70,7 @@ def estimate(
     asked = per_sample * max_epochs * (samples + samples_in(validation, 1))
     steps = parameters * max_epochs * batches
     feedback = 2 * max_epochs * samples
+    tries = 0 if accept is None else per_sample * max_epochs * samples
     usd = None
     if like is not None and (prices := _prices(like)):
         forward, critic, optimizer = (prices.get(kind) for kind in ("forward", "critic", "optimizer"))
@@ -74,8 +78,10 @@ def estimate(
         # What was never asked there costs about as much as an answer.
         rewritten = steps * (forward or 0.0 if optimizer is None else optimizer)
         criticised = feedback * (forward or 0.0 if critic is None else critic)
-        usd = (answers, answers + rewritten, answers + rewritten + criticised)
-    return Estimate(asked, asked + steps, asked + steps + feedback, usd)
+        records = answers + rewritten + tries * (forward or 0.0)
+        usd = (answers, records, records + criticised)
+    records_asked = asked + steps + tries
+    return Estimate(asked, records_asked, records_asked + feedback, usd)
 
 
 def _prices(ledger: Ledger) -> dict[str, float]:

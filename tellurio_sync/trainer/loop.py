@@ -442,13 +442,14 @@ class _Training:
                     self._steps.without_step += 1
                     return output
                 before = [copy_data(parameter.data) for parameter in self._parameters()]
+                rejected = sum(optimizer.rejected for optimizer in self._optimizers)
                 output.explanation.backward()
                 for optimizer in self._optimizers:
                     optimizer.step()
             finally:
                 self._steps.note_left_out(told)
         changes = [(one, old) for one, old in zip(self._parameters(), before) if one.data != old]
-        self._steps.note(bool(changes), told)
+        self._steps.note(bool(changes), told, sum(optimizer.rejected for optimizer in self._optimizers) - rejected)
         if changes:
             self._note_version(changes, batch, f"step {index + 1} of epoch {epoch}")
         return output

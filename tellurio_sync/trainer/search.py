@@ -349,12 +349,13 @@ class _Adapter:
         if trace is None:
             raise _NothingNew
         try:
+            rejected = self._optimizer.rejected
             (new, told), _ = tried(partial(self._stepped, trace, components_to_update), self._retries)
         except Exception as exc:
             self.failure = exc
             raise
         changed = {name: text for name, text in new.items() if text != candidate[name]}
-        self._steps.note(bool(changed), told)
+        self._steps.note(bool(changed), told, self._optimizer.rejected - rejected)
         if not changed:
             raise _NothingNew("The step left the parameters as they were.")
         self._note_copies(trace, candidate, changed)

@@ -14,6 +14,8 @@ from ..optim.told import ParameterUnchanged
 
 LOSS = "loss"
 
+NO_BETTER = "What the language model offered was tried on the batch, and was no better (accept='batch')."
+
 # The most frequent reasons for rejections, which are said at the end.
 _REASONS_SAID = 3
 
@@ -82,9 +84,15 @@ class StepCounts:
     samples_left_out: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
 
-    def note(self, is_changed: bool, told: Iterable[Warning]) -> None:
-        """A step was made, and this was told meanwhile."""
-        rejections = [str(one) for one in told if isinstance(one, ParameterUnchanged)]
+    def note(self, is_changed: bool, told: Iterable[Warning], no_better: int = 0) -> None:
+        """A step was made.
+
+        Args:
+            is_changed: whether a parameter got other data.
+            told: meanwhile.
+            no_better: for how many parameters new data was tried on the batch, and was no better.
+        """
+        rejections = [str(one) for one in told if isinstance(one, ParameterUnchanged)] + [NO_BETTER] * no_better
         self.changed += is_changed
         self.rejected += not is_changed and bool(rejections)
         self.nothing_to_learn += not is_changed and not rejections

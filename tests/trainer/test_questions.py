@@ -151,6 +151,21 @@ def test_a_resumed_training_counts_what_was_asked_before(task, tmp_path):
     assert again.prompt.data == task.prompt.data, "what was learnt before is kept"
 
 
+def test_the_limit_of_a_resumed_training_is_held_where_steps_are_dearer_than_expected(task, tmp_path):
+    task.fit(max_epochs=1, checkpoint_dir=tmp_path)
+    again, before = Task(enough=9), task.counter.asked
+
+    def step(batch, index):
+        again.step(batch, index)
+        return again.step(batch, index)
+
+    options = {"validation_step": again.step, "validation": [["v1", "v2", "v3"]], "monitor": "val_accuracy"}
+    options.update(max_epochs=3, resume=tmp_path / "last.json", max_questions=before + 7)
+    result = fit(step, again.optimizer, [["a", "b"]], **options)
+    assert again.counter.asked == 7
+    assert "the validation of epoch 2 would have asked more, and was broken off" in result.reason
+
+
 def test_the_rest_of_an_epoch_that_was_cut_short_is_trained_when_it_is_resumed(task, tmp_path):
     task.fit(max_epochs=1)
     asked = task.counter.asked
@@ -206,6 +221,15 @@ def test_a_run_without_improvement_says_why(run):
     lines = str(result).splitlines()
     assert lines[2] == "Nothing was learnt: 2 steps, of which 2 offered nothing that was taken"
     assert lines[3].startswith("  2 times: The parameter with the role 'prompt' keeps its data: ")
+    assert result.questions.asked == task.counter.asked
+
+
+def test_what_was_tried_on_the_batch_and_was_no_better_is_said(run):
+    task = Task(enough=99)
+    task.optimizer = te.TGD([task.prompt], model_client=task.lm, accept="batch")
+    result = task.fit(max_epochs=1)
+    assert (result.steps.rejected, result.steps.changed, task.prompt.data) == (2, 0, "Start.")
+    assert "2 times: What the language model offered was tried on the batch, and was no better" in str(result)
     assert result.questions.asked == task.counter.asked
 
 
@@ -282,6 +306,8 @@ def test_an_estimate_before_the_start():
     assert str(expected) == "66 to 172 questions (with feedback by records about 72)"
     two = estimate([["a", "b"]], per_sample=2, parameters=3)
     assert (two.least, two.records, two.most) == (4, 7, 11)
+    gated = estimate([["a", "b"]], per_sample=2, accept="batch")
+    assert (gated.least, gated.records, gated.most) == (4, 9, 13)
 
 
 def test_an_estimate_in_money_of_an_earlier_training():
