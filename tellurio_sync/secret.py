@@ -23,8 +23,19 @@ class Secret(str):
         raise TypeError("A key is not pickled.")
 
 
+class SecretBytes(bytes):
+    """Bytes in the place of a key, which are refused: in the traceback of that, their ``repr`` hides them."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "b'***'"
+
+
 def hidden(value: T) -> T | Secret:
-    """A text as a :class:`Secret`; any other value, which cannot be a key, unchanged."""
+    """A text as a :class:`Secret`, bytes as :class:`SecretBytes`; any other value, which cannot be a key, unchanged."""
+    if isinstance(value, (bytes, bytearray)):
+        return SecretBytes(value)  # type: ignore[return-value]  # bytes, as it was
     return Secret(value) if isinstance(value, str) else value
 
 

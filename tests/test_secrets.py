@@ -14,9 +14,12 @@ from typing import Any
 import pytest
 
 import tellurio_sync as te
+from tellurio_sync.model.model_config import ModelConfig
 from tellurio_sync.secret import Secret
+from tellurio_sync.transport.base import Ending, NoRoom, TransportEnded
 
 from .backend_process import KEY, BackendProcess, free_port
+from .conftest import FAILSAFE
 from .faults.scripted import ScriptedServer, ServerConnection
 
 WRONG_KEY = "wrong-key-5f3a"
@@ -143,6 +146,116 @@ def test_a_failed_connect_shows_no_key(failure: str, caplog: pytest.LogCaptureFi
         FAILURES[failure]()
     assert has_secret(everything_about(caught.value)) == []
     assert has_secret(caplog.text) == []
+
+
+MODEL = {"run_uuid": "r", "class_type": "OpenAI", "config": ModelConfig(api_key=LM_KEY)}
+
+WAYS: dict[str, Callable[[te.TellurioWebSocketClient], object]] = {
+    "call": lambda client: client.call("create_model", MODEL),
+    "call_many": lambda client: client.call_many([("create_model", MODEL)] * 3),
+    "call_many of several parts": lambda client: client.call_many([("create_model", MODEL)] * 300),
+    "call_on": lambda client: client.call_on(client.wait_for_connection(FAILSAFE), "create_model", MODEL),
+    "submit": lambda client: client.submit("create_model", MODEL).result(),
+    "notify": lambda client: [client.notify("create_model", MODEL) for _ in range(3)],
+}
+
+
+def drop(connection: ServerConnection) -> None:
+    connection.receive()
+    connection.reset()
+
+
+def say_nothing(connection: ServerConnection) -> None:
+    connection.wait_for_end()
+
+
+def sees_no_end(client: te.TellurioWebSocketClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection ends, and this side notices when it writes."""
+    connection = client.connection
+    assert connection is not None
+
+    def send(*_: Any, **__: Any) -> None:
+        raise TransportEnded(Ending("gone", "network"))
+
+    monkeypatch.setattr(connection.transport, "send", send)
+
+
+def has_no_room(client: te.TellurioWebSocketClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = client.connection
+    assert connection is not None
+
+    def send(*_: Any, **__: Any) -> None:
+        raise NoRoom
+
+    monkeypatch.setattr(connection.transport, "send", send)
+
+
+def is_interrupted(client: te.TellurioWebSocketClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = client.connection
+    assert connection is not None
+
+    def send(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(connection.transport, "send", send)
+
+
+def takes_little(client: te.TellurioWebSocketClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = client.connection
+    assert connection is not None
+    monkeypatch.setattr(connection, "_max_outgoing", 100)
+    monkeypatch.setattr(connection, "_certainly_small", 25)
+
+
+def is_closed(client: te.TellurioWebSocketClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    client.close()
+
+
+def is_as_it_was(client: te.TellurioWebSocketClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    pass
+
+
+TROUBLES: dict[str, tuple[Callable[[ServerConnection], None], Callable[..., None]]] = {
+    "the server drops it": (drop, is_as_it_was),
+    "the server says nothing": (say_nothing, is_as_it_was),
+    "it is over": (say_nothing, sees_no_end),
+    "there is no room": (say_nothing, has_no_room),
+    "Ctrl-C": (say_nothing, is_interrupted),
+    "it is too big": (say_nothing, takes_little),
+    "it is closed": (say_nothing, is_closed),
+}
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+@pytest.mark.parametrize("way", WAYS)
+def test_a_request_with_the_key_of_a_model_that_fails_shows_it_in_no_frame(
+    way: str, trouble: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The text that was to be sent holds it, and passes through many frames."""
+    script, prepare = TROUBLES[trouble]
+    with ScriptedServer(script) as server:
+        client = te.TellurioWebSocketClient("ws://127.0.0.1", server.port, reconnect=False, default_timeout=0.05)
+        client.connect(KEY, retries=1)
+        prepare(client, monkeypatch)
+        raised: list[BaseException] = []
+        try:
+            outcome = WAYS[way](client)
+            raised += [each for each in outcome if isinstance(each, Exception)] if isinstance(outcome, list) else []
+        except (te.TellurioError, KeyboardInterrupt) as exc:
+            raised.append(exc)
+        finally:
+            monkeypatch.undo()
+            client.close()
+    is_told = not (way == "notify" and script in (drop, say_nothing) and prepare is is_as_it_was)
+    assert raised or not is_told
+    for exc in raised:
+        assert has_secret(everything_about(exc)) == []
+
+
+def test_bytes_in_the_place_of_a_key_are_not_shown() -> None:
+    with pytest.raises((TypeError, ValueError, te.TellurioError)) as caught:
+        te.OpenAI(api_key=LM_KEY.encode())  # type: ignore[arg-type]
+    assert has_secret(everything_about(caught.value)) == []
 
 
 @pytest.fixture

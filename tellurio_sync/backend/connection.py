@@ -74,6 +74,8 @@ EXTENSIONS = (
     "session",
 )
 
+_OK = {"message": "Ok"}
+
 # As the Language Server Protocol has it: the reply to a request that was cancelled.
 REQUEST_CANCELLED = -32800
 
@@ -223,8 +225,10 @@ class Connection:
                 raise Refused("`run_uuid` must be a string.", INVALID_PARAMS, "Invalid params")
             if method == "cancel":
                 self._cancel(params.get("id"))
+                self._finish(request_id, scope, _OK)  # a notification as a rule (protocol §K.2), but not by force
             elif method == "release":
                 release(scope, params)
+                self._finish(request_id, scope, _OK)
             elif method in METHODS:
                 self._finish(request_id, scope, METHODS[method](scope, params))
             elif method in LONG_METHODS:

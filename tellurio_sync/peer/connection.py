@@ -186,6 +186,8 @@ class Connection:
                 continue
             size = jsonrpc.utf8_size(text)
             if self._max_outgoing is not None and size > self._max_outgoing:
+                del text  # see peer.peer
+                del texts[:]
                 raise LocalProtocolError(
                     f"the message for {call.method!r} is too big: it has {size} bytes, and the server takes at most "
                     f"{self._max_outgoing} (its max_message_size). Nothing was sent; send less at once."
@@ -235,11 +237,11 @@ class Connection:
         self.transport.wake()
         return semaphore.acquire(True, _LONGEST_TURN)
 
-    def notify(self, call: OpenCall, text: str) -> None:
+    def notify(self, call: OpenCall, texts: list[str]) -> None:
         """Send one text that needs no reply. Waits for room as ``start`` does; ``call`` has the deadline."""
-        if len(text) > self._certainly_small:
-            self._check_sizes([call], [text])
-        self._send([call], [text], None)
+        if len(texts[0]) > self._certainly_small:
+            self._check_sizes([call], texts)
+        self._send([call], texts, None)
 
     def _send(self, calls: Sequence[OpenCall], texts: list[str], receipts: Sequence[OpenCall] | None) -> None:
         try:
@@ -250,9 +252,14 @@ class Connection:
                 timeout = None if is_receive_thread else max(0.0, calls[0].remaining(self._clock.now()))
                 self.transport.send(texts, receipts, timeout=timeout)
         except NoRoom:
+            del texts[:]  # see peer.peer
             raise calls[0].timeout_error(self._clock, was_sent=False) from None
         except TransportEnded as ended:
+            del texts[:]
             raise self.lost(ended.ending, was_sent=False) from ended
+        except BaseException:
+            del texts[:]
+            raise
 
     def _tell_given_up(self, call: OpenCall) -> None:
         """Tell the server that nothing waits for a long call any more. Never blocks; without room it is not sent.

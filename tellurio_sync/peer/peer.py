@@ -4,6 +4,9 @@
 |---|---|---|---|---|
 | numbers of requests | callers | callers | one call of C: ``itertools.count`` | – |
 | the connection and its state | see ``lifecycle`` | | | |
+
+The texts that are sent may hold keys of language models.  Error reporters show the variables of each frame; so the list
+that carries the texts is emptied before an error leaves: by ``del``, which is no call, after which Ctrl-C could come.
 """
 
 from __future__ import annotations
@@ -75,16 +78,17 @@ class Peer:
         call = PendingCall(
             self._next_id(), method, timeout, self._clock.now(), hard_timeout, is_extendable, on_reply, on_late
         )
-        text = jsonrpc.encode_request(call.id, method, params)
+        texts = [jsonrpc.encode_request(call.id, method, params)]
         if connection is None:
             connection = self.lifecycle.connection
             if connection is None or connection.transport.is_over:
-                connection = self.lifecycle.connection_for(call)
-        connection.check_may_wait()
+                connection = self._connection_for(call, texts)
         try:
-            connection.start((call,), [text])
+            connection.check_may_wait()
+            connection.start((call,), texts)
             return connection.wait(call)
         except BaseException:
+            del texts[:]
             try:
                 connection.pending.give_up(call)
             finally:
@@ -124,18 +128,19 @@ class Peer:
         if not calls:
             return []
         calls[-1].on_reply, calls[-1].on_late = on_reply, on_late
-        connection = connection or self.lifecycle.connection_for(calls[0])
-        connection.check_may_wait()
+        connection = connection or self._connection_for(calls[0], texts)
         outcomes: list[Any] = []
         try:
+            connection.check_may_wait()
             connection.start(calls, texts)
-            del texts  # not needed while this waits for a thousand replies
+            del texts[:]  # not needed while this waits for a thousand replies
             for call in calls:
                 try:
                     outcomes.append(connection.wait(call))
                 except TellurioError as exc:  # given to the caller in its place
                     outcomes.append(exc)
         except BaseException:
+            del texts[:]
             try:
                 for call in calls:
                     connection.pending.give_up(call)
@@ -168,13 +173,14 @@ class Peer:
             is_extendable,
             run_callback=self._run_callback,
         )
-        text = jsonrpc.encode_request(future.id, method, params)
-        connection = self.lifecycle.connection_for(future)
+        texts = [jsonrpc.encode_request(future.id, method, params)]
+        connection = self._connection_for(future, texts)
         future.is_in(connection.pending)
         try:
-            connection.start((future,), [text])
+            connection.start((future,), texts)
             connection.watch_expiry(future.expires_at)
         except BaseException:
+            del texts[:]
             try:
                 connection.pending.give_up(future)
             finally:
@@ -186,9 +192,22 @@ class Peer:
 
     def notify(self, method: str, params: dict[str, Any], timeout: float) -> None:
         """Send a notification. Waits only for room in the outgoing queue, or for a lost connection to be restored."""
-        text = jsonrpc.encode(jsonrpc.notification(method, params))
+        texts = [jsonrpc.encode(jsonrpc.notification(method, params))]
         call = OpenCall("", method, timeout, self._clock.now())
-        self.lifecycle.connection_for(call).notify(call, text)
+        connection = self._connection_for(call, texts)
+        try:
+            connection.notify(call, texts)
+        except BaseException:
+            del texts[:]
+            raise
+
+    def _connection_for(self, call: OpenCall, texts: list[str]) -> Connection:
+        """The open connection; waits for it as ``Lifecycle.connection_for`` does."""
+        try:
+            return self.lifecycle.connection_for(call)
+        except BaseException:
+            del texts[:]
+            raise
 
     def extend(self, request_id: object) -> None:
         """Note a heartbeat of one call. Unknown ids change nothing. Never blocks."""

@@ -356,3 +356,9 @@ class TestLingering:
             assert (bill.told, len(lingering)) == ([], 0)
 
         run(scenario())
+
+
+@pytest.mark.parametrize("method", ["cancel", "release"])
+def test_who_sends_the_notification_as_a_request_gets_a_reply(rpc: RpcClient, method: str) -> None:
+    """JSON-RPC 2.0 §4: every request with an id is answered."""
+    assert rpc.call(method, id="unknown", variable_ids=["unknown"]) == {"message": "Ok"}
