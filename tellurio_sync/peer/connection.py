@@ -371,6 +371,9 @@ class Connection:
                     call.fail(_refused_for_size(call, self._large[call.id]))
                 else:
                     call.fail(self.lost(ending, was_sent=self.transport.was_sent(call)))
+            # What refers to this connection, or to the client, which holds it: no circle is left.
+            self.pending.on_given_up = None
+            self._on_open, self._opening = _nothing, None
         log.debug("= ended: %s (%s)", ending.reason, ending.who)
         return ending
 
@@ -544,6 +547,10 @@ class Connection:
         end = self._clock.now()
         pause = min((end - now) / _LARGEST_SHARE, _LATEST_EXPIRY)
         self.watch_expiry(max(next_at, end + pause))
+
+
+def _nothing(_: Any) -> None:
+    """In the place of a hook that is not called any more."""
 
 
 def _refused_for_size(call: OpenCall, size: int) -> LocalProtocolError:

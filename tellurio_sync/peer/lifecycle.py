@@ -145,6 +145,7 @@ class Lifecycle:
                 thread.start()
             except RuntimeError as exc:
                 # Too many threads, the end of the interpreter, or one that allows no daemon threads.
+                self._let_go()
                 raise DialFailed("internal error", f"the receive thread cannot be started: {exc}") from None
             self._wait_for_state(lambda: self.state != CONNECTING, self._opening_deadline(retries, delay))
         except BaseException:  # Ctrl-C: leave nothing open behind
@@ -157,10 +158,13 @@ class Lifecycle:
             failure = DialFailed("DNS", "no answer in time")
         elif not self._was_open:
             thread.join(1.0)
-            failure = self._failure or DialFailed("handshake", "close() was called")
+            failure = self._failure.anew() if self._failure else DialFailed("handshake", "close() was called")
         if failure is not None:
             failure.attempts = max(1, self._attempts)
-            raise failure
+            try:
+                raise failure
+            finally:
+                del failure  # its traceback has this frame
         return self.greeting
 
     def _opening_deadline(self, retries: int, delay: float) -> Deadline | None:
@@ -314,6 +318,16 @@ class Lifecycle:
                 self._set_state_locked(CLOSED)
             at_exit.unregister(self)
             forked.leave_alone(self)
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Nothing will be called any more: drop all that refers to the client, which refers to this.
+
+        Otherwise each client that was closed would stay until the garbage collector finds it.
+        """
+        self._make_dialer = _no_dialer
+        self._methods = {}
+        self._opening = self._on_lost = self._on_restored = None
 
     def _serve_one_connection(self, backoff: Backoff) -> bool:
         """Make one attempt to connect and, if it works, run the receive loop. Returns whether it was open."""
@@ -353,7 +367,7 @@ class Lifecycle:
         try:
             return dialer.dial()
         except DialFailed as exc:
-            self._failure = exc
+            self._failure = exc.anew()
             log.info("attempt %d to connect to %s failed: %s: %s", self._attempts, self._url, exc.stage, exc)
             return None
         finally:
@@ -410,6 +424,10 @@ class Lifecycle:
         self.connection = self._unopened = self._dialer = self._thread = None
         self.pool = WorkerPool()
         forget_after_fork()
+
+
+def _no_dialer() -> Dialer:
+    raise AssertionError("the receive thread has ended")
 
 
 def _call_hook(hook: Callable[[Any], None] | None, argument: Any) -> None:

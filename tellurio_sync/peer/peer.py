@@ -217,9 +217,12 @@ class Peer:
 
     @cached_property
     def _run_callback(self) -> RunCallback:
-        # All futures share this one object; a bound method would be a new object for each of them.
+        # All futures share this one object; a bound method would be a new object for each of them. It does not refer to
+        # this peer, which keeps it.
+        lifecycle = self.lifecycle
+
         def run_callback(callback: Callable[[], None]) -> None:
-            if not self.lifecycle.pool.submit(callback, must_run=True):
+            if not lifecycle.pool.submit(callback, must_run=True):
                 callback()  # no thread can be started any more, and a thread may wait for this callback
 
         return run_callback

@@ -47,6 +47,10 @@ class DialFailed(Exception):
         self.status = status
         self.attempts = 1
 
+    def anew(self) -> DialFailed:
+        """The same, not raised yet: what keeps it does not keep the frames of its traceback, and all that they hold."""
+        return DialFailed(self.stage, str(self), self.status)
+
 
 class TransportEnded(Exception):
     """The connection is over. Stays inside the package: the peer maps it to ``ConnectionLost``."""

@@ -94,7 +94,10 @@ class Dialer:
             if sock is not None:
                 sock.close()
         # Not raised in the handler: the library's exception would be attached to it, with the key in its frames.
-        raise failure
+        try:
+            raise failure
+        finally:
+            del failure  # its traceback has this frame
 
     def abort(self) -> None:
         """Make ``dial`` fail soon. It sends nothing any more; only the look-up of a name is not interrupted."""
@@ -139,6 +142,8 @@ class Dialer:
             self._check_answer()
         finally:
             self._websocket.sock = None  # else it would be closed with that object
+            # It refers to that object, and reads nothing for us.
+            self._websocket.frame_buffer = None  # type: ignore[assignment]
         self._check_not_aborted()
         transport = WebSocketTransport(
             stream if isinstance(stream, TlsStream) else sock, max_message_size=self._max_message_size
