@@ -19,6 +19,9 @@ from wsproto.utilities import LocalProtocolError
 from .scripted import Disconnected, ScriptedServer, ServerConnection
 from .tally import CALM, Tally
 
+DEEPEST = 4
+"""How deep callables are asked within callables."""
+
 _GARBAGE = (
     "",
     "not json",
@@ -136,6 +139,10 @@ class Conversation:
         ):
             if self._dice.random() < chance:
                 fault()
+        if self._depth(request) and self._dice.random() < 0.5:
+            self._tally.add("callables asked within callables")
+            self._ask_first(request)
+            return
         point = self._dice.random()
         for chance, answer in (
             (0.08, self._reply_slowly),
@@ -209,8 +216,14 @@ class Conversation:
         self._tally.add("callables asked")
         id_ = f"c{request['params']['n']}"
         self._asked[id_] = request
-        params = {"callable_id": "c", "n": request["params"]["n"]}
+        params = {"callable_id": "c", "n": request["params"]["n"], "depth": self._depth(request) + 1}
         self._connection.send({"jsonrpc": "2.0", "method": "run_callable", "params": params, "id": id_})
+
+    @staticmethod
+    def _depth(request: dict[str, Any]) -> int:
+        """In how many callables the call was made; 0 beyond the deepest, so that it is asked for no other."""
+        depth = request["params"].get("depth", 0)
+        return depth if depth < DEEPEST else 0
 
     def _work_long(self, request: dict[str, Any]) -> None:
         """Longer than the call's time-out, with heartbeats."""

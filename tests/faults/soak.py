@@ -2,9 +2,11 @@
 
 With ``--backend`` first it is another soak, of sessions and a real backend: see ``soak_backend``.
 
-Several threads call in every way there is, while a network and a server in other processes misbehave
+Several threads call in every way there is, their callables call the server within callables, and so does the main
+thread, which a signal handler interrupts that calls, too; all while a network and a server in other processes misbehave
 (``mischief``) and the main thread closes and connects now and then.  Then the faults stop, and everything must be
-as if nothing had happened: see ``Soak.run``.  Exit code 1, with the seed, if it is not.
+as if nothing had happened: see ``Soak.run``.  Exit code 1, with the seed, if it is not; and if a time-out or ``close``
+came later than ``LATEST`` and ``SLOWEST_CLOSE`` say.
 
 The seed fixes what every part draws; how their threads meet is the system's, so a second run is alike, not equal.
 """
@@ -12,12 +14,15 @@ The seed fixes what every part draws; how their threads meet is the system's, so
 from __future__ import annotations
 
 import argparse
+import contextlib
 import faulthandler
 import gc
 import itertools
 import logging
+import math
 import os
 import random
+import signal
 import ssl
 import subprocess
 import sys
@@ -25,6 +30,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import wait as wait_for_futures
 from typing import Any, NamedTuple
@@ -41,6 +47,7 @@ from tellurio_sync.errors import (
     NotConnected,
     RemoteProtocolError,
     TellurioError,
+    WouldDeadlock,
 )
 
 from .ctrl_c import count_descriptors
@@ -52,6 +59,13 @@ FAILSAFE = 60.0
 """Seconds beyond which what has not ended counts as hanging."""
 MOST_GROWTH = 32 << 20
 """Bytes of resident memory that the client's process may grow after the first quarter of the time."""
+LATEST = 1.5
+"""Seconds by which a time-out may be late. A caller whose time is over waits for one turn of the receive thread, at
+most 1 s: a reply or a heartbeat may have come that was not read yet."""
+SLOWEST_CLOSE = 2.5
+"""Seconds that ``close`` may take: 1 s for the server's close frame, and as long until the receive thread has ended."""
+SIGNALS_EVERY = 0.05
+"""Seconds."""
 POLITE_CALLS = 100
 _MOST_PROBLEMS = 20
 _KINDS = (
@@ -62,7 +76,12 @@ _KINDS = (
     LocalProtocolError,
     NotConnected,
     RemoteProtocolError,
+    WouldDeadlock,  # a signal handler's, over TLS
 )
+
+
+INTERRUPTED = "interrupted"
+"""The way of the main thread's calls: what its signal handler does meanwhile comes on top."""
 
 
 class Run:
@@ -77,10 +96,11 @@ class SoakCall(NamedTuple):
     number: int
     padding: Any
     timeout: float
+    depth: int = 0
 
     @property
     def params(self) -> dict[str, Any]:
-        return {"n": self.number, "x": self.padding, "timeout": self.timeout}
+        return {"n": self.number, "x": self.padding, "timeout": self.timeout, "depth": self.depth}
 
 
 class Ledger(logging.Handler):
@@ -90,12 +110,12 @@ class Ledger(logging.Handler):
         super().__init__(logging.ERROR)
         self._tally = tally
         self._numbers = itertools.count(1)
-        self._guard = threading.Lock()
+        self._guard = threading.RLock()  # the signal handler notes calls, too
         self._open: set[int] = set()
         self.outcomes: Counter[str] = Counter()
         self.problems: list[str] = []
         self.applied: dict[str, int] = {}  # the last push of each connection; written on the receive thread
-        self.worst_overshoot = {"waited for": 0.0, "submitted": 0.0}  # seconds
+        self.worst_overshoot = {"waited for": 0.0, "submitted": 0.0, INTERRUPTED: 0.0}  # seconds
 
     def emit(self, record: logging.LogRecord) -> None:
         self.problem(f"logged: {self.format(record)}")
@@ -136,11 +156,11 @@ class Ledger(logging.Handler):
         if arrivals and getattr(outcome, "was_sent", None) is False:
             self.problem(f"{call} reached the server, but {outcome!r} says that it was not sent")
 
-    def end_future(self, call: SoakCall, future: Future[dict[str, Any]]) -> None:
+    def end_future(self, call: SoakCall, future: Future[dict[str, Any]], way: str = "submitted") -> None:
         if future.cancelled():
             self.end(call, CancelledError())
         else:
-            self.end(call, future.exception() or future.result(), way="submitted")
+            self.end(call, future.exception() or future.result(), way)
 
     def apply_push(self, epoch: str, number: int) -> None:
         if number != self.applied.get(epoch, 0) + 1:
@@ -173,6 +193,8 @@ class Ledger(logging.Handler):
         overshoot = (error.waited_s if last is None else last) - call.timeout
         if overshoot < 0:
             self.problem(f"{call} timed out {-overshoot} s too early: {error!r}")
+        if overshoot > LATEST and way != INTERRUPTED:
+            self.problem(f"{call}, {way}, timed out {overshoot:.3f} s too late: {error!r}")
         with self._guard:
             self.worst_overshoot[way] = max(self.worst_overshoot[way], overshoot)
 
@@ -190,18 +212,25 @@ class SoakClient(TellurioWebSocketClient):
 
     def rpc_run_callable(self, params: dict[str, Any]) -> Any:
         """Call back; that may fail as every call may, and the failure is the answer."""
-        make_call(self, self._ledger, "work", self._ledger.begin("called back", 1.0), is_raised=True)
+        call = self._ledger.begin("called back", 1.0)._replace(depth=params["depth"])
+        make_call(self, self._ledger, "work", call, is_raised=True)
         return {"message": "Ok", "data": params["n"]}
 
 
 def make_call(
-    client: SoakClient, ledger: Ledger, method: str, call: SoakCall, *, is_raised: bool = False
+    client: SoakClient,
+    ledger: Ledger,
+    method: str,
+    call: SoakCall,
+    *,
+    is_raised: bool = False,
+    way: str = "waited for",
 ) -> dict[str, Any] | None:
     """Make the call and note how it ended; None if with an error, unless that is to be raised."""
     try:
         reply = client.call(method, call.params, call.timeout)
     except Exception as exc:
-        ledger.end(call, exc)
+        ledger.end(call, exc, way)
         if is_raised:
             raise
         return None
@@ -212,31 +241,52 @@ def make_call(
 class Caller:
     """Calls in every way there is until it is told to stop."""
 
-    def __init__(self, client: SoakClient, ledger: Ledger, is_over: threading.Event, dice: random.Random) -> None:
+    def __init__(
+        self,
+        client: SoakClient,
+        ledger: Ledger,
+        is_over: threading.Event,
+        dice: random.Random,
+        way: str = "waited for",
+    ) -> None:
         self._client = client
         self._ledger = ledger
         self._is_over = is_over
         self._dice = dice
+        self._way = way
 
-    def run(self) -> None:
+    def run(self, until: float = math.inf) -> None:
         ways = (self._call, self._call_long, self._call_many, self._submit, self._notify, self._call_with_nan)
-        while not self._is_over.is_set():
+        while not self._is_over.is_set() and time.monotonic() < until:
             self._dice.choices(ways, (50, 3, 12, 20, 14, 1))[0]()
             if self._client.state == "closed":
                 self._is_over.wait(0.02)  # the main thread is about to connect again
+
+    def on_signal(self) -> None:
+        """What a signal handler does: one call, of any kind."""
+        self._dice.choice((self._call, self._notify, self._submit_and_forget))()
+
+    def _submit_and_forget(self) -> None:
+        call = self._begin()
+        try:
+            future = self._client.submit("work", call.params, call.timeout)
+        except TellurioError as exc:
+            self._ledger.end(call, exc)
+        else:
+            future.add_done_callback(lambda future: self._ledger.end_future(call, future))
 
     def _begin(self) -> SoakCall:
         size = self._dice.choices((0, 20, 200, 2000, 50_000), (30, 30, 20, 15, 5))[0]
         return self._ledger.begin("ü" * size, self._dice.choice((0.3, 1.0, 3.0)))
 
     def _call(self) -> None:
-        make_call(self._client, self._ledger, "work", self._begin())
+        make_call(self._client, self._ledger, "work", self._begin(), way=self._way)
 
     def _call_long(self) -> None:
-        make_call(self._client, self._ledger, "run_function", self._ledger.begin("long", 0.5))
+        make_call(self._client, self._ledger, "run_function", self._ledger.begin("long", 0.5), way=self._way)
 
     def _call_with_nan(self) -> None:
-        make_call(self._client, self._ledger, "work", self._ledger.begin(float("nan"), 1.0))
+        make_call(self._client, self._ledger, "work", self._ledger.begin(float("nan"), 1.0), way=self._way)
 
     def _call_many(self) -> None:
         calls = [self._ledger.begin(number, 2.0) for number in range(self._dice.randint(2, 30))]
@@ -247,7 +297,7 @@ class Caller:
         if len(outcomes) != len(calls):
             self._ledger.problem(f"{len(calls)} calls in one go had {len(outcomes)} outcomes")
         for call, outcome in zip(calls, outcomes):
-            self._ledger.end(call, outcome)
+            self._ledger.end(call, outcome, self._way)
 
     def _submit(self) -> None:
         futures = []
@@ -256,9 +306,10 @@ class Caller:
             try:
                 future = self._client.submit("work", call.params, call.timeout)
             except TellurioError as exc:
-                self._ledger.end(call, exc)
+                self._ledger.end(call, exc, self._way)
                 continue
-            future.add_done_callback(lambda future, call=call: self._ledger.end_future(call, future))
+            way = INTERRUPTED if self._way == INTERRUPTED else "submitted"
+            future.add_done_callback(lambda future, call=call, way=way: self._ledger.end_future(call, future, way))
             futures.append(future)
         if futures and self._dice.random() < 0.1:
             self._dice.choice(futures).cancel()
@@ -270,7 +321,7 @@ class Caller:
         try:
             self._client.notify("work", call.params)
         except TellurioError as exc:
-            self._ledger.end(call, exc)
+            self._ledger.end(call, exc, self._way)
         else:
             self._ledger.end(call, None)
 
@@ -290,6 +341,7 @@ class Soak:
         self._seed = seed
         self._dice = random.Random(f"{seed}-main")
         self._closes = 0
+        self._signals_handled = 0
         self._slowest_close = 0.0
         self._memory = 0
 
@@ -358,14 +410,17 @@ class Soak:
         self._connect(client)
         for caller in callers:
             caller.start()
+        own = Caller(client, ledger, is_over, random.Random(f"{self._seed}-own"), INTERRUPTED)
+        handler = Caller(client, ledger, is_over, random.Random(f"{self._seed}-handler"))
         start = time.monotonic()
         end = start + self._seconds
         memory_at_first = 0
         while time.monotonic() < end and ledger.ended < MOST_CALLS - 100_000:
-            is_over.wait(min(self._dice.uniform(1, 6), max(0.0, end - time.monotonic())))
+            with self._signals(handler):
+                own.run(min(time.monotonic() + self._dice.uniform(1, 6), end))
             if not memory_at_first and time.monotonic() > start + self._seconds / 4:
                 memory_at_first = resident_bytes()
-            self._close(client)
+            self._close(client, ledger)
             self._connect(client)
         is_over.set()
         for caller in callers:
@@ -375,6 +430,30 @@ class Soak:
                 faulthandler.dump_traceback()
         gc.collect()
         self._memory = resident_bytes() - memory_at_first if memory_at_first else 0
+
+    @contextlib.contextmanager
+    def _signals(self, handler: Caller) -> Iterator[None]:
+        """Interrupts the main thread again and again; not during ``close``, whose time is taken."""
+        is_in = False
+
+        def handle(*_: object) -> None:
+            nonlocal is_in
+            if is_in:
+                return
+            is_in = True
+            try:
+                self._signals_handled += 1
+                handler.on_signal()
+            finally:
+                is_in = False
+
+        former = signal.signal(signal.SIGALRM, handle)
+        signal.setitimer(signal.ITIMER_REAL, SIGNALS_EVERY, SIGNALS_EVERY)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, former)
 
     def _connect(self, client: SoakClient) -> None:
         end = time.monotonic() + FAILSAFE
@@ -386,11 +465,14 @@ class Soak:
                 if time.monotonic() > end:
                     raise
 
-    def _close(self, client: SoakClient) -> None:
+    def _close(self, client: SoakClient, ledger: Ledger) -> None:
         self._closes += 1
         start = time.monotonic()
         client.close()
-        self._slowest_close = max(self._slowest_close, time.monotonic() - start)
+        seconds = time.monotonic() - start
+        if seconds > SLOWEST_CLOSE:
+            ledger.problem(f"close() took {seconds:.3f} s")
+        self._slowest_close = max(self._slowest_close, seconds)
 
     def _afterwards(self, client: SoakClient, ledger: Ledger) -> None:
         """The faults are over: the client must work, and nothing may be left from before."""
@@ -418,14 +500,15 @@ class Soak:
         for title, names in (("network", NETWORK_FAULTS), ("server", SERVER_FAULTS), ("done", DONE)):
             print(f"{title}: " + ", ".join(f"{tally.get(name):,} {name}" for name in names))
         print(
-            f"user: {self._closes:,} closes, each followed by a connect; the slowest took {self._slowest_close:.3f} s"
+            f"user: {self._closes:,} closes, each followed by a connect; the slowest took {self._slowest_close:.3f} s "
+            f"(allowed: {SLOWEST_CLOSE:g}); {self._signals_handled:,} signals whose handler called"
         )
         print(f"calls: {ledger.ended:,} begun and ended, each once:")
         for kind, count in ledger.outcomes.most_common():
             print(f"    {count:>9,} {kind}")
         print(f"pushes: {sum(ledger.applied.values()):,} applied, in order, over {len(ledger.applied):,} connections")
         worst = ", ".join(f"{way} at most {late * 1000:.1f} ms" for way, late in ledger.worst_overshoot.items())
-        print(f"time-outs: never early; late: {worst}")
+        print(f"time-outs: never early; late: {worst} (allowed: {LATEST * 1000:g}, but where a handler ran)")
         print(f"memory: {self._memory / 2**20:+.1f} MiB after the first quarter (allowed: {MOST_GROWTH >> 20})")
         if ledger.problems:
             print(f"FAILED with --seed {self._seed}:")

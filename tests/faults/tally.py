@@ -37,6 +37,7 @@ SERVER_FAULTS = (
     "foreign heartbeats",
     "pings",
     "callables asked",
+    "callables asked within callables",
     "floods of pushes",
 )
 DONE = ("connections served", "requests read", "notifications read", "pushes sent", "callables answered")
