@@ -63,7 +63,7 @@ cover: install  ## run all tests and report branch coverage
 soak: install  ## inject random faults for five minutes, and show that nothing was lost; ARGS="--seconds N --seed N --tls", or "--backend"
 	$(BIN)/python -m tests.faults.soak $(ARGS)
 
-fuzz: install  ## feed a million random and mutated frames, and answers of models, to everything that reads; ARGS="--frames N --seed N"
+fuzz: install  ## feed a million random and mutated frames, answers, TLS records and requests to everything that reads; ARGS="--frames N --seed N"
 	$(BIN)/python -m tests.faults.fuzz $(ARGS)
 
 bench: install  ## measure against the peers, afnio among them (minutes; installs it once, under .cache); ARGS="--only TEXT"

@@ -5,6 +5,10 @@ Targets:
     jsonrpc      texts into ``jsonrpc.decode``, ``classify`` and ``Dispatcher``: valid answers, and only where due
     memory       messages into a live ``Connection``: it serves calls before and after, whatever came
     socketpair   streams of frames into a live ``Connection``: it goes on, or ends with the right close code
+    greeting     first messages into a live ``Connection``: it opens with what they say, or fails with a text
+    rest         HTTP answers into ``StudioRest``: a value of the promised form, or one of the package's errors
+    tls          TLS with bytes changed on the way into a live ``Connection``: it ends, and no call hangs
+    backend      requests of any form into a live backend: each is answered, and others are served
     answers      answers of language models into all their readers: what is right is read, nothing else is adopted
 
 Every case is drawn from the seed, its target and its number alone; a failing one is printed as a command that runs
@@ -28,164 +32,22 @@ from collections.abc import Callable
 from typing import Any
 
 from tellurio_sync import jsonrpc
-from tellurio_sync.deadlines import MONOTONIC
 from tellurio_sync.errors import ConnectionLost, RemoteProtocolError
-from tellurio_sync.peer.connection import Connection
-from tellurio_sync.peer.dispatch import Dispatcher, Method
-from tellurio_sync.peer.keepalive import Keepalive
-from tellurio_sync.peer.pending import PendingCall
+from tellurio_sync.peer.dispatch import Dispatcher
 from tellurio_sync.peer.workers import WorkerPool
-from tellurio_sync.transport.base import Ending, Transport, TransportEnded
-from tellurio_sync.transport.frames import Close, Event, FrameDecoder, FrameError, encode_frame
+from tellurio_sync.transport.frames import Close, Event, FrameDecoder, FrameError
 from tellurio_sync.transport.memory import MemoryTransport
 from tellurio_sync.transport.websocket import WebSocketTransport
 
 from .answers import fuzz_answers
-from .conversation import server_frame
+from .drawn import MAX_MESSAGE_SIZE, draw_frames, draw_message, draw_pieces, draw_text
+from .edges import fuzz_backend, fuzz_greeting, fuzz_rest, fuzz_tls
+from .edges import stop as stop_edges
+from .live import FAILSAFE, METHODS, Live
 from .soak import resident_bytes, wait_until
 
-FAILSAFE = 30.0
-MAX_MESSAGE_SIZE = 4000
-"""Bytes: small, so that the limit is met often."""
 MOST_GROWTH = 32 << 20
 """Bytes of resident memory that all may grow after the first tenth."""
-_IDS = (0, 1, -1, 1.5, "", "a", "pending", None, True, [], {}, "\ud800", 10**30, "x" * 300)
-_METHODS = ("good", "bad", "worst", "slow", "unknown", "", None, 7, [], "\ud800", "heartbeat")
-_SCALARS = (None, True, False, 0, -1, 1.5, 1e308, "", "text", "é", "\ud800", "\0", 2**64, float("nan"), float("inf"))
-_RARE_TEXTS: tuple[Callable[[], str], ...] = (
-    lambda: "[" * 100_000,
-    lambda: '{"a":' * 50_000,
-    lambda: "[" * 900 + "]" * 900,
-    lambda: "9" * 5000,
-    lambda: '{"jsonrpc":"2.0","method":"good","id":' + "9" * 5000 + "}",
-    lambda: '{"jsonrpc":"2.0","id":"pending","result":' + "[" * 950 + "]" * 950 + "}",
-)
-
-
-# --- what is drawn ------------------------------------------------------------------------------------
-
-
-def draw_value(dice: random.Random, depth: int = 0) -> Any:
-    if depth > 3 or dice.random() < 0.6:
-        return dice.choice(_SCALARS)
-    size = dice.randrange(4)
-    if dice.random() < 0.5:
-        return [draw_value(dice, depth + 1) for _ in range(size)]
-    return {dice.choice(("n", "id", "error", "", "é")): draw_value(dice, depth + 1) for _ in range(size)}
-
-
-def draw_envelope(dice: random.Random) -> Any:
-    """Something like a JSON-RPC message, more or less."""
-    point = dice.random()
-    if point < 0.05:
-        return draw_value(dice)
-    if point < 0.12:
-        return [draw_envelope(dice) for _ in range(dice.randrange(5))]
-    envelope: dict[str, Any] = {}
-    if dice.random() < 0.9:
-        envelope["jsonrpc"] = "2.0" if dice.random() < 0.9 else draw_value(dice)
-    if dice.random() < 0.6:
-        envelope["method"] = dice.choice(_METHODS)
-    if dice.random() < 0.6:
-        envelope["params"] = {"n": draw_value(dice)} if dice.random() < 0.7 else draw_value(dice)
-    if dice.random() < 0.7:
-        envelope["id"] = dice.choice(_IDS)
-    if dice.random() < 0.25:
-        envelope["result"] = draw_value(dice)
-    if dice.random() < 0.25:
-        is_good = dice.random() < 0.5
-        envelope["error"] = {"code": dice.choice(_IDS), "message": "m"} if is_good else draw_value(dice)
-    return envelope
-
-
-def draw_text(dice: random.Random) -> str:
-    """A message, sometimes broken."""
-    if dice.random() < 0.002:
-        return dice.choice(_RARE_TEXTS)()
-    text = json.dumps(draw_envelope(dice), ensure_ascii=dice.random() < 0.5)
-    text = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
-    while dice.random() < 0.3:
-        at = dice.randrange(len(text) + 1)
-        text = (
-            text[:at]
-            + dice.choice(("", '"', "{", "]", ",", "\\u", "NaN", "1e999", "\0", "é"))
-            + text[at + dice.randrange(3) :]
-        )
-    return text
-
-
-def draw_message(dice: random.Random) -> str | bytes:
-    if dice.random() < 0.02:
-        return dice.randbytes(dice.randrange(20))
-    return draw_text(dice)
-
-
-def draw_frames(dice: random.Random, count: int) -> bytes:
-    """A stream of frames; a third holds none that are wrong, in half some bytes are changed."""
-    is_right = dice.random() < 0.33
-    stream = b"".join(_draw_right_frame(dice) if is_right else _draw_frame(dice) for _ in range(count))
-    if dice.random() < 0.5:
-        stream = _mutate(dice, stream)
-    return stream
-
-
-def _draw_right_frame(dice: random.Random) -> bytes:
-    point = dice.random()
-    if point < 0.75:
-        payload = draw_text(dice).encode()
-        if len(payload) > MAX_MESSAGE_SIZE:
-            payload = b"{}"
-        if point < 0.65:
-            return server_frame(0x1, payload)
-        middle = dice.randrange(len(payload) + 1)
-        return server_frame(0x1, payload[:middle], is_final=False) + server_frame(0x0, payload[middle:])
-    if point < 0.95:
-        return server_frame(dice.choice((0x9, 0xA)), dice.randbytes(dice.randrange(126)))
-    return server_frame(0x2, dice.randbytes(dice.choice((0, 1, 125, 126, 127, MAX_MESSAGE_SIZE))))
-
-
-_CLOSES = (b"", b"\x03", b"\x03\xe8bye", b"\x03\xee", b"\x0f\xa0", b"\x03\xe8\xff")
-
-
-def _draw_frame(dice: random.Random) -> bytes:
-    point = dice.random()
-    if point < 0.9:
-        return _draw_right_frame(dice)
-    if point < 0.92:
-        return server_frame(0x8, dice.choice(_CLOSES))
-    if point < 0.95:
-        return server_frame(dice.randrange(16), dice.randbytes(dice.randrange(200)), is_final=dice.random() < 0.5)
-    if point < 0.96:
-        return encode_frame(0x1, b"masked")
-    if point < 0.98:
-        return server_frame(0x1, draw_text(dice).encode() + b"\xff")
-    return server_frame(0x1, b"x" * (MAX_MESSAGE_SIZE + dice.randrange(-1, 2)))
-
-
-def _mutate(dice: random.Random, stream: bytes) -> bytes:
-    data = bytearray(stream)
-    for _ in range(dice.randrange(1, 4)):
-        at = dice.randrange(len(data) + 1)
-        kind = dice.randrange(4)
-        if kind == 0 and at < len(data):
-            data[at] ^= 1 << dice.randrange(8)
-        elif kind == 1:
-            data[at:at] = dice.randbytes(dice.randrange(1, 5))
-        elif kind == 2:
-            del data[at : at + dice.randrange(1, 20)]
-        else:
-            data[at:at] = data[: dice.randrange(1, 50)]
-    return bytes(data)
-
-
-def draw_pieces(dice: random.Random, stream: bytes) -> list[bytes]:
-    longest = dice.choice((1, 3, 50, 5000))
-    pieces = []
-    while stream:
-        size = dice.randint(1, longest)
-        pieces.append(stream[:size])
-        stream = stream[size:]
-    return pieces
 
 
 # --- the targets: one case each, returning how many frames or messages it used -----------------------
@@ -225,19 +87,6 @@ class InlinePool(WorkerPool):
         return True
 
 
-def _raise(error: BaseException) -> Any:
-    raise error
-
-
-METHODS = {
-    "good": Method(lambda params: params.get("n")),
-    "bad": Method(lambda params: _raise(KeyError("n"))),
-    "worst": Method(lambda params: _raise(SystemExit(1))),
-    "slow": Method(lambda params: params.get("n"), on_worker=True),
-    "heartbeat": Method(lambda params: None),
-}
-
-
 def fuzz_jsonrpc(dice: random.Random, outcomes: Counter[str]) -> int:
     try:
         value = jsonrpc.decode(draw_text(dice))
@@ -269,45 +118,6 @@ def fuzz_jsonrpc(dice: random.Random, outcomes: Counter[str]) -> int:
 
 def _is_answered(message: Any) -> bool:
     return isinstance(message, jsonrpc.Request) or (isinstance(message, jsonrpc.Invalid) and message.is_answered)
-
-
-class Live:
-    """A connection with its receive loop on a thread, and one call that waits with the id ``"pending"``."""
-
-    def __init__(self, transport: Transport) -> None:
-        self.pool = WorkerPool(max_workers=2)
-        self.connection = Connection(
-            transport,
-            Dispatcher(METHODS, self.pool, self._send),
-            opening=None,
-            opening_timeout=FAILSAFE,
-            keepalive=Keepalive(None, FAILSAFE, MONOTONIC.now()),
-            write_timeout=FAILSAFE,
-            clock=MONOTONIC,
-            on_open=lambda _: None,
-        )
-        self._thread = threading.Thread(target=self.connection.run, name="receive", daemon=True)
-        self._thread.start()
-        self.waiting = self.start("pending")
-
-    def _send(self, text: str) -> None:
-        try:
-            self.connection.transport.send([text])
-        except TransportEnded:
-            pass  # as a peer does
-
-    def start(self, id_: str) -> PendingCall:
-        call = PendingCall(id_, "m", FAILSAFE, MONOTONIC.now())
-        self.connection.start([call], [jsonrpc.encode(jsonrpc.request(id_, "m", {}))])
-        return call
-
-    def join(self) -> Ending:
-        self._thread.join(FAILSAFE)
-        assert not self._thread.is_alive(), "the receive thread does not end"
-        self.pool.close(FAILSAFE)
-        assert self.connection.pending.snapshot() == {}, "a call is left in the table"
-        assert self.connection.ending is not None
-        return self.connection.ending
 
 
 def _reply(id_: str) -> str:
@@ -401,6 +211,10 @@ TARGETS: dict[str, tuple[float, Target]] = {
     "jsonrpc": (0.25, fuzz_jsonrpc),
     "memory": (0.15, fuzz_memory),
     "socketpair": (0.1, fuzz_socketpair),
+    "greeting": (0.02, fuzz_greeting),
+    "rest": (0.005, fuzz_rest),
+    "tls": (0.01, fuzz_tls),
+    "backend": (0.02, fuzz_backend),
     "answers": (1.0, fuzz_answers),
 }
 """By name: its share of the frames (or as many answers), and the function."""
@@ -423,6 +237,8 @@ def fuzz(frames: int, seed: int) -> bool:
     is_good = True
     threads = threading.active_count()
     first_memory = 0
+    for name in TARGETS:  # what each needs for good is not counted as growth
+        is_good = run_case(name, seed, 0, Counter()) > 0 and is_good
     for name, (share, _) in TARGETS.items():
         outcomes: Counter[str] = Counter()
         start = time.monotonic()
@@ -442,6 +258,7 @@ def fuzz(frames: int, seed: int) -> bool:
         for outcome, number in sorted(outcomes.items()):
             print(f"    {number:>9,} {outcome}")
     faulthandler.cancel_dump_traceback_later()
+    stop_edges()
     growth = resident_bytes() - first_memory
     print(f"memory: {growth / 2**20:+.1f} MiB after the first cases (allowed: {MOST_GROWTH >> 20})")
     if growth > MOST_GROWTH:
@@ -464,6 +281,7 @@ def main() -> None:
     seed = random.SystemRandom().randrange(1_000_000) if options.seed is None else options.seed
     if options.target is not None:
         is_good = run_case(options.target, seed, options.case, Counter()) > 0
+        stop_edges()
     else:
         is_good = fuzz(options.frames, seed)
     sys.exit(0 if is_good else 1)
