@@ -37,6 +37,7 @@ RPC_PATH = "/ws/v0/rpc/"
 
 _MAX_HEADER_BYTES = 64 * 2**10
 _MAX_BODY_BYTES = 16 * 2**20
+_TURNS_OF_AN_ACCEPT = 8  # of the event loop; it takes 4 from the accept until the server knows of the connection
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -122,7 +123,7 @@ class Backend:
                 self._application(store), access_log=None, shutdown_timeout=1.0, max_field_size=_MAX_HEADER_BYTES
             )
             await runner.setup()
-            cleanup.push_async_callback(runner.cleanup)
+            cleanup.push_async_callback(_end_connections, runner)
             site = web.TCPSite(runner, self.options.host, self.options.port)
             try:
                 await site.start()
@@ -226,6 +227,21 @@ class Backend:
 
     async def _close_connections(self, app: web.Application) -> None:
         await asyncio.gather(*(connection.close() for connection in self._connections), return_exceptions=True)
+
+
+async def _end_connections(runner: web.AppRunner) -> None:
+    """Stop listening, end the handlers in good order, and close each connection."""
+    server = runner.server
+    assert server is not None
+    await runner.cleanup()
+    # A connection that was accepted just before is not told to the server until the loop has turned once more, and an
+    # answer that its client does not read would keep a connection open.
+    for _ in range(_TURNS_OF_AN_ACCEPT):
+        await asyncio.sleep(0)
+    for connection in server.connections:
+        if connection.transport is not None:
+            connection.transport.abort()
+    await asyncio.sleep(0)
 
 
 async def _look_for_lost_runs(store: Store) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -114,6 +117,31 @@ def test_it_ends_in_order_with_a_client_connected(start: Callable[..., Process],
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("turns", range(8))
+def test_a_client_that_connects_while_the_backend_stops_leaves_nothing_open(
+    backend: RunningBackend, turns: int
+) -> None:
+    """At each turn of the event loop: a connection that it has accepted may not be known to the server yet."""
+    loop = backend._loop
+
+    def stop_after(turns: int) -> None:
+        if turns:
+            loop.call_soon(stop_after, turns - 1)
+        else:
+            backend._stopping.set()
+
+    def connect() -> None:
+        sock.connect(("127.0.0.1", backend.port))
+        stop_after(turns)
+
+    with warnings.catch_warnings(record=True) as caught, socket.socket() as sock:
+        warnings.simplefilter("always")
+        loop.call_soon_threadsafe(connect)
+        backend._thread.join(FAILSAFE)
+        gc.collect()
+    assert [str(one.message) for one in caught] == []
+
+
 def test_a_new_key_is_shown_once_on_a_terminal(start: Callable[..., Process]) -> None:
     process = start("--port", "0")
     key = process.line.split("(key ")[1].split(",")[0]
