@@ -184,6 +184,13 @@ def test_what_is_right_is_criticised_where_feedback_came_from_behind() -> None:
     assert grads(color) == [["criticism of red", "criticism of blue"]]
 
 
+def test_beside_what_is_wrong_the_critic_says_what_must_be_kept() -> None:
+    host = ScriptedHost()
+    color = host.variable(["red", "blue"], "color", True)
+    host.backward(host.run("ExactMatchEvaluator", color, "red", None)[1])
+    assert grads(color) == [["criticism of red", "criticism of blue"]]
+
+
 def test_the_same_criticism_is_asked_for_once() -> None:
     """The critic sees prediction, target and score, and these are often the same in many samples."""
     host = ScriptedHost()
@@ -238,7 +245,8 @@ def test_a_batch_goes_back_through_chat_and_evaluator() -> None:
     (answer,) = host.run("ChatCompletion", host.model(), messages, {"mail": ["one", "two"]})
     _, explanation = host.run("ExactMatchEvaluator", answer, ["ONE", "TWO!"])
     host.backward(explanation)
-    assert grads(prompt) == ["<ITEM></ITEM><ITEM>criticism of TWO for system prompt</ITEM>"]
+    items = "<ITEM>criticism of ONE for system prompt</ITEM><ITEM>criticism of TWO for system prompt</ITEM>"
+    assert grads(prompt) == [items]
     # The prompt stands in the question once.
     asked = host.asked[-1][1]["content"]
     assert asked.count("Classify.") == 1

@@ -196,12 +196,13 @@ class Evaluator(Op):
         return True if judged.score is True else None
 
     async def _criticisms(self, host: Host, behind: list[str]) -> list[str]:
-        """A text for each sample. Those that are known to be right are left alone, and none is asked about twice."""
-        asked = [
-            index
-            for index, judged in enumerate(self.judged)
-            if index not in self.missing and (behind[index] or not self.is_right(judged))
-        ]
+        """A text for each sample, where not all are known to be right. None is asked about twice.
+
+        Beside wrong ones, those that are right are asked about, too: else what they have right is soon forgotten.
+        """
+        asked = [index for index in range(len(self.judged)) if index not in self.missing]
+        if all(self.is_right(self.judged[index]) and not behind[index] for index in asked):
+            asked = []
         if self.size is None:
             return [await self._criticise(host, 0, behind[0])] if asked else [""]
         same: dict[tuple[str, ...], list[int]] = {}
