@@ -367,7 +367,8 @@ class _Training:
         if self._trials is not None and self._version is not None:
             self._trials.score(self._version, scores or None, metrics=validated)
         # Without a validation it is not known how good the parameters are.
-        is_best = (is_whole or self._watch.monitor in metrics) and self._watch.is_better(epoch, metrics)
+        is_known = self._ended_by_limit is None or self._watch.monitor in metrics
+        is_best = is_known and self._watch.is_better(epoch, metrics)
         if is_best:
             self._best = checkpoint_copies(self._parameters())
         cost, asked = self._cost.now(), self._spending.asked
