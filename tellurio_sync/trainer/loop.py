@@ -38,6 +38,8 @@ from .trials import Trials, names_of
 Step = Callable[[Any, int], Any]
 """``step(batch, batch_idx)`` gives ``(score, explanation)``, a dict with these under ``"loss"``, or None."""
 
+Changes = list[tuple[Variable, Data]]
+
 PathLike = Union[str, "os.PathLike[str]"]
 
 LAST = "last.json"
@@ -347,11 +349,13 @@ class _Training:
                 break
             try:
                 with self._counting("train", size), self._spending.breaking_off():
-                    output, tries = tried(partial(self._batch, batch, index, epoch), self._retries)
+                    (output, changes), tries = tried(partial(self._batch, batch, index), self._retries)
             except OutOfQuestions:
                 self._steps.broken_off += 1
                 self._end_by_limit(f"step {index + 1} of epoch {epoch} would have asked more, and was not made")
                 break
+            if changes:
+                self._note_version(changes, batch, f"step {index + 1} of epoch {epoch}")
             repeated += tries - 1
             batches += 1
             means.add(output.metrics)
@@ -394,7 +398,6 @@ class _Training:
                 validated = run_steps("validation_step", *arguments, scores=scores)
         except OutOfQuestions:
             self._end_by_limit(f"the validation of epoch {epoch} would have asked more, and was broken off")
-            scores.clear()
             return {}
         return {f"val_{name}": value for name, value in validated.items()}
 
@@ -433,7 +436,8 @@ class _Training:
 
     # --- a batch ----------------------------------------------------------------------------------
 
-    def _batch(self, batch: Any, index: int, epoch: int) -> StepOutput:
+    def _batch(self, batch: Any, index: int) -> tuple[StepOutput, Changes]:
+        """One try of a batch: its output, and the parameters that got other data, each with the old one."""
         for optimizer in self._optimizers:
             optimizer.clear_grad()
         with collected() as told:
@@ -441,7 +445,7 @@ class _Training:
                 output = StepOutput("training_step", self._training_step(batch, index))
                 if output.explanation is None or not output.explanation.requires_grad:
                     self._steps.without_step += 1
-                    return output
+                    return output, []
                 before = [copy_data(parameter.data) for parameter in self._parameters()]
                 rejected = sum(optimizer.rejected for optimizer in self._optimizers)
                 output.explanation.backward()
@@ -451,9 +455,7 @@ class _Training:
                 self._steps.note_left_out(told)
         changes = [(one, old) for one, old in zip(self._parameters(), before) if one.data != old]
         self._steps.note(bool(changes), told, sum(optimizer.rejected for optimizer in self._optimizers) - rejected)
-        if changes:
-            self._note_version(changes, batch, f"step {index + 1} of epoch {epoch}")
-        return output
+        return output, changes
 
     # --- versions ---------------------------------------------------------------------------------
 
@@ -463,7 +465,7 @@ class _Training:
             known = self._trials.find(named)
             self._version = (known or self._trials.add(named, note="the start")).number
 
-    def _note_version(self, changes: Sequence[tuple[Variable, Data]], batch: Any, note: str) -> None:
+    def _note_version(self, changes: Changes, batch: Any, note: str) -> None:
         samples = list(texts_in(batch))
         copied = 0
         for parameter, old in changes:

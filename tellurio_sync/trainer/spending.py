@@ -19,9 +19,14 @@ from ..model.reply_checks import member
 from ..model.session_link import SessionLink, use_link
 from ..model.variable import Variable
 from ..session.budget import Spent, budget
+from .retrying import tried
 
 EXTENSION = "questions"
 """Of servers that count the questions of a session (protocol §K.12)."""
+
+
+# How often the counts are asked for again after a lost connection: a training is not to end because of them.
+_RETRIES = 5
 
 
 class OutOfQuestions(Exception):
@@ -124,12 +129,15 @@ class Spending:
         if EXTENSION not in self._link.extensions:
             return None
         try:
-            with Call(self._link) as call:
-                result = call.request("count_questions", {})
+            result, _ = tried(self._count, _RETRIES)
         except MethodNotFound:
             return None
         counts: Mapping[str, Mapping[str, Any]] = member("count_questions", result, "session")
         return Ledger.from_rows({"step": None, "kind": kind, "model": "", **of} for kind, of in counts.items())
+
+    def _count(self) -> Any:
+        with Call(self._link) as call:
+            return call.request("count_questions", {})
 
 
 def size_of(batch: Any) -> int:

@@ -198,6 +198,24 @@ def test_a_server_that_counts_no_questions(task, monkeypatch):
     assert (result.questions, result.epochs[0].questions) == (Ledger(), 0)
 
 
+def test_a_connection_that_is_lost_while_questions_are_counted_ends_no_training(task, monkeypatch):
+    request, losses = Call.request, []
+
+    def unlucky(self, method, params):
+        # Every other time.
+        if method == "count_questions" and len(losses) % 2 == 0:
+            losses.append(method)
+            raise te.ConnectionLost("gone")
+        losses.append(method)
+        return request(self, method, params)
+
+    monkeypatch.setattr(Call, "request", unlucky)
+    result = task.fit(max_questions=1000, trials=te.Trials())
+    assert result.questions.asked == task.counter.asked
+    assert result.steps.repeated == 0
+    assert result.steps.total == 6
+
+
 def test_counts_that_begin_anew_with_the_server(task, monkeypatch):
     """After a restart without data the counts of the session are those since then."""
     request, answers = Call.request, [10, 14, 3, 5]
