@@ -12,7 +12,7 @@ Importing it starts nothing: no thread, no connection, no file, no logging confi
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import autodiff as autograd
 from . import data, errors, optim, run_context
@@ -29,13 +29,18 @@ from .cognitive import Module
 from .console import set_quiet
 from .data import DataLoader, Dataset
 from .errors import (
+    BackendError,
+    BatchFailed,
+    CallCancelled,
     CallTimeout,
     ConnectFailed,
     ConnectionLost,
     InvalidAPIKeyError,
     NotConnected,
     RemoteError,
+    SamplesFailed,
     TellurioError,
+    UsageError,
 )
 from .free_threading import check_interpreter
 from .long_calls import CallProgress, on_progress, progress
@@ -43,11 +48,11 @@ from .model.batch.block import batch
 from .model.batch.dataset import variables
 from .model.data import JAGGED
 from .model.graph import GradientEdge, Node
-from .model.language import AsyncOpenAI, CallableModel, OpenAI
+from .model.language import AsyncOpenAI, CallableModel, ChatCompletionModel, OpenAI
 from .model.serialization import load, save
 from .model.suppression import suppress_variable_notifications
 from .model.variable import Parameter, Variable, is_scalar_variable
-from .optim import TGD
+from .optim import TGD, Optimizer
 from .session import Session
 from .session.budget import budget
 from .session.default import (
@@ -63,9 +68,22 @@ from .session.default import (
     sync,
     whoami,
 )
+from .session.restore import Restored
 from .trainer import Trainer, Trials, evaluate, fit, search
 
+if TYPE_CHECKING:
+    from .studio.runs import Run, RunStatus
+
 check_interpreter()
+
+
+def __getattr__(name: str) -> Any:
+    # Most programs get a run from ``init`` and never name its class; loading it takes as long as the rest together.
+    if name in ("Run", "RunStatus"):
+        from .studio import runs as module
+
+        return getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def load_ipython_extension(shell: Any) -> None:
@@ -87,9 +105,13 @@ __all__ = [
     "LONG_RUNNING_METHODS",
     "TGD",
     "AsyncOpenAI",
+    "BackendError",
+    "BatchFailed",
+    "CallCancelled",
     "CallProgress",
     "CallTimeout",
     "CallableModel",
+    "ChatCompletionModel",
     "ConnectFailed",
     "ConnectionLost",
     "DataLoader",
@@ -101,13 +123,19 @@ __all__ = [
     "Node",
     "NotConnected",
     "OpenAI",
+    "Optimizer",
     "Parameter",
     "RemoteError",
+    "Restored",
+    "Run",
+    "RunStatus",
+    "SamplesFailed",
     "Session",
     "TellurioError",
     "TellurioWebSocketClient",
     "Trainer",
     "Trials",
+    "UsageError",
     "Variable",
     "autograd",
     "backward",

@@ -45,7 +45,7 @@ class Clock:
     """The monotonic clock, and waits that use it. Tests pass a clock whose time they move by hand."""
 
     # Seconds on a clock that never goes back. This is the C function itself, because each call reads it several times.
-    now = staticmethod(time.monotonic)
+    now: staticmethod[[], float] = staticmethod(time.monotonic)
 
     def wait(self, waitable: Waitable, timeout: float) -> bool:
         """Wait for ``waitable``, at most ``timeout`` seconds, and return whether it was acquired.
@@ -75,10 +75,10 @@ class Deadline:
     __slots__ = ("hard_limit", "last_sign_of_life", "started", "timeout")
 
     def __init__(self, timeout: float, now: float, hard_timeout: float | None = None) -> None:
-        self.timeout = timeout
-        self.started = now
+        self.timeout: float = timeout
+        self.started: float = now
         self.last_sign_of_life: float | None = None
-        self.hard_limit = math.inf if hard_timeout is None else now + hard_timeout
+        self.hard_limit: float = math.inf if hard_timeout is None else now + hard_timeout
 
     @property
     def expires_at(self) -> float:

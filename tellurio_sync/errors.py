@@ -243,7 +243,7 @@ class RemoteError(CallError, RuntimeError):
         super().__init__(text, method=method, request_id=request_id)
         self.code = code
         self.message = message
-        self.data = data
+        self.data: Any = data
 
     @staticmethod
     def from_reply(error: dict[str, Any], *, method: str = "", request_id: object = None) -> RemoteError:
@@ -336,7 +336,7 @@ class SamplesLeftOut(UserWarning):
     def __init__(self, text: str, size: int = 0, failures: Sequence[SampleFailure] = ()) -> None:
         super().__init__(text)
         self.size = size
-        self.failures = tuple(failures)
+        self.failures: tuple[SampleFailure, ...] = tuple(failures)
 
 
 _BY_CODE: dict[int, type[RemoteError]] = {-32601: MethodNotFound, -32602: InvalidParams, -32603: RemoteInternalError}
@@ -350,7 +350,7 @@ class BatchFailed(TellurioError, RuntimeError):
     """
 
     def __init__(self, failures: Sequence[tuple[str, TellurioError]] = ()) -> None:
-        self.failures = tuple(failures)
+        self.failures: tuple[tuple[str, TellurioError], ...] = tuple(failures)
         told = [f"{what}: {error}" for what, error in self.failures[:_TOLD_FAILURES]]
         if len(self.failures) > _TOLD_FAILURES:
             told.append(f"... and {len(self.failures) - _TOLD_FAILURES} more (see `failures`)")
@@ -386,7 +386,7 @@ class RemoteProtocolError(ProtocolError, ValueError, RuntimeError):
 
     def __init__(self, text: str, *, received: str = "") -> None:
         super().__init__(text)
-        self.received = shorten(received)
+        self.received: str = shorten(received)
 
 
 # --- usage --------------------------------------------------------------------------------------

@@ -57,7 +57,7 @@ class Leash:
     """
 
     def __init__(self, address: dict[str, Any], timeout: float) -> None:
-        self.pid = int(address["pid"])
+        self.pid: int = int(address["pid"])
         self.last_lines: tuple[str, ...] = ()
         self._is_over = self._is_parents = False
         host = str(address["http_base_url"]).partition("://")[2].strip("[]")

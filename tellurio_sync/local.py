@@ -84,15 +84,15 @@ class LocalBackend:
     """
 
     def __init__(self, ready: dict[str, Any], child: _Child | Leash) -> None:
-        self.http_base_url = str(ready["http_base_url"])
-        self.http_port = int(ready["http_port"])
-        self.ws_base_url = str(ready["ws_base_url"])
-        self.ws_port = int(ready["ws_port"])
-        self.api_key = str(ready["api_key"])
-        self.username = str(ready["username"])
-        self.namespace = str(ready["namespace"])
-        self.page_url = str(ready.get("page_url", ""))
-        self.pid = child.pid
+        self.http_base_url: str = str(ready["http_base_url"])
+        self.http_port: int = int(ready["http_port"])
+        self.ws_base_url: str = str(ready["ws_base_url"])
+        self.ws_port: int = int(ready["ws_port"])
+        self.api_key: str = str(ready["api_key"])
+        self.username: str = str(ready["username"])
+        self.namespace: str = str(ready["namespace"])
+        self.page_url: str = str(ready.get("page_url", ""))
+        self.pid: int = child.pid
         self._child = child
 
     def __repr__(self) -> str:
@@ -373,7 +373,7 @@ class _Child:
             )
         except OSError as exc:
             raise BackendError(f"The local backend could not be started: {exc}") from exc
-        self.pid = self._process.pid
+        self.pid: int = self._process.pid
         self.last_lines: deque[str] = deque(maxlen=_LAST_LINES)
         self._is_parents = False
         self._goes_on = threading.Event()

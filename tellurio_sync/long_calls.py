@@ -95,7 +95,7 @@ class Watch:
     """
 
     def __init__(self, method: str) -> None:
-        self.token = token_hex(8)
+        self.token: str = token_hex(8)
         self.told: dict[str, Any] = {}
         self._name = _NAMES.get(method, method)
         self._started = time.monotonic()

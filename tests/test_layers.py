@@ -155,6 +155,7 @@ USES = {
         "optim",
         "run_context",
         "session",
+        "studio",
         "trainer",
     },
     "cli": {

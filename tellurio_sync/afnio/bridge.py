@@ -19,7 +19,7 @@ from ..jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, RpcError
 from .pushes import Pushes
 from .trampoline import drive
 
-log = logging.getLogger("tellurio_sync.afnio")
+log: logging.Logger = logging.getLogger("tellurio_sync.afnio")
 
 REPEATABLE = frozenset(
     {

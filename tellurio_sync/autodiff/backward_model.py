@@ -33,10 +33,10 @@ class BackwardModel:
         completion_args: dict[str, Any],
         client_args: dict[str, Any],
     ) -> None:
-        self.client = client
-        self.model = model
-        self.completion_args = completion_args
-        self.client_args = client_args
+        self.client: ChatCompletionModel = client
+        self.model: str = model
+        self.completion_args: dict[str, Any] = completion_args
+        self.client_args: dict[str, Any] = client_args
 
     @property
     def provider(self) -> str:

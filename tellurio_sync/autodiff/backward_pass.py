@@ -23,7 +23,7 @@ from ..model.variable_state import holds_grad
 from ..model.wire import link_of, wait_until_made
 from .left_out import ON_ERROR, check_share, warn_of_left_out
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _FLAG = "_pending_grad"
 _FEEDBACK = "feedback"

@@ -36,7 +36,7 @@ from .refused import Refused
 from .scope import Scope
 from .sessions import Session
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 MAX_INCOMING_BYTES = 64 * 2**20
 

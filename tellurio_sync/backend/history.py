@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .questions import Asked
     from .store import Store
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 class History:
@@ -39,9 +39,9 @@ class History:
     def __init__(
         self, store: Store, *, max_question_bytes: int = DEFAULT_MAX_BYTES, max_question_days: float = DEFAULT_MAX_DAYS
     ) -> None:
-        self.versions = Versions(store)
-        self.passes = Passes(store)
-        self.questions = QuestionLog(store, max_bytes=max_question_bytes, max_days=max_question_days)
+        self.versions: Versions = Versions(store)
+        self.passes: Passes = Passes(store)
+        self.questions: QuestionLog = QuestionLog(store, max_bytes=max_question_bytes, max_days=max_question_days)
 
     def parameter(self, run_uuid: str, variable: Variable) -> None:
         """A parameter of a run (`""` is none) is new, or may have another value."""

@@ -278,9 +278,9 @@ class _Block:
     """Numbers of one metric that share a row."""
 
     def __init__(self) -> None:
-        self.numbers = array("q")
-        self.steps = array("q")
-        self.doubles = array("d")
+        self.numbers: array[int] = array("q")
+        self.steps: array[int] = array("q")
+        self.doubles: array[float] = array("d")
         self.integers: set[int] = set()  # places
         # The distance from each to the next while that is always the same, else None.
         self.number_distance: int | None = 0

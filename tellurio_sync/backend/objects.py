@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary, ref
 
 from ..errors import UnknownModel, UnknownNode, UnknownVariable
 from .data import Data
-from .question_counts import no_counts
+from .question_counts import Counts, no_counts
 from .refused import Refused
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ class Objects:
 
     def __init__(self, history: History | None = None) -> None:
         self.history = history
-        self.question_counts = no_counts()
+        self.question_counts: Counts = no_counts()
         self.tries_before = False
         self.rejected: WeakKeyDictionary[Variable, Rejected] = WeakKeyDictionary()
         self.variables: dict[str, Variable] = {}

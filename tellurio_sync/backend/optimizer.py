@@ -49,7 +49,7 @@ class Settings:
         self._model = decoded["model_client"]
         if self._model is not None and not isinstance(self._model, Model):
             raise Refused("`model_client` must be a language model.")
-        self.momentum = _checked_momentum(decoded["momentum"])
+        self.momentum: int = _checked_momentum(decoded["momentum"])
         completion_args = decoded["completion_args"] or {}
         if not isinstance(completion_args, dict):
             raise Refused("`completion_args` must be an object.")
@@ -62,7 +62,7 @@ class Settings:
         accept = group.get(ACCEPT)
         if accept not in (None, BATCH):
             raise Refused(f"`{ACCEPT}` must be {BATCH!r} or null.")
-        self.tries_before = accept == BATCH
+        self.tries_before: bool = accept == BATCH
         objects.tries_before = objects.tries_before or self.tries_before
 
     async def improved(

@@ -135,10 +135,10 @@ class QuestionFailed(Refused):
     """
 
     def __init__(self, kind: FailureKind, text: str, said: str = "") -> None:
-        self.said = shorten(said) if said else ""
+        self.said: str = shorten(said) if said else ""
         whole = f"{text} {self.said}" if self.said else text
         super().__init__(whole, INTERNAL_ERROR)
-        self.data = {"exception": whole, "kind": kind}
+        self.data: dict[str, str] = {"exception": whole, "kind": kind}
         self.kind = kind
         self.text = text
 

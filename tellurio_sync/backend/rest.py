@@ -28,7 +28,7 @@ from .options import BackendOptions
 from .question_log import questions_by_step
 from .store import MAX_NAME_CHARS, JournalGap, Row, Store
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 EXTENSIONS_HEADER = "Tellurio-Extensions"
 EXTENSIONS = ("idempotency", "journal", "questions", "run-details")

@@ -31,7 +31,7 @@ from .rest import Rest, error_response
 from .sessions import SESSION_HEADER, Sessions
 from .store import Store
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 RPC_PATH = "/ws/v0/rpc/"
 
@@ -90,9 +90,9 @@ class Backend:
 
     def __init__(self, options: BackendOptions, on_unused: Callable[[], None] = lambda: None) -> None:
         self.options = options
-        self.api_key = options.api_key or secrets.token_urlsafe(24)
-        self.port = options.port
-        self.leashes = Leashes(on_unused)
+        self.api_key: str = options.api_key or secrets.token_urlsafe(24)
+        self.port: int = options.port
+        self.leashes: Leashes = Leashes(on_unused)
         self._page_path = "/"
         self._lm = _language_models(options)
         self._connections: set[Connection] = set()

@@ -67,7 +67,7 @@ class Store:
             # Other users of the machine must not read prompts and results.
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = _lock(directory)
-            self.path = directory / "tellurio.sqlite3"
+            self.path: Path = directory / "tellurio.sqlite3"
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
             self._db = sqlite3.connect(self.path, timeout=_LOCK_TIMEOUT, isolation_level=None)
             self._db.row_factory = sqlite3.Row

@@ -97,7 +97,7 @@ class Examination:
     api_key: Secret | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        self.timeout = _DEFAULT_TIMEOUT
+        self.timeout: float = _DEFAULT_TIMEOUT
         self._ends: list[Address] = []
         self._proxies: dict[Address, Proxy] = {}
         self._client: TellurioWebSocketClient | None = None

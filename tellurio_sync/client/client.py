@@ -16,7 +16,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, ClassVar
 
 from .. import forked, long_calls
 from ..active_run import HasUuid, get_active_run
@@ -52,6 +52,9 @@ DEFAULT_TIMEOUT = 30.0
 
 
 _RPC = "rpc_"
+
+ServerMethod = Callable[[Any, dict[str, Any]], Any]
+"""A method that the server may call: the client and the parameters to the result."""
 
 
 class TellurioWebSocketClient:
@@ -118,8 +121,8 @@ class TellurioWebSocketClient:
     ) -> None:
         api_key = hidden(api_key)  # from here on, no frame of ours shows it
         self._address = ws_address(base_url, port)
-        self.default_timeout = check_timeout(default_timeout, "default_timeout")
-        self.hard_timeout = None if hard_timeout is None else check_timeout(hard_timeout, "hard_timeout")
+        self.default_timeout: float = check_timeout(default_timeout, "default_timeout")
+        self.hard_timeout: float | None = None if hard_timeout is None else check_timeout(hard_timeout, "hard_timeout")
         self._connect_timeout = check_timeout(connect_timeout, "connect_timeout")
         self._ping_interval = None if ping_interval is None else check_timeout(ping_interval, "ping_interval")
         self._ping_timeout = check_timeout(ping_timeout, "ping_timeout")
@@ -134,7 +137,7 @@ class TellurioWebSocketClient:
             check_context(ssl_context)
         self._ssl_context = ssl_context
         self._active_run = active_run or get_active_run
-        self.registries = Registries() if registries is None else registries
+        self.registries: Registries = Registries() if registries is None else registries
         self._api_key: str | None = None if api_key is None else checked_key(api_key)
         self._is_unpickled = False
         self._start_afresh()
@@ -470,15 +473,15 @@ class TellurioWebSocketClient:
             long_calls.note(params)
         return None
 
-    rpc_create_variable = server_methods.create_variable
-    rpc_update_variable = server_methods.update_variable
-    rpc_append_grad = server_methods.append_grad
-    rpc_create_node = server_methods.create_node
-    rpc_create_edge = server_methods.create_edge
-    rpc_update_model = server_methods.update_model
-    rpc_run_callable = server_methods.run_callable
-    rpc_clear_backward = server_methods.clear_backward
-    rpc_clear_step = server_methods.clear_step
+    rpc_create_variable: ClassVar[ServerMethod] = server_methods.create_variable
+    rpc_update_variable: ClassVar[ServerMethod] = server_methods.update_variable
+    rpc_append_grad: ClassVar[ServerMethod] = server_methods.append_grad
+    rpc_create_node: ClassVar[ServerMethod] = server_methods.create_node
+    rpc_create_edge: ClassVar[ServerMethod] = server_methods.create_edge
+    rpc_update_model: ClassVar[ServerMethod] = server_methods.update_model
+    rpc_run_callable: ClassVar[ServerMethod] = server_methods.run_callable
+    rpc_clear_backward: ClassVar[ServerMethod] = server_methods.clear_backward
+    rpc_clear_step: ClassVar[ServerMethod] = server_methods.clear_step
 
     def _methods(self) -> dict[str, Method]:
         """The handlers by method name: every ``rpc_...`` method of the class of this object, and of its bases."""

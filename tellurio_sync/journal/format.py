@@ -202,7 +202,7 @@ class Decoder:
 
     def __init__(self, state: dict[str, Any] | None = None, position: int = 0) -> None:
         state = state or {}
-        self.position = position
+        self.position: int = position
         self._names: dict[int, str] = {int(number): name for number, name in state.get("names", {}).items()}
         self._lists: dict[int, tuple[list[str], struct.Struct]] = {}
         for number, names in state.get("lists", {}).items():

@@ -42,7 +42,7 @@ class JournalWriter:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.is_usable = True
+        self.is_usable: bool = True
         self._encoder = Encoder()
         self._lock = threading.RLock()
         self._is_busy = False

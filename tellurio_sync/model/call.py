@@ -32,7 +32,7 @@ from .session_link import Admission, SessionLink
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 
 class Call:
@@ -78,11 +78,11 @@ class Call:
     ) -> None:
         self._link = link
         self._take_over = take_over
-        self.changes = tuple(changes)
-        self.ids = frozenset(map(id, self.changes))
-        self.is_begun = False
-        self.is_answered = False
-        self.is_over = False
+        self.changes: tuple[Any, ...] = tuple(changes)
+        self.ids: frozenset[int] = frozenset(map(id, self.changes))
+        self.is_begun: bool = False
+        self.is_answered: bool = False
+        self.is_over: bool = False
         self._without: Without | None = None
 
     def __enter__(self) -> Self:
@@ -94,7 +94,7 @@ class Call:
         try:
             settle_open_queue(self._link)
             self._admission: Admission = self._link.admit()
-            self.ticket = self._link.registries.begin_call(self)
+            self.ticket: int = self._link.registries.begin_call(self)
         except BaseException:
             self._take_lock_again()
             raise

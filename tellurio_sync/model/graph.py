@@ -23,7 +23,7 @@ class Node:
     __slots__ = ("__weakref__", "_edges", "_name", "node_id")
 
     def __init__(self, node_id: str, name: str) -> None:
-        self.node_id = node_id
+        self.node_id: str = node_id
         self._name = name
         self._edges: list[GradientEdge] = []
 

@@ -81,8 +81,8 @@ class WeakTable(Generic[T]):
     __slots__ = ("_entries", "_forget", "gone", "lock")
 
     def __init__(self, lock: threading.RLock, gone: deque[str] | None = None) -> None:
-        self.lock = lock
-        self.gone = gone
+        self.lock: threading.RLock = lock
+        self.gone: deque[str] | None = gone
         self._entries: dict[str, _Entry] = {}
         # Not a bound method: the entries, and so the objects, would keep the table alive.
         self._forget = _forgetting(self._entries, gone)
@@ -147,8 +147,8 @@ class RegisteredCallable:
     __slots__ = ("__weakref__", "callable_id", "function")
 
     def __init__(self, callable_id: str, function: Callable[..., Any]) -> None:
-        self.callable_id = callable_id
-        self.function = function
+        self.callable_id: str = callable_id
+        self.function: Callable[..., Any] = function
 
 
 class _Waiter:
@@ -191,9 +191,9 @@ class Registries:
 
     def __init__(self, link: SessionLink | None = None) -> None:
         self.link = link
-        self.lock = threading.RLock()
+        self.lock: threading.RLock = threading.RLock()
         self._changed = threading.Condition(self.lock)
-        self.released = Released()
+        self.released: Released = Released()
         self.variables: WeakTable[Variable] = WeakTable(self.lock, self.released.variables)
         self.nodes: WeakTable[Node] = WeakTable(self.lock)
         self.models: WeakTable[ChatCompletionModel] = WeakTable(self.lock, self.released.models)
@@ -214,7 +214,7 @@ class Registries:
         self._undo: dict[int, list[Callable[[], None]]] = {}  # by address of the Variable, which the functions hold
         self._late: dict[int, Call] = {}
         self._unsure: WeakSet[Any] = WeakSet()
-        self.is_restore_due = False
+        self.is_restore_due: bool = False
         """Whether the next call must wait for a restore, although the connection is the one that was restored."""
 
     def renew_after_fork(self) -> None:

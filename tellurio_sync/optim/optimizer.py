@@ -33,7 +33,7 @@ ParamGroup = dict[str, Any]
 Params = Iterable[Union[Variable, ParamGroup]]
 Closure = Callable[[], Any]
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 _FLAG = "_pending_data"
 _STEP_DONE = "Optimizer step executed successfully."
@@ -61,12 +61,12 @@ class Optimizer(Restorable):
         self._link: SessionLink = link_of([groups, defaults])
         for settings in (defaults, *groups):
             check_knows_accept(self._link, settings.get("accept"))
-        self.rejected = 0
+        self.rejected: int = 0
         shape = groups if is_grouped else groups[0]["params"]
         self._lost: str | None = None
         with Call(self._link) as call:
             result = call.request("create_optimizer", self._creation(shape))
-            self.optimizer_id = id_member("create_optimizer", result, "optimizer_id")
+            self.optimizer_id: str = id_member("create_optimizer", result, "optimizer_id")
             decoder = StateDecoder(self._link)
             self.state: State = decoder.state(member("create_optimizer", result, "state"))
             received = decoder.value(member("create_optimizer", result, "param_groups"))

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..model.told import tell
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 
 class ParameterUnchanged(UserWarning):

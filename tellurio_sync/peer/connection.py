@@ -111,7 +111,7 @@ class Connection:
     ) -> None:
         self.transport = transport
         self._can_nest = transport.can_nest
-        self.pending = PendingTable()
+        self.pending: PendingTable = PendingTable()
         self.ending: Ending | None = None
         self.receive_thread: int | None = None
         self._dispatcher = dispatcher
@@ -129,8 +129,8 @@ class Connection:
         self._large: dict[str, int] = {}  # the latest large requests: id to bytes
         self.pending.on_given_up = self._tell_given_up
         self._secrets = secrets
-        self.has_replied = False
-        self.opened_at = clock.now()
+        self.has_replied: bool = False
+        self.opened_at: float = clock.now()
         self._bytes_seen = 0
         self._asked_for_a_turn: list[Semaphore] = []
         self._late_turns = 0

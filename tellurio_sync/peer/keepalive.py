@@ -23,7 +23,7 @@ class Keepalive:
         self._timeout = timeout
         self._last_life = now
         self._pinged_at: float | None = None
-        self.next_at = now + self._interval
+        self.next_at: float = now + self._interval
         """When to call ``is_ping_due`` and ``is_dead`` again; infinity if never."""
 
     def note_life(self, now: float) -> None:

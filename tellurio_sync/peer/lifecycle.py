@@ -108,16 +108,16 @@ class Lifecycle:
         self.clock = clock
         self._secrets = secrets
         self._cancellation = cancellation
-        self.pool = WorkerPool()
+        self.pool: WorkerPool = WorkerPool()
         self._methods = dict(methods)
 
         self._lock = threading.RLock()
-        self.state = CONNECTING
+        self.state: str = CONNECTING
         self._waiting: dict[Semaphore, WorkerWait | None] = {}
         self.connection: Connection | None = None  # open
         self._unopened: Connection | None = None  # has no greeting yet, or is open
         self._was_open = False
-        self.is_forked = False
+        self.is_forked: bool = False
         self._dialer: Dialer | None = None
         self._failure: DialFailed | None = None
         self._attempts = 0

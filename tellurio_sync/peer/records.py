@@ -134,5 +134,5 @@ class QueuedLog:
                 traceback.print_exc()
 
 
-log = QueuedLog("tellurio_sync.peer")
+log: QueuedLog = QueuedLog("tellurio_sync.peer")
 """That of this package, but for the workers, which are threads for foreign code anyway."""

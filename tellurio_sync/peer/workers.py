@@ -34,7 +34,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-log = logging.getLogger("tellurio_sync.peer")
+log: logging.Logger = logging.getLogger("tellurio_sync.peer")
 
 MAX_THREADS = 512
 """Workers of one client at most, those included that wait for the server."""
@@ -278,8 +278,9 @@ class WorkerWait:
     __slots__ = ("is_counted", "is_over", "pool")
 
     def __init__(self, pool: WorkerPool) -> None:
-        self.pool = pool
-        self.is_counted = self.is_over = False
+        self.pool: WorkerPool = pool
+        self.is_counted: bool = False
+        self.is_over: bool = False
 
     def begin(self) -> None:
         """The worker does not count from now on, and another one may take its place; unless the wait is over already.

@@ -12,7 +12,7 @@ from ..errors import InvalidParams, MethodNotFound, TellurioError, UsageError
 from ..model.reply_checks import id_member, member
 from .default import current_session
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 
 class Spent:

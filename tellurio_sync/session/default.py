@@ -24,6 +24,7 @@ from .session import _NO_VALUE, Session, open_blocks
 if TYPE_CHECKING:
     from ..studio.runs import Run
     from ..studio.sync import SyncResult
+    from .login import Mode
 
 _default: Session | None = None
 _default_lock = threading.Lock()
@@ -81,7 +82,7 @@ def login(
     api_key: str | None = None,
     relogin: bool = False,
     *,
-    mode: str | None = None,
+    mode: Mode | None = None,
     data_dir: str | os.PathLike[str] | None = None,
     ephemeral: bool = False,
 ) -> dict[str, str]:
@@ -99,7 +100,7 @@ def init(
     *,
     config: Any = None,
     resume: str | None = None,
-    mode: str | None = None,
+    mode: Mode | None = None,
     strict: bool = False,
 ) -> Run:
     """Start a run: see :meth:`Session.init`."""

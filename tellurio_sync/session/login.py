@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..client import TellurioWebSocketClient
 from ..errors import InvalidAPIKeyError
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from ..studio.rest import StudioRest
 
 MODE_VARIABLE = "TELLURIO_MODE"
+Mode = Literal["online", "local", "offline", "auto"]
+"""Where runs go; see ``Session.login``."""
+
 _MODES = ("online", "local", "offline", "auto")
 
 Address = tuple["str | None", "int | str | None"]
@@ -77,7 +80,7 @@ class Login:
         api_key: str | None = None,
         relogin: bool = False,
         *,
-        mode: str | None = None,
+        mode: Mode | None = None,
         data_dir: str | os.PathLike[str] | None = None,
         ephemeral: bool = False,
     ) -> dict[str, str]:

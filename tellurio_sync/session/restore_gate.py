@@ -58,7 +58,7 @@ class Admission:
         self._client = client
         self._connection = connection
         self._deadline = deadline
-        self.thread = threading.get_ident()
+        self.thread: int = threading.get_ident()
 
     def request(self, method: str, params: dict[str, Any], on_reply: Callable[[], None], on_late: OnLate) -> Any:
         """See ``model.session_link.Admission``."""

@@ -33,7 +33,7 @@ from ..model.registries import Registries
 from ..model.session_link import use_link
 from ..secret import hidden
 from ..surroundings import timeout_or
-from .login import MODE_VARIABLE, Address, Login
+from .login import MODE_VARIABLE, Address, Login, Mode
 from .restore import Restored
 from .restore_gate import Admission, RestoreGate
 
@@ -165,7 +165,7 @@ class Session:
         api_key: str | None = None,
         relogin: bool = False,
         *,
-        mode: str | None = None,
+        mode: Mode | None = None,
         data_dir: str | os.PathLike[str] | None = None,
         ephemeral: bool = False,
     ) -> dict[str, str]:
@@ -282,7 +282,7 @@ class Session:
         *,
         config: Any = None,
         resume: str | None = None,
-        mode: str | None = None,
+        mode: Mode | None = None,
         strict: bool = False,
     ) -> Run:
         """Start a run and make it the active one; its project is created if there is none (protocol §J.1).

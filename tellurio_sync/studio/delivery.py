@@ -64,7 +64,7 @@ class Delivery:
         self._about: dict[str, Any] = {}
         self._decoders: dict[str, Decoder] = {}
         self._unreadable: set[str] = set()
-        self.acknowledged = 0
+        self.acknowledged: int = 0
 
     def run(self) -> None:
         """Send everything that was not sent yet.

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote
 
 from .._version import __version__
-from ..addresses import check_may_send_key, http_address
+from ..addresses import Address, check_may_send_key, http_address
 from ..deadlines import check_timeout
 from ..errors import HttpError, HttpStatusError, HttpTooLarge, HttpUnreachable, LocalProtocolError, shorten
 from ..jsonrpc import MalformedText, decode, encode
@@ -103,8 +103,8 @@ class StudioRest:
         max_answer_size: int = DEFAULT_MAX_ANSWER_SIZE,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
-        self.address = http_address(base_url, port)
-        self.timeout = timeout_or(DEFAULT_TIMEOUT) if timeout is None else check_timeout(timeout)
+        self.address: Address = http_address(base_url, port)
+        self.timeout: float = timeout_or(DEFAULT_TIMEOUT) if timeout is None else check_timeout(timeout)
         self._ssl_context = ssl_context
         self.allow_insecure = allow_insecure
         if not isinstance(max_answer_size, int) or max_answer_size < 1:

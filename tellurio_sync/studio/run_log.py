@@ -58,7 +58,7 @@ class RunLog:
         self._rest = rest
         self._given_folder = folder
         self.is_offline = False
-        self.lost = 0
+        self.lost: int = 0
         self._lost_before = 0
         self._complained: set[str] = set()
         self._next_attempt = 0.0

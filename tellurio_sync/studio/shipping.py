@@ -70,9 +70,9 @@ class Shipper:
         self._thread: threading.Thread | None = None
         self._inbox: SimpleQueue[_Flush | None] = SimpleQueue()
         self._is_stopping = False
-        self.delivery = Delivery(folder, rest, on_refused)
-        self.is_idle = False
-        self.is_unusable = False  # the server does not know this run, or refuses it
+        self.delivery: Delivery = Delivery(folder, rest, on_refused)
+        self.is_idle: bool = False
+        self.is_unusable: bool = False  # the server does not know this run, or refuses it
         self.last_error: Exception | None = None
         self.gives_signs = True
         self._seen: dict[str, int] = {}

@@ -47,7 +47,7 @@ class ScriptedModel:
         self._default: Answer | None = None
         self._requests: list[dict[str, Any]] = []
         self._server = _Server(("127.0.0.1", 0), _handler_for(self))
-        self.base_url = f"http://127.0.0.1:{self._server.server_port}/v1"
+        self.base_url: str = f"http://127.0.0.1:{self._server.server_port}/v1"
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(_POLL_INTERVAL,), name="scripted-language-model", daemon=True
         )

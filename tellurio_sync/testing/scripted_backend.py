@@ -46,8 +46,8 @@ class ScriptedBackend:
 
     def __init__(self, data_dir: str | os.PathLike[str] | None = None, **options: Any) -> None:
         self._is_own_dir = data_dir is None
-        self.data_dir = Path(tempfile.mkdtemp(prefix="tellurio-sync-") if data_dir is None else data_dir)
-        self.lm = ScriptedModel()
+        self.data_dir: Path = Path(tempfile.mkdtemp(prefix="tellurio-sync-") if data_dir is None else data_dir)
+        self.lm: ScriptedModel = ScriptedModel()
         self._options = {
             "api_key": secrets.token_urlsafe(24),
             "lm_base_url": self.lm.base_url,
@@ -61,10 +61,10 @@ class ScriptedBackend:
             self._clean_up()
             raise
         self._proxy = FaultProxy(self._process.http_port)
-        self.port = self._proxy.port
-        self.api_key = self._process.api_key
-        self.username = self._process.username
-        self.namespace = self._process.namespace
+        self.port: int = self._proxy.port
+        self.api_key: str = self._process.api_key
+        self.username: str = self._process.username
+        self.namespace: str = self._process.namespace
 
     def _start(self) -> LocalBackend:
         return start_local_backend(**self._options)

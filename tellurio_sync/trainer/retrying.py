@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from ..errors import CallTimeout, ConnectionLost
 
-log = logging.getLogger("tellurio_sync.trainer")
+log: logging.Logger = logging.getLogger("tellurio_sync.trainer")
 
 T = TypeVar("T")
 

@@ -36,7 +36,7 @@ from .trials import VALIDATION, PathLike, Trials, Version, names_of
 if TYPE_CHECKING:
     from gepa.core.adapter import EvaluationBatch
 
-log = logging.getLogger("tellurio_sync.search")
+log: logging.Logger = logging.getLogger("tellurio_sync.search")
 
 TRIALS = "trials.json"
 _FOLDER = "gepa"

@@ -129,9 +129,9 @@ class Trials:
     """
 
     def __init__(self, path: PathLike | None = None) -> None:
-        self.path = None if path is None else Path(path)
+        self.path: Path | None = None if path is None else Path(path)
         self.stopped: str | None = None
-        self.questions = Ledger()
+        self.questions: Ledger = Ledger()
         self._versions: list[Version] = []
         if self.path is not None and self.path.exists():
             self._read(self.path)

@@ -30,15 +30,15 @@ class MemoryTransport(Transport):
         self._outgoing: deque[str] = deque()
         self._queued = 0
         self._written = 0
-        self.bytes_received = 0
+        self.bytes_received: int = 0
         self.stalled_since = None
         self.wakeups = []
         self._is_woken = False
         self._is_closing = False
         self._is_reading = True
         self._ending: Ending | None = None
-        self.pings = 0
-        self.is_disposed = False
+        self.pings: int = 0
+        self.is_disposed: bool = False
 
     # --- the contract ----------------------------------------------------------------------------
 

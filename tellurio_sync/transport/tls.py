@@ -63,8 +63,8 @@ class TlsStream:
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext, server_hostname: str) -> None:
         self.sock = sock
-        self.written = 0
-        self.waits_for_server = False
+        self.written: int = 0
+        self.waits_for_server: bool = False
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_hostname)

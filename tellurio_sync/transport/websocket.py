@@ -101,7 +101,7 @@ class WebSocketTransport(Transport):
 
     def __init__(self, stream: socket.socket | TlsStream, *, max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE) -> None:
         self._tls = stream if isinstance(stream, TlsStream) else None
-        self.can_nest = self._tls is None
+        self.can_nest: bool = self._tls is None
         self._sock = sock = stream.sock if isinstance(stream, TlsStream) else stream
         sock.settimeout(0)
         self._send_some = sock.send if self._tls is None else self._send_some_tls
@@ -110,7 +110,7 @@ class WebSocketTransport(Transport):
         self._encoder = TextEncoder()
         self._decoder = FrameDecoder(max_message_size)
         self._messages: list[Any] = []  # whole messages: text or bytes
-        self.bytes_received = 0
+        self.bytes_received: int = 0
 
         # Re-entrant, for foreign code within a frame of ours. Nothing is called while it is held where a message is
         # queued or taken.

@@ -23,8 +23,8 @@ class ClientFunction(Op):
         self._name = name
         self._forward, self._backward = forward, backward
         self._inputs = inputs
-        self.operands = tuple(_operands_in(inputs))
-        self.returns_list = False
+        self.operands: tuple[Operand, ...] = tuple(_operands_in(inputs))
+        self.returns_list: bool = False
 
     @property
     def name(self) -> str:

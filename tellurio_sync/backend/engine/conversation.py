@@ -51,15 +51,15 @@ class Conversation:
         self._turns = _turns(messages)
         self._inputs = _checked_inputs(inputs)
         self._places = [_Place(part, None) for _, parts in self._turns for part in parts if isinstance(part, Operand)]
-        self.message_operands = [place.operand for place in self._places]
+        self.message_operands: list[Operand] = [place.operand for place in self._places]
         for value in self._inputs.values():
             if isinstance(value, Operand):
                 self._places.append(_Place(value, None))
             elif isinstance(value, list):
                 self._places += [_Place(item, i) for i, item in enumerate(value) if isinstance(item, Operand)]
-        self.operands = [place.operand for place in self._places]
+        self.operands: list[Operand] = [place.operand for place in self._places]
         lists = [place.operand.data for place in self._places if place.only is None]
-        self.size = batch_size([*lists, *self._inputs.values(), *beside])
+        self.size: int | None = batch_size([*lists, *self._inputs.values(), *beside])
 
     @property
     def samples(self) -> range:

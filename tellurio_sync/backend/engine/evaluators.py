@@ -55,8 +55,8 @@ class Evaluator(Op):
         if not isinstance(prediction, Operand):
             raise Refused("`prediction` must be a Variable.")
         self.prediction = prediction
-        self.target = plain(target)
-        self.operands = (prediction, target) if isinstance(target, Operand) else (prediction,)
+        self.target: Any = plain(target)
+        self.operands: Sequence[Operand] = (prediction, target) if isinstance(target, Operand) else (prediction,)
         self.size = batch_size([prediction.data])
         if self.size is not None and isinstance(self.target, list):
             self.size = batch_size([prediction.data, self.target])

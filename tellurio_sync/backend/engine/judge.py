@@ -55,7 +55,7 @@ class LMJudgeEvaluator(Evaluator):
         # A list as target makes a batch only together with a list of predictions.
         beside = [prediction.data, self.target] if isinstance(prediction.data, list) else []
         self._conversation = Conversation(messages, inputs, beside)
-        self.size = self._conversation.size
+        self.size: int | None = self._conversation.size
         self._is_evaluating = bool(plain(eval_mode))
 
         in_messages = self._conversation.message_operands

@@ -22,7 +22,7 @@ class Add(Op):
         for operand in (x, y):
             if not isinstance(operand, Operand):
                 raise Refused("Only Variables can be added to each other.")
-        self.operands = (x, y)
+        self.operands: tuple[Any, Any] = (x, y)
 
     async def forward(self, host: Host) -> list[Output]:
         x, y = self.operands
@@ -58,7 +58,7 @@ class Split(Op):
     def __init__(self, x: Any, sep: Any = None, maxsplit: Any = -1) -> None:
         if not isinstance(x, Operand):
             raise Refused("Split needs a Variable.")
-        self.operands = tuple(value for value in (x, sep, maxsplit) if isinstance(value, Operand))
+        self.operands: tuple[Operand, ...] = tuple(value for value in (x, sep, maxsplit) if isinstance(value, Operand))
         self._sep, self._maxsplit = plain(sep), plain(maxsplit)
         if self._maxsplit is None:
             self._maxsplit = -1

@@ -21,7 +21,7 @@ from typing import Any
 
 from ..questions import Answer
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 FILE_NAME = "answers.sqlite3"
 

@@ -164,7 +164,7 @@ class Decoder:
         self._parts: list[bytes] = []
         self._size = 0
         self._unpacker = zlib.decompressobj(47) if self._encoding in ("gzip", "x-gzip", "deflate") else None
-        self.is_over = False
+        self.is_over: bool = False
         if self._unpacker is None and self._encoding not in ("", "identity"):
             raise QuestionFailed(
                 "not_a_completion", f"its answer is compressed as {self._encoding[:20]!r}, which was not asked for."

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 # Seconds. Most answers take less time; an answer that takes longer is not worth the endpoint's time any more.
 PATIENCE = 30.0

@@ -29,7 +29,7 @@ from .lingering import Lingering
 from .pace import Pace
 from .settings import Own, Settings, blotted, secrets_among, settings_of
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 CallFunction = Callable[..., Awaitable[Any]]
 """Calls a function of the client, with keyword arguments."""

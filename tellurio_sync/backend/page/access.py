@@ -30,7 +30,7 @@ class Access:
         self._api_key = api_key
         # Not the key itself, because links and cookies are kept in more places than a key should be. 128 bits fit a
         # line.
-        self.token = hmac.new(api_key.encode(), b"page", hashlib.sha256).hexdigest()[:32]
+        self.token: str = hmac.new(api_key.encode(), b"page", hashlib.sha256).hexdigest()[:32]
         # Browsers keep one set of cookies for all ports of a host; backends must not overwrite each other's cookies.
         self._cookie = f"tellurio_page_{hashlib.sha256(self.token.encode()).hexdigest()[:8]}"
 

@@ -18,7 +18,7 @@ from .queue import Queue
 if TYPE_CHECKING:
     pass
 
-log = logging.getLogger("tellurio_sync.session")
+log: logging.Logger = logging.getLogger("tellurio_sync.session")
 
 # If a block is left by one of these, the user does not have to wait for the server once more.
 _NO_MORE_WAITING = (KeyboardInterrupt, ConnectionLost, CallTimeout, NotConnected)

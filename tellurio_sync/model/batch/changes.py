@@ -46,9 +46,9 @@ class Change:
         apply: Callable[[], None] | None = None,
     ) -> None:
         self.variable: Variable = variable
-        self.field = field
-        self.value = value
-        self.name = name or field
+        self.field: str = field
+        self.value: Any = value
+        self.name: str = name or field
         self._apply = apply
 
     def params(self) -> dict[str, Any]:

@@ -82,7 +82,7 @@ class QueuedChange:
     method = UPDATE
 
     def __init__(self, change: Change, lock: threading.RLock) -> None:
-        self.change = change
+        self.change: Change = change
         self._lock = lock
         self._local = change.local_value()
         self._before: Any = _ABSENT

@@ -88,7 +88,7 @@ class Queue:
     def __init__(self, link: SessionLink, open_queue: Callable[[SessionLink], Queue | None]) -> None:
         self.link = link
         self._open_queue = open_queue
-        self.is_open = True
+        self.is_open: bool = True
         self._variables: list[Variable] = []
         self._changes: list[QueuedChange] = []
         self._last: dict[tuple[Variable, str], QueuedChange] = {}  # the last change of each chain
