@@ -211,9 +211,12 @@ def _run(options: argparse.Namespace, split: Split) -> str | None:
             run.log("test_accuracy", test_before, step=0)
             run.log("test_accuracy", test_after, step=1)
             metrics = run.rest.list_metrics(run.project.namespace_slug, run.project.slug, run.uuid)
+            bill = asked(run)
 
     if options.model is not None:
         say(f"\nUsed: {used(lm)}.")
+    if bill:
+        say(f"\nAsked: {bill}.")
     say(f"\nKept: the prompt after epoch {best.epoch}, the best on the validation mails.")
     say(title("The learnt prompt"))
     say(excerpt(best.prompt))
@@ -241,6 +244,14 @@ def _language_model(options: argparse.Namespace) -> tuple[ChatCompletionModel, d
         cache=True,  # a demo that is run again pays for new questions only
     )
     return lm, {"model": options.model}
+
+
+def asked(run: Run) -> str:
+    """The questions of a run by what they were for, in words; nothing where the server does not count them."""
+    try:
+        return str(run.questions())
+    except te.errors.UsageError:
+        return ""
 
 
 def used(lm: ChatCompletionModel) -> str:

@@ -114,6 +114,7 @@ def test_the_demo_improves_held_out_accuracy_and_shows_how(tmp_path: Path) -> No
     assert after >= before + 10
     for part in ("a stand-in", "epoch", "validation", "The learnt prompt", "test_accuracy", "Where to look next"):
         assert part in done.stdout
+    assert re.search(r"^Asked: \d+ questions \(\d+ forward, \d+ optimizer\)\.$", done.stdout, re.MULTILINE)
     assert re.search(r'^- positive: clear signs "\w+", ', done.stdout, re.MULTILINE)
     paths = ("tellurio_sync/examples", "?token=", "--data-dir")  # as long as they are
     shown = [line for line in done.stdout.splitlines() if not any(path in line for path in paths)]
