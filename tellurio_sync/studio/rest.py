@@ -18,12 +18,12 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote
 
+from .. import forked
 from .._version import __version__
 from ..addresses import Address, check_may_send_key, http_address
 from ..deadlines import check_timeout
@@ -161,12 +161,10 @@ class StudioRest:
 
     def attach(self, outbox: Outbox) -> None:
         """Let calls that read wait for this outbox, so that they see what was logged before. Held weakly."""
-        self._forget_parent()
         with self._lock:
             self._outboxes.add(outbox)
 
     def _flush(self, run_uuid: str | None = None) -> None:
-        self._forget_parent()
         with self._lock:
             outboxes = [outbox for outbox in self._outboxes if run_uuid in (None, outbox.run_uuid)]
         for outbox in outboxes:
@@ -177,7 +175,6 @@ class StudioRest:
 
         What was logged is sent before; not for longer than about 2 s without progress.
         """
-        self._forget_parent()
         with self._lock:
             outboxes = list(self._outboxes)
         for outbox in outboxes:
@@ -189,7 +186,6 @@ class StudioRest:
 
     def release(self) -> None:
         """Close this thread's idle connection; for a thread that ends. A later call opens a new one."""
-        self._forget_parent()
         session: requests.Session | None = self._of_thread.__dict__.pop("session", None)
         if session is not None:
             _close_session(session)
@@ -405,7 +401,7 @@ class StudioRest:
         if status in absent:
             return None
         if status not in (success if isinstance(success, tuple) else (success,)):
-            raise self._status_error(verb, url, status, key.redact(_message_in(text) or reason))
+            raise self._status_error(verb, url, status, _message_in(text, key) or key.redact(reason))
         if kind is None:
             return None
         try:
@@ -490,7 +486,6 @@ class StudioRest:
 
     def _session(self) -> requests.Session:
         """This thread's HTTP session, which keeps its connection open between requests."""
-        self._forget_parent()
         session: requests.Session | None = getattr(self._of_thread, "session", None)
         if session is None:
             session = _new_session(self._ssl_context)
@@ -499,10 +494,9 @@ class StudioRest:
             self._of_thread.session = session
         return session
 
-    def _forget_parent(self) -> None:
-        if self._pid != os.getpid():
-            # After a fork: the connections belong to the parent, and its lock may be held for ever.
-            self._start_afresh()
+    def renew_after_fork(self) -> None:
+        """In a forked child: the connections belong to the parent, and its lock may be held for ever."""
+        self._start_afresh()
 
     def _start_afresh(self) -> None:
         self._lock = threading.Lock()
@@ -511,7 +505,7 @@ class StudioRest:
         self._sessions: weakref.WeakSet[requests.Session] = weakref.WeakSet()
         # Outboxes of the parent are the parent's.
         self._outboxes: weakref.WeakSet[Outbox] = weakref.WeakSet()
-        self._pid = os.getpid()
+        forked.renew(self)
 
 
 def _new_session(ssl_context: ssl.SSLContext | None) -> requests.Session:
@@ -533,19 +527,24 @@ def _root_of(exc: BaseException) -> BaseException:
     return exc.with_traceback(None)
 
 
-def _message_in(content: bytes) -> str:
-    """The server's text in the body of an error, shortened; empty if it is not readable."""
+def _message_in(content: bytes, key: KeyHeader) -> str:
+    """The server's text in the body of an error, without the key, shortened; empty if it is not readable."""
+    text = content.decode(errors="replace").strip()
     try:
         answer = decode(content)
     except MalformedText:
-        text = content.decode(errors="replace").strip()
         # A page for browsers, usually of a proxy on the way: useless on one line.
-        return "" if text.startswith("<") else shorten(text)
+        return "" if text.startswith("<") else _brief(text, key)
     if isinstance(answer, dict):
         for member in ("detail", "message", "error"):
             if isinstance(answer.get(member), str):
-                return shorten(answer[member])
-    return shorten(content.decode(errors="replace")) if answer else ""
+                return _brief(answer[member], key)
+    return _brief(text, key) if answer else ""
+
+
+def _brief(text: str, key: KeyHeader) -> str:
+    # In this order: a key of which shortening has left the beginning would not be found any more.
+    return shorten(key.redact(text))
 
 
 # --- paths --------------------------------------------------------------------------------------

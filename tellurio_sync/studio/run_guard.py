@@ -20,7 +20,7 @@ library has installed later stays.  Only the process that started a run ends it,
 | ``_watching`` | ``watch``, the end of a run | ``_lock``, never held while a run ends |
 | the hooks: ``_sys_exit``, ``_excepthook``, ``_shell``, ``_signals`` | the same | the same |
 | ``signal_reason``, ``exit_reason``, ``cell_reason`` | hooks, on the thread on which they run | one attribute store |
-| ``RunGuard._run``, with ``_pid``, ``_thread``, ``_seen_exception`` | ``watch`` | one attribute store each |
+| ``RunGuard._run``, with ``_thread``, ``_seen_exception`` | ``watch`` | one attribute store each |
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ import time
 from types import BuiltinFunctionType, FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from .. import forked
 from ..console import ipython
 from ..errors import TellurioError
 from .interactive import at_prompt
@@ -56,18 +57,19 @@ class RunGuard:
 
     def __init__(self) -> None:
         self._run: Run | None = None
-        self._pid = 0
         self._thread = 0
         self._seen_exception: BaseException | None = None
+        forked.renew(self)
+
+    def renew_after_fork(self) -> None:
+        """In a forked child: the run belongs to the parent."""
+        self._run = None
 
     def watch(self, run: Run) -> None:
         """Take care of this run from now on.
 
         Blocks while an earlier one is marked FAILED; errors of that are only logged.
         """
-        if self._pid != os.getpid():
-            # The first run; or this is a fork, and the run belongs to the parent.
-            self._run, self._pid = None, os.getpid()
         earlier, self._run = self._run, run
         self._thread = threading.get_ident()
         # What was raised before (a test runner's last failure, say) is not why this run ends.
@@ -89,7 +91,7 @@ class RunGuard:
     def is_watching(self) -> bool:
         """Whether a run of this process is unfinished."""
         run = self._run
-        return run is not None and not run.is_finished and self._pid == os.getpid()
+        return run is not None and not run.is_finished
 
     def finish_at_exit(self, patience: float = PATIENCE) -> None:
         """End the watched run if it is unfinished. Errors are only logged.
@@ -174,6 +176,11 @@ class _Hooks:
         self.signal_reason: str | None = None
         self.exit_reason: str | None = None
         self.cell_reason: str | None = None
+        forked.renew(self)
+
+    def renew_after_fork(self) -> None:
+        """In a forked child: a thread of the parent may have held the lock. The guards let go of their runs."""
+        self._lock = threading.RLock()
 
     def add(self, guard: RunGuard) -> None:
         with self._lock:

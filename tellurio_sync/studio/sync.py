@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import logging
 import os
+import random
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import TellurioError, UsageError
+from ..errors import HttpStatusError, TellurioError, UsageError
 from ..journal.folder import RunFolder, default_base
-from .delivery import Busy, Delivery, Refusal
+from .delivery import Busy, Delivery, Refusal, is_passing
 from .rest import StudioRest
 
 _log = logging.getLogger(__name__)
+
+# How often in succession a run is tried without any progress, and the longest pause in seconds before the second try;
+# it doubles with each. What was sent already is not sent again, so repeating it does no harm.
+_TRIES, _FIRST_PAUSE = 4, 0.2
 
 _VANISHED = "Its process ended without ending the run."
 
@@ -54,6 +60,9 @@ def sync(
 ) -> list[SyncResult]:
     """Send what was left. Blocks as long as it takes; repeating it does no harm, and nothing is stored twice.
 
+    A server that fails, or loses an answer, is tried again: up to four times in succession without any progress, within
+    about 2 s and what it takes to answer. Once it has failed so often, each of the other runs is tried once.
+
     Args:
         rest: where to send it, with a key.
         path: a folder with journals, perhaps copied from another machine, or the folder of one run; None: the folder of
@@ -69,11 +78,14 @@ def sync(
     base = Path(path) if path is not None else default_base()
     if path is not None and not base.is_dir():
         raise UsageError(f"There is no folder {base} with journals.")
-    return [
-        _sync_one(folder, rest, dry_run, anyway, namespace, username)
-        for folder in RunFolder.all(base)
-        if folder.about()
-    ]
+    results = []
+    tries = _TRIES
+    for folder in RunFolder.all(base):
+        if folder.about():
+            results.append(_sync_one(folder, rest, dry_run, anyway, namespace, username, tries))
+            if results[-1].outcome == "failed":
+                tries = 1
+    return results
 
 
 def _sync_one(
@@ -83,6 +95,7 @@ def _sync_one(
     anyway: bool,
     namespace: str | None,
     username: str | None,
+    tries: int,
 ) -> SyncResult:
     about = folder.about()
     name = str(about.get("name") or about.get("shown_name") or about.get("uuid"))
@@ -99,7 +112,7 @@ def _sync_one(
     refusals: list[Refusal] = []
     try:
         _make_ready(folder, about, rest, namespace, username)
-        Delivery(folder, rest, refusals.append).run()
+        _deliver(Delivery(folder, rest, refusals.append), tries)
     except Busy as exc:
         return result("busy", str(exc))
     except (TellurioError, OSError, KeyError, ValueError) as exc:
@@ -110,6 +123,25 @@ def _sync_one(
     if folder.end().get("is_sent"):
         folder.remove()
     return result("sent")
+
+
+def _deliver(delivery: Delivery, tries: int) -> None:
+    """Send all of it, with so many tries in succession that bring no progress; raises as ``Delivery.run``."""
+    left, progress = tries, delivery.acknowledged
+    while True:
+        try:
+            delivery.run()
+            return
+        except TellurioError as exc:
+            if delivery.acknowledged != progress:
+                left, progress = tries, delivery.acknowledged
+            left -= 1
+            is_final = isinstance(exc, Busy) or (isinstance(exc, HttpStatusError) and exc.status in (401, 403))
+            if left < 1 or is_final or not is_passing(exc):
+                raise
+            _log.debug("= once more, because: %s", exc)
+        pause = _FIRST_PAUSE * 2 ** (tries - 1 - left)
+        time.sleep(random.uniform(pause / 2, pause))
 
 
 def _make_ready(

@@ -243,6 +243,19 @@ def assert_holds_no_key(error: BaseException) -> None:
         seen = seen.__cause__ or seen.__context__
 
 
+@pytest.mark.parametrize("before", range(180, 201, 5))
+@pytest.mark.parametrize("form", ['{{"detail": "{}"}}', '{{"message": "{}"}}', '{{"other": "{}"}}', "{}", '["{}"]'])
+def test_a_key_that_is_said_back_is_not_shown_in_part_where_a_text_is_shortened(server, form, before):
+    server.status = 400
+    server.body = form.format("x" * before + KEY + "y" * 100).encode()
+    client = client_of(server.port)
+    with pytest.raises(HttpStatusError) as caught:
+        client.list_runs("a", "b")
+    client.close()
+    assert "xxx" in str(caught.value)
+    assert KEY[:3] not in str(caught.value)
+
+
 def test_redirects_are_not_followed(server):
     server.status = 302
     server.headers = {"Location": "/elsewhere"}
