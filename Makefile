@@ -16,7 +16,7 @@ BORDER_TESTS := tests/transport tests/jsonrpc tests/client tests/studio tests/ba
 	tests/test_testing.py tests/test_readme.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-core test-borders test-slow interop test-all soak fuzz bench bench-afnio bench-quick bench-log cover format lint type build check-dist check clean
+.PHONY: help install demo test test-core test-borders test-slow interop test-all soak fuzz bench bench-afnio bench-quick bench-log bench-page cover format lint type build check-dist check clean
 
 help:  ## print this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -77,6 +77,9 @@ bench-afnio: install  ## measure a program for afnio over afnio's client, over o
 
 bench-log: install  ## measure logging beside trackio, wandb, mlflow and tensorboardX, each installed once under .cache; ARGS="--only NAME"
 	$(BIN)/python -m tests.benchmarks.logging_table $(ARGS)
+
+bench-page: install  ## measure the pages of the local backend with a lot of data, beside those of trackio and mlflow; ARGS="--only-ours"
+	$(BIN)/python -m tests.benchmarks.page_table $(ARGS)
 
 format: install  ## format the code
 	$(RUFF) format $(RUFF_CONFIG) .
