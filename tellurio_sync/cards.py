@@ -57,6 +57,18 @@ def table(rows: Iterable[tuple[str, object]]) -> str:
     return f'<table style="margin:.3em 0;border:none">{lines}</table>'
 
 
+def grid(head: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
+    """A table with a heading for each column; numbers stand at the right."""
+
+    def cell(tag: str, value: object) -> str:
+        style = f"{_CELL};text-align:right" if isinstance(value, (int, float)) else _CELL
+        return f'<{tag} style="{style}">{escape(f"{value:,}" if isinstance(value, int) else value)}</{tag}>'
+
+    first = "".join(cell("th", name) for name in head)
+    lines = "".join(f'<tr style="background:none">{"".join(cell("td", one) for one in row)}</tr>' for row in rows)
+    return f'<table style="margin:.3em 0;border:none"><tr style="{_FAINT}">{first}</tr>{lines}</table>'
+
+
 def link(address: str, text: str = "") -> str:
     """A link that opens beside the notebook."""
     return f'<a href="{escape(address)}" target="_blank" rel="noopener">{escape(text or address)}</a>'

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from .cards import card, grid
 from .errors import HttpError
 
 KINDS = ("forward", "judge", "critic", "propagator", "optimizer")
@@ -168,21 +169,15 @@ class Ledger:
         return f"<Ledger: {self}>"
 
     def _repr_html_(self) -> str:
-        from html import escape  # only here: importing the package is to stay cheap
-
         columns = ("asked", "cached", "failed", "not_asked", "prompt_tokens", "completion_tokens", "usd")
-        head = "".join(f"<th>{name.replace('_', ' ')}</th>" for name in ("kind", *columns))
+        head = [name.replace("_", " ") for name in ("kind", *columns)]
         lines = [*self.by_kind.items(), ("all", self.total)]
-        body = "".join(
-            f"<tr><td>{escape(kind)}</td>{''.join(_cell(getattr(count, name)) for name in columns)}</tr>"
-            for kind, count in lines
-        )
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        rows = [(kind, *(_shown(getattr(count, name)) for name in columns)) for kind, count in lines]
+        return card("Questions", "", [grid(head, rows)])
 
 
-def _cell(value: float) -> str:
-    shown = f"{value:,.4f}" if isinstance(value, float) else f"{value:,}"
-    return f'<td style="text-align: right">{shown}</td>'
+def _shown(value: float) -> object:
+    return round(value, 4) if isinstance(value, float) else value
 
 
 def _place_of(kind: str) -> tuple[int, str]:

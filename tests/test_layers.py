@@ -65,7 +65,7 @@ USES = {
     "long_calls": {"console", "forked"},
     "addresses": {"errors"},
     "jsonrpc": {"errors"},
-    "ledger": {"errors"},
+    "ledger": {"cards", "errors"},
     "transport": {"ownership", "secret", "speedups", "surroundings"},
     "leash": {"errors"},
     "local": {"deadlines", "errors", "forked", "leash"},
@@ -124,7 +124,7 @@ USES = {
         "surroundings",
     },
     "notebook": {"_version", "active_run", "console", "errors", "session"},
-    "trainer": {"autodiff", "cognitive", "data", "errors", "ledger", "model", "optim", "session"},
+    "trainer": {"autodiff", "cards", "cognitive", "data", "errors", "ledger", "model", "optim", "session"},
     "compat": {
         "_version",
         "active_run",

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, Union
 
 from ..autodiff.grad_mode import no_grad
+from ..cards import card, text_block
 from ..ledger import Ledger
 from ..model.batch.block import batch as one_round_trip
 from ..model.data import Data, copy_data
@@ -77,6 +78,9 @@ class FitResult:
         if self.questions.counts:
             lines.append(f"{self.questions}.")
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return card("Training", "", [text_block(str(self))])
 
 
 def fit(

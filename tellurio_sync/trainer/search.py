@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..cards import card, text_block
 from ..data.collate import collate
 from ..errors import RemoteProtocolError, TellurioError
 from ..ledger import Ledger
@@ -81,6 +82,9 @@ class SearchResult:
         lines.append(f"{self.steps}; candidates that were no better on their samples: {self.rejected:,}.")
         lines.append(f"{self.questions}.")
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return card("Search", "", [text_block(str(self))])
 
 
 def search(

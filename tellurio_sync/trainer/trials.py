@@ -35,6 +35,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Union
 
+from ..cards import card, grid
 from ..errors import shorten
 from ..ledger import Ledger
 from ..model.batch.block import batch as one_round_trip
@@ -336,23 +337,17 @@ class Trials:
         return "\n".join([head, *lines, *end])
 
     def _repr_html_(self) -> str:
-        from html import escape  # only here: importing the package is to stay cheap
-
-        names = ("version", "from", "score", "metrics", "questions", "note", "parameters")
-        head = "".join(f"<th>{name}</th>" for name in names)
         best = self.best()
         rows = []
         for version in self:
             metrics = ", ".join(f"{name} {value:.4g}" for name, value in version.metrics.items())
-            data = "; ".join(
-                f"{name}: {shorten(str(value), _SHOWN_CHARS)}" for name, value in version.parameters.items()
-            )
-            number = f"{version.number} (best)" if best is not None and version is best else str(version.number)
-            cells = (number, _from(version), _mean(version), metrics, f"{version.questions:,}", version.note, data)
-            rows.append(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>")
-        end = f"<p>{escape(self.stopped)}</p>" if self.stopped else ""
-        asked = self.questions._repr_html_() if self.questions.counts else ""
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>{end}{asked}"
+            shown = ((name, shorten(str(value), _SHOWN_CHARS)) for name, value in version.parameters.items())
+            data = "; ".join(f"{name}: {value}" for name, value in shown)
+            number = f"{version.number} (best)" if version is best else str(version.number)
+            rows.append((number, _from(version), _mean(version), metrics, version.questions, version.note, data))
+        head = ("version", "from", "score", "metrics", "questions", "note", "parameters")
+        about = f"{len(self)} versions" + (f", {self.questions}" if self.questions.counts else "")
+        return card("Trials", about, [grid(head, rows)] if rows else [], self.stopped or "")
 
 
 def names_of(parameters: Sequence[Variable], agent: Any = None) -> dict[str, Variable]:

@@ -188,3 +188,12 @@ def test_init_says_where_to_look_in_one_line(
     run = session.init(None, "Lines", mode="offline")
     assert capsys.readouterr() == ("", f"run {run.name}: offline: te.sync() sends it later\n")
     run.finish()
+
+
+def test_a_table_with_headings_is_escaped_and_has_its_numbers_at_the_right() -> None:
+    html = cards.grid(["<kind>", "asked"], [("<b>", 1234), ("x", 0.5)])
+    assert "&lt;kind&gt;" in html
+    assert "<b>" not in html
+    assert html.count("<th") == 2
+    assert html.count("text-align:right") == 2
+    assert ">1,234<" in html

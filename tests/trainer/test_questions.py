@@ -273,6 +273,7 @@ def test_the_end_is_told_and_shown(task):
     result = task.fit(max_epochs=1, callbacks=[Progress(file), last, Older()])
     assert last.result is result
     assert file.getvalue().splitlines()[-4:] == str(result).splitlines()
+    assert str(result) in result._repr_html_()
 
 
 # --- sizes and estimates ------------------------------------------------------------------------------

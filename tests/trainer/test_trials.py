@@ -127,11 +127,12 @@ def test_it_is_shown_in_a_terminal_and_in_a_notebook(trials):
     trials.add({"prompt": "<b>"}, note="<i>")
     html = trials._repr_html_()
     assert "&lt;b&gt;" in html
-    assert "<b>" not in html
+    assert html.count("<b>") == 1, "the title"
     assert "<i>" not in html
     assert "2 (best)" in html
     assert repr(Trials()) == "<Trials: 0 versions>"
-    assert Trials()._repr_html_().startswith("<table>")
+    assert "0 versions" in Trials()._repr_html_()
+    assert "<table" not in Trials()._repr_html_()
 
 
 def test_a_version_is_restored(trials, run):
