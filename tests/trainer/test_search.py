@@ -144,6 +144,7 @@ def test_one_parameter_after_the_other(task):
     result = task.search(60, parameters={"a": task.prompt, "b": task.other}, model_client=task.lm)
     second = result.trials[2]
     assert [second.parameters["a"], second.parameters["b"]].count("Know:.") == 1
+    assert result.questions.by_kind["optimizer"].asked == result.steps.total, "the other one is not asked about"
 
 
 def test_what_is_learnt_nowhere_says_why(task):
