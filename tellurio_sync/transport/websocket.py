@@ -326,10 +326,12 @@ class WebSocketTransport(Transport):
             # With the arguments ready, nothing is allocated for the call: no finaliser can run before it.
             attempt = starmap(self._send_some, ((self._rest, *FLAGS),))
             try:
-                if self._writer is not turn:
+                # No jump in between: on Python 3.10 a signal handler can run there. One piece of C code calls `send` and
+                # stores the result: Ctrl-C cannot come in between.
+                if self._writer is turn:
+                    self._taken.extend(attempt)
+                else:
                     return True
-                # One piece of C code calls `send` and stores the result: Ctrl-C cannot come in between.
-                self._taken.extend(attempt)
             except OSError as exc:
                 if not self._is_of_the_system(exc):
                     raise  # a signal handler's

@@ -83,9 +83,6 @@ class Handler:
             assert future.result(FAILSAFE)["result"]["x"] == "handler"
 
 
-@pytest.mark.skipif(
-    sys.version_info < (3, 11), reason="not so yet: 3.10 handles signals at jumps, too, and there a turn can be lost"
-)
 @pytest.mark.parametrize("kind", ["call", "submit", "notify"])
 @pytest.mark.parametrize(
     "outer",
@@ -115,7 +112,6 @@ def test_a_signal_handler_may_call_at_any_point(client: te.TellurioWebSocketClie
         assert handler.refused == 0, "without TLS, and without waiting, it works each time"
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="as above")
 def test_a_signal_handler_that_calls_while_others_call(client: te.TellurioWebSocketClient) -> None:
     """They never notice."""
     is_over = threading.Event()
