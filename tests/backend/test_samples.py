@@ -84,8 +84,7 @@ class TestForward:
         with pytest.raises(SamplesFailed) as caught:
             chat(host, MAILS, on_error=on_error)
         assert len(host.asked) == 20
-        assert "20 of 20 samples failed" in str(caught.value)
-        assert "samples 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 10 more: " in str(caught.value)
+        assert str(caught.value) == f"All 20 samples failed, for one reason: {BLOCKED}"
 
     def test_on_a_single_sample_it_is_the_failure_itself(self) -> None:
         for on_error in ("raise", "skip"):
@@ -357,3 +356,24 @@ class TestGather:
 
         found = run(gather(work, range(3)))
         assert max(len(failure.error) for failure in found.failures) < 700
+
+
+def failing(kinds: str) -> list[Failure]:
+    """One letter a sample: b is blocked, t took too long, n was not asked."""
+    said = {"b": ("blocked", "No."), "t": ("timeout", "It took too long."), "n": ("not_asked", "It was not asked.")}
+    return [Failure(index, *said[kind]) for index, kind in enumerate(kinds)]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "size", "text"),
+    [
+        ("bbb", 3, "All 3 samples failed, for one reason: No."),
+        ("bbnnn", 5, "All 5 samples failed, for one reason (2 of them were asked, and then no more): No."),
+        ("bbb", 4, "3 of 4 samples failed (counted from 0): samples 0, 1, 2: No."),
+        ("btb", 3, "3 of 3 samples failed (counted from 0): samples 0, 2: No. sample 1: It took too long."),
+        ("b", 1, "1 of 1 samples failed (counted from 0): sample 0: No."),
+    ],
+)
+def test_one_reason_of_all_is_said_once(kinds: str, size: int, text: str) -> None:
+    """As when no endpoint listens: who reads it needs the reason, and no list of samples."""
+    assert told(failing(kinds), size) == text

@@ -22,6 +22,7 @@ from .concurrency import AT_ONCE
 R = TypeVar("R")
 
 RAISE, SKIP = "raise", "skip"
+NOT_ASKED = "not_asked"
 
 FORWARD_HINT = (
     "The error's `results` hold those of the other samples, `failures` what went wrong; "
@@ -86,8 +87,9 @@ class SamplesFailed(Refused):
     """Some samples of a batch failed. ``data`` holds the others' results, and what went wrong."""
 
     def __init__(self, failures: Sequence[Failure], size: int, results: Sequence[Any], hint: str) -> None:
-        super().__init__(f"{told(failures, size)} {hint}".rstrip())
-        kinds = {failure.kind for failure in failures} - {"not_asked"}
+        helps = len(failures) < size or hint != FORWARD_HINT  # there are no others, whose results it could hold
+        super().__init__(f"{told(failures, size)} {hint if helps else ''}".rstrip())
+        kinds = {failure.kind for failure in failures} - {NOT_ASKED}
         self.data = {
             "exception": self.text,
             "kind": kinds.pop() if len(kinds) == 1 else "other",
@@ -132,7 +134,7 @@ async def gather(
     failures = [
         Failure(index, _kind(failed[index]), shorten(str(failed[index]), 2 * _TOLD_CHARS))
         if index in failed
-        else Failure(index, "not_asked", "It was not asked: those before it have shown that it would fail, too.")
+        else Failure(index, NOT_ASKED, "It was not asked: those before it have shown that it would fail, too.")
         for index in samples
         if index not in results
     ]
@@ -202,6 +204,11 @@ def told(failures: Sequence[Failure], size: int) -> str:
     kinds: dict[tuple[str, str], list[int]] = {}
     for failure in failures:
         kinds.setdefault((failure.kind, failure.error), []).append(failure.sample)
+    causes = [(error, indices) for (kind, error), indices in kinds.items() if kind != NOT_ASKED]
+    if len(failures) == size > 1 and len(causes) == 1:
+        ((cause, indices),) = causes
+        asked = "" if len(indices) == size else f" ({len(indices)} of them were asked, and then no more)"
+        return f"All {size} samples failed, for one reason{asked}: {shorten(cause, _TOLD_CHARS)}"
     parts = [f"{_named(indices)}: {shorten(error, _TOLD_CHARS)}" for (_, error), indices in kinds.items()]
     if len(parts) > _TOLD_KINDS:
         left = sum(len(indices) for indices in list(kinds.values())[_TOLD_KINDS:])
