@@ -70,6 +70,7 @@ USES = {
     "leash": {"errors"},
     "local": {"deadlines", "errors", "forked", "leash"},
     "studio": {
+        "ownership",
         "_version",
         "active_run",
         "addresses",

@@ -15,12 +15,12 @@
 The hooks are installed only while a run is watched.  Each calls the hook that was there before.  A hook that another
 library has installed later stays.  Only the process that started a run ends it, not a fork.
 
-| State | Written by | Guarded by |
-|---|---|---|
-| ``_watching`` | ``watch``, the end of a run | ``_lock``, never held while a run ends |
-| the hooks: ``_sys_exit``, ``_excepthook``, ``_shell``, ``_signals`` | the same | the same |
-| ``signal_reason``, ``exit_reason``, ``cell_reason`` | hooks, on the thread on which they run | one attribute store |
-| ``RunGuard._run``, with ``_thread``, ``_seen_exception`` | ``watch`` | one attribute store each |
+| State | Written by | Read by | Guarded by | Enforced by |
+|---|---|---|---|---|
+| ``_watching`` | ``watch``, the end of a run | any thread | ``lock`` of the hooks, never held while a run ends | – |
+| the hooks: ``_sys_exit``, ``_excepthook``, ``_shell``, ``_signals`` | the same | the same | the same | asserts |
+| ``signal_reason``, ``exit_reason``, ``cell_reason`` | hooks, on their thread | any thread | one attribute store | – |
+| of a guard: ``_run``, ``_thread``, ``_seen_exception`` | as ``_watching`` | any thread | the same | – |
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from .. import forked
 from ..console import ipython
 from ..errors import TellurioError
+from ..ownership import is_held
 from .interactive import at_prompt
 from .run_log import PATIENCE
 
@@ -70,10 +71,11 @@ class RunGuard:
 
         Blocks while an earlier one is marked FAILED; errors of that are only logged.
         """
-        earlier, self._run = self._run, run
-        self._thread = threading.get_ident()
-        # What was raised before (a test runner's last failure, say) is not why this run ends.
-        self._seen_exception = _last_exception()
+        with _hooks.lock:
+            earlier, self._run = self._run, run
+            self._thread = threading.get_ident()
+            # What was raised before (a test runner's last failure, say) is not why this run ends.
+            self._seen_exception = _last_exception()
         _hooks.add(self)
         if earlier is not None and earlier is not run and not earlier.is_finished:
             try:
@@ -83,9 +85,10 @@ class RunGuard:
 
     def let_go(self, run: Run) -> None:
         """This run has ended."""
-        if self._run is run:
-            self._run = None
-            _hooks.discard(self)
+        with _hooks.lock:
+            if self._run is run:
+                self._run = None
+                _hooks.discard(self)
 
     @property
     def is_watching(self) -> bool:
@@ -108,7 +111,8 @@ class RunGuard:
 
     def end(self, status: str, reason: str | None, patience: float) -> None:
         """End the watched run, whatever the server does. ``patience``: seconds to wait for it."""
-        run, self._run = self._run, None
+        with _hooks.lock:
+            run, self._run = self._run, None
         if run is None or run.is_finished:
             return
         try:
@@ -167,7 +171,7 @@ class _Hooks:
     """The hooks of this process, there while any run is watched."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._watching: set[RunGuard] = set()
         self._signals: dict[int, Any] = {}
         self._sys_exit: Any = None
@@ -180,24 +184,24 @@ class _Hooks:
 
     def renew_after_fork(self) -> None:
         """In a forked child: a thread of the parent may have held the lock. The guards let go of their runs."""
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
 
     def add(self, guard: RunGuard) -> None:
-        with self._lock:
+        with self.lock:
             self._watching.add(guard)
             self.signal_reason = self.exit_reason = self.cell_reason = None
-            self._install()
+            self._install_locked()
         # Again for each run: exit functions run in reverse order, and this one must run before the one that stops
         # the local backend, which was started earlier than the run.
         atexit.unregister(self._at_exit)
         atexit.register(self._at_exit)
 
     def discard(self, guard: RunGuard) -> None:
-        with self._lock:
+        with self.lock:
             self._watching.discard(guard)
             if not any(one.is_watching for one in self._watching):
                 self._watching.clear()
-                self._uninstall()
+                self._uninstall_locked()
 
     def _at_exit(self) -> None:
         end = time.monotonic() + PATIENCE
@@ -206,13 +210,14 @@ class _Hooks:
 
     def forget_all(self) -> None:
         """Watch no run any more, and take the hooks back."""
-        with self._lock:
+        with self.lock:
             self._watching.clear()
-            self._uninstall()
+            self._uninstall_locked()
 
     # --- installing --------------------------------------------------------------------------------
 
-    def _install(self) -> None:
+    def _install_locked(self) -> None:
+        assert is_held(self.lock)
         if isinstance(sys.exit, BuiltinFunctionType):  # else another library has replaced it: that stays
             self._sys_exit, sys.exit = sys.exit, _exit
         if self._excepthook is None:
@@ -230,7 +235,8 @@ class _Hooks:
                 shell.events.register("post_run_cell", _after_cell)
                 self._shell = shell
 
-    def _uninstall(self) -> None:
+    def _uninstall_locked(self) -> None:
+        assert is_held(self.lock)
         if sys.exit is _exit:
             sys.exit = self._sys_exit
             self._sys_exit = None
