@@ -169,35 +169,17 @@ def say_nothing(connection: ServerConnection) -> None:
     connection.wait_for_end()
 
 
-def sees_no_end(client: te.TellurioWebSocketClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The connection ends, and this side notices when it writes."""
-    connection = client.connection
-    assert connection is not None
+def cannot_send(error: BaseException) -> Callable[..., None]:
+    """Writing raises this, as when the connection is over, or there is no room, or at Ctrl-C."""
 
-    def send(*_: Any, **__: Any) -> None:
-        raise TransportEnded(Ending("gone", "network"))
+    def prepare(client: te.TellurioWebSocketClient, monkeypatch: pytest.MonkeyPatch) -> None:
+        def send(*_: Any, **__: Any) -> None:
+            raise error
 
-    monkeypatch.setattr(connection.transport, "send", send)
+        assert client.connection is not None
+        monkeypatch.setattr(client.connection.transport, "send", send)
 
-
-def has_no_room(client: te.TellurioWebSocketClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    connection = client.connection
-    assert connection is not None
-
-    def send(*_: Any, **__: Any) -> None:
-        raise NoRoom
-
-    monkeypatch.setattr(connection.transport, "send", send)
-
-
-def is_interrupted(client: te.TellurioWebSocketClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    connection = client.connection
-    assert connection is not None
-
-    def send(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(connection.transport, "send", send)
+    return prepare
 
 
 def takes_little(client: te.TellurioWebSocketClient, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,9 +200,9 @@ def is_as_it_was(client: te.TellurioWebSocketClient, monkeypatch: pytest.MonkeyP
 TROUBLES: dict[str, tuple[Callable[[ServerConnection], None], Callable[..., None]]] = {
     "the server drops it": (drop, is_as_it_was),
     "the server says nothing": (say_nothing, is_as_it_was),
-    "it is over": (say_nothing, sees_no_end),
-    "there is no room": (say_nothing, has_no_room),
-    "Ctrl-C": (say_nothing, is_interrupted),
+    "it is over": (say_nothing, cannot_send(TransportEnded(Ending("gone", "network")))),
+    "there is no room": (say_nothing, cannot_send(NoRoom())),
+    "Ctrl-C": (say_nothing, cannot_send(KeyboardInterrupt())),
     "it is too big": (say_nothing, takes_little),
     "it is closed": (say_nothing, is_closed),
 }

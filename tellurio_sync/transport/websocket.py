@@ -326,8 +326,8 @@ class WebSocketTransport(Transport):
             # With the arguments ready, nothing is allocated for the call: no finaliser can run before it.
             attempt = starmap(self._send_some, ((self._rest, *FLAGS),))
             try:
-                # No jump in between: on Python 3.10 a signal handler can run there. One piece of C code calls `send` and
-                # stores the result: Ctrl-C cannot come in between.
+                # Without a jump in between, at which Python 3.10 runs signal handlers. One piece of C code calls `send`
+                # and stores the result: Ctrl-C cannot come in between.
                 if self._writer is turn:
                     self._taken.extend(attempt)
                 else:

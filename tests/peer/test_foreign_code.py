@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,6 +17,7 @@ from tellurio_sync.transport.websocket import WebSocketTransport
 
 from ..conftest import FAILSAFE
 from ..faults.scripted import ScriptedServer, ServerConnection
+from ..finalisers import Circle, Finaliser, collected_always
 from ..interrupts import strikes
 from ..transport.conftest import Tls, tls
 
@@ -175,34 +174,11 @@ def test_what_a_signal_handler_raises_leaves_as_it_is(client: te.TellurioWebSock
             raise AssertionError(f"{error}: {strike}") from exc
 
 
-class Circle:
-    """Found by the garbage collector only; its finaliser does something."""
-
-    def __init__(self, do: Callable[[], object]) -> None:
-        self.do = do
-        self.itself = self
-
-    def __del__(self) -> None:
-        self.do()
-
-
 @pytest.mark.parametrize("kind", ["call", "submit", "notify"])
 def test_a_finaliser_may_call_wherever_the_collector_runs(client: te.TellurioWebSocketClient, kind: str) -> None:
     """The collector runs at every allocation that it may run at, in all threads."""
     handler = Handler(client, kind)
-    is_in = threading.local()
-    failures: list[BaseException] = []
-
-    def finalise() -> None:
-        if getattr(is_in, "finaliser", False):
-            return
-        is_in.finaliser = True
-        try:
-            handler()
-        except BaseException as exc:  # noqa: BLE001 - a finaliser's errors go nowhere
-            failures.append(exc)
-        finally:
-            is_in.finaliser = False
+    finalise = Finaliser(handler)
 
     def work(number: int) -> None:
         for _ in range(60):
@@ -210,21 +186,13 @@ def test_a_finaliser_may_call_wherever_the_collector_runs(client: te.TellurioWeb
             call(client, number)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
-    threshold = gc.get_threshold()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(1, 1, 1)
-    try:
+    with collected_always():
         for thread in threads:
             thread.start()
         work(9)
         for thread in threads:
             thread.join(4 * FAILSAFE)
             assert not thread.is_alive(), "it stands still"
-    finally:
-        gc.set_threshold(*threshold)
-        gc.unfreeze()
-    gc.collect()
-    assert failures == []
+    assert finalise.failures == []
     handler.check()
     check_usable(client)

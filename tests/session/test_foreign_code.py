@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,6 +15,7 @@ from tellurio_sync.session import restore_gate
 
 from ..backend.scripted import answer_like_a_model
 from ..conftest import FAILSAFE
+from ..finalisers import Circle, Finaliser, collected_always
 from ..interrupts import strikes
 from .conftest import KEY, MakeSession
 
@@ -98,36 +98,17 @@ def test_a_signal_handler_may_use_objects_at_any_point(session: te.Session, kind
     assert handler.done > 50
 
 
-class Circle:
-    """Found by the garbage collector only; its finaliser does something."""
-
-    def __init__(self, do: Callable[[], object]) -> None:
-        self.do = do
-        self.itself = self
-
-    def __del__(self) -> None:
-        self.do()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["make", "set", "add"])
 def test_a_finaliser_may_use_objects_wherever_the_collector_runs(session: te.Session, kind: str) -> None:
     """The collector runs at every allocation that it may run at, in all threads."""
-    failures: list[BaseException] = []
-    is_in = threading.local()
     handler = Handler(kind)
 
-    def finalise() -> None:
-        if getattr(is_in, "finaliser", False):
-            return
-        is_in.finaliser = True
-        try:
-            with session.use():
-                handler()
-        except BaseException as exc:  # noqa: BLE001 - a finaliser's errors go nowhere
-            failures.append(exc)
-        finally:
-            is_in.finaliser = False
+    def use_objects() -> None:
+        with session.use():
+            handler()
+
+    finalise = Finaliser(use_objects)
 
     def work() -> None:
         try:
@@ -136,25 +117,17 @@ def test_a_finaliser_may_use_objects_wherever_the_collector_runs(session: te.Ses
                     Circle(finalise)
                     a_function()
         except BaseException as exc:  # noqa: BLE001 - looked at below
-            failures.append(exc)
+            finalise.failures.append(exc)
 
     threads = [threading.Thread(target=work) for _ in range(2)]
-    threshold = gc.get_threshold()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(1, 1, 1)
-    try:
+    with collected_always():
         for thread in threads:
             thread.start()
         work()
         for thread in threads:
             thread.join(4 * FAILSAFE)
             assert not thread.is_alive(), "it stands still"
-    finally:
-        gc.set_threshold(*threshold)
-        gc.unfreeze()
-    gc.collect()
-    assert failures == []
+    assert finalise.failures == []
     assert handler.done > 10
 
 
