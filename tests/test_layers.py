@@ -100,6 +100,7 @@ USES = {
         "model",
         "peer",
         "secret",
+        "speedups",
         "transport",
     },
     "optim": {"autodiff", "errors", "model"},

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from tellurio_sync import speedups
+from tellurio_sync.client import TellurioWebSocketClient
+from tellurio_sync.errors import ConnectFailed, UsageError
 from tellurio_sync.speedups import PySemaphore, Semaphore, release_all
 
 from .conftest import FAILSAFE
@@ -298,6 +300,49 @@ def test_what_is_compiled_is_used() -> None:
 def test_it_is_left_out_where_it_is_not_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TELLURIO_SYNC_PURE_PYTHON", "1")
     assert speedups._load() is None
+
+
+class Library:
+    """What gevent and eventlet tell of themselves."""
+
+    def __init__(self, *replaced: str) -> None:
+        self._replaced = replaced
+
+    def is_module_patched(self, name: str) -> bool:
+        return name in self._replaced
+
+    is_monkey_patched = is_module_patched
+
+
+@pytest.mark.parametrize(
+    ("module", "replaced", "found"),
+    [
+        ("gevent.monkey", ("threading", "socket"), "gevent"),
+        ("gevent.monkey", ("socket",), None),
+        ("eventlet.patcher", ("thread", "socket"), "eventlet"),
+        ("eventlet.patcher", (), None),
+    ],
+)
+def test_it_is_left_out_where_threads_are_replaced_by_others(
+    module: str, replaced: tuple[str, ...], found: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, Library(*replaced))
+    assert speedups.replaced_by() == found
+    assert found is None or speedups._load() is None
+    # They were replaced before the import:
+    monkeypatch.setattr(speedups, "compiled", None)
+    speedups.check_threads()
+    # Afterwards:
+    monkeypatch.setattr(speedups, "compiled", object())
+    client = TellurioWebSocketClient("ws://127.0.0.1", 9, api_key="k")
+    if found is None:
+        with pytest.raises(ConnectFailed):
+            client.connect(retries=1, delay=0)
+    else:
+        with pytest.raises(UsageError, match=f"{found} has replaced the threads") as caught:
+            client.connect(retries=1, delay=0)
+        assert "before the first import of tellurio_sync" in str(caught.value)
+    client.close()
 
 
 def test_it_is_left_out_where_it_was_not_built(monkeypatch: pytest.MonkeyPatch) -> None:

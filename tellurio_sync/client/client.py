@@ -22,7 +22,7 @@ from .. import forked, long_calls
 from ..active_run import HasUuid, get_active_run
 from ..addresses import check_may_send_key, ws_address
 from ..deadlines import check_timeout
-from ..errors import ConnectFailed, ConnectionLost, NotConnected
+from ..errors import ConnectFailed, ConnectionLost, NotConnected, UsageError
 from ..jsonrpc import encode, notification
 from ..model.registries import Registries
 from ..peer.connection import Connection
@@ -30,6 +30,7 @@ from ..peer.dispatch import Method
 from ..peer.lifecycle import CLOSED, OPEN, Lifecycle
 from ..peer.peer import Peer
 from ..secret import Secret, hidden, redact
+from ..speedups import check_threads
 from ..transport.base import DialFailed
 from ..transport.handshake import Dialer
 from ..transport.tls import check_context
@@ -232,6 +233,7 @@ class TellurioWebSocketClient:
             InvalidAPIKeyError: the server refused the key; it is not tried again.
             ConnectFailed: every attempt failed (the text has the reason of the last one); or there is no key; or
                 ``close`` was called meanwhile.
+            UsageError: gevent or eventlet has replaced the threads since this package was imported.
             ValueError: ``retries`` or ``delay`` out of range.
         """
         api_key = hidden(api_key)  # from here on, no frame of ours shows it
@@ -522,6 +524,10 @@ class TellurioWebSocketClient:
             raise connect_failed(self.ws_url, self.is_loopback, failure) from failure
 
     def _make_peer(self) -> Peer:
+        try:
+            check_threads()
+        except RuntimeError as exc:
+            raise UsageError(str(exc)) from None
         secrets = (self._api_key,) if self._api_key else ()
         return Peer(
             Lifecycle(
