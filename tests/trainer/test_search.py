@@ -22,12 +22,15 @@ class Learner:
         self.asked = 0
         self.failing = False
         self.learns = True
+        self.says = []  # instead, as the next prompts
 
     def __call__(self, messages, **options):
         self.asked += 1
         if self.failing and self.asked > 20:
             raise RuntimeError("out of order")
         text = json.dumps(messages)
+        if "<IMPROVED>" in text and self.says:
+            return f"<IMPROVED>{self.says.pop(0)}</IMPROVED>"
         if "<IMPROVED>" in text:
             known = re.search(r"Know:([\w ]*)\.", text)[1]
             new = [word for word in WORDS if word in text and word not in known][: 1 if self.learns else 0]
@@ -60,7 +63,7 @@ class Task:
         if isinstance(parameters, list):
             options = {"model_client": self.lm, **options}
         arguments = (parameters, self.forward, self.evaluator, SAMPLES, SAMPLES)
-        return te.search(*arguments, budget=budget, minibatch_size=2, **options)
+        return te.search(*arguments, budget=budget, **{"minibatch_size": 2, **options})
 
 
 @pytest.fixture
@@ -145,6 +148,16 @@ def test_one_parameter_after_the_other(task):
     second = result.trials[2]
     assert [second.parameters["a"], second.parameters["b"]].count("Know:.") == 1
     assert result.questions.by_kind["optimizer"].asked == result.steps.total, "the other one is not asked about"
+
+
+def test_a_candidate_that_is_worse_never_replaces_the_best(task):
+    task.model.says = ["Know: alpha bravo charlie delta echo.", *["Know: nothing."] * 100]
+    # All samples in each round, so that the last one tries a candidate, too.
+    result = task.search(60, minibatch_size=6)
+    assert task.prompt.data == "Know: alpha bravo charlie delta echo." == result.best.parameters["prompt"]
+    assert len(result.trials) == 2
+    assert result.rejected >= 1
+    assert len(task.model.says) < 100, "a worse one was tried last"
 
 
 def test_what_is_learnt_nowhere_says_why(task):
