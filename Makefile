@@ -16,7 +16,7 @@ BORDER_TESTS := tests/transport tests/jsonrpc tests/client tests/studio tests/ba
 	tests/test_testing.py tests/test_readme.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-core test-borders test-slow interop test-all soak fuzz bench bench-afnio bench-quick bench-log bench-page cover format lint type build check-dist check clean
+.PHONY: help install demo test test-core test-borders test-slow interop test-all soak fuzz bench bench-afnio bench-quick bench-log bench-page cover format lint type docs build check-dist check clean
 
 help:  ## print this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -91,6 +91,9 @@ lint: install  ## report what is not formatted, or looks wrong
 
 type: install  ## check the types of the package
 	$(BIN)/mypy
+
+docs: install  ## build the documentation as pages for a browser, into build/docs; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file .ci/mkdocs.yml --site-dir $(abspath build/docs)
 
 build: install  ## build the source distribution, the wheel and the one without C code into dist/
 	rm -rf dist build

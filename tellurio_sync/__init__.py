@@ -53,6 +53,7 @@ from .model.serialization import load, save
 from .model.suppression import suppress_variable_notifications
 from .model.variable import Parameter, Variable, is_scalar_variable
 from .optim import TGD, Optimizer
+from .parallel import map
 from .session import Session
 from .session.budget import budget
 from .session.default import (
@@ -159,6 +160,7 @@ __all__ = [
     "log",
     "login",
     "logout",
+    "map",
     "no_grad",
     "on_progress",
     "optim",

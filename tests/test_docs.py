@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import tellurio_sync
+from tellurio_sync import errors
 from tellurio_sync.autodiff.function import Function
 from tellurio_sync.backend.connection import EXTENSIONS
 from tellurio_sync.backend.engine.functions import FUNCTIONS
@@ -286,3 +287,23 @@ def test_the_architecture_says_which_locks_are_re_entrant() -> None:
         for name in re.findall(r"^\s*(?:self\.)?(\w+)(?:: [^=]+)? = threading\.RLock\(", path.read_text("utf-8"), re.M)
     }
     assert said == made
+
+
+# --- the page of errors ---------------------------------------------------------------------------------
+
+
+def test_the_page_of_errors_has_each_error_that_is_raised() -> None:
+    page = (DOCS / "faq.md").read_text(encoding="utf-8")
+    never_raised = {"TellurioError", "CallError", "ProtocolError", "ModelError", "HttpError"}
+    named = {
+        name
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and issubclass(value, (Exception, Warning)) and value.__module__ == errors.__name__
+    }
+    assert len(named) > 20
+    assert {name for name in named - never_raised if f"`{name}`" not in page} == set()
+
+
+def test_the_site_has_every_page() -> None:
+    site = (ROOT / ".ci" / "mkdocs.yml").read_text(encoding="utf-8")
+    assert {page.name for page in DOCS.glob("*.md") if f": {page.name}\n" not in site} == set()

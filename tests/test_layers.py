@@ -18,6 +18,7 @@ PACKAGE = Path(tellurio_sync.__file__).parent
 FLOORS = [
     (
         "_version",
+        "parallel",
         "cards",
         "console",
         "errors",
@@ -48,6 +49,7 @@ FLOORS = [
 # Of the floors below, a module imports from these, and from all of these.
 USES = {
     "_version": set(),
+    "parallel": set(),
     "cards": set(),
     "console": set(),
     "errors": set(),
@@ -87,8 +89,8 @@ USES = {
     },
     "backend": {"addresses", "errors", "graph_picture", "journal", "jsonrpc", "leash", "secret"},
     "peer": {"deadlines", "errors", "forked", "jsonrpc", "ownership", "secret", "speedups", "transport"},
-    "model": {"cards", "errors", "forked", "graph_picture", "jsonrpc", "ownership", "secret"},
-    "autodiff": {"errors", "model"},
+    "model": {"cards", "errors", "forked", "graph_picture", "jsonrpc", "ownership", "parallel", "secret"},
+    "autodiff": {"errors", "model", "parallel"},
     "client": {
         "active_run",
         "addresses",
@@ -155,6 +157,7 @@ USES = {
         "model",
         "notebook",
         "optim",
+        "parallel",
         "run_context",
         "session",
         "studio",

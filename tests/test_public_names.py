@@ -70,6 +70,7 @@ NAMES = {
     "log",
     "login",
     "logout",
+    "map",
     "no_grad",
     "on_progress",
     "optim",

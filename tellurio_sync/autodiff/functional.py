@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Union
+from typing import TYPE_CHECKING, Any, Literal, Union
 
 from ..errors import RemoteProtocolError
 from ..model.data import plain
 from ..model.language import ChatCompletionModel
 from ..model.variable import Variable
+from ..parallel import on_executor
 from .function import (
     Add,
     ChatCompletion,
@@ -32,6 +33,9 @@ from .messages import (
     plain_inputs,
     warn_of_unused_inputs,
 )
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 __all__ = [
     "add",
@@ -115,6 +119,8 @@ def deterministic_evaluator(
     reduction_fn: Reduction | None = builtins.sum,
     reduction_fn_purpose: str | Variable | None = "summation",
     on_error: OnError = "raise",
+    *,
+    executor: Executor | None = None,
 ) -> tuple[Variable, Variable]:
     """Score and explanation by a function of yours.
 
@@ -129,12 +135,16 @@ def deterministic_evaluator(
         on_error: what happens if ``eval_fn`` fails on some samples of a batch, after all have been tried: ``"raise"``:
             ``SamplesFailed``, whose ``results`` hold the scores of the others; ``"skip"``: such a sample scores 0 and
             gets no feedback, with a ``SamplesLeftOut`` warning.
+        executor: a ``concurrent.futures.Executor`` that runs ``eval_fn``, such as a pool of processes or a cluster; at
+            most 32 samples are on it at the same time. None: worker threads of this process.
 
     A sample whose prediction is None scores 0, without a call of ``eval_fn``, and gets no feedback.
 
-    Your functions run on worker threads of this process, ``success_fn`` in the backward pass as well.
+    Your functions run on worker threads of this process (``eval_fn`` on ``executor``), ``success_fn`` in the backward
+    pass as well.
 
     Raises:
+        TypeError: an argument of another type.
         SamplesFailed: ``eval_fn`` failed on some samples of the batch (see ``on_error``).
     """
     check_on_error(on_error)
@@ -147,7 +157,7 @@ def deterministic_evaluator(
         DeterministicEvaluator.apply(
             prediction,
             target,
-            eval_fn,
+            on_executor(eval_fn, executor),
             eval_fn_purpose,
             success_fn,
             reduction_fn,

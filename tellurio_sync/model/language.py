@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import UsageError
+from ..parallel import on_executor
 from .call import Call
 from .model_config import ModelConfig, openai_config, without_secrets
 from .reply_checks import id_member
@@ -26,6 +27,8 @@ from .restorable import Restorable
 from .session_link import SessionLink, current_link
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from typing_extensions import Self
 
 # In ``cost``, where our backend does not know the price of some tokens.
@@ -285,20 +288,25 @@ class CallableModel(ChatCompletionModel):
     ``{"role": str, "content": str}``.  It returns the answer, a str.  It runs on a worker thread, several
     calls at once where a batch is answered, and may call the server.  Making one blocks for one round trip.
 
+    Args:
+        fn: the function.
+        executor: a ``concurrent.futures.Executor`` that runs it, such as a pool of processes or a cluster; None: the
+            worker thread itself.  At most 32 questions are on it at the same time.
+
     Raises:
-        TypeError: ``fn`` is not callable, or a coroutine function.
+        TypeError: ``fn`` is not callable, or a coroutine function; not an executor.
     """
 
     provider = "callable"
     class_type = "CallableModel"
 
-    def __init__(self, fn: Callable[..., str]) -> None:
+    def __init__(self, fn: Callable[..., str], *, executor: Executor | None = None) -> None:
         if not callable(fn):
             raise TypeError(f"CallableModel takes a function, not {type(fn).__name__}")
         if inspect.iscoroutinefunction(fn):
             raise TypeError("CallableModel takes a plain function, not a coroutine function")
         self._function = fn
-        self._registered = current_link().registries.register_callable(_text_answers(fn))
+        self._registered = current_link().registries.register_callable(_text_answers(on_executor(fn, executor)))
         super().__init__(ModelConfig(callable_id=self._registered.callable_id))
 
     def __reduce__(self) -> tuple[Any, ...]:
