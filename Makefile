@@ -16,7 +16,7 @@ BORDER_TESTS := tests/transport tests/jsonrpc tests/client tests/studio tests/ba
 	tests/test_testing.py tests/test_readme.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-core test-borders test-slow interop test-all soak fuzz bench bench-afnio bench-quick bench-log bench-page cover format lint type docs build check-dist check clean
+.PHONY: help install demo test test-core test-borders test-slow interop test-all soak fuzz bench bench-afnio bench-quick bench-log bench-page bench-questions cover format lint type docs build check-dist check clean
 
 help:  ## print this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -80,6 +80,9 @@ bench-log: install  ## measure logging beside trackio, wandb, mlflow and tensorb
 
 bench-page: install  ## measure the pages of the local backend with a lot of data, beside those of trackio and mlflow; ARGS="--only-ours"
 	$(BIN)/python -m tests.benchmarks.page_table $(ARGS)
+
+bench-questions: install  ## count the questions of trainings here and with textgrad and gepa, each installed once under .cache; ARGS="--data FILE"
+	$(BIN)/python -m tests.benchmarks.learning_table $(ARGS)
 
 format: install  ## format the code
 	$(RUFF) format $(RUFF_CONFIG) .
