@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from typing import Any
@@ -270,12 +271,13 @@ RIGHT = Record("ham", "exact match", "ham", 1, is_right=True, inputs={"mail": "r
 
 
 def test_wrong_samples_are_shown_in_full_and_right_ones_short() -> None:
-    question = asked_with([RIGHT, WRONG, RIGHT])
+    long = {"mail": "w" * 3000}
+    question = asked_with([dataclasses.replace(one, inputs=long) for one in (RIGHT, WRONG, RIGHT)])
     (sample,) = read_blocks(question, "SAMPLE")
-    assert "w" * 300 in sample
+    assert "w" * 3000 in sample
     assert [read_blocks(sample, tag) for tag in ("OUTPUT", "TARGET", "SCORE")] == [["spam"], ["ham"], ["0"]]
     kept = read_blocks(question, "KEEP")
-    assert [("r" * 100 in one, "r" * 300 in one) for one in kept] == [(True, False)] * 2
+    assert [("w" * 1900 in one, "w" * 3000 in one) for one in kept] == [(True, False)] * 2
     assert read_blocks(read_blocks(question, "VARIABLE")[0], "SCORE") == ["2 of 3 right, mean score 0.6667"]
     assert read_blocks(question, "PURPOSE") == ["exact match"]
 
@@ -286,6 +288,14 @@ def test_earlier_versions_have_their_scores_and_a_rejected_one_is_named() -> Non
     for name, data, score in (("HISTORY", "old", "1 of 3 right"), ("REJECTED", "bad", "0 of 3 right")):
         (block,) = read_blocks(question, name)
         assert (read_blocks(block, "DATA"), read_blocks(block, "SCORE")) == ([data], [score])
+
+
+def test_right_samples_are_shown_shorter_before_one_is_left_out() -> None:
+    known = [WRONG, *[dataclasses.replace(RIGHT, inputs={"mail": "r" * 1500})] * 4]
+    question = optimizer_question(Part("prompt", "Classify."), [], records=known, most_chars=7000)
+    kept = read_blocks(question.messages[1]["content"], "KEEP")
+    assert ["r" * 1500 in one for one in kept] == [True, True, True, False]
+    assert question.left_out == 0
 
 
 @pytest.mark.parametrize("room", [0, 4000, 5000, 6000, 8000, 20_000])
