@@ -6,12 +6,12 @@ have joined the backend meanwhile (``leash``), it goes on until the last of them
 
 State and threads:
 
-| State | Written by | Guarded by |
-|---|---|---|
-| ``_children`` | starting and ending a child, any thread | the interpreter: single operations on a set |
-| ``_Child.last_lines``, ``_Child._goes_on`` | its reader thread | single operations on a deque; an event |
-| ``_Child._is_parents``: the process belongs to the parent | a forked child, before other code runs | – |
-| ``_default...`` | ``default_local_backend``, any thread | ``_default_lock``, held while one starts |
+| State | Written by | Read by | Guarded by | Enforced by |
+|---|---|---|---|---|
+| ``_children`` | threads that start or end a child | any thread | single operations on a set | – |
+| ``_Child.last_lines``, ``_goes_on`` | its reader thread | any thread | single operations on a deque; an event | – |
+| ``_Child._is_parents`` | a forked child, before other code runs there | that child | – | – |
+| ``_default...`` | ``default_local_backend``, any thread | the same | ``_default_lock``, held while one starts | – |
 """
 
 from __future__ import annotations

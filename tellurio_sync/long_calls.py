@@ -31,6 +31,7 @@ from weakref import WeakValueDictionary
 
 from . import forked
 from .console import is_quiet, where_to_show
+from .ownership import is_held
 
 _log = logging.getLogger(__name__)
 
@@ -281,6 +282,7 @@ def _remove(callback: Callable[[CallProgress], object]) -> None:
 
 
 def _start_locked() -> None:
+    assert is_held(_changed)
     global _thread
     if _thread is None:
         thread = threading.Thread(target=_show_all, name="tellurio-sync progress", daemon=True)
@@ -319,6 +321,7 @@ def _show_due() -> None:
 
 def _pause_locked(now: float) -> float:
     """Seconds until there is something to show."""
+    assert is_held(_changed)
     if not _watches:
         return _IDLE
     return max(_TICK, min(watch.due_at for watch in _watches.values()) - now)

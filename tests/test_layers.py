@@ -64,7 +64,7 @@ USES = {
     "secret": set(),
     "run_context": {"active_run"},
     "surroundings": {"deadlines"},
-    "long_calls": {"console", "forked"},
+    "long_calls": {"console", "forked", "ownership"},
     "addresses": {"errors"},
     "jsonrpc": {"errors"},
     "ledger": {"cards", "errors"},

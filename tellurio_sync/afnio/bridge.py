@@ -1,8 +1,8 @@
 """The object that afnio uses as its WebSocket client, and the client of this package behind it.
 
-| State | Written by | Read by | Guarded by |
-|---|---|---|---|
-| ``connection``, ``api_key`` of the bridge | ``connect``, ``close`` | any thread | one attribute store each |
+| State | Written by | Read by | Guarded by | Enforced by |
+|---|---|---|---|---|
+| ``connection``, ``api_key`` of the bridge | ``connect``, ``close`` | any thread | one attribute store each | – |
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Installs the client of this package under afnio, and removes it again.
 
-| State | Written by | Guarded by |
-|---|---|---|
-| ``_installation`` | ``install``, ``uninstall`` | ``_lock`` |
+| State | Written by | Read by | Guarded by | Enforced by |
+|---|---|---|---|---|
+| ``_installation`` | ``install``, ``uninstall`` | the same | ``_lock`` | – |
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Waits for pushes of the server.
 
-| State | Written by | Guarded by |
-|---|---|---|
-| the losses of the connection: ``_lost``, ``_losses`` | receive thread | ``_changed`` |
-| the threads that wait | any thread | ``_changed`` |
+| State | Written by | Read by | Guarded by | Enforced by |
+|---|---|---|---|---|
+| the losses of the connection: ``_lost``, ``_losses`` | receive thread | threads that wait | ``_changed`` | – |
+| the threads that wait | any thread | receive thread | ``_changed`` | – |
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Batches of a data set, which a thread makes ahead.
 
-| State | Written by | Guarded by |
-|---|---|---|
-| the batches that are ready | the loader's thread (put), the thread that iterates (get) | ``queue.SimpleQueue`` |
-| how many more may be made | the loader's thread (takes), the thread that iterates (gives) | ``threading.Semaphore`` |
-| ``is_stopped`` | the thread that iterates, when it leaves the loop | ``threading.Event`` |
+| State | Written by | Read by | Guarded by | Enforced by |
+|---|---|---|---|---|
+| the batches that are ready | the loader's thread | the thread that iterates | ``queue.SimpleQueue`` | its type |
+| how many more may be made | the thread that iterates | the loader's thread | ``threading.Semaphore`` | its type |
+| ``is_stopped`` | the thread that iterates, when it leaves the loop | the loader's | ``threading.Event`` | its type |
 """
 
 from __future__ import annotations

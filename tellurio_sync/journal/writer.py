@@ -2,10 +2,10 @@
 
 What was written survives this process, however it ends: the operating system has it.
 
-| State | Written by | Guarded by |
-|---|---|---|
-| the encoder, the file (``_fd``) | any thread that logs | ``_lock``, held for the one write |
-| ``_is_busy`` | the same | the same. True where a signal handler logs while its thread is in the middle of a record |
+| State | Written by | Read by | Guarded by | Enforced by |
+|---|---|---|---|---|
+| the encoder, the file (``_fd``) | threads that log | the same | ``_lock``, for the one write | – |
+| ``_is_busy``: this thread is in the middle of a record | the same | the same | ``_lock`` | – |
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 The HTTP library limits connecting and sending as a whole, but of the answer only each single read: a server that sends
 one byte a second can hold a request for ever.  Here each read gets the rest of the time.
 
-| State | Written by | Read by | Guarded by |
-|---|---|---|---|
-| ``_request.due`` | the thread that sends the request | the same | ``threading.local`` |
+| State | Written by | Read by | Guarded by | Enforced by |
+|---|---|---|---|---|
+| ``_request.due`` | the thread that sends the request | the same | ``threading.local`` | its type |
 
 Import this module late: it imports the HTTP library, which takes longer than importing the rest of the package.
 """

@@ -2,13 +2,13 @@
 
 State and threads:
 
-| State | Written by | Read by | Guarded by |
-|---|---|---|---|
-| ``_key`` | ``set_api_key`` | any thread | one attribute store |
-| ``_of_thread`` (an HTTP session each) | that thread | that thread | ``threading.local`` |
-| ``_sessions`` (all of these) | any thread | ``close`` | ``_lock``, never held while sending |
-| ``_extensions`` | a thread that gets an answer | any thread | one attribute store |
-| ``_outboxes`` | runs | readers, ``close`` | ``_lock``, never held while an outbox is used |
+| State | Written by | Read by | Guarded by | Enforced by |
+|---|---|---|---|---|
+| ``_key`` | ``set_api_key`` | any thread | one attribute store | – |
+| ``_of_thread`` (an HTTP session each) | that thread | that thread | ``threading.local`` | its type |
+| ``_sessions`` (all of these) | any thread | ``close`` | ``_lock``, never held while sending | – |
+| ``_extensions`` | a thread that gets an answer | any thread | one attribute store | – |
+| ``_outboxes`` | runs | readers, ``close`` | ``_lock``, never held while an outbox is used | – |
 
 This is the border to the HTTP library: none of its errors leaves this module, not even as a cause, because it holds the
 request with the key in it.

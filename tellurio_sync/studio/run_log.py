@@ -2,12 +2,12 @@
 
 ``log()`` never waits for the network, and never raises for what a server or a disk does.
 
-| State | Written by | Read by | Guarded by |
-|---|---|---|---|
-| ``_writer``, ``_folder`` | first use, ``close``, fork | any thread | ``_lock`` to make one, else none |
-| ``_shipper`` | the same | any thread | the same |
-| ``lost``, ``_lost_before``, ``_complained`` | any thread that logs | any | the interpreter: single operations |
-| ``_next_attempt``, ``_problem`` | first use | any thread that logs | ``_lock`` to write, else one attribute store |
+| State | Written by | Read by | Guarded by | Enforced by |
+|---|---|---|---|---|
+| ``_writer``, ``_folder`` | first use, ``close``, fork | any thread | ``_lock`` to make one, else none | – |
+| ``_shipper`` | the same | any thread | the same | – |
+| ``lost``, ``_lost_before``, ``_complained`` | any thread that logs | any | the interpreter: single operations | – |
+| ``_next_attempt``, ``_problem`` | first use | threads that log | ``_lock`` to write, else one store | – |
 """
 
 from __future__ import annotations

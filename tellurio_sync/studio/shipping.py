@@ -1,12 +1,13 @@
 """The thread that sends the journal of a run to the server while the run goes on.
 
-| State | Written by | Read by | Guarded by |
-|---|---|---|---|
-| ``is_idle`` | the thread (True), one that logs (False) | both | one store each; if one is lost: one interval late |
-| ``_inbox`` | any thread, also a signal handler | the thread | ``SimpleQueue``, whose ``put`` may interrupt itself |
-| ``_thread``, ``_is_stopping`` | ``start``, ``stop`` | the same, the thread | ``_start_lock``, held while it starts |
-| ``last_error``, ``delivery``, ``is_unusable`` | the thread | any | one attribute store |
-| ``_seen`` | the thread | the thread | ownership |
+| State | Written by | Read by | Guarded by | Enforced by |
+|---|---|---|---|---|
+| ``is_idle`` | the thread (True), one that logs (False) | both | one store each; a lost one costs an interval | – |
+| ``_inbox`` | any thread, signal handlers | the thread | ``SimpleQueue``: ``put`` may interrupt itself | its type |
+| ``_thread`` | ``start`` | ``stop`` | ``_start_lock``, held while it starts | – |
+| ``_is_stopping`` | ``stop`` (True), ``start`` (False) | the same, the thread | one store each | – |
+| ``last_error``, ``delivery``, ``is_unusable`` | the thread | any | one attribute store | – |
+| ``_seen`` | the thread | the thread | ownership | an assert |
 
 Signal handlers wait here, too.  So nothing that a waiting thread needs is guarded by a lock that ``log()`` takes.
 """
@@ -146,6 +147,7 @@ class Shipper:
             self._client.release()
 
     def _ship(self) -> None:
+        assert threading.current_thread() is self._thread
         waiting: list[_Flush] = []
         pause = _FIRST_PAUSE
         is_away = False

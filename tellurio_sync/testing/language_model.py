@@ -1,8 +1,8 @@
 """A language model that answers from a script, behind an OpenAI-compatible HTTP endpoint or as a ``CallableModel``.
 
-| State | Written by | Guarded by |
-|---|---|---|
-| script, requests | test, endpoint's threads, a session's workers | ``_lock``; not held while a function answers |
+| State | Written by | Read by | Guarded by | Enforced by |
+|---|---|---|---|---|
+| script, requests | test, endpoint's threads, workers | the same | ``_lock``; not held while a function answers | – |
 """
 
 from __future__ import annotations
