@@ -75,7 +75,7 @@ OPTIMIZER_CHARS = 48_000
 
 # Characters of each text of a sample that came out right: first so many, and where there is no room for them so few.
 # Far shorter ones are soon forgotten: on long mails that cost ten percent of accuracy.
-_KEPT_CHARS = (2000, 200)
+_KEPT_CHARS = (4000, 200)
 
 _TAGS_OF_SAMPLES = ["CONVERSATION", "MESSAGE", "PURPOSE", "SAMPLE", "OUTPUT", "TARGET", "SCORE", "KEEP"]
 _TAGS_OF_SAMPLES += ["EXPLANATION", "INPUT", "NAME"]

@@ -271,13 +271,13 @@ RIGHT = Record("ham", "exact match", "ham", 1, is_right=True, inputs={"mail": "r
 
 
 def test_wrong_samples_are_shown_in_full_and_right_ones_short() -> None:
-    long = {"mail": "w" * 3000}
+    long = {"mail": "w" * 6000}
     question = asked_with([dataclasses.replace(one, inputs=long) for one in (RIGHT, WRONG, RIGHT)])
     (sample,) = read_blocks(question, "SAMPLE")
-    assert "w" * 3000 in sample
+    assert "w" * 6000 in sample
     assert [read_blocks(sample, tag) for tag in ("OUTPUT", "TARGET", "SCORE")] == [["spam"], ["ham"], ["0"]]
     kept = read_blocks(question, "KEEP")
-    assert [("w" * 1900 in one, "w" * 3000 in one) for one in kept] == [(True, False)] * 2
+    assert [("w" * 3900 in one, "w" * 6000 in one) for one in kept] == [(True, False)] * 2
     assert read_blocks(read_blocks(question, "VARIABLE")[0], "SCORE") == ["2 of 3 right, mean score 0.6667"]
     assert read_blocks(question, "PURPOSE") == ["exact match"]
 
