@@ -15,6 +15,7 @@ from tellurio_sync.optim.told import ParameterUnchanged
 from tellurio_sync.trainer import estimate, fit
 from tellurio_sync.trainer.callbacks import Callback, Progress
 from tellurio_sync.trainer.spending import samples_in, size_of
+from tellurio_sync.trainer.steps import StepCounts
 
 RULE = "Add one."
 
@@ -240,6 +241,15 @@ def test_a_run_without_improvement_says_why(run):
     assert lines[2] == "Nothing was learnt: 2 steps, of which 2 offered nothing that was taken"
     assert lines[3].startswith("  2 times: The parameter with the role 'prompt' keeps its data: ")
     assert result.questions.asked == task.counter.asked
+
+
+def test_a_step_counts_once_also_where_only_one_of_its_parameters_was_changed():
+    counts = StepCounts()
+    counts.note(True, [ParameterUnchanged("the other one")])
+    counts.note(False, [ParameterUnchanged("the other one")], 1)
+    counts.note(False, [])
+    assert (counts.changed, counts.rejected, counts.nothing_to_learn, counts.total) == (1, 1, 1, 3)
+    assert sorted(counts.reasons.values()) == [1, 2]
 
 
 def test_what_was_tried_on_the_batch_and_was_no_better_is_said(run):

@@ -166,13 +166,18 @@ def test_what_is_learnt_nowhere_says_why(task):
     assert len(result.trials) == 1
     assert "Nothing was learnt" in str(result)
     assert result.steps.nothing_to_learn > 0
+    asked = result.questions.by_kind["forward"].asked
+    assert asked == 6 + 2 * result.steps.total, "what is not new is not tried"
 
 
 def test_a_failure_ends_it_and_the_versions_so_far_are_kept(task, tmp_path):
     task.model.failing = True
     with pytest.raises(te.RemoteError, match="out of order"):
         task.search(folder=tmp_path)
-    assert len(Trials.load(tmp_path / "trials.json")) >= 1
+    trials = Trials.load(tmp_path / "trials.json")
+    assert len(trials) >= 1
+    assert trials.stopped == "Broken off: SamplesFailed."
+    assert trials.questions.asked == task.model.asked, "it counts when the search is gone on with"
 
 
 def test_the_budget_of_the_user_is_another_one(task):
