@@ -1,0 +1,108 @@
+"""In a real kernel: interrupts in each part of a batch, a restart, and outputs without a stray line."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tellurio_sync
+
+from ..conftest import FAILSAFE
+
+pytest.importorskip("nbclient")
+pytest.importorskip("ipykernel")
+
+ROOT = Path(tellurio_sync.__file__).parents[1]
+
+LOGIN = """%load_ext tellurio_sync
+import tellurio_sync as te
+te.login(mode="local")
+run = te.init(project_display_name="Kernel", name="first kernel")"""
+
+BATCH = """
+import os, signal, threading
+stop_in, go_on = [], threading.Event()
+def model(messages, **options):
+    first = messages[0]["content"]
+    in_backward = "pass feedback" in first or "critic" in first
+    part = "step" if "the optimizer" in first else "backward" if in_backward else "forward"
+    try:
+        stop_in.remove(part)  # one interrupt, though several questions are asked at once
+    except ValueError:
+        pass
+    else:
+        os.kill(os.getpid(), signal.SIGINT)
+        go_on.wait(20)
+    return {"step": f"<IMPROVED>version {len(messages[-1]['content'])}</IMPROVED>",
+            "backward": '{"variable_1": "Be brief."}', "forward": "answer"}[part]
+lm = te.CallableModel(model)
+te.set_backward_model_client(lm)
+prompt = te.Parameter("Answer.", role="system prompt")
+chat = [{"role": "system", "content": [prompt]}, {"role": "user", "content": [te.Variable("{q}", role="question")]}]
+optimizer = te.TGD([prompt], model_client=lm, momentum=2)
+def batch():
+    optimizer.clear_grad()
+    answer = te.functional.chat_completion(lm, chat, inputs={"q": ["a", "b"]})
+    te.functional.exact_match_evaluator(answer, ["x", "y"])[1].backward(feedback="critic")
+    optimizer.step()
+batch()
+print(prompt.data.startswith("version"))"""
+
+
+def outputs_of(cells: list[str]) -> list[list[dict[str, Any]]]:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.notebook.run_cells"],
+        input=json.dumps(cells),
+        capture_output=True,
+        text=True,
+        timeout=FAILSAFE * 4,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    outputs: list[list[dict[str, Any]]] = json.loads(done.stdout)
+    return outputs
+
+
+def text_of(outputs: list[dict[str, Any]]) -> str:
+    return "".join(output.get("text", "") or "\n".join(output.get("traceback", [])) for output in outputs)
+
+
+@pytest.fixture(autouse=True)
+def loud(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TELLURIO_QUIET")
+
+
+@pytest.mark.slow
+def test_interrupts_in_each_part_of_a_batch_and_then_it_goes_on() -> None:
+    cells = [LOGIN, BATCH]
+    for part in ("forward", "backward", "step"):
+        cells += [
+            f"stop_in.append({part!r})\nbatch()",
+            "go_on.set()\nbatch()\nbatch()\ngo_on.clear()\nprint('on')",
+        ]
+    cells += ["prompt", "run.log('right', 1)\nrun", "run.finish()"]
+    login, first, *parts, variable, run, end = outputs_of(cells)
+    assert re.fullmatch(r"run first kernel: http://127\.0\.0\.1:\d+/\S+\?token=\w+\n", text_of(login))
+    assert text_of(first) == "True\n"
+    for interrupted, goes_on in zip(parts[::2], parts[1::2]):
+        assert [output.get("ename") for output in interrupted] == ["KeyboardInterrupt"], interrupted
+        assert "tellurio_sync/" not in text_of(interrupted)
+        assert text_of(goes_on) == "on\n"
+    assert "text/html" in variable[0]["data"]
+    assert "<svg" in run[0]["data"]["text/html"]
+    assert end == []
+
+
+@pytest.mark.slow
+def test_after_a_restart_the_runs_of_the_former_kernel_are_there() -> None:
+    outputs_of([LOGIN, "run.log('loss', 0.5)\nrun.finish()"])
+    again = outputs_of(
+        [LOGIN, "print([(one.name, one.metrics('loss')) for one in te.runs(project_display_name='Kernel')][0])"]
+    )
+    assert text_of(again[1]) == "('first kernel', [{'name': 'loss', 'step': 0, 'value': 0.5}])\n"
