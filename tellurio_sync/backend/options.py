@@ -22,6 +22,10 @@ class BackendOptions:
     Attributes:
         host: address to bind to. Anything but a loopback address opens the backend to the network.
         port: 0 to 65535; 0 takes any free port.
+        tls_cert: file with the certificate and its chain, as PEM, so that all connections are encrypted; None: none is.
+        tls_key: file with its private key; None: it is in ``tls_cert``.
+        allow_hosts: names by which browsers may reach it, besides those of this machine: of a reverse proxy, say.
+            Empty: only those of this machine, if ``host`` is a loopback address, else any.
         data_dir: where projects, runs and metrics are kept; None: a temporary directory, removed at exit.
         api_key: the key that clients must send; None: a new random one.
         username: the user of this backend.
@@ -44,6 +48,9 @@ class BackendOptions:
 
     host: str = "127.0.0.1"
     port: int = 0
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    allow_hosts: tuple[str, ...] = ()
     data_dir: Path | None = None
     api_key: str | None = field(default=None, repr=False)
     username: str = "local"
@@ -78,13 +85,16 @@ class BackendOptions:
         return cls(
             host=args.host,
             port=args.port,
+            tls_cert=args.tls_cert,
+            tls_key=args.tls_key,
+            allow_hosts=tuple(args.allow_host or ()),
             data_dir=args.data_dir,
-            api_key=args.api_key,
+            api_key=args.api_key or args.api_key_file,
             username=args.username,
             email=args.email,
             namespaces=tuple(name for name in names if name),
             lm_base_url=args.lm_base_url,
-            lm_api_key=args.lm_api_key,
+            lm_api_key=args.lm_api_key or args.lm_api_key_file,
             lm_cache=args.lm_cache,
             lm_max_concurrency=args.lm_max_concurrency,
             lm_requests_per_minute=args.lm_requests_per_minute,
@@ -114,8 +124,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--host", default=defaults.host, help="address to bind to (default: %(default)s)")
     add("--port", type=_port, default=0, metavar="N", help="port; 0 takes any free one (default)")
+    add("--tls-cert", type=Path, metavar="FILE", help="certificate and its chain (PEM): encrypt all connections")
+    add("--tls-key", type=Path, metavar="FILE", help="its private key (default: in the same file)")
+    add(
+        "--allow-host",
+        action="append",
+        metavar="NAME",
+        help="a name by which browsers may reach it, of a reverse proxy, say; may be repeated",
+    )
     add("--data-dir", type=Path, metavar="DIR", help="where projects, runs and metrics are kept (default: temporary)")
     add("--api-key", type=_text, metavar="KEY", help="key that clients must send (default: a new random one)")
+    add("--api-key-file", type=_key_in, metavar="FILE", help="the same, from a file: not in the list of processes")
     add("--username", type=_text, default=defaults.username, help="whose backend this is (default: %(default)s)")
     add("--email", default="", help="e-mail address of that user (default: USERNAME@localhost)")
     add(
@@ -128,6 +147,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--lm-api-key", metavar="KEY", help="key for that endpoint, where a model brings none (default: OPENAI_API_KEY)"
     )
+    add("--lm-api-key-file", type=_key_in, metavar="FILE", help="the same, from a file")
     add("--lm-cache", action="store_true", help="keep answers in the data directory, and ask no question twice")
     add("--lm-max-concurrency", type=_count, metavar="N", help="questions to endpoints at a time, of all models")
     add("--lm-requests-per-minute", type=_seconds, metavar="N", help="questions to endpoints a minute, of all models")
@@ -195,6 +215,16 @@ def _seconds(text: str) -> float:
     if not (math.isfinite(seconds) and seconds > 0):
         raise argparse.ArgumentTypeError(f"not a length of time in seconds: {text}")
     return seconds
+
+
+def _key_in(path: str) -> str:
+    try:
+        key = Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise argparse.ArgumentTypeError(f"cannot be read: {getattr(exc, 'strerror', None) or exc}: {path}") from None
+    if not key or len(key.splitlines()) > 1:
+        raise argparse.ArgumentTypeError(f"must hold one key on one line: {path}")
+    return key
 
 
 def _text(text: str) -> str:

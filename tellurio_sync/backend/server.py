@@ -10,6 +10,7 @@ import os
 import secrets
 import signal
 import sqlite3
+import ssl
 import sys
 import tempfile
 import threading
@@ -19,6 +20,7 @@ from typing import Any
 
 from aiohttp import web
 
+from ..addresses import is_loopback
 from ..errors import BackendError
 from ..leash import FILE_NAME, IN_USE_EXIT_CODE, DataDirectoryInUse, machine
 from .connection import DEFAULT_MAX_OUTGOING_BYTES, MAX_INCOMING_BYTES, MAX_SIZE_HEADER, Connection
@@ -27,6 +29,7 @@ from .leashes import Leashes
 from .lm import AnswerCache, LanguageModels
 from .options import BackendOptions
 from .page import Page
+from .page.access import Access
 from .rest import Rest, error_response
 from .sessions import SESSION_HEADER, Sessions
 from .store import Store
@@ -35,6 +38,8 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 RPC_PATH = "/ws/v0/rpc/"
 
+# Of a key that somebody chose, where everybody in a network can try keys.
+_STRONG_KEY_CHARS = 16
 _MAX_HEADER_BYTES = 64 * 2**10
 _MAX_BODY_BYTES = 16 * 2**20
 _TURNS_OF_AN_ACCEPT = 8  # of the event loop; it takes 4 from the accept until the server knows of the connection
@@ -86,6 +91,9 @@ class Backend:
 
     Args:
         on_unused: called when no program uses it any more.
+
+    Raises:
+        BackendError: the certificate cannot be used.
     """
 
     def __init__(self, options: BackendOptions, on_unused: Callable[[], None] = lambda: None) -> None:
@@ -93,6 +101,7 @@ class Backend:
         self.api_key: str = options.api_key or secrets.token_urlsafe(24)
         self.port: int = options.port
         self.leashes: Leashes = Leashes(on_unused)
+        self._tls = _tls_of(options)
         self._page_path = "/"
         self._lm = _language_models(options)
         self._connections: set[Connection] = set()
@@ -105,6 +114,7 @@ class Backend:
         Raises:
             BackendError: the data directory or the port is in use, or cannot be used.
         """
+        self._check_openness()
         async with contextlib.AsyncExitStack() as cleanup:
             directory = self.options.data_dir
             if directory is None:
@@ -124,7 +134,7 @@ class Backend:
             )
             await runner.setup()
             cleanup.push_async_callback(_end_connections, runner)
-            site = web.TCPSite(runner, self.options.host, self.options.port)
+            site = web.TCPSite(runner, self.options.host, self.options.port, ssl_context=self._tls)
             try:
                 await site.start()
             except OSError as exc:
@@ -150,6 +160,23 @@ class Backend:
             with contextlib.suppress(OSError):
                 file.unlink(missing_ok=True)
 
+    def _check_openness(self) -> None:
+        """For a backend that others than this machine can reach."""
+        options = self.options
+        if is_loopback(options.host):
+            return
+        if options.api_key is not None and len(options.api_key) < _STRONG_KEY_CHARS:
+            raise BackendError(
+                f"On {options.host} everybody in the network can try keys: the key must have at least "
+                f"{_STRONG_KEY_CHARS} characters. Without --api-key a new one is made."
+            )
+        if self._tls is None:
+            logger.warning(
+                "! on %s, everybody on the way can read the key, prompts and answers. Encrypt them by --tls-cert, or "
+                "use the default --host 127.0.0.1 and a tunnel (ssh -L).",
+                options.host,
+            )
+
     async def stop(self) -> None:
         """Close connections, port and data, and remove temporary data. Takes about a second at most."""
         await self._cleanup.aclose()
@@ -160,16 +187,17 @@ class Backend:
         # A client cannot connect to "all addresses".
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
         host = f"[{host}]" if ":" in host else host
+        secure = "" if self._tls is None else "s"
         return {
-            "http_base_url": f"http://{host}",
+            "http_base_url": f"http{secure}://{host}",
             "http_port": self.port,
-            "ws_base_url": f"ws://{host}",
+            "ws_base_url": f"ws{secure}://{host}",
             "ws_port": self.port,
             "api_key": self.api_key,
             "username": self.options.username,
             "namespace": self.options.namespaces[0],
             # Opens the pages in a browser, so it is as secret as they are: see the package `page`.
-            "page_url": f"http://{host}:{self.port}{self._page_path}",
+            "page_url": f"http{secure}://{host}:{self.port}{self._page_path}",
             "pid": os.getpid(),
         }
 
@@ -182,7 +210,8 @@ class Backend:
         for key in (self.api_key, self.options.lm_api_key, os.environ.get("OPENAI_API_KEY")):
             history.questions.keep_out({"api_key": key})
         self._lm.on_question.append(history.question)
-        page = Page(self.options.host, self.api_key, store, history)
+        access = Access(self.options.host, self.api_key, self.options.allow_hosts, is_encrypted=self._tls is not None)
+        page = Page(access, store, history)
         self._page_path = page.entry_path
         self._sessions = Sessions(self.options.session_grace, history)
         app = web.Application(middlewares=[self._check_key(page), Rest.middleware], client_max_size=_MAX_BODY_BYTES)
@@ -264,6 +293,25 @@ def _language_models(options: BackendOptions) -> LanguageModels:
         at_once=options.lm_max_concurrency,
         per_minute=options.lm_requests_per_minute,
     )
+
+
+def _tls_of(options: BackendOptions) -> ssl.SSLContext | None:
+    if options.tls_cert is None:
+        if options.tls_key is not None:
+            raise BackendError("--tls-key needs --tls-cert, the certificate that it belongs to.")
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        # Without a terminal nobody could be asked for a password.
+        context.load_cert_chain(options.tls_cert, options.tls_key, password=_no_password)
+    except (OSError, ValueError) as exc:  # an SSLError is an OSError
+        files = " and ".join(str(path) for path in (options.tls_cert, options.tls_key) if path is not None)
+        raise BackendError(f"The certificate of {files} cannot be used: {exc}") from exc
+    return context
+
+
+def _no_password() -> str:
+    raise ValueError("the private key is encrypted; give one without a password")
 
 
 def _announced_size(request: web.Request) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import time
+from collections.abc import Sequence
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -25,8 +26,10 @@ class Access:
         token: opens the pages, and nothing else.
     """
 
-    def __init__(self, host: str, api_key: str) -> None:
-        self._is_local = _is_loopback(host)
+    def __init__(self, host: str, api_key: str, allow_hosts: Sequence[str] = (), *, is_encrypted: bool = False) -> None:
+        self._allows_any = not (_is_loopback(host) or allow_hosts)
+        self._allowed = {name.lower() for name in allow_hosts}
+        self._is_encrypted = is_encrypted
         self._api_key = api_key
         # Not the key itself, because links and cookies are kept in more places than a key should be. 128 bits fit a
         # line.
@@ -35,8 +38,9 @@ class Access:
         self._cookie = f"tellurio_page_{hashlib.sha256(self.token.encode()).hexdigest()[:8]}"
 
     def is_expected_host(self, request: web.Request) -> bool:
-        """Whether the request was sent to this machine by one of its own names; False under DNS rebinding."""
-        return not self._is_local or _is_loopback(_host_name(request.host))
+        """Whether the request was sent by a name of this machine, or one that is allowed; False under DNS rebinding."""
+        name = _host_name(request.host)
+        return self._allows_any or _is_loopback(name) or name in self._allowed
 
     def is_allowed(self, request: web.Request) -> bool:
         """Whether the request brings the token, by its link or its cookie."""
@@ -65,7 +69,7 @@ class Access:
 
     def remember(self, response: web.Response) -> None:
         """Let the browser that gets this response look at the pages until it is closed."""
-        response.set_cookie(self._cookie, self._new_pass(), httponly=True, samesite="Strict")
+        response.set_cookie(self._cookie, self._new_pass(), httponly=True, samesite="Strict", secure=self._is_encrypted)
 
     def _new_pass(self) -> str:
         # Not the token: browsers send cookies to all ports of a host, so also to another user's server on this machine

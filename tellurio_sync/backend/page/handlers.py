@@ -60,9 +60,8 @@ _WORTH_COMPRESSING = 4096
 class Page:
     """The pages of one backend. For the event loop's thread; the reader's threads read records and make pages."""
 
-    def __init__(self, host: str, api_key: str, store: Store, history: History) -> None:
-        """``host`` is the address that the backend binds to: the rule of access depends on it."""
-        self._access = Access(host, api_key)
+    def __init__(self, access: Access, store: Store, history: History) -> None:
+        self._access = access
         self._store = store
         self._changes = Changes(store, history)
         self._reader = Reader(store.path)
