@@ -264,7 +264,7 @@ def test_a_server_without_a_websocket(run: Run, set_variables: Set, far: Far) ->
     ("stage", "script"),
     [
         ("greeting", lambda connection: connection.send({"jsonrpc": "2.0", "id": None, "error": {"message": KEY}})),
-        ("round trip", lambda connection: connection.wait_for_end()),
+        ("round trip", lambda connection: (connection.receive(), connection.close(1011))),
     ],
 )
 @pytest.mark.usefixtures("settings")
@@ -272,7 +272,7 @@ def test_a_websocket_that_does_not_work(
     stage: str, script: Callable[[ServerConnection], Any], run: Run, set_variables: Set
 ) -> None:
     with ScriptedServer(script, greet=stage != "greeting") as server:
-        set_variables(TELLURIO_BACKEND_WS_PORT=server.port, TELLURIO_TIMEOUT="0.5")
+        set_variables(TELLURIO_BACKEND_WS_PORT=server.port)
         failure(run, stage, 5)
 
 
