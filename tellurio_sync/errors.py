@@ -33,7 +33,7 @@ The tree::
     │   ├─ UnknownModel(ValueError)                      model_id
     │   ├─ UnknownCallable(ValueError)                   callable_id
     │   └─ PendingTimeout(TimeoutError, RuntimeError)    flag, variable_id, waited_s
-    └─ BackendError(RuntimeError)                        the local backend could not be started or used
+    └─ BackendError(RuntimeError)                        was_sent: False; the local backend could not be started or used
 
 Rules: an error carries plain data only (no socket, no key, no peer); it pickles
 with its attributes; its text tells the user what to do, if there is something to
@@ -534,4 +534,9 @@ class PendingTimeout(ModelError, TimeoutError, RuntimeError):
 
 
 class BackendError(TellurioError, RuntimeError):
-    """The local backend could not be started, or stopped by itself; the text says why and what to do."""
+    """The local backend could not be started, or stopped by itself; the text says why and what to do.
+
+    ``was_sent`` is False: a call that raises this has not reached it.
+    """
+
+    was_sent = False

@@ -156,6 +156,7 @@ def test_what_is_never_raised_itself_is_made_nowhere() -> None:
 def test_every_error_that_a_call_can_raise_tells_whether_the_server_may_have_acted() -> None:
     told = {type(error): error.was_sent for error, _, _ in CASES if hasattr(error, "was_sent")}
     of_calls = {ConnectionLost, LocalProtocolError, RemoteProtocolError, WouldDeadlock, NotConnected, CallError}
+    of_calls |= {BackendError}
     assert set(told) >= of_calls
     assert all(isinstance(was_sent, bool) for was_sent in told.values())
     for error, _, _ in CASES:

@@ -150,11 +150,14 @@ class RestoreGate:
         """What this side has let go of and the server does not know about."""
         return self._link.registries.released
 
-    def admit(self, current: Callable[[], TellurioWebSocketClient]) -> Admission:
+    def admit(
+        self, current: Callable[[], TellurioWebSocketClient], before_wait: Callable[[], None] = lambda: None
+    ) -> Admission:
         """The permission to make one call. Blocks while there is no connection, or during a restore.
 
         Args:
             current: gives the session's client.
+            before_wait: called before it waits for a connection; raises if that cannot come.
 
         Raises:
             CallTimeout: not within the client's ``default_timeout``.
@@ -163,6 +166,7 @@ class RestoreGate:
         """
         deadline = None
         while (admission := self._enter(current(), deadline)) is None:
+            before_wait()
             client = current()
             deadline = deadline or Deadline(client.default_timeout, MONOTONIC.now())
             connection = client.wait_for_connection(max(_LEAST, deadline.remaining(MONOTONIC.now())))

@@ -26,7 +26,7 @@ from ..addresses import ws_address
 from ..client import TellurioWebSocketClient
 from ..client.client import DEFAULT_TIMEOUT
 from ..deadlines import MONOTONIC, Deadline, check_timeout
-from ..errors import ConnectFailed, ConnectionLost, HttpUnreachable, NotConnected, UsageError
+from ..errors import BackendError, ConnectFailed, ConnectionLost, HttpUnreachable, NotConnected, UsageError
 from ..model.batch.block import open_queue, settle_open_queue
 from ..model.call import Call
 from ..model.registries import Registries
@@ -577,9 +577,19 @@ class Session:
 
         Raises:
             CallTimeout, NotConnected, WouldDeadlock: as ``TellurioWebSocketClient.call``; and as ``login``.
+            BackendError: the connection is lost because the local backend has ended.
         """
         self._login.ensure()
-        return self._gate.admit(lambda: self.client)
+        return self._gate.admit(lambda: self.client, self._check_backend_lives)
+
+    def _check_backend_lives(self) -> None:
+        backend = self._backend
+        if backend is not None and not backend.is_running:
+            last = "\n  ".join(["", *backend.last_lines[-3:]]) if backend.last_lines else ""
+            raise BackendError(
+                "The local backend has ended. te.login(mode='local') starts it again, with the Variables and models "
+                f"that you hold; te.init(resume=run.uuid) goes on with a run that was kept.{last}"
+            )
 
     def check_may_wait(self) -> None:
         """Return if this thread may wait for the server.

@@ -236,3 +236,27 @@ class TestARestoreThatIsOverBeforeTheCutOffCallGoesOn:
                 ]
                 assert there == ["first", "second"]
             session.close()
+
+
+@pytest.mark.parametrize("lines", [[], ["one", "Killed: out of memory"]])
+def test_a_local_backend_that_has_ended_is_said_at_once(
+    make_session: Any, backend: Any, monkeypatch: pytest.MonkeyPatch, lines: list[str]
+) -> None:
+    """Not after the time-out of the call, and with the way back."""
+    from types import SimpleNamespace
+
+    lost = threading.Event()
+    session = make_session(on_lost=lambda error: lost.set(), default_timeout=FAILSAFE * 10)
+    session.login(KEY)
+    with session.use(), session.init(None, "Ended") as run:
+        dead = SimpleNamespace(is_running=False, last_lines=lines, page_url="", namespace="local")
+        te.Variable("it is not asked as long as the connection lives")
+        monkeypatch.setattr(type(session), "_backend", dead)
+        te.Variable("nor here")
+        backend.stop()
+        assert lost.wait(FAILSAFE)
+        with pytest.raises(te.BackendError, match=r"has ended\. te\.login") as raised:
+            te.Variable("b")
+        assert ("out of memory" in str(raised.value)) is bool(lines)
+        assert raised.value.was_sent is False
+        run.on_finish(run)
