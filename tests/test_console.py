@@ -19,6 +19,7 @@ class Terminal(io.StringIO):
 @pytest.fixture(autouse=True)
 def undecided(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(console, "_is_quiet", None)
+    monkeypatch.delenv("TELLURIO_QUIET", raising=False)
     monkeypatch.delitem(sys.modules, "IPython", raising=False)
 
 
