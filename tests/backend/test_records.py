@@ -113,6 +113,10 @@ def test_a_prompt_that_was_put_together_costs_one_question_and_is_sent_once() ->
         "Here is the combined feedback we got for this specific head and other variables: about variable_1"
     ]
     assert [record.is_right for record in records(head)] == [False, True]
+    # No record says what the backward model said, so the optimizer is shown that, too.
+    (gradient,) = head.grad
+    assert gradient.learnt is not None
+    assert gradient.learnt.besides == gradient.data
 
 
 @pytest.mark.parametrize(("size", "questions"), [(20, 1), (100, 4)])
