@@ -62,7 +62,7 @@ def records(*values: float, name: str = "loss") -> list[bytes]:
 
 
 def test_the_backend_says_what_it_knows(client: Client) -> None:
-    assert client("GET", "none/").headers["Tellurio-Extensions"] == "idempotency, journal, run-details"
+    assert client("GET", "none/").headers["Tellurio-Extensions"] == "idempotency, journal, questions, run-details"
 
 
 def test_a_journal_is_taken_once_however_often_and_in_whatever_pieces_it_comes(client: Client) -> None:
