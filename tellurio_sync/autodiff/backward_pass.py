@@ -29,7 +29,7 @@ _FLAG = "_pending_grad"
 _FEEDBACK = "feedback"
 """The extension of servers that need not ask for what is known (protocol §K.5)."""
 
-CRITIC, RECORDS = "critic", "records"
+CRITIC, RECORDS, BATCH_CRITIC = "critic", "records", "batch_critic"
 _DONE = "Backward pass executed successfully."
 
 Variables = Union[Variable, Sequence[Variable]]
@@ -62,16 +62,18 @@ def backward(
         feedback: what evaluators send backward. ``"records"``: what is known of each sample (its inputs, output,
             target, score and a judge's explanation), which asks no language model; the next step shows it to the
             model that rewrites. Only what another function has made, such as the answer that a second chat uses, costs
-            one question of the backward model for all samples. ``"critic"``: a text by the backward model for each
-            sample, one question by the evaluator and one by each chat; it may be worth that where a score without
-            words says too little of what is wrong. None: ``"records"`` at a server that knows it (the local backend
-            does), else what the server does, which is ``"critic"``.
+            one question of the backward model for all samples. ``"batch_critic"``: the same, and one question of the
+            backward model about all samples of a batch that came out wrong, with their inputs, for each chat; it may
+            be worth that where a score without words says too little of what is wrong. ``"critic"``: a text by the
+            backward model for each sample, one question by the evaluator and one by each chat, as afnio asks. None:
+            ``"records"`` at a server that knows it (the local backend does), else what the server does, which is
+            ``"critic"``.
 
     Raises:
         SamplesFailed: feedback is missing for more samples than that.
         TypeError, ValueError: an argument of the wrong type, or another kind of ``feedback``.
         UsageError: ``variables`` or ``inputs`` is empty, there are not as many gradients as starts, or the server does
-            not know one of them, or not ``feedback="records"``.
+            not know one of them, or not this ``feedback``.
         RemoteError: the pass failed on the server.
     """
     starts = _as_list("variables", variables)
@@ -99,8 +101,11 @@ def backward(
             params["max_failed"] = share
         if _FEEDBACK in link.extensions:
             params["feedback"] = feedback or RECORDS
-        elif feedback == RECORDS:
-            raise UsageError("This server does not know feedback='records': it asks a language model for all feedback.")
+        elif feedback in (RECORDS, BATCH_CRITIC):
+            raise UsageError(
+                f"This server does not know feedback={feedback!r}: it asks a language model for all feedback, of each "
+                "sample."
+            )
         registries.mark_pending(receivers, _FLAG)
         try:
             answer, done = call.request_many([("get_backprop_ids", question), ("run_backward", params)])
@@ -118,8 +123,9 @@ def backward(
 
 
 def _check_feedback(feedback: object) -> None:
-    if feedback not in (None, CRITIC, RECORDS):
-        raise ValueError(f"feedback must be {RECORDS!r} or {CRITIC!r}, not {shorten_repr(feedback)}")
+    if feedback not in (None, CRITIC, RECORDS, BATCH_CRITIC):
+        known = f"{RECORDS!r}, {BATCH_CRITIC!r} or {CRITIC!r}"
+        raise ValueError(f"feedback must be {known}, not {shorten_repr(feedback)}")
 
 
 def _receivers(starts: list[Variable]) -> list[Variable]:

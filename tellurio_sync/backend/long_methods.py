@@ -26,7 +26,7 @@ from .objects import Variable, Version
 from .optimizer import ACCEPT, DEFAULTS, Rewritten, Settings, Task, step, version_tags
 from .passes import Way
 from .question_log import Forward, asking
-from .records import CRITIC, RECORDS, learnt, plain_feedback
+from .records import BATCH_CRITIC, CRITIC, RECORDS, learnt, plain_feedback
 from .refused import Refused, param
 from .scope import DEFAULT_MAX_FAILED, Scope
 from .wire import Operand
@@ -122,8 +122,9 @@ def _share(value: Any) -> float:
 
 
 def _kind_of_feedback(value: Any) -> str:
-    if value not in (None, CRITIC, RECORDS):
-        raise Refused(f"`feedback` must be {CRITIC!r} or {RECORDS!r}.", INVALID_PARAMS, "Invalid params")
+    if value not in (None, CRITIC, RECORDS, BATCH_CRITIC):
+        text = f"`feedback` must be {CRITIC!r}, {BATCH_CRITIC!r} or {RECORDS!r}."
+        raise Refused(text, INVALID_PARAMS, "Invalid params")
     return value or CRITIC
 
 

@@ -13,8 +13,9 @@ from typing import Any
 
 from .data import Data, Number, items, text
 
-CRITIC, RECORDS = "critic", "records"
-"""The two kinds of feedback: written by a language model, or what is known."""
+CRITIC, RECORDS, BATCH_CRITIC = "critic", "records", "batch_critic"
+"""The kinds of feedback: written by a language model for each sample; what is known; that, and what a language model
+says of all wrong samples of a batch together."""
 
 THE_VARIABLE = "[this variable]"
 """Stands in a conversation where the data of the variable stands that is rewritten."""

@@ -236,6 +236,7 @@ def test_the_receive_thread_cannot_run_a_pass(link, graph):
         ({"feedback"}, None, "records"),
         ({"feedback"}, "records", "records"),
         ({"feedback"}, "critic", "critic"),
+        ({"feedback"}, "batch_critic", "batch_critic"),
         (set(), None, None),
         (set(), "critic", None),
     ],
@@ -250,12 +251,13 @@ def test_nothing_is_asked_for_what_is_known_where_the_server_can_do_that(link, g
 
 def test_a_server_that_cannot_do_it_is_named(link, graph):
     leaf, result = graph
-    with pytest.raises(UsageError, match="does not know feedback='records'"):
-        result.backward(feedback="records")
+    for feedback in ("records", "batch_critic"):
+        with pytest.raises(UsageError, match=f"does not know feedback='{feedback}'"):
+            result.backward(feedback=feedback)
     assert not leaf._pending_grad
 
 
 @pytest.mark.parametrize("feedback", ["praise", True, 1])
 def test_another_kind_of_feedback_is_refused(link, graph, feedback):
-    with pytest.raises(ValueError, match="feedback must be 'records' or 'critic', not"):
+    with pytest.raises(ValueError, match="feedback must be 'records', 'batch_critic' or 'critic', not"):
         backward(graph[1], feedback=feedback)

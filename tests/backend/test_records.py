@@ -73,6 +73,22 @@ def test_a_single_sample_is_as_a_batch_of_one() -> None:
     assert kinds(host) == ["forward"]
 
 
+def test_a_critic_of_the_batch_sees_the_wrong_samples_with_what_went_in() -> None:
+    host = ScriptedHost(answer=answer_for_all, feedback="batch_critic")
+    prompt = host.variable("Classify.", "prompt", True)
+    host.backward(matched(host, chat(host, prompt, ["a", "b", "c"]), ["MAIL: A", "no", "no"]))
+    assert kinds(host) == ["forward"] * 3 + ["critic"]
+    question = host.asked[-1][1]["content"]
+    assert question.count("Classify.") == 1
+    assert [read_blocks(one, "INPUT")[0].split() for one in read_blocks(question, "SAMPLE")] == [
+        ["<NAME>", "mail", "</NAME>", "<DATA>", "b", "</DATA>"],
+        ["<NAME>", "mail", "</NAME>", "<DATA>", "c", "</DATA>"],
+    ]
+    assert "Target: no" in question
+    assert grads(prompt) == ["about variable_1"]
+    assert [record.is_right for record in records(prompt)] == [True, False, False]
+
+
 def test_without_it_a_critic_is_asked_as_ever() -> None:
     host = ScriptedHost()
     prompt = host.variable("Classify.", "prompt", True)
@@ -345,7 +361,7 @@ class Learner:
     def answer(self, messages: list[ChatMessage]) -> str:
         if messages[0]["content"].startswith(OPTIMIZER):
             self.asked.append(messages[1])
-        return answer_like_a_model(messages)
+        return answer_for_all(messages)
 
     def batch(self, targets: list[str], mails: list[str] = MAILS, **params: Any) -> dict[str, Any]:
         """One batch, forward, backward and step; what it asked, by kind."""
@@ -386,8 +402,19 @@ def test_a_critic_may_be_asked_for(rpc: RpcClient) -> None:
     assert learner.batch(["no"] * 10, feedback="critic")["propagator"] == 10
 
 
+def test_one_critic_may_be_asked_of_all_wrong_samples_of_a_batch(rpc: RpcClient) -> None:
+    learner = Learner(rpc)
+    rpc.set_backward_model(learner.lm)
+    targets = [MAILS[0].upper(), *["no"] * 9]
+    assert learner.batch(targets, feedback="batch_critic") == {"forward": 10, "critic": 1, "optimizer": 1}
+    (asked,) = learner.asked
+    assert read_blocks(asked["content"], "FEEDBACK") == ["about variable_1"]
+    assert len(read_blocks(asked["content"], "SAMPLE")) == 9
+    assert learner.batch([mail.upper() for mail in MAILS], feedback="batch_critic") == {"forward": 10}
+
+
 def test_another_kind_of_feedback_is_refused(rpc: RpcClient) -> None:
-    with pytest.raises(RpcError, match="`feedback` must be 'critic' or 'records'"):
+    with pytest.raises(RpcError, match="`feedback` must be 'critic', 'batch_critic' or 'records'"):
         Learner(rpc).batch(["no"], ["a"], feedback="praise")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from ..data import Data, per_sample
 from ..objects import Model
 from ..questions import Question
-from ..records import RECORDS
+from ..records import CRITIC
 from ..refused import Refused
 from ..wire import plain
 from .concurrency import at_once
@@ -69,6 +69,6 @@ class ChatCompletion(Op):
 
     async def backward(self, host: Host, gradients: Sequence[Data], wanted: Sequence[bool]) -> list[Data]:
         feedback = per_sample(gradients[0], self._conversation.size)
-        if host.feedback == RECORDS:
+        if host.feedback != CRITIC:
             return await self._conversation.pass_records(host, wanted, self._answers, ROLE, feedback)
         return await self._conversation.propagate(host, wanted, self._answers, ROLE, feedback)

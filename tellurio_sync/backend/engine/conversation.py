@@ -14,9 +14,9 @@ from ..asking import ask_for
 from ..data import Data, check_chars, sample, text
 from ..objects import PARAMETER
 from ..prompts import ChatMessage, Part, Sample, propagator_messages, propagator_of_samples_messages
-from ..questions import Question
+from ..questions import Purpose, Question
 from ..reading.answers import feedback_schema, read_feedback
-from ..records import THE_VARIABLE, Recorded, at_output, of_batch, records_of, told
+from ..records import BATCH_CRITIC, THE_VARIABLE, Recorded, at_output, of_batch, records_of, told
 from ..refused import Refused
 from ..wire import Operand, plain
 from .op import Host
@@ -192,12 +192,14 @@ class Conversation:
     ) -> list[Data]:
         """As :meth:`propagate`, where records are wanted.
 
-        A leaf stands whole in the messages, so it gets what is known of the samples as it is, and nothing is asked.
-        For what other functions have made, a language model says what should be different: one question for all
-        samples, or more of them where one would hold more than :data:`PROPAGATED_CHARS` of samples.
+        A leaf stands whole in the messages, so it gets what is known of the samples as it is, and nothing is asked,
+        unless a critic is wanted. For what other functions have made, a language model says what should be different:
+        one question for all samples, or more of them where one would hold more than :data:`PROPAGATED_CHARS` of
+        samples.
         """
         places_of, position = self._wanted(wanted)
-        made = [operand for operand in places_of if operand.grad_fn is not None]
+        is_asked = host.feedback == BATCH_CRITIC
+        made = [operand for operand in places_of if is_asked or operand.grad_fn is not None]
         passed = await self._ask_about(host, made, places_of, answers, role, feedback) if made else {}
         result: list[Data] = [None] * len(self._places)
         for operand, places in places_of.items():
@@ -255,7 +257,8 @@ class Conversation:
         role: str,
         feedback: Sequence[str],
     ) -> dict[Operand, Data]:
-        """Feedback for what other functions have made."""
+        """What a language model says of these, where samples are not right."""
+        purpose: Purpose = "critic" if all(operand.grad_fn is None for operand in made) else "propagator"
         names = {id(operand.variable): f"variable_{i}" for i, operand in enumerate(made, 1)}
         shared = [one for one in made if not isinstance(one.data, list) and None in {p.only for p in places_of[one]}]
         of_samples = [one for one in made if one not in shared]
@@ -285,7 +288,7 @@ class Conversation:
                 [samples[index] for index in group],
             )
             wanted += [name(one, index) for index in group for one in own(index)]
-            question = Question("propagator", messages, schema=feedback_schema(wanted))
+            question = Question(purpose, messages, schema=feedback_schema(wanted))
             return await ask_for(host.ask, question, read_feedback(wanted))
 
         if self.size is None:

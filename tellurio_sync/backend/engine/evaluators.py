@@ -11,7 +11,7 @@ from ..data import Data, Number, chars, check_chars, per_sample, sample, text
 from ..prompts import ChatMessage, Part, critic_messages
 from ..questions import Question
 from ..reading.answers import read_text
-from ..records import RECORDS, Record, Recorded
+from ..records import CRITIC, Record, Recorded
 from ..refused import Refused
 from ..wire import Callable, Operand, plain
 from .concurrency import AT_ONCE
@@ -147,7 +147,7 @@ class Evaluator(Op):
         if not wanted[0]:
             return [None, *rest]
         behind = self.feedback_from_behind(gradients)
-        if host.feedback == RECORDS:
+        if host.feedback != CRITIC:
             texts = await self._recorded(host, behind)
         elif await self.is_success(host):
             texts = [""] * len(self.judged)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..data import MAX_CHARS, Data, chars, check_chars, items, text
-from ..records import RECORDS, carried
+from ..records import CRITIC, carried
 from ..refused import Refused
 from ..wire import Operand, plain
 from .op import Host, Op, Output
@@ -115,7 +115,7 @@ def _sentence(role: str, feedback: str) -> str:
 
 def _passed_on(host: Host, words: str, *gradients: Data) -> str:
     """The feedback made of other feedback; where records are wanted, nothing is made of nothing."""
-    if host.feedback == RECORDS and not any(map(_flat, gradients)):
+    if host.feedback != CRITIC and not any(map(_flat, gradients)):
         words = ""
     return carried(words, *gradients)
 
