@@ -42,6 +42,7 @@ RPC_PATH = "/ws/v0/rpc/"
 _STRONG_KEY_CHARS = 16
 _MAX_HEADER_BYTES = 64 * 2**10
 _MAX_BODY_BYTES = 16 * 2**20
+_BACKLOG = 128  # connections that wait to be accepted
 _TURNS_OF_AN_ACCEPT = 8  # of the event loop; it takes 4 from the accept until the server knows of the connection
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -133,14 +134,18 @@ class Backend:
                 self._application(store), access_log=None, shutdown_timeout=1.0, max_field_size=_MAX_HEADER_BYTES
             )
             await runner.setup()
-            cleanup.push_async_callback(_end_connections, runner)
-            site = web.TCPSite(runner, self.options.host, self.options.port, ssl_context=self._tls)
+            cleanup.push_async_callback(runner.cleanup)
+            server = runner.server
+            assert server is not None
             try:
-                await site.start()
+                listener = await asyncio.get_running_loop().create_server(
+                    server, self.options.host, self.options.port, ssl=self._tls, backlog=_BACKLOG
+                )
             except OSError as exc:
                 where = f"{self.options.host}:{self.options.port}"
                 raise BackendError(f"Cannot listen on {where}: {exc.strerror or exc}. Choose another --port.") from exc
-            self.port = runner.addresses[0][1]
+            cleanup.push_async_callback(_end_listening, listener)
+            self.port = listener.sockets[0].getsockname()[1]
             if self.options.data_dir is not None:
                 cleanup.enter_context(self._can_be_joined(joining))
             self._cleanup = cleanup.pop_all()
@@ -258,19 +263,18 @@ class Backend:
         await asyncio.gather(*(connection.close() for connection in self._connections), return_exceptions=True)
 
 
-async def _end_connections(runner: web.AppRunner) -> None:
-    """Stop listening, end the handlers in good order, and close each connection."""
-    server = runner.server
-    assert server is not None
-    await runner.cleanup()
-    # A connection that was accepted just before is not told to the server until the loop has turned once more, and an
-    # answer that its client does not read would keep a connection open.
+async def _end_listening(listener: asyncio.Server) -> None:
+    """Accept no more connections, and let those that were accepted become known to the server.
+
+    asyncio loses a connection that it has accepted if the listener is closed before the loop has turned a few times:
+    neither it nor its transport is ever closed. So accepting ends first, and the listener is closed afterwards.
+    """
+    with contextlib.suppress(NotImplementedError):  # Windows: its event loop accepts otherwise
+        for sock in listener.sockets:
+            asyncio.get_running_loop().remove_reader(sock)
     for _ in range(_TURNS_OF_AN_ACCEPT):
         await asyncio.sleep(0)
-    for connection in server.connections:
-        if connection.transport is not None:
-            connection.transport.abort()
-    await asyncio.sleep(0)
+    listener.close()
 
 
 async def _look_for_lost_runs(store: Store) -> None:

@@ -11,6 +11,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -123,6 +124,7 @@ def test_a_client_that_connects_while_the_backend_stops_leaves_nothing_open(
 ) -> None:
     """At each turn of the event loop: a connection that it has accepted may not be known to the server yet."""
     loop = backend._loop
+    held, go_on = threading.Event(), threading.Event()
 
     def stop_after(turns: int) -> None:
         if turns:
@@ -130,13 +132,18 @@ def test_a_client_that_connects_while_the_backend_stops_leaves_nothing_open(
         else:
             backend._stopping.set()
 
-    def connect() -> None:
-        sock.connect(("127.0.0.1", backend.port))
-        stop_after(turns)
+    def hold() -> None:
+        held.set()
+        assert go_on.wait(FAILSAFE)
 
     with warnings.catch_warnings(record=True) as caught, socket.socket() as sock:
         warnings.simplefilter("always")
-        loop.call_soon_threadsafe(connect)
+        # Both come while the loop is busy: it sees them in one turn.
+        loop.call_soon_threadsafe(hold)
+        assert held.wait(FAILSAFE)
+        sock.connect(("127.0.0.1", backend.port))
+        loop.call_soon_threadsafe(stop_after, turns)
+        go_on.set()
         backend._thread.join(FAILSAFE)
         gc.collect()
     assert [str(one.message) for one in caught] == []
