@@ -43,7 +43,7 @@ _STRONG_KEY_CHARS = 16
 _MAX_HEADER_BYTES = 64 * 2**10
 _MAX_BODY_BYTES = 16 * 2**20
 _BACKLOG = 128  # connections that wait to be accepted
-_TURNS_OF_AN_ACCEPT = 8  # of the event loop; it takes 4 from the accept until the server knows of the connection
+_TURNS_OF_AN_ACCEPT = 8  # of the event loop, and more: it takes one until a connection is safe
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

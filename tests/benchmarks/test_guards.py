@@ -98,6 +98,7 @@ def counted(port: int, active_run: Any, monkeypatch: pytest.MonkeyPatch) -> Iter
 def traced() -> Iterator[Callable[[], int]]:
     """Gives a function for the bytes that have been allocated inside and not been freed."""
     gc.collect()
+    gc.freeze()  # what other tests have left behind need not be looked through each time: it is a lot
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
@@ -109,6 +110,7 @@ def traced() -> Iterator[Callable[[], int]]:
         yield used
     finally:
         tracemalloc.stop()
+        gc.unfreeze()
 
 
 def fewest_instructions(action: Callable[[], object], times: int = 20, folders: tuple[str, ...] = ("",)) -> float:
