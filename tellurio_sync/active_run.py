@@ -1,4 +1,11 @@
-"""The run that calls are made for (protocol §A.4): every request carries its uuid."""
+"""The run that calls are made for (protocol §A.4): every request carries its uuid.
+
+| State | Written by | Read by | Guarded by | Enforced by |
+|---|---|---|---|---|
+| the active run of the process: ``_active`` | any thread | any thread | one store | – |
+
+A session that has a run of its own makes its calls for that one (``Session._run``).
+"""
 
 from __future__ import annotations
 

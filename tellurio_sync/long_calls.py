@@ -9,9 +9,12 @@ Nothing here ever raises because of a display or a callback: a callback that fai
 
 | State | Written by | Read by | Guarded by | Enforced by |
 |---|---|---|---|---|
-| calls in progress: ``_watches``, ``_ended`` | callers | any thread | ``_changed`` to write | only this module has it |
-| ``_thread``, ``_callbacks`` | callers | the thread that shows | ``_changed`` | only this module has it |
+| calls in progress: ``_watches`` | callers | any; receive thread without it | ``_changed`` | only this module has it |
+| calls that have ended: ``_ended`` | callers, the thread that shows | the same | ``_changed`` | the same |
+| ``_callbacks`` | any thread | the thread that shows; callers without it | ``_changed`` | the same |
+| ``_thread`` | callers; at its end, the thread that shows | callers | ``_changed`` | asserts |
 | ``Watch.told`` | receive thread | the thread that shows | one store | – |
+| ``Watch._was_reported`` | the thread that shows | the call, at its end | one store | – |
 | ``Watch._shown`` | the thread that shows | the same | ownership | – |
 """
 

@@ -4,7 +4,8 @@ What was written survives this process, however it ends: the operating system ha
 
 | State | Written by | Read by | Guarded by | Enforced by |
 |---|---|---|---|---|
-| the encoder, the file (``_fd``) | threads that log | the same | ``_lock``, for the one write | – |
+| the encoder (names, current step), ``_fd`` | threads that log | the same | ``_lock``, for the one write | – |
+| ``is_usable`` | threads that log, ``close`` | any thread | one store | – |
 | ``_is_busy``: this thread is in the middle of a record | the same | the same | ``_lock`` | – |
 """
 

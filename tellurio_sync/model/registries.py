@@ -2,18 +2,22 @@
 
 | State | Written by | Read by | Guarded by | Enforced by |
 |---|---|---|---|---|
-| the tables | callers (own objects), receive thread (pushes) | any thread | ``lock`` | only the tables have it |
+| the tables, ``variables`` among them | callers, receive thread (pushes) | any thread | one C call on a dict each | – |
+| entries of objects that are gone | the thread that drops the last reference | any thread | the same | – |
+| ``backward_model`` | callers | any thread | one store | – |
+| functions of the user, what they raised: ``_failures``, ... | callers, workers | the same | ``lock`` | – |
 | pending flags, ``_pending``, ``_complete`` | callers, receive thread | any thread; a flag without it | ``lock`` | – |
 | threads that wait for them: ``_waiters``, ``_losses`` | callers, receive thread | the same | ``lock`` | – |
 | node of a Variable, and which ones wait for it | callers (replies), receive thread | any thread | ``lock`` | – |
 | edges of a node, gradient lists | callers, receive thread | any thread, without ``lock`` | ``lock`` | – |
-| calls under way: ``_changing``, ``_late``, ``_holding`` | callers, receive thread | the same | ``lock`` | asserts |
+| calls under way: ``_changing``, ``_late`` | callers, receive thread | the same | ``lock`` | asserts |
+| pushed objects, held for them (``pushed``): ``_holding`` | the same, workers | the same | ``lock`` | – |
 | what they may take back: ``_undo`` | receive thread | the same | ``lock`` | asserts |
 | ``unsure`` | callers, a restore | a restore | ``lock`` | only methods of this module write it |
 | ``is_restore_due`` | callers, a restore | callers, without ``lock`` | ``lock`` to write it | the same |
 | ids of objects | a restore; once, the thread that makes them | any thread | no call is under way | ``restore_gate`` |
 
-All of it is guarded by ``Registries.lock``, which only ``registries``, its tables and the gate of the session take.
+``lock`` is ``Registries.lock``.  Only ``registries``, its tables and the gate of the session take it.
 ``Registries.lock`` is never held while sending, waiting for the server, or calling user code.  It is
 re-entrant, because code of the user may run in the middle of any section that it guards: a signal handler, or a
 finaliser that the garbage collector calls.  If that code calls the server, it gives the lock up meanwhile

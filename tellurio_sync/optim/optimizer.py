@@ -5,6 +5,13 @@ does not know, and no method can tell it (protocol §I.2).  From then on each st
 needs, and the state is kept here.  The user sees no difference.
 
 Not thread-safe: only one thread at a time may step one optimizer.
+
+| State | Written by | Read by | Guarded by | Enforced by |
+|---|---|---|---|---|
+| ``state`` | the thread that steps; receive thread, after a step that was given up | any thread | one store | – |
+| ``param_groups``, ``rejected`` | the thread that steps, the user | the same | left to the user | – |
+| ``_told``, ``_is_on_server`` | the thread that steps, a restore | the same | no call is under way | ``restore_gate`` |
+| ``optimizer_id``, ``_lost`` | a restore | any thread | no call is under way | ``restore_gate`` |
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 | State | Written by | Read by | Guarded by | Enforced by |
 |---|---|---|---|---|
 | ``_rest``, ``_account``, ``_backend``, ``client`` | a login | any thread | ``_lock``; the client last | an assert |
-| mode | a login | any thread | ``_lock`` | only this module has the lock |
+| ``mode`` | a login | any thread | one store | – |
 
 ``_lock`` is held while logging in and connecting.
 """

@@ -10,6 +10,7 @@ Two sessions in one process do not see each other.
 | ``_run_guard`` | the first ``init`` | ``init`` | one step: ``dict.setdefault`` | a test with two at once |
 | ``_last_run_uuid`` | every call, on any thread | a restore | one store: any of the last runs will do | – |
 | ``_uses`` | ``with``, on its thread | the same thread | ``threading.local`` | – |
+| ``open_blocks`` of all sessions | ``with``, on its thread | threads that are in none | one C call on a list each | – |
 """
 
 from __future__ import annotations

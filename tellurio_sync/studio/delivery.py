@@ -6,6 +6,12 @@ has of them (the extension ``journal``, protocol §K.8).  Any other server gets 
 
 This module has no thread, and waits only for answers.  :mod:`.shipping` calls it for a run that goes on, and
 :mod:`.sync` for runs that were left.
+
+| State | Written by | Read by | Guarded by | Enforced by |
+|---|---|---|---|---|
+| ``_about``, ``_decoders``, ``_unreadable`` | the shipper's thread, or that of ``sync`` | the same | ownership | – |
+| ``acknowledged`` | the thread that sends | threads that wait for it | one store | – |
+| how far a journal is sent: ``<writer>.sent`` | the thread that sends | any process | a lock on a file | ``Busy`` |
 """
 
 from __future__ import annotations

@@ -1,4 +1,11 @@
-"""Runs and their metrics (protocol §J, §J.1)."""
+"""Runs and their metrics (protocol §J, §J.1).
+
+| State | Written by | Read by | Guarded by | Enforced by |
+|---|---|---|---|---|
+| ``status``, ``reason`` | the thread that ends the run | any thread | one store | – |
+| ``noted`` | the hooks of ``run_guard`` | the end of the program | one store | – |
+| what it logs | see ``run_log`` | | | |
+"""
 
 from __future__ import annotations
 

@@ -29,7 +29,8 @@ the lock.  The lock is re-entrant, because a signal handler may send while its t
 |---|---|---|---|---|
 | ``_queue``, ``_queued`` (its end), ``_waiting_for_room`` | any thread | any thread | ``_queue_lock`` | asserts |
 | ``_ending``, ``_is_closing``, ``_is_disposed`` | any thread | any thread | the same | asserts |
-| taking the writer's role: ``_writer`` | any thread | any thread | the same | only ``_flush`` takes it |
+| taking the writer's role: ``_writer`` | any thread | any thread | the same | only ``send``, ``_flush``, ``_write`` |
+| giving it back: ``_writer`` | the writer | any thread | one store | the turn in it |
 | ``_rest``, ``_taken``, ``_written``, ``stalled_since`` | the writer | any thread | the role | the same |
 | ``_write_failure``, writes to the socket, which never waits | the writer | any thread | the role | the same |
 | ``_decoder``, ``_receiver``, ``_messages``, ``wakeups`` | receive thread | the same | ownership | the ``Receiver`` |

@@ -17,7 +17,7 @@ class Host(Protocol):
 
     Attributes:
         max_failed: the share of a batch, from 0 to 1, for which feedback may be missing before a backward pass fails.
-        feedback: what goes backward from evaluators: "critic" or "records" (protocol §K.5).
+        feedback: what goes backward from evaluators: "critic", "records" or "batch_critic" (protocol §K.5).
         left_out: samples that the work goes on without, for the user to be told.
         told: parameters that keep their data, and why, in words for the user.
         notes: what else may interest the user.

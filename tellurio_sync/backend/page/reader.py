@@ -1,12 +1,9 @@
 """Reads the records for the pages, beside the backend's own work.
 
-=====================  ==================================  ===============================
-state                  used by                             how it is kept apart
-=====================  ==================================  ===============================
-a connection           the one thread that opened it       one per thread, read-only
-the list of them       opening threads; the closing one    appending is one step; closed
-                                                           after the threads have ended
-=====================  ==================================  ===============================
+| State | Written by | Read by | Guarded by | Enforced by |
+|---|---|---|---|---|
+| a read-only connection: ``_here`` | the reading thread that opened it | the same | ``threading.local`` | its type |
+| all of them: ``_snapshots`` | reading threads (append) | ``close``, after their end | one C call on a list each | – |
 
 A page over a million values must not keep the event loop, and with it all clients, from their work.  In write-ahead
 mode readers and the writer do not wait for each other.
