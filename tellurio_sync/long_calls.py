@@ -14,7 +14,7 @@ Nothing here ever raises because of a display or a callback: a callback that fai
 | ``_callbacks`` | any thread | the thread that shows; callers without it | ``_changed`` | the same |
 | ``_thread`` | callers; at its end, the thread that shows | callers | ``_changed`` | asserts |
 | ``Watch.told`` | receive thread | the thread that shows | one store | – |
-| ``Watch._was_reported`` | the thread that shows | the call, at its end | one store | – |
+| ``Watch._was_reported`` | the thread that shows | the call, at its end | ``_changed`` | asserts |
 | ``Watch._shown`` | the thread that shows | the same | ownership | – |
 """
 
@@ -145,8 +145,12 @@ class Watch:
 
     # --- the thread that shows ------------------------------------------------------------------
 
-    def show(self, callbacks: list[Callable[[CallProgress], object]], *, is_over: bool = False) -> None:
+    def will_be_shown(self) -> None:
+        """From now on its end is shown, too."""
+        assert is_held(_changed)
         self._was_reported = True
+
+    def show(self, callbacks: list[Callable[[CallProgress], object]], *, is_over: bool = False) -> None:
         now = self.progress(is_over=is_over)
         for callback in callbacks:
             try:
@@ -314,6 +318,8 @@ def _show_due() -> None:
     with _changed:
         now = time.monotonic()
         due = [watch for watch in _watches.values() if watch.due_at <= now]
+        for one in due:  # here: it may end before it is shown
+            one.will_be_shown()
         ended, _ended[:] = list(_ended), []
         callbacks = list(_callbacks)
     for one in ended:

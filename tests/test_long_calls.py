@@ -57,6 +57,25 @@ def test_a_callback_is_told_what_the_server_tells() -> None:
     assert seen[-1].is_over
 
 
+def test_the_end_is_told_of_a_call_that_ends_as_it_is_shown_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[CallProgress] = []
+    end = te.on_progress(seen.append)
+    watch = long_calls.watch("run_backward")
+    assert watch is not None
+    show = long_calls.Watch.show
+
+    def end_and_show(watch: long_calls.Watch, *args: Any, **options: Any) -> None:
+        if not options:
+            watch.__exit__()
+        show(watch, *args, **options)
+
+    monkeypatch.setattr(long_calls.Watch, "show", end_and_show)
+    watch.__enter__()
+    wait_until(lambda: len(seen) >= 2, "its end was not reported")
+    assert [one.is_over for one in seen] == [False, True]
+    end()
+
+
 @pytest.mark.parametrize(
     "nonsense",
     [

@@ -61,13 +61,13 @@ def backward(
             is 0.5 for the local backend. Other servers do not look at it.
         feedback: what evaluators send backward. ``"records"``: what is known of each sample (its inputs, output,
             target, score and a judge's explanation), which asks no language model; the next step shows it to the
-            model that rewrites. Only what another function has made, such as the answer that a second chat uses, costs
-            one question of the backward model for all samples. ``"batch_critic"``: the same, and one question of the
-            backward model about all samples of a batch that came out wrong, with their inputs, for each chat; it may
-            be worth that where a score without words says too little of what is wrong. ``"critic"``: a text by the
-            backward model for each sample, one question by the evaluator and one by each chat, as afnio asks. None:
-            ``"records"`` at a server that knows it (the local backend does), else what the server does, which is
-            ``"critic"``.
+            model that rewrites. Only what another function has made, such as the answer that a second chat uses, and
+            feedback in words (``grad_variables``) cost one question of the backward model for all samples.
+            ``"batch_critic"``: the same, and one question of the backward model about all samples of a batch that came
+            out wrong, with their inputs, for each chat; it may be worth that where a score without words says too
+            little of what is wrong. ``"critic"``: a text by the backward model for each sample, one question by the
+            evaluator and one by each chat, as afnio asks. None: ``"records"`` at a server that knows it (the local
+            backend does), else what the server does, which is ``"critic"``.
 
     Raises:
         SamplesFailed: feedback is missing for more samples than that.

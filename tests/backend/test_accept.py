@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tellurio_sync.backend.prompts import OPTIMIZER, ChatMessage, read_blocks
+from tellurio_sync.backend.prompts import OPTIMIZER, PROPAGATOR, ChatMessage, read_blocks
 
 from .rpc_client import RpcClient, RpcError, tag
 
@@ -30,6 +30,8 @@ class Learner:
         if messages[0]["content"].startswith(OPTIMIZER):
             self.questions.append(messages[1])
             return f"<IMPROVED>{self.offers.pop(0)}</IMPROVED>"
+        if messages[0]["content"].startswith(PROPAGATOR):
+            return '{"variable_1": "Know more words."}'
         self.forward.append(messages[-1]["content"])
         word = messages[-1]["content"].rpartition(" ")[2]
         return "yes" if word in messages[0]["content"].split() else "no"
@@ -190,6 +192,7 @@ def test_without_an_evaluator_there_is_nothing_to_try_on(rpc: RpcClient) -> None
 
 def test_a_function_of_the_client_is_no_way_that_can_be_gone_again(rpc: RpcClient) -> None:
     learner = Learner(rpc, ["a"])
+    rpc.set_backward_model(learner.lm)  # asked, as the function passes on nothing but words
     forward = rpc.function(lambda inputs: {"outputs": [{"data": inputs[0], "role": "r"}], "is_list": False}, "forward")
     backward = rpc.function(lambda gradients, wanted: gradients, "backward")
     out = rpc.run("ClientFunction", "Same", forward, backward, [learner.chat()])

@@ -89,6 +89,17 @@ def test_a_critic_of_the_batch_sees_the_wrong_samples_with_what_went_in() -> Non
     assert [record.is_right for record in records(prompt)] == [True, False, False]
 
 
+@pytest.mark.parametrize("feedback", ["records", "batch_critic"])
+def test_words_alone_are_asked_about_once_for_all_samples(feedback: str) -> None:
+    """They may be about more than this prompt, and nobody knows which samples came out wrong."""
+    host = ScriptedHost(answer=answer_for_all, feedback=feedback)
+    prompt = host.variable("Classify.", "prompt", True)
+    host.backward(chat(host, prompt, ["a", "b"]), gradients=[["too loud", "too long"]])
+    assert kinds(host) == ["forward"] * 2 + ["critic"]
+    assert len(read_blocks(host.asked[-1][1]["content"], "SAMPLE")) == 2
+    assert grads(prompt) == ["about variable_1"]
+
+
 def test_without_it_a_critic_is_asked_as_ever() -> None:
     host = ScriptedHost()
     prompt = host.variable("Classify.", "prompt", True)

@@ -193,12 +193,12 @@ class Conversation:
         """As :meth:`propagate`, where records are wanted.
 
         A leaf stands whole in the messages, so it gets what is known of the samples as it is, and nothing is asked,
-        unless a critic is wanted. For what other functions have made, a language model says what should be different:
-        one question for all samples, or more of them where one would hold more than :data:`PROPAGATED_CHARS` of
-        samples.
+        unless a critic is wanted, or nothing is known but words, which may be about something else. For what other
+        functions have made, a language model says what should be different: one question for all samples, or more of
+        them where one would hold more than :data:`PROPAGATED_CHARS` of samples.
         """
         places_of, position = self._wanted(wanted)
-        is_asked = host.feedback == BATCH_CRITIC
+        is_asked = host.feedback == BATCH_CRITIC or not any(map(records_of, feedback))
         made = [operand for operand in places_of if is_asked or operand.grad_fn is not None]
         passed = await self._ask_about(host, made, places_of, answers, role, feedback) if made else {}
         result: list[Data] = [None] * len(self._places)
