@@ -371,7 +371,8 @@ class WebSocketTransport(Transport):
         """Move the queue to the rest, which is written completely, unless nothing can be written any more."""
         count = len(self._queue)
         whole = slice(count)
-        rest = self._queue[0] if count == 1 else b"".join(self._queue[whole])
+        taken = self._queue[whole]  # none any more, if a signal handler has written them just now
+        rest = taken[0] if len(taken) == 1 else b"".join(taken)
         with self._queue_lock:
             # Not over, as `dispose` empties the queue; and still the writer, else it was written meanwhile.
             if self._writer is turn and self._ending is None and self._write_failure is None:

@@ -222,6 +222,41 @@ def test_a_wait_for_room_can_be_very_long(narrow: SocketFarEnd) -> None:
 # --- one writer for all -----------------------------------------------------------------------------
 
 
+class Interrupted(list[bytes]):
+    """A queue: when it is looked at for the ``at``-th time, code of the user runs, as that of a signal handler may."""
+
+    def __init__(self, items: list[bytes], at: int, act: Callable[[], None]) -> None:
+        super().__init__(items)
+        self._act = act
+        self.left = at
+
+    def __len__(self) -> int:
+        length = super().__len__()
+        self.left -= 1
+        if self.left == 0:
+            self._act()
+        return length
+
+
+@pytest.mark.parametrize("at", range(1, 5))
+@pytest.mark.parametrize("queued", [1, 2])
+def test_a_queue_that_a_signal_handler_has_written_as_it_was_to_be_taken(
+    far: SocketFarEnd, queued: int, at: int
+) -> None:
+    transport = far.transport
+    encoded = [frame for i in range(queued) for frame in transport._encoder.encode([json.dumps(f"queued {i}")])]
+    with transport._queue_lock:
+        transport._queue = queue = Interrupted(encoded, at, lambda: transport.send([json.dumps("of the handler")]))
+        transport._queued += sum(map(len, encoded))
+    transport._flush()
+    assert queue.left <= 0, "it was not looked at so often"
+    expected = [f"queued {i}" for i in range(queued)] + ["of the handler"]
+    assert receive_all(far, len(expected)) == expected
+    assert transport._writer is None
+    transport.send([json.dumps("another")])
+    assert far.connection.receive() == "another"
+
+
 def test_who_finds_a_writer_at_work_leaves_and_the_writer_writes_for_it(
     gated: tuple[SocketFarEnd, GatedSocket],
 ) -> None:
