@@ -120,7 +120,7 @@ def fewest_instructions(action: Callable[[], object], times: int = 20, folders: 
         for _ in range(times):
             action()
 
-    return min(instructions(repeat, folders) for _ in range(5)) / times
+    return min(instructions(repeat, folders) for _ in range(25)) / times
 
 
 # --- system calls ---------------------------------------------------------------------------------------
