@@ -26,7 +26,7 @@ from .objects import Variable, Version
 from .optimizer import ACCEPT, DEFAULTS, Rewritten, Settings, Task, step, version_tags
 from .passes import Way
 from .question_log import Forward, asking
-from .records import BATCH_CRITIC, CRITIC, RECORDS, learnt, plain_feedback
+from .records import BATCH_CRITIC, CRITIC, RECORDS, as_json, learnt, plain_feedback
 from .refused import Refused, param
 from .scope import DEFAULT_MAX_FAILED, Scope
 from .wire import Operand
@@ -172,11 +172,14 @@ def _append_gradient(scope: Scope, arrived: Arrived, replay: Replay | None, *, r
     gradient.learnt = learnt(arrived.data)
     gradient.replay = replay
     variable.grad.append(gradient)
+    described = {"data": gradient.data, "role": gradient.role, "requires_grad": requires_grad}
+    if gradient.learnt is not None:
+        described["records"] = as_json(gradient.learnt)
     scope.push(
         "append_grad",
         variable_id=variable.variable_id,
         gradient_id=gradient.variable_id,
-        gradient={"data": gradient.data, "role": gradient.role, "requires_grad": requires_grad},
+        gradient=described,
     )
 
 

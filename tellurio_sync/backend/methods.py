@@ -20,6 +20,7 @@ from .lm.budget import checked as checked_budget
 from .objects import PARAMETER, VARIABLE, BackwardModel, Model, Objects, Optimizer, Variable, new_id
 from .optimizer import DEFAULTS, Settings
 from .question_counts import as_json
+from .records import from_json
 from .refused import Refused, param
 from .scope import Scope
 from .usage import cleared, taken_over
@@ -47,6 +48,8 @@ def create_variable(scope: Scope, params: Params) -> Result:
         requires_grad=param(params, "requires_grad", bool),
         obj_type=obj_type,
     )
+    if params.get("records") is not None:  # protocol §K.5
+        variable.learnt = from_json(params["records"])
     scope.watch(variable)
     return {"message": "Variable created successfully.", "variable_id": variable.variable_id}
 

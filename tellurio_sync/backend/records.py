@@ -8,10 +8,12 @@ tells of samples that came out right: nothing has to change for them, but what i
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from ..jsonrpc import INVALID_PARAMS
 from .data import Data, Number, items, text
+from .refused import Refused
 
 CRITIC, RECORDS, BATCH_CRITIC = "critic", "records", "batch_critic"
 """The kinds of feedback: written by a language model for each sample; what is known; that, and what a language model
@@ -141,6 +143,34 @@ def _has_words(feedback: Any) -> bool:
     if isinstance(feedback, list):
         return any(map(_has_words, feedback))
     return bool(feedback)
+
+
+# --- over the wire (protocol §K.5) --------------------------------------------------------------
+
+
+def as_json(known: Recorded) -> dict[str, Any]:
+    """What a client is given to keep for a gradient, and gives back when it makes that anew."""
+    return {"words": str(known), "besides": known.besides, "records": [asdict(record) for record in known.records]}
+
+
+def from_json(value: Any) -> Recorded:
+    """What :func:`as_json` gave.
+
+    Raises:
+        Refused: it is something else.
+    """
+    try:
+        records = [
+            Record(**{**one, "conversation": tuple((role, said) for role, said in one["conversation"])})
+            for one in value["records"]
+        ]
+        made = Recorded(value["words"], records, value["besides"])
+        texts = [made.besides, *(part for record in records for part in (record.output, *record.inputs.values()))]
+    except (AttributeError, KeyError, TypeError, ValueError) as exc:
+        raise Refused("`records` is nothing that this server has sent.", INVALID_PARAMS, "Invalid params") from exc
+    if not all(isinstance(part, str) for part in (value["words"], *texts)):
+        raise Refused("`records` is nothing that this server has sent.", INVALID_PARAMS, "Invalid params")
+    return made
 
 
 # --- scores -------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from ..model.graph import GradientEdge, Node
 from ..model.registries import Registries
 from ..model.session_link import use_link
 from ..model.variable import CLASS_BY_TAG, Variable, check_output_nr
-from ..model.variable_state import PENDING_DATA, PENDING_GRAD, bind_node, holds_grad, received, set_local
+from ..model.variable_state import PENDING_DATA, PENDING_GRAD, bind_node, holds_grad, keep_records, received, set_local
 from ..model.wire import deserialise
 
 ON_WORKER = frozenset({"run_callable"})
@@ -47,7 +47,7 @@ _VARIABLE_KEYS = (
     "_grad_fn",
     "is_leaf",
 )
-_GRADIENT_KEYS = frozenset({"variable_id", "data", "role", "requires_grad"})
+_GRADIENT_KEYS = frozenset({"variable_id", "data", "role", "requires_grad", "records"})
 
 
 class HasRegistries(Protocol):
@@ -166,6 +166,8 @@ def _gradient(registries: Registries, item: Any) -> Variable:
         fields.get("role", ""),
         fields.get("requires_grad", False),
     )
+    if fields.get("records") is not None:
+        keep_records(variable, fields["records"])
     if variable_id is not None:
         registries.register_pushed_variable(_id("variable_id", variable_id), variable)
     return variable

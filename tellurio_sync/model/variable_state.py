@@ -73,6 +73,7 @@ class VariableState(Restorable):
         "_pending_grad",
         "_pending_grad_fn_id",
         "_queue",
+        "_records",
         "_retain_grad",
         "is_leaf",
         "requires_grad",
@@ -103,6 +104,8 @@ class VariableState(Restorable):
     # the nodes that the server made for its gradient.
     _arguments: tuple[object, ...]
     _accumulators: tuple[Node, ...]
+    # Unset but for gradients: the data that it came with, and what the server has told with that (protocol §K.5).
+    _records: tuple[Data, object]
 
     def _fill(self, data: Data, role: str | None, requires_grad: bool) -> None:
         _put(self, "variable_id", None)
@@ -148,12 +151,16 @@ class VariableState(Restorable):
 
     def _creation(self) -> dict[str, Any]:
         """The parameters of ``create_variable`` for what this is now."""
-        return {
+        params = {
             "data": self._data,
             "role": self.role,
             "requires_grad": self.requires_grad,
             "obj_type": self._TAG,
         }
+        of_data, records = getattr(self, "_records", (None, None))
+        if records is not None and of_data == self._data:  # else they are about something else
+            params["records"] = records
+        return params
 
     def _mark_lost(self, reason: str) -> None:
         _put(self, "_lost", reason)
@@ -294,6 +301,11 @@ def received(
     _put(variable, "_link", link)
     _put(variable, "variable_id", variable_id)
     return variable
+
+
+def keep_records(variable: VariableState, records: object) -> None:
+    """What the server knows of a gradient besides its data; given back to it when it makes the gradient anew."""
+    _put(variable, "_records", (variable._data, records))
 
 
 def await_node(variable: VariableState, node_id: str) -> None:

@@ -199,7 +199,8 @@ class WebSocketTransport(Transport):
         return self._ending is not None or self._is_closing
 
     def was_sent(self, receipt: Receipt) -> bool:
-        if receipt.end_offset is None:
+        end_offset = receipt.end_offset  # once: a thread that finds the connection over takes it back
+        if end_offset is None:
             return False
         with self._queue_lock:
             # The writer may have just made its system call, or Ctrl-C may have come right after it: what it may have
@@ -208,7 +209,7 @@ class WebSocketTransport(Transport):
                 self._tls is not None and self._tls.may_be_beyond(self._written)
             )
             uncertain = len(self._rest) if is_uncertain else sum(self._taken)
-            return self._written + uncertain >= receipt.end_offset
+            return self._written + uncertain >= end_offset
 
     def ping(self) -> None:
         self._queue_control(frames.encode_frame(frames.PING, b""))

@@ -446,6 +446,42 @@ def test_what_had_no_room_is_told(rpc: RpcClient) -> None:
     assert len(read_blocks(learner.asked[0]["content"], "SAMPLE")) == 2
 
 
+def test_a_gradient_that_is_made_anew_knows_its_samples_again(rpc: RpcClient) -> None:
+    learner = Learner(rpc)
+    messages = [{"role": "system", "content": [learner.prompt]}, {"role": "user", "content": "{mail}"}]
+    answer = rpc.run("ChatCompletion", learner.lm, messages, {"mail": MAILS})
+    _, explanation = rpc.run("ExactMatchEvaluator", tag(answer), [MAILS[0].upper(), *["no"] * 9])
+    rpc.backward(tag(explanation), feedback="records")
+    (pushed,) = rpc.pushed("append_grad")
+    for _ in range(2):
+        rpc.call("run_step", optimizer_id=learner.optimizer_id)
+        rpc.until("clear_step")
+        rpc.call("clear_grad", optimizer_id=learner.optimizer_id)
+        again = rpc.call("create_variable", **pushed["gradient"])
+        gradient = {"__variable__": True, "variable_id": again["variable_id"]}
+        rpc.call("append_grad", variable_id=learner.prompt["variable_id"], gradient=gradient)
+    first, second = [read_blocks(asked["content"], "SAMPLE") for asked in learner.asked]
+    assert len(first) == 9
+    assert first == second
+
+
+OTHER_FORMS: list[Any] = [
+    1,
+    [],
+    "x",
+    {},
+    {"words": 1, "besides": "", "records": []},
+    {"words": "", "besides": "", "records": [{"output": "a"}]},
+    {"words": "", "besides": "", "records": [{"output": 1, "inputs": {}, "conversation": []}]},
+]
+
+
+@pytest.mark.parametrize("records", OTHER_FORMS)
+def test_records_of_another_form_are_refused(rpc: RpcClient, records: Any) -> None:
+    with pytest.raises(RpcError, match="`records` is nothing that this server has sent"):
+        rpc.call("create_variable", data="d", role="r", requires_grad=False, records=records)
+
+
 def test_data_that_the_user_sets_is_what_counts(rpc: RpcClient) -> None:
     learner = Learner(rpc)
     messages = [{"role": "system", "content": [learner.prompt]}, {"role": "user", "content": "{mail}"}]
