@@ -265,12 +265,11 @@ def test_what_waits_for_another_try_is_said() -> None:
         assert progress_of(params) is None
     progress = progress_of({"progress": "t"})
     assert progress is not None
-    progress.began()
-    progress.began()
-    progress.waits("q1", "waits 3 s: rate")
+    first, second = progress.began(), progress.began()
+    progress.waits(first, "waits 3 s: rate")
     assert progress.told() == {"progress": "t", "done": 0, "total": 2, "note": "waits 3 s: rate"}
-    progress.waits("q2", "waits 9 s: server")
+    progress.waits(second, "waits 9 s: server")
     assert progress.told()["note"] == "waits 9 s: server (and 1 more)"
-    progress.waits("q2", "")
-    progress.waits("q1", "")
+    progress.waits(second, "")
+    progress.waits(first, "")
     assert "note" not in progress.told()

@@ -22,19 +22,20 @@ class Progress:
         self._token = token
         self._done = self._total = self._tokens = 0
         self._cost: float | None = 0.0
-        self._notes: dict[object, str] = {}
+        self._notes: dict[int, str] = {}
         self._changed = asyncio.Event()
 
-    def began(self) -> None:
-        """A question is asked."""
+    def began(self) -> int:
+        """A question is asked; its number, by which it is told from others that ask the same."""
         self._total += 1
         self._changed.set()
+        return self._total
 
-    def waits(self, question: object, note: str) -> None:
-        """A question waits for something, or does not any more ("")."""
-        self._notes.pop(question, None)
+    def waits(self, number: int, note: str) -> None:
+        """The question of this number waits for something, or does not any more ("")."""
+        self._notes.pop(number, None)
         if note:
-            self._notes[question] = note
+            self._notes[number] = note
         self._changed.set()
 
     def ended(self, asked: Asked) -> None:

@@ -115,7 +115,7 @@ class Scope:
             return await self._lm.ask(
                 question, self.call, self._run_uuid, budgets, lambda: self._push_usage_of(model), self._count
             )
-        progress.began()
+        number = progress.began()
         try:
             return await self._lm.ask(
                 question,
@@ -124,10 +124,10 @@ class Scope:
                 budgets,
                 lambda: self._push_usage_of(model),
                 self._count,
-                lambda note: progress.waits(question, note),
+                lambda note: progress.waits(number, note),
             )
         finally:
-            progress.waits(question, "")
+            progress.waits(number, "")
 
     def _count(self, asked: Asked) -> None:
         note(self.objects.question_counts, asked)

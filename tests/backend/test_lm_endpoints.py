@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 
 from tellurio_sync.backend.lm import LanguageModels, exchange, models
-from tellurio_sync.backend.objects import Model
+from tellurio_sync.backend.objects import Model, Objects
+from tellurio_sync.backend.progress import Progress
 from tellurio_sync.backend.questions import Answer, Asked, Question, QuestionFailed
 from tellurio_sync.backend.reading.answers import feedback_schema
+from tellurio_sync.backend.scope import Scope
 from tellurio_sync.backend.usage import zero_usage
 
 from .lm_endpoint import LmEndpoint, Reply, completion
@@ -373,3 +375,34 @@ def test_thoughts_are_kept_beside_the_answer() -> None:
     with LmEndpoint(in_turn(completion("<think>hm</think>positive"))) as endpoint:
         answer = Asking(endpoint.url).one()
         assert (answer.text, answer.thoughts, answer.finish_reason) == ("positive", "hm", "stop")
+
+
+def test_a_request_whose_progress_is_told_waits_for_another_try_of_each_question() -> None:
+    class NoClient:
+        def push(self, method: str, params: dict[str, Any]) -> None:
+            pass
+
+        async def call(self, method: str, params: dict[str, Any]) -> Any:
+            raise AssertionError(method)
+
+    notes: list[str] = []
+
+    class Kept(Progress):
+        def waits(self, number: int, note: str) -> None:
+            super().waits(number, note)
+            notes.append(self.told().get("note", ""))
+
+    async def main(url: str) -> list[str]:
+        model = Model("m", "openai", {"base_url": url, "api_key": "none"}, zero_usage())
+        question = Question("forward", [{"role": "user", "content": "u"}], model, {"model": "gpt-4o"})
+        lm = LanguageModels()
+        scope = Scope(Objects(), NoClient(), lm, progress=Kept("token"))
+        try:
+            return [answer.text for answer in await asyncio.gather(scope.ask(question), scope.ask(question))]
+        finally:
+            await lm.close()
+
+    with LmEndpoint(in_turn(refusal(503, "busy"), refusal(503, "busy"), "hello")) as endpoint:
+        assert run(main(endpoint.url)) == ["hello", "hello"]
+    assert any(note.startswith("waits 0 s: try ") for note in notes)
+    assert notes[-1] == ""
