@@ -13,7 +13,8 @@ memory between two calls.  What it is asked to be, it reads from the first line 
 - **optimizer**: reads the signs in the current prompt and the feedback, or the samples, and writes the prompt with
   better signs: a word gets a stronger sign of the answer that it should speak for, or a weaker one of the answer
   that it should not (a perceptron that counts to three). A word that the feedback of one step names for
-  different answers tells nothing, and is weakened. The strongest words of each answer stay.
+  different answers tells nothing, and is weakened. So each sample that came out right teaches, too, however sure
+  it was: it shows which words stand in any message. The strongest words of each answer stay.
 
 So all that it ever learns can be read in the prompt, in lines like
 ``- positive: clear signs "excellent", "thank"; signs "prompt"; weak signs "visitors"``.
@@ -57,7 +58,7 @@ Signs = dict[str, Sign]
 
 
 class Lesson(NamedTuple):
-    """These words should speak more for the one answer, and less for the other."""
+    """These words should speak more for the one answer, and less for the other ("": for no other)."""
 
     better: str
     worse: str
@@ -171,16 +172,16 @@ def heeded(signs: Signs, lessons: Iterable[Lesson]) -> Signs:
 
 
 def _lessons_of_samples(prompt: str, request: str) -> list[Lesson]:
-    """What the samples in a question teach."""
+    """What the samples in a question teach: those that came out wrong, and those that came out right."""
     lessons = []
     for sample in read_blocks(request, "SAMPLE"):
         output, targets = read_blocks(sample, "OUTPUT")[0], read_blocks(sample, "TARGET")
         if targets and output != targets[0]:
             lessons.append(Lesson(targets[0], output, sorted(words(_message_in(sample)))))
     for sample in read_blocks(request, "KEEP"):
-        rival = _close_rival(prompt, _message_in(sample))
-        if rival:
-            lessons.append(Lesson(read_blocks(sample, "OUTPUT")[0], rival, sorted(words(_message_in(sample)))))
+        output, message = read_blocks(sample, "OUTPUT")[0], _message_in(sample)
+        rival = next((answer for answer, _ in _ranking(prompt, message) if answer != output), "")
+        lessons.append(Lesson(output, rival, sorted(words(message))))
     return lessons
 
 

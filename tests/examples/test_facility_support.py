@@ -132,9 +132,9 @@ def test_the_demo_improves_held_out_accuracy_on_mails_of_one_s_own(tmp_path: Pat
 @pytest.mark.slow
 def test_the_prompt_that_is_best_on_the_validation_mails_is_the_one_that_is_tested(tmp_path: Path) -> None:
     """The same figures as from the same questions without a server; with this seed the last prompt is another one."""
-    expected = trained(SHIPPED_MAILS, seed=11, epochs=3)
+    expected = trained(SHIPPED_MAILS, seed=7, epochs=3)
     assert expected.after != expected.after_last
-    done = demo(tmp_path, "--quiet", "--seed", "11", "--epochs", "3")
+    done = demo(tmp_path, "--quiet", "--seed", "7", "--epochs", "3")
     found = accuracies(done.stdout, "held-out test")
     assert found == pytest.approx((100 * expected.before, 100 * expected.after), abs=0.05)
 

@@ -8,6 +8,7 @@ import pytest
 
 from tellurio_sync.backend import prompts
 from tellurio_sync.backend.prompts import ChatMessage, Part, Version
+from tellurio_sync.backend.records import Record
 from tellurio_sync.examples import stand_in as module
 from tellurio_sync.examples.stand_in import GUIDANCE, MOST_SIGNS, Sign, read_signs, stand_in, words, write_signs
 
@@ -179,6 +180,23 @@ def test_the_optimizer_reads_every_feedback_and_no_earlier_one() -> None:
         constraints=["Stay short."],
     ).messages
     assert set(read_signs(improved(request))) == {"leak", "great"}
+
+
+def test_the_optimizer_learns_from_right_samples_however_sure_they_are() -> None:
+    """A word in them speaks for their answer, or tells nothing, if it stands in a sample of another answer, too."""
+    prompt = WITH_SIGNS.replace('"great"', ", ".join(f'"great{letter}"' for letter in "abcde"))
+    right = "greata greatb greatc greatd greate office"
+    assert module._close_rival(prompt, right) is None
+    records = [
+        Record("neutral", target="negative", is_right=False, inputs={"message": "The office floods: please look"}),
+        Record("positive", target="positive", is_right=True, inputs={"message": right}),
+    ]
+    question = prompts.optimizer_question(Part("system prompt", prompt), [], records=records)
+    signs = read_signs(improved(question.messages))
+    assert "office" not in signs
+    assert signs["greata"] == Sign("positive", 3)
+    assert signs["floods"] == Sign("negative", 1)
+    assert signs["please"] == Sign("neutral", 2)
 
 
 @pytest.mark.parametrize("feedback", ["", 'The answer "neutral" is right.', "Be more polite."])
