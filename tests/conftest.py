@@ -150,6 +150,14 @@ def own_log_level() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def own_feedback() -> None:
+    """The names of another package, which some tests import, change what is asked for feedback in the whole process."""
+    backward_pass = sys.modules.get("tellurio_sync.autodiff.backward_pass")
+    if backward_pass is not None:
+        backward_pass.set_default_feedback(backward_pass.RECORDS)
+
+
+@pytest.fixture(autouse=True)
 def no_run_left() -> Iterator[None]:
     """A run that a test left unfinished is not ended with the tests, when its server is gone."""
     yield

@@ -31,6 +31,22 @@ _FEEDBACK = "feedback"
 
 CRITIC, RECORDS, BATCH_CRITIC = "critic", "records", "batch_critic"
 _DONE = "Backward pass executed successfully."
+_default_feedback = RECORDS
+
+
+def set_default_feedback(feedback: str) -> None:
+    """What ``backward(feedback=None)`` asks of a server that can choose, in all threads of this process.
+
+    ``"records"`` at first; ``tellurio_sync.compat`` sets ``"critic"``, so that programs that were moved over end as
+    before. Thread-safe, does not block.
+
+    Raises:
+        ValueError: another kind of feedback.
+    """
+    global _default_feedback
+    _check_feedback(feedback)
+    _default_feedback = feedback
+
 
 Variables = Union[Variable, Sequence[Variable]]
 
@@ -66,8 +82,9 @@ def backward(
             ``"batch_critic"``: the same, and one question of the backward model about all samples of a batch that came
             out wrong, with their inputs, for each chat; it may be worth that where a score without words says too
             little of what is wrong. ``"critic"``: a text by the backward model for each sample, one question by the
-            evaluator and one by each chat, as afnio asks. None: ``"records"`` at a server that knows it (the local
-            backend does), else what the server does, which is ``"critic"``.
+            evaluator and one by each chat, as afnio asks. None: ``"records"`` (with ``tellurio_sync.compat``
+            ``"critic"``) at a server that can choose (the local backend can), else what the server does, which is
+            ``"critic"``.
 
     Raises:
         SamplesFailed: feedback is missing for more samples than that.
@@ -100,7 +117,7 @@ def backward(
         if share is not None and ON_ERROR in link.extensions:
             params["max_failed"] = share
         if _FEEDBACK in link.extensions:
-            params["feedback"] = feedback or RECORDS
+            params["feedback"] = feedback or _default_feedback
         elif feedback in (RECORDS, BATCH_CRITIC):
             raise UsageError(
                 f"This server does not know feedback={feedback!r}: it asks a language model for all feedback, of each "

@@ -6,6 +6,7 @@ import logging
 import pytest
 
 from tellurio_sync.autodiff import backward
+from tellurio_sync.autodiff.backward_pass import set_default_feedback
 from tellurio_sync.errors import ConnectionLost, RemoteError, RemoteProtocolError, UsageError, WouldDeadlock
 from tellurio_sync.model import Parameter, Variable
 from tellurio_sync.model.graph import Node
@@ -255,6 +256,17 @@ def test_a_server_that_cannot_do_it_is_named(link, graph):
         with pytest.raises(UsageError, match=f"does not know feedback='{feedback}'"):
             result.backward(feedback=feedback)
     assert not leaf._pending_grad
+
+
+def test_the_default_can_be_chosen_for_the_process(link, graph):
+    leaf, result = graph
+    link.extensions = frozenset({"feedback"})
+    link.answers["run_backward"] = append(link, leaf)
+    set_default_feedback("critic")
+    result.backward()
+    assert link.calls("run_backward")[0]["feedback"] == "critic"
+    with pytest.raises(ValueError, match="feedback must be"):
+        set_default_feedback("praise")
 
 
 @pytest.mark.parametrize("feedback", ["praise", True, 1])
