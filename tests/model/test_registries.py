@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
+from collections import deque
 
 import pytest
 
@@ -81,6 +82,39 @@ def test_an_ending_call_leaves_what_an_older_one_may_need():
     area.hold("either's")
     assert area.end_call(younger) == []
     assert area.end_call(older) == ["either's"]
+
+
+class Interrupted(deque):
+    """What is held: code of the user runs just after the first one was looked at, as that of a signal handler may."""
+
+    act = None
+
+    def __getitem__(self, index):
+        found = super().__getitem__(index)
+        if self.act is not None:
+            act, self.act = self.act, None
+            act()
+        return found
+
+
+@pytest.mark.parametrize("others", [[], ["younger's"]])
+def test_what_a_signal_handler_has_released_is_released_once_and_nothing_else_with_it(others):
+    area = PushedObjects()
+    area._held = held = Interrupted()
+    older, oldest = area.begin_call(), area.begin_call()
+    area.hold("older's", 10)
+    younger = area.begin_call()
+    for other in others:
+        area.hold(other, 10)
+    assert area.end_call(older) == []
+    by_handler = []
+    held.act = lambda: by_handler.extend(area.end_call(oldest))
+    # The call that ends here and the one of the handler both see that the first is not needed any more.
+    assert area.end_call(oldest) == []
+    assert by_handler == ["older's"]
+    assert len(area) == len(others)
+    assert area.end_call(younger) == others
+    assert area._bytes == 0
 
 
 def test_pushes_without_calls_are_bounded():

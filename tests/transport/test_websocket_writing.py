@@ -222,6 +222,25 @@ def test_a_wait_for_room_can_be_very_long(narrow: SocketFarEnd) -> None:
 # --- one writer for all -----------------------------------------------------------------------------
 
 
+class TakenBack:
+    """A receipt: its sender finds the connection over, and takes the offset back as it is read."""
+
+    def __init__(self) -> None:
+        self._offsets = [5]
+
+    @property
+    def end_offset(self) -> int | None:
+        return self._offsets.pop() if self._offsets else None
+
+    @end_offset.setter
+    def end_offset(self, offset: int | None) -> None:
+        raise AssertionError("only read here")
+
+
+def test_whether_a_message_was_sent_can_be_asked_while_its_sender_finds_the_connection_over(far: SocketFarEnd) -> None:
+    assert not far.transport.was_sent(TakenBack())
+
+
 class Interrupted(list[bytes]):
     """A queue: when it is looked at for the ``at``-th time, code of the user runs, as that of a signal handler may."""
 
