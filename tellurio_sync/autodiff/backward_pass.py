@@ -5,6 +5,10 @@ pending flags before the server names the Variables that will get a gradient (§
 back from the starts to the Variables that they were computed from (``_receivers``).  The answer of the server is used
 afterwards, to clear the flags that the server will not clear.  The server handles requests in order.  If it did not,
 and refused the first request because the pass had already freed the graph, the pass would still count.
+
+| State | Written by | Read by | Guarded by | Enforced by |
+|---|---|---|---|---|
+| ``_default_feedback`` | any thread | any thread | one store | – |
 """
 
 from __future__ import annotations
