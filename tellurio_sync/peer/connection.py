@@ -11,7 +11,7 @@ fails every waiting call.  So no caller waits for a thread that has ended.
 | State | Written by | Read by | Guarded by | Enforced by |
 |---|---|---|---|---|
 | pending calls | callers, receive thread | the same | ``PendingTable`` | see there |
-| when to look for expired calls: ``_next_expiry`` | callers, receive thread | receive thread | ``_expiry_lock`` | – |
+| when to look for expired calls: ``_next_expiry`` | callers, receive thread | receive thread | ``pending.lock`` | – |
 | when it wakes: ``_planned_wake`` | receive thread | callers | order of stores: see ``_plan_wake`` | – |
 | keepalive, opening: ``_opening``, ``_opening_failure`` | receive thread | receive thread | ownership | asserts |
 | ``_bytes_seen``, ``_late_turns`` | receive thread | receive thread | ownership | – |
@@ -47,6 +47,7 @@ from ..errors import (
     shorten_repr,
 )
 from ..jsonrpc import Batch, Invalid, Reply
+from ..ownership import Without, is_held
 from ..secret import redact, redact_json
 from ..speedups import Semaphore, make_semaphore, release_all
 from ..transport.base import DialFailed, Ending, NoRoom, Transport, TransportEnded
@@ -112,6 +113,7 @@ class Connection:
         self.transport = transport
         self._can_nest = transport.can_nest
         self.pending: PendingTable = PendingTable()
+        self.pending.locks += transport.locks
         self.ending: Ending | None = None
         self.receive_thread: int | None = None
         self._dispatcher = dispatcher
@@ -134,7 +136,6 @@ class Connection:
         self._bytes_seen = 0
         self._asked_for_a_turn: list[Semaphore] = []
         self._late_turns = 0
-        self._expiry_lock = threading.RLock()  # code that is not ours can run within a frame of ours
         self._next_expiry = math.inf  # not later than the first deadline of a submitted call
         self._planned_wake = clock.now()  # no caller has to wake the thread before its first turn
         self._is_closed_by_user = False
@@ -211,6 +212,10 @@ class Connection:
         Raises:
             CallTimeout, ConnectionLost, RemoteProtocolError: how the call ended.
         """
+        locks = self.pending.locks
+        if call.reply is None and call.error is None and (is_held(locks[0]) or is_held(locks[-1])):
+            with Without(*locks):
+                return self.wait(call)
         while not call.wait(self._clock):
             # After a pause of the whole process (Ctrl-Z, a suspended laptop) heartbeats, or the reply, may have come
             # that were not read yet.
@@ -492,7 +497,7 @@ class Connection:
         """Let the receive thread look for expired submitted calls, for which no thread waits, by ``expires_at``."""
         if expires_at >= self._next_expiry:
             return
-        with self._expiry_lock:
+        with self.pending.lock:
             self._next_expiry = min(self._next_expiry, expires_at)
         if expires_at < self._planned_wake:
             self.transport.wake()
@@ -532,7 +537,7 @@ class Connection:
         release_all(self.transport.wakeups)  # before the callbacks of expired futures run
         now = self._clock.now()
         # Reset first: a call that is submitted meanwhile lowers it again.
-        with self._expiry_lock:
+        with self.pending.lock:
             self._next_expiry = math.inf
         next_at = math.inf
         for call in self.pending.copy().values():

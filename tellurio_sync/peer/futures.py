@@ -30,6 +30,7 @@ from typing import Any, NoReturn
 
 from ..deadlines import MONOTONIC
 from ..errors import ConnectionLost
+from ..ownership import Without
 from ..speedups import Semaphore, make_semaphore, release_all
 from .pending import OpenCall, PendingTable
 from .workers import wait_of_worker
@@ -221,6 +222,7 @@ class CallFuture(OpenCall, Future[dict[str, Any]]):
             raise ConnectionLost(
                 "this process was forked, and the call belongs to its parent", who="local", was_sent=True
             )
+        locks = () if self._pending is None else self._pending.locks
         end = None if timeout is None else time.monotonic() + timeout
         semaphore = make_semaphore()
         self._semaphores.append(semaphore)
@@ -233,7 +235,8 @@ class CallFuture(OpenCall, Future[dict[str, Any]]):
                 remaining = _LONGEST_WAIT if end is None else end - time.monotonic()
                 if remaining <= 0:
                     raise FutureTimeoutError()
-                MONOTONIC.wait(semaphore, remaining)
+                with Without(*locks):
+                    MONOTONIC.wait(semaphore, remaining)
         finally:
             if wait is not None:
                 wait.leave()

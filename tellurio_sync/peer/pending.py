@@ -6,7 +6,7 @@ step, so a reply and a time-out at the same moment cannot both win.
 | State | Written by | Read by | Guarded by | Enforced by |
 |---|---|---|---|---|
 | ``PendingTable`` | callers, receive thread, exit | any | one C call on a dict each | – |
-| ids given up | callers, receive thread | receive thread | its lock | only the table has it |
+| ids given up | callers, receive thread | receive thread | ``lock`` | only the table has it |
 | outcome: ``reply``, ``error`` | the thread that took it out | the waiting caller | order of stores | taken once |
 | ``_worker_wait``, then ``_semaphore`` | the waiting caller | the thread that ends the call | order of stores | – |
 """
@@ -172,6 +172,9 @@ class PendingTable:
 
     Attributes:
         is_forked: whether this is the copy in a forked child: its calls belong to the parent and never end here.
+        lock: guards the ids given up, and what the connection keeps of deadlines.
+        locks: what the receive thread may need. A signal handler or a finaliser can run while this thread holds one; a
+            thread that waits for a reply gives them up meanwhile (see ``ownership.Without``).
         on_given_up: called with each call that was given up, on the thread that does so; it must not block.
     """
 
@@ -179,7 +182,8 @@ class PendingTable:
         self.is_forked = False
         self.on_given_up: Callable[[OpenCall], None] | None = None
         self._calls: dict[str, OpenCall] = {}
-        self._lock = threading.RLock()  # a signal handler may call while this thread has it
+        self.lock: threading.RLock = threading.RLock()  # a signal handler may call while this thread has it
+        self.locks: tuple[threading.RLock, ...] = (self.lock,)
         # The ids of calls that were given up, so that a late reply is recognised. Bounded: the oldest ids go first.
         self._given_up: OrderedDict[str, OnLate | None] = OrderedDict()
         # Take out by id, and note nothing. It is C code: Ctrl-C cannot interrupt it in a thread that was interrupted
@@ -213,7 +217,7 @@ class PendingTable:
         if call.id not in self._calls:
             return
         # Noted before it is taken out, so that a reply that comes in between is recognised as late.
-        with self._lock:
+        with self.lock:
             self._given_up[call.id] = call.on_late if isinstance(call, PendingCall) else None
             if len(self._given_up) > _REMEMBERED_IDS:
                 self._given_up.popitem(last=False)
@@ -221,7 +225,7 @@ class PendingTable:
             # Taking it out and storing it are one piece of C code: Ctrl-C cannot come in between.
             taken.extend(map(self._calls.pop, (call.id,)))
         except KeyError:
-            with self._lock:
+            with self.lock:
                 self._given_up.pop(call.id, None)
 
     def take_all(self) -> list[OpenCall]:
@@ -243,12 +247,12 @@ class PendingTable:
 
     def was_given_up(self, id_: object) -> bool:
         """Whether this side gave up the call with this id recently."""
-        with self._lock:
+        with self.lock:
             return isinstance(id_, str) and id_ in self._given_up
 
     def take_late(self, id_: object) -> OnLate | None:
         """What wants the late reply with this id; None: nothing does, or it has had it."""
-        with self._lock:
+        with self.lock:
             if not isinstance(id_, str) or id_ not in self._given_up:
                 return None
             on_late, self._given_up[id_] = self._given_up[id_], None

@@ -11,6 +11,7 @@ Which thread may do what:
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -83,6 +84,9 @@ class Transport(ABC):
 
     can_nest: bool = True
     """Whether ``send`` within an interrupted ``send`` of the same thread goes out at once."""
+
+    locks: tuple[threading.RLock, ...] = ()
+    """What a thread must not hold while it waits for the receive thread."""
 
     bytes_received: int
     wakeups: list[Semaphore]

@@ -38,7 +38,8 @@ the lock.  The lock is re-entrant, because a signal handler may send while its t
 | ``_send_some`` | the constructor; ``dispose`` | any thread | one store | – |
 | TLS, if it is used | the writer, receive thread | the same | see ``tls`` | |
 
-``_queue_lock`` is never held in a wait.  A ``Receiver`` refuses a second thread.
+``_queue_lock`` is never held in a wait: foreign code that waits within a frame of ours gives it up.  A ``Receiver``
+refuses a second thread.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ from itertools import starmap
 from types import BuiltinFunctionType
 from typing import Any
 
-from ..ownership import is_held
+from ..ownership import Without, is_held
 from . import frames
 from .base import Ending, NoRoom, Receipt, Transport, TransportEnded
 from .frames import Close, FrameDecoder, FrameError, Ping, TextEncoder
@@ -116,6 +117,7 @@ class WebSocketTransport(Transport):
         # Re-entrant, for foreign code within a frame of ours. Nothing is called while it is held where a message is
         # queued or taken.
         self._queue_lock = threading.RLock()
+        self.locks = (self._queue_lock,)
         self._waiting_for_room: set[threading.Lock] = set()
         self._queue: list[bytes] = []
         self._queued = 0  # offset of the end of what was queued, since the connection began
@@ -155,30 +157,42 @@ class WebSocketTransport(Transport):
             receipt = _NO_RECEIPT
             for each in receipts or ():
                 each.end_offset = -1  # until it is known, it counts as sent
+        is_over = is_overfull = False
         try:
-            # No call in here, and no loop: where one is, a signal handler or a finaliser can run, and send.
+            # In each branch, from the first look to the last store, there is no call, no loop and, on Python 3.10, no
+            # jump that is taken. Where one is, a signal handler or a finaliser can run, and send; and other threads go
+            # on, one of which may give the writer's role back, which it does without the lock. So the other branch
+            # makes its values by `and` and `or`, which jump without that, and its one `if` stands at the end.
             with self._queue_lock:
-                is_over = self._ending is not None or self._is_closing
-                start = self._queued
-                is_overfull = timeout is None and start - self._written > _MAX_QUEUE
-                if not is_over:
-                    receipt.end_offset = start + size
-                    # The queue and its size change together, without a call or a jump in between, so that Ctrl-C
-                    # cannot separate the stores. A writer of this very thread was interrupted for us, and cannot go on
-                    # before we are ready: its turn is taken over.
+                if (
+                    is_single
+                    and self._writer is None
+                    and not self._rest
+                    and not self._queue
+                    and not self._is_closing
+                    and self._ending is None
+                    and self._write_failure is None
+                ):  # the usual case: straight to the socket
+                    start = self._queued
+                    receipt.end_offset = self._queued = start + size
+                    self._rest = encoded[0]
+                    self._writer = turn
+                else:
+                    start = self._queued
+                    is_over = self._ending is not None or self._is_closing
+                    is_overfull = timeout is None and start - self._written > _MAX_QUEUE
                     writer = self._writer
-                    if (
-                        writer is not None and (writer[0] != turn[0] or not self.can_nest)
-                    ) or self._write_failure is not None:
-                        self._queued = start + size
-                        self._queue += encoded
-                    elif writer is not None or self._rest or self._queue or not is_single:
-                        self._queued = start + size
-                        self._queue += encoded
-                        self._writer = turn
-                    else:  # the usual case: straight to the socket
-                        self._queued = start + size
-                        self._rest = encoded[0]
+                    # A writer of this very thread was interrupted for us, and cannot go on before we are ready: its
+                    # turn is taken over.
+                    is_own = writer is not None and writer[0] == turn[0] and self.can_nest
+                    is_free = writer is None or is_own
+                    takes_role = is_free and self._write_failure is None and not is_over
+                    queued = not is_over and encoded
+                    end = not is_over and start + size
+                    receipt.end_offset = end or None
+                    self._queued = end or start
+                    self._queue += queued or ()
+                    if takes_role:
                         self._writer = turn
             if not is_single and receipts is not None:
                 _fill_in(receipts, encoded, None if is_over else start)
@@ -270,7 +284,8 @@ class WebSocketTransport(Transport):
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:
                     raise NoRoom
-                turn.acquire(True, min(remaining, _LONGEST_WAIT))
+                with Without(*self.locks):
+                    turn.acquire(True, min(remaining, _LONGEST_WAIT))
         finally:
             with self._queue_lock:
                 self._waiting_for_room.discard(turn)
@@ -288,10 +303,13 @@ class WebSocketTransport(Transport):
         """Write what is queued, if no other thread writes; False if the socket takes no more for now."""
         turn = [threading.get_ident()]
         try:
-            with self._queue_lock:
-                writer = self._writer
-                if (writer is None or (writer[0] == turn[0] and self.can_nest)) and self._has_unwritten():
-                    self._writer = turn
+            if self._has_unwritten():
+                with self._queue_lock:  # as in `send`
+                    writer = self._writer
+                    is_own = writer is not None and writer[0] == turn[0] and self.can_nest
+                    is_free = writer is None or is_own
+                    if is_free:
+                        self._writer = turn
             return self._writer is not turn or self._write(turn)
         except BaseException:
             if self._writer is turn:
@@ -321,10 +339,12 @@ class WebSocketTransport(Transport):
                     return True
                 with self._queue_lock:
                     self._close_if_disposed_locked()
-                    if self._writer is not None or not self._has_unwritten():
-                        return True
-                    self._writer = turn
-                continue
+                    has_unwritten = self._has_unwritten()
+                    if has_unwritten and self._writer is None:  # as in `send`
+                        self._writer = turn
+                if self._writer is turn:
+                    continue
+                return True
             # With the arguments ready, nothing is allocated for the call: no finaliser can run before it.
             attempt = starmap(self._send_some, ((self._rest, *FLAGS),))
             try:

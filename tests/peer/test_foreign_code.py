@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import queue
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -111,6 +113,80 @@ def test_a_signal_handler_may_call_at_any_point(client: te.TellurioWebSocketClie
             raise AssertionError(f"{kind} in {outer}: {strike}") from exc
     if client.ws_url.startswith("ws:") or kind != "call":
         assert handler.refused == 0, "without TLS, and without waiting, it works each time"
+
+
+class Others:
+    """A thread that makes a call whenever it is told to. Context manager."""
+
+    def __init__(self, client: te.TellurioWebSocketClient) -> None:
+        self.turns: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self.failures: list[BaseException] = []
+        self._client = client
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        try:
+            while self.turns.get():
+                self._client.call("m", {"run_uuid": "r", "x": "other"}, SOON)
+        except BaseException as exc:  # noqa: BLE001 - raised in __exit__
+            self.failures.append(exc)
+
+    def __enter__(self) -> Others:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.turns.put(False)
+        self._thread.join(FAILSAFE)
+        assert self.failures == []
+
+
+def others_first(far: ServerConnection) -> None:
+    """The reply to a call of a signal handler comes only when another thread's call has come. "never": no reply."""
+    held: list[dict[str, Any]] = []
+    others = 0
+    for request in far.requests():
+        x = request.get("params", {}).get("x")
+        others += x == "other"
+        if x == "nested":
+            held.append(request)
+        elif x != "never" and "id" in request:
+            far.reply(request, request["params"])
+        while held and others:
+            others -= 1
+            far.reply(held[0], held.pop(0)["params"])
+
+
+@pytest.mark.parametrize("outer", ["call", "submit", "many", "time-out", "cancel", "notify"])
+def test_a_signal_handler_that_waits_holds_nobody_up(outer: str) -> None:
+    """At no point of this thread's code does it wait with something that another thread needs to send or to receive."""
+    with ScriptedServer(others_first) as server, contextlib.ExitStack() as stack:
+        client = te.TellurioWebSocketClient(server.base_url, server.port)
+        stack.callback(client.close)
+        client.connect("k", retries=1)
+        others = stack.enter_context(Others(client))
+
+        def act() -> None:
+            others.turns.put(True)
+            client.call("m", {"run_uuid": "r", "x": "nested"}, SOON)
+
+        params = {"run_uuid": "r", "x": "never" if outer in ("time-out", "cancel") else "x"}
+        for strike in strikes(*WATCHED, act=act):
+            with strike:
+                if outer == "call":
+                    client.call("m", params, SOON)
+                elif outer == "submit":
+                    client.submit("m", params, SOON).result(FAILSAFE)
+                elif outer == "many":
+                    client.call_many([("m", params)] * 3, SOON)
+                elif outer == "time-out":
+                    with contextlib.suppress(te.CallTimeout):
+                        client.call("m", params, 1e-6)
+                elif outer == "cancel":
+                    client.submit("m", params, SOON).cancel()
+                else:
+                    client.notify("m", params)
+            assert others.failures == [], strike
 
 
 def test_a_signal_handler_that_calls_while_others_call(client: te.TellurioWebSocketClient) -> None:

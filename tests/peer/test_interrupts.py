@@ -178,8 +178,7 @@ class Line:
         self.peer.lifecycle._lock = self.locks[0]  # type: ignore[assignment]
         self.peer.lifecycle.open(1, 0)
         self.connection = self.peer.lifecycle.wait_for_connection(FAILSAFE)
-        self.connection._expiry_lock = self.locks[1]  # type: ignore[assignment]
-        self.connection.pending._lock = self.locks[2]  # type: ignore[assignment]
+        self.connection.pending.lock = self.locks[1]  # type: ignore[assignment]
         self.locks.append(self.server.far.transport._queue_lock)  # type: ignore[arg-type]
         self.bystander = self.peer.submit("bystander", PARAMS, FOREVER)
         self._asked_by_bystander = self.server.receive()

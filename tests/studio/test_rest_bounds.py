@@ -254,6 +254,59 @@ def test_after_an_answer_that_was_too_large_the_client_works():
         assert client.verify_api_key() == {"email": "me"}
 
 
+def test_a_kept_connection_that_the_server_closes_just_then_costs_nothing():
+    """The second request is on its way when the connection ends, without an answer."""
+    begun = threading.Event()
+
+    def serve(sock: socket.socket, is_over: threading.Event) -> None:
+        answer_of(b'{"email": "me"}')(sock, is_over)
+        if not begun.is_set():
+            begun.set()
+            sock.recv(65536)  # the second one; what follows is a third connection's
+
+    with Peer(serve) as peer, client_of(peer) as client:
+        for _ in range(2):
+            assert client.verify_api_key() == {"email": "me"}
+
+
+def test_a_request_that_changes_something_is_sent_once():
+    """Whether the server has done it is not known here."""
+    requests: list[bytes] = []
+
+    def serve(sock: socket.socket, _: threading.Event) -> None:
+        requests.append(sock.recv(65536))
+
+    with Peer(serve) as peer, client_of(peer) as client, pytest.raises(HttpUnreachable):
+        client.create_run("a", "p")
+    assert [request.split()[0] for request in requests] == [b"POST"]
+
+
+def test_a_request_that_changes_nothing_is_sent_twice_at_most():
+    requests: list[bytes] = []
+
+    def serve(sock: socket.socket, _: threading.Event) -> None:
+        requests.append(sock.recv(65536))
+
+    with Peer(serve) as peer, client_of(peer) as client, pytest.raises(HttpUnreachable):
+        client.verify_api_key()
+    assert [request.split()[0] for request in requests] == [b"GET", b"GET"]
+
+
+def test_after_the_time_out_nothing_is_sent_again():
+    requests: list[bytes] = []
+
+    def serve(sock: socket.socket, is_over: threading.Event) -> None:
+        requests.append(sock.recv(65536))
+        is_over.wait(TIMEOUT * 2)
+
+    with Peer(serve) as peer:
+        client = StudioRest("http://127.0.0.1", peer.port, KEY, timeout=TIMEOUT)
+        with pytest.raises(HttpUnreachable, match="no whole answer"):
+            client.verify_api_key()
+        client.close()
+    assert len(requests) == 1
+
+
 def test_the_limit_travels_with_the_configuration():
     client = StudioRest("http://127.0.0.1", 1, max_answer_size=5)
     assert pickle.loads(pickle.dumps(client)).max_answer_size == 5
