@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ import urllib.error
 import urllib.request
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,8 @@ from tellurio_sync import testing
 from tellurio_sync.errors import ConnectionLost, RemoteError
 from tellurio_sync.session import Session
 from tellurio_sync.studio import keystore
-from tellurio_sync.testing import Failure, ScriptedBackend, ScriptedModel
+from tellurio_sync.testing import Failure, ScriptedBackend, ScriptedModel, fault_proxy
+from tellurio_sync.testing.fault_proxy import FaultProxy
 
 pytest_plugins = ["pytester"]
 
@@ -116,7 +119,8 @@ def test_the_backend_for_tests_can_be_used_without_pytest() -> None:
     code = """
 import sys
 sys.modules["pytest"] = None
-from tellurio_sync.testing import Failure, ScriptedBackend, ScriptedModel
+from tellurio_sync.testing import Failure, ScriptedBackend, ScriptedModel, fault_proxy
+from tellurio_sync.testing.fault_proxy import FaultProxy
 heavy = {"asyncio", "aiohttp", "openai", "keyring", "requests", "sqlite3"}
 print(sorted(heavy & set(sys.modules)))
 """
@@ -241,6 +245,31 @@ def test_a_delay_holds_everything_back_until_its_end(
 
 
 @pytest.mark.slow
+class _SteppingClock:
+    """In the place of ``time`` in the proxy: time passes with each reading, as on a busy machine."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+
+    def monotonic(self) -> float:
+        self._now += 0.01
+        return self._now
+
+
+def test_what_becomes_due_between_two_looks_at_the_clock_is_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fault_proxy, "time", _SteppingClock())
+    with socket.create_server(("127.0.0.1", 0)) as listener, closing(FaultProxy(listener.getsockname()[1])) as proxy:
+        proxy.set_delay(0.025)
+        with socket.create_connection(("127.0.0.1", proxy.port), FAILSAFE) as client:
+            server, _ = listener.accept()
+            with server:
+                for _ in range(5):
+                    for source, sink in ((client, server), (server, client)):
+                        sink.settimeout(FAILSAFE)
+                        source.sendall(b"!")
+                        assert sink.recv(1) == b"!"
+
+
 @pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf")])
 def test_delays_that_cannot_be(seconds: float, tellurio_backend: ScriptedBackend) -> None:
     with pytest.raises(ValueError):

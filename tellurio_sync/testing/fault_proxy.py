@@ -81,8 +81,11 @@ class FaultProxy:
     # --- on the proxy's thread ----------------------------------------------------------------------
 
     def _serve(self) -> None:
+        # One reading of the clock says what is due and how long to wait for the rest: with two, what became due between
+        # them would be waited for by nobody.
+        now = time.monotonic()
         while not self._is_closing:
-            for key, events in self._selector.select(self._until_due()):
+            for key, events in self._selector.select(self._until_due(now)):
                 if key.fileobj is self._listener:
                     self._accept()
                 elif key.fileobj is self._ear:
@@ -93,8 +96,9 @@ class FaultProxy:
             while self._tasks:
                 task, done = self._tasks.popleft()
                 done.set_result(task())
+            now = time.monotonic()
             for link in self._links:
-                self._watch(link)
+                self._watch(link, now)
         self._drop()
         for own in (self._selector, self._listener, self._bell, self._ear):
             own.close()
@@ -133,13 +137,13 @@ class FaultProxy:
             for ended in link.to:
                 ended.close()
 
-    def _watch(self, link: _Link) -> None:
+    def _watch(self, link: _Link, now: float) -> None:
         """Register each end of ``link`` with the selector, for the events that it can use next."""
         for end in link.to:
             wanted = 0
             if link.from_[end].wants_to_read:
                 wanted |= selectors.EVENT_READ
-            if link.to[end].is_due(time.monotonic() - self._delay):
+            if link.to[end].is_due(now - self._delay):
                 wanted |= selectors.EVENT_WRITE
             known = self._selector.get_map().get(end)
             if known is None:
@@ -150,9 +154,8 @@ class FaultProxy:
             elif known.events != wanted:
                 self._selector.modify(end, wanted, link)
 
-    def _until_due(self) -> float | None:
+    def _until_due(self, now: float) -> float | None:
         """Seconds until the next delayed bytes become due. Bytes that are due already wait for their socket."""
-        now = time.monotonic()
         since = [flow.since for link in self._links for flow in link.to.values() if flow.since is not None]
         return min((moment + self._delay - now for moment in since if moment > now - self._delay), default=None)
 
