@@ -57,7 +57,8 @@ class History:
             feedback: the gradients that the optimizer read.
         """
         self._note(run_uuid, variable.variable_id, before)
-        self._note(run_uuid, variable.variable_id, variable, "step", [part for one in feedback for part in _texts(one)])
+        texts = [part for one in feedback for part in _texts(one)]
+        self._note(run_uuid, variable.variable_id, variable, "step", texts)
 
     def end_step(self, run_uuid: str) -> None:
         """A step of an optimizer has ended, whether it changed anything or not."""
@@ -123,7 +124,8 @@ class History:
         if not run_uuid:
             return None
         try:
-            return self.versions.note(run_uuid, variable_id, variable.role or "", variable.data, cause, feedback)
+            step = self.questions.current_step(run_uuid) if cause == "step" else None
+            return self.versions.note(run_uuid, variable_id, variable.role or "", variable.data, cause, feedback, step)
         except sqlite3.Error as exc:
             logger.warning("! the value of a parameter of run %s was not kept: %s", run_uuid, exc)
             return None

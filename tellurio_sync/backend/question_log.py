@@ -298,6 +298,11 @@ class QuestionLog:
             run_uuid,
         )
 
+    def current_step(self, run_uuid: str) -> int:
+        """The number of the step of an optimizer that ends next, from 1."""
+        rows = self._store.read("SELECT ended FROM steps WHERE run_uuid = ?", run_uuid)
+        return int(rows[0]["ended"]) + 1 if rows else 1
+
     def counts(self, run_uuid: str) -> Counts:
         """How many questions a run has asked, of all models, by what for."""
         rows = self._store.read(

@@ -43,6 +43,11 @@ CREATE TABLE IF NOT EXISTS causes (
     feedback TEXT NOT NULL,
     value_count INTEGER NOT NULL
 );
+-- Versions that an optimizer made: which of the run's steps it was, from 1.
+CREATE TABLE IF NOT EXISTS version_steps (
+    parameter INTEGER PRIMARY KEY REFERENCES parameters (number) ON DELETE CASCADE,
+    step INTEGER NOT NULL
+);
 """
 
 
@@ -63,6 +68,7 @@ class Versions:
         data: Data,
         cause: Cause = "set",
         feedback: Sequence[str] = (),
+        step: int | None = None,
     ) -> int | None:
         """Keep a value of a parameter, if it is another than the last; the number of its version.
 
@@ -77,6 +83,7 @@ class Versions:
             data: what it holds.
             cause: why it is another than before; the first version always has the cause "begin".
             feedback: what the optimizer read.
+            step: which of the run's steps of optimizers made it, from 1; None: none did.
         """
         # As JSON, because SQLite takes no text that holds half a surrogate pair.
         value = text(data)
@@ -103,6 +110,8 @@ class Versions:
             json.dumps(_cut_all(feedback)),
             self._store.value_count(run_uuid),
         )
+        if step is not None:
+            self._store.write("INSERT INTO version_steps VALUES (?, ?)", made.lastrowid, step)
         self._store.write(
             "DELETE FROM parameters WHERE run_uuid = ? AND variable_id = ? AND version > 1 AND version <= ?",
             *(run_uuid, variable_id, version - VERSIONS_PER_PARAMETER + 1),

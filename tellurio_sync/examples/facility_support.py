@@ -178,7 +178,7 @@ def _run(options: argparse.Namespace, split: Split) -> str | None:
     with te.Session() as session:
         te.login(mode=options.mode, data_dir=options.data_dir)
         limit = contextlib.nullcontext() if options.budget is None else te.budget(usd=options.budget)
-        with te.init(options.namespace, options.project) as run, limit:
+        with te.init(options.namespace, options.project, config=_settings(options)) as run, limit:
             link = run.link if session.page_url else None
             say(_introduction(options, split, run))
             lm, completion_args = _language_model(options)
@@ -231,6 +231,12 @@ def _run(options: argparse.Namespace, split: Split) -> str | None:
     _say(table(["mails", "number", "before", "after", "gain"], cells))
     say(_farewell(options, time.monotonic() - started))
     return link
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    """What distinguishes this run from others, for a comparison of them."""
+    names = ("epochs", "batch_size", "momentum", "seed")
+    return {"model": options.model or "stand-in", **{name: getattr(options, name) for name in names}}
 
 
 def _language_model(options: argparse.Namespace) -> tuple[ChatCompletionModel, dict[str, Any]]:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import requests
 
+from tellurio_sync.backend.page.direction import is_lower_better
 from tellurio_sync.backend.store import Store
 
 from .conftest import RunningBackend
@@ -194,7 +195,10 @@ def test_runs_are_sorted_and_columns_chosen(browser: Browser, make_run: MakeRun)
     assert names(browser.look(f"{path}?sort=metric:accuracy&up=1").text) == ["b", "c", "a"]
     assert names(browser.look(f"{path}?sort=no such thing").text) == ["a", "c", "b"]
     page = browser.look(f"{path}?metric=accuracy&sort=metric:accuracy").text
-    assert re.findall('<td data-label="([a-z]+)" class="number">[0-9.]+<', page) == ["accuracy", "accuracy"]
+    assert re.findall('<td data-label="([a-z]+)" class="number">(?:<b[^>]*>)?[0-9.]+<', page) == [
+        "accuracy",
+        "accuracy",
+    ]
     assert 'aria-sort="descending"' in page
     # The head of the column turns the order round, and keeps what was chosen.
     (link,) = re.findall(r'href="([^"]*)">accuracy ↓', page)
@@ -250,3 +254,50 @@ def test_comparing_nothing(browser: Browser, make_run: MakeRun, query: str) -> N
     page = browser.look(f"{make_run().project_path}compare/?{query}")
     assert page.status_code == 200
     assert "Pick two runs or more" in page.text
+
+
+# --- the best run ---------------------------------------------------------------------------------
+
+
+def test_the_best_run_is_marked_at_first_sight(browser: Browser, make_run: MakeRun) -> None:
+    """Also where its best value is not its last one; of a loss the lowest counts."""
+    for name, accuracies, losses in (
+        ("first", (0.5, 0.7), (3, 2)),
+        ("second", (0.9, 0.6), (4, 0.125)),
+        ("third", (), ()),
+    ):
+        run = make_run(name=name)
+        for accuracy, loss in zip(accuracies, losses):
+            run.log("accuracy", accuracy)
+            run.log("train_loss", loss)
+            run.log("same", 1)
+    for path in ("/", run.project_path):
+        rows = re.findall("<tr>(.*?)</tr>", browser.look(path).text, re.DOTALL)
+        cells = {
+            re.sub("<[^>]*>", "", found).strip(): found
+            for row in rows
+            for found in re.findall("<td data-label=[^>]*>(.*?)</td>", row, re.DOTALL)
+        }
+        assert '<b title="the lowest of all runs of the project">0.125</b>' in cells["0.125"]
+        assert 'title="the highest of all runs of the project">max <b>0.9</b>' in next(
+            cell for text, cell in cells.items() if text.startswith("0.6")
+        )
+        assert "<b" not in cells["0.7"]
+        assert "<b" not in cells["2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "is_lower"),
+    [
+        ("loss", True),
+        ("validation_loss", True),
+        ("valLoss", True),
+        ("cost_usd", True),
+        ("accuracy", False),
+        ("glossary", False),
+        ("lossless_share", False),
+        ("", False),
+    ],
+)
+def test_which_end_of_a_metric_is_the_good_one(name: str, is_lower: bool) -> None:
+    assert is_lower_better(name) is is_lower

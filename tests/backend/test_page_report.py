@@ -33,7 +33,7 @@ def test_a_report_holds_the_whole_story(backend: RunningBackend, data_dir: Path,
     text = plain(page)
     for part in ("calm_river_1", "accuracy", "11 questions", "system prompt", "Do better."):
         assert part in text
-    assert "Version 3: score 1 → 0.66667, broke 1" in text
+    assert "Version 3, by step 2: score 1 → 0.66667, broke 1" in text
     assert "Shout: yes <del>no </del>maybe" in page
     # It may do nothing with a network, and has no need of one.
     (policy,) = re.findall('http-equiv="Content-Security-Policy" content="(.*?)"', page)

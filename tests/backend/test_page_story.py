@@ -84,8 +84,15 @@ def test_the_newest_version_with_what_changed_why_and_what_came_of_it(browser: B
     text = plain(shown)
     assert "The feedback that led to it Do better." in text
     assert "score 1 → 0.66667 (mean of 3 evaluated answers, before of 3)" in text
+    assert "made by an optimizer in step 2" in text
     assert "What it broke 1 no v2: “NO” (1) → v3: “no” (0)" in text
     assert "What it mended 0" in text
+    assert "perhaps" not in text
+    assert [plain(chip).strip() for chip in re.findall("<li>.*?</li>", part(page, "versions"))] == [
+        "v1",
+        "v2 step 1",
+        "v3 step 2",
+    ]
     assert "accuracy1 step 10.66667 step 2" in text.replace("accuracy 1", "accuracy1")
 
 
@@ -128,6 +135,28 @@ def test_versions_are_marks_on_the_curve(browser: Browser, run: Trained) -> None
 @pytest.mark.parametrize("path", ["prompts/0/", "prompts/2/", "prompts/x/", "samples/999/", "samples/x/"])
 def test_what_there_is_not(browser: Browser, run: Trained, path: str) -> None:
     assert browser.look(run.path + path).status_code == 404
+
+
+def test_a_sample_that_was_not_asked_under_just_these_versions_is_told_apart(browser: Browser, run: Trained) -> None:
+    run.step(run.prompt, "Shout: maybe")
+    run.step(run.prompt, "Shout: no maybe")
+    run.evaluate()
+    text = plain(part(browser.look(f"{run.path}prompts/1/?version=5").text, "version"))
+    assert "made by an optimizer in step 4" in text
+    assert "What it broke 0" in text
+    assert "What it mended 0" in text
+    # Under version 3 and version 5 they were asked, under version 4 they were not.
+    assert "1 perhaps: not evaluated just before and after yes v3: “YES” (1) → v5: “yes” (0)" in text
+    assert "1 perhaps: not evaluated just before and after no v3: “no” (0) → v5: “NO” (1)" in text
+
+
+def test_the_best_value_names_the_version_that_it_came_with(browser: Browser, run: Trained) -> None:
+    for value in (0.9, 0.4, 0.6):
+        run.log("loss", value)
+    page = browser.look(run.path).text
+    assert "highest 1 at step 1, with v2" in plain(part(page, "metric accuracy"))
+    assert "lowest 0.4 at step 1, with v3" in plain(part(page, "metric loss"))
+    assert f'<a href="{run.path}prompts/1/?version=2">v2</a>' in part(page, "metric accuracy")
 
 
 # --- to take away ---------------------------------------------------------------------------------

@@ -7,10 +7,11 @@ from typing import Any
 
 from ..snapshot import Records
 from ..store import Row
+from .direction import is_lower_better
 from .plots import columns_for, in_words, line_of
-from .queries.metrics import count_of_values, last_value, names_of_metrics
+from .queries.metrics import count_of_values, last_values_of_run
 from .queries.parameters import parameters
-from .queries.series import finite, series
+from .queries.series import finite, is_number, series
 from .render import run_path, shown
 from .words import compare
 
@@ -30,17 +31,17 @@ def comparison(records: Records, project: Row, rows: list[Row], chosen: list[str
         chosen: names of the metrics that are drawn; none: the first.
         only_different: leave out the settings that are the same in all runs.
     """
-    names = list(dict.fromkeys(name for row in rows for name in names_of_metrics(records, row["uuid"])))
+    last = {row["uuid"]: last_values_of_run(records, row["uuid"]) for row in rows}
+    names = list(dict.fromkeys(name for values in last.values() for name in values))
     drawn = [name for name in names if name in chosen] or names[:METRICS_SHOWN]
     lines = [{**row, "line": f"line-{i % _LINE_COLOURS + 1}"} for i, row in enumerate(rows)]
-    last = {row["uuid"]: {name: last_value(records, row["uuid"], name) for name in names} for row in rows}
     return {
         "lines": lines,
         "names": names,
         "drawn": drawn,
         "plots": [plot for name in drawn if (plot := _plot(records, project, rows, name, len(drawn)))],
         "last": last,
-        "best": {name: _ends([last[row["uuid"]][name] for row in rows]) for name in names},
+        "best": {name: _best(name, [last[row["uuid"]].get(name) for row in rows]) for name in names},
         "configuration": configuration(rows, only_different=only_different),
         "prompts": _prompts(records, project, rows[:PROMPTS_SHOWN]),
         "only_different": only_different,
@@ -63,10 +64,11 @@ def _plot(records: Records, project: Row, rows: list[Row], name: str, plots: int
     return {"name": name, "in_words": ". ".join(words[:10]), "data": data}
 
 
-def _ends(values: list[Any]) -> tuple[Any, Any]:
-    """The lowest and the highest of the numbers, if they differ."""
-    numbers = [value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
-    return (min(numbers), max(numbers)) if len(set(numbers)) > 1 else (None, None)
+def _best(name: str, values: list[Any]) -> tuple[Any, str]:
+    """The best of the numbers, if they differ, and which end that is."""
+    numbers = [value for value in values if is_number(value)]
+    choose, end = (min, "lowest") if is_lower_better(name) else (max, "highest")
+    return (choose(numbers) if len(set(numbers)) > 1 else None), end
 
 
 def configuration(rows: list[Row], *, only_different: bool) -> list[Row]:

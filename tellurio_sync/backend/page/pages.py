@@ -32,7 +32,7 @@ from .queries.samples import (
 from .queries.scores import changed_samples
 from .queries.usage import usage, usage_by_step
 from .render import Html, age, project_path, query, render, run_path, short
-from .story import SAMPLES_SHOWN, Marks, story
+from .story import Marks, story
 from .words import compare, only_new
 
 PROJECTS_SHOWN = 50
@@ -99,7 +99,7 @@ def overview(records: Records, asked: Asked) -> Html:
                 "runs": [shown_run(found, row) for row in rows],
                 "where": where,
                 "columns": _columns(where),
-                "found": values_of(records, rows, where),
+                "found": values_of(records, found["uuid"], rows, where),
             }
         )
     return _page("projects.html", asked, title="Projects", parts=parts, total=count_of_projects(records))
@@ -143,7 +143,7 @@ def project_page(records: Records, asked: Asked) -> Html:
         where=where,
         runs=[shown_run(found, row) for row in rows],
         columns=_columns(where, wanted, described),
-        values=values_of(records, rows, where),
+        values=values_of(records, found["uuid"], rows, where),
         total=total,
         total_runs=count_of_runs(records, found["uuid"], Wanted()),
         is_filtered=bool(wanted.search or wanted.status or wanted.tag),
@@ -266,9 +266,6 @@ def story_page(records: Records, asked: Asked) -> Html:
     values = story(records, row, run_path(found, row), position, wanted)
     if values is None:
         raise NotFound("There is no such parameter.")
-    for name in ("broke", "mended"):
-        shown = values[name][:SAMPLES_SHOWN]
-        values[name] = [*with_answers(records, row["uuid"], shown), *values[name][SAMPLES_SHOWN:]]
     return _page(
         "story.html",
         asked,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..snapshot import Records
 from ..store import Row
+from .direction import is_lower_better
 from .queries.metrics import count_of_values, last_values
 from .queries.series import Point, finite, series
 from .queries.times import times
@@ -45,8 +46,25 @@ def _plot(records: Records, run: Row, name: str, columns: int, path: str, marks:
         "total": total,
         "is_thinned": is_thinned,
         "now": number(finite(points)[-1][1]) if finite(points) else "",
+        "best": _best(name, points, marks),
         "in_words": in_words(name, points),
         "data": data if finite(points) else None,
+    }
+
+
+def _best(name: str, points: list[Point], marks: Marks) -> dict[str, Any] | None:
+    """The first of the best values, and the versions of prompts that it belongs to; None where all are the same."""
+    numbers = finite(points)
+    if len({value for _, value in numbers}) < 2:
+        return None
+    is_lower = is_lower_better(name)
+    best = (min if is_lower else max)(value for _, value in numbers)
+    point = next(point for point, value in numbers if value == best)
+    return {
+        "end": "lowest" if is_lower else "highest",
+        "value": best,
+        "step": point.step,
+        "versions": marks.in_force(point.number),
     }
 
 

@@ -69,6 +69,8 @@ def report(records: Records, project: Row, run: Row) -> str:
     marks = Marks(records, run["uuid"], "")
     made = plots(records, run, names_of_metrics(records, run["uuid"])[:METRICS_SHOWN], "", marks)
     for plot in made:
+        if plot["best"]:
+            plot["best"]["versions"] = [(label, "") for label, _ in plot["best"]["versions"]]
         if plot["data"]:
             # There is no server to ask for the other axes.
             points = series(records, run["uuid"], plot["name"], columns_for(len(made)))
@@ -102,7 +104,8 @@ def report(records: Records, project: Row, run: Row) -> str:
 
 def _story(records: Records, run: Row, position: int, newest: Row) -> Row:
     variable_id = newest["variable_id"]
-    numbers = [row["version"] for row in versions(records, run["uuid"], variable_id)]
+    rows = versions(records, run["uuid"], variable_id)
+    numbers, steps = [row["version"] for row in rows], {row["version"]: row["step"] for row in rows}
     scores = scores_of_versions(records, run["uuid"], variable_id)
     pairs = list(pairwise(numbers))
     left_out = max(len(pairs) - CHANGES_SHOWN, 0)
@@ -113,11 +116,19 @@ def _story(records: Records, run: Row, position: int, newest: Row) -> Row:
         "position": position,
         "newest": newest,
         "left_out": left_out,
-        "changes": [_change(records, run, variable_id, scores, *pair) for pair in told[::-1]],
+        "changes": [_change(records, run, variable_id, scores, steps, *pair) for pair in told[::-1]],
     }
 
 
-def _change(records: Records, run: Row, variable_id: str, scores: dict[int, Row], before: int, after: int) -> Row:
+def _change(
+    records: Records,
+    run: Row,
+    variable_id: str,
+    scores: dict[int, Row],
+    steps: dict[int, int | None],
+    before: int,
+    after: int,
+) -> Row:
     earlier = version(records, run["uuid"], variable_id, before)
     later = version(records, run["uuid"], variable_id, after)
     assert earlier is not None
@@ -130,6 +141,7 @@ def _change(records: Records, run: Row, variable_id: str, scores: dict[int, Row]
         "score_before": scores.get(before),
         "words": compare(earlier["value"], later["value"]),
         "texts": feedback_texts(later["feedback"]),
+        "step": steps.get(after),
         "broke": len(broke),
         "mended": len(changes) - len(broke),
         "examples": with_answers(records, run["uuid"], broke[:EXAMPLES_SHOWN]),

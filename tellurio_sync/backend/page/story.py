@@ -14,6 +14,7 @@ from .plots import columns_for, in_words, line_of
 from .queries.around import around
 from .queries.metrics import count_of_values, highest, names_of_metrics
 from .queries.parameters import parameters, version, versions
+from .queries.samples import with_answers
 from .queries.scores import changed_samples, scores_of_versions
 from .queries.series import Point, series
 from .render import number, query
@@ -25,7 +26,7 @@ _METRICS_SHOWN = 8
 # A batch's feedback in one text.
 _ITEM = re.compile(r"<ITEM>(.*?)</ITEM>", re.DOTALL)
 
-_CAUSES = {"begin": "as it began", "step": "made by an optimizer's step", "set": "set by the program", "": ""}
+_CAUSES = {"begin": "as it began", "step": "made by an optimizer", "set": "set by the program", "": ""}
 
 
 class Marks:
@@ -38,6 +39,7 @@ class Marks:
     def __init__(self, records: Records, run_uuid: str, path: str, here: tuple[int, int] = (0, 0)) -> None:
         """``here`` is the parameter and the version that is looked at; 0 is none."""
         self._changes: list[tuple[int, Row]] = []
+        self._begins: list[tuple[str, str, list[Row]]] = []
         self.first: list[int] = []
         self._first_id = ""
         found = parameters(records, run_uuid)
@@ -49,10 +51,11 @@ class Marks:
                 self._first_id = parameter["variable_id"]
                 # The axis of versions is that of the first parameter that has some.
                 self.first = [row["value_count"] for row in rows]
+            prefix = "v" if len(found) == 1 else f"{position}·v"
+            self._begins.append((prefix, f"{path}prompts/{position}/?version=", rows))
             for row in rows[1:]:
-                label = f"v{row['version']}" if len(found) == 1 else f"{position}·v{row['version']}"
                 mark = {
-                    "label": label,
+                    "label": f"{prefix}{row['version']}",
                     "t": datetime.fromisoformat(row["date_created"]).timestamp(),
                     "v": row["version"] if parameter["variable_id"] == self._first_id else None,
                     "href": f"{path}prompts/{position}/?version={row['version']}",
@@ -78,6 +81,14 @@ class Marks:
             before, after = points[max(at - 1, 0)], points[min(at, len(points) - 1)]
             steps.append((before.step + after.step) / 2)
         return steps
+
+    def in_force(self, number: int) -> list[tuple[str, str]]:
+        """Which versions a value of the run belongs to, by its number: a label and an address for each parameter."""
+        found = []
+        for prefix, address, rows in self._begins:
+            at = max(bisect_right([row["value_count"] for row in rows], number) - 1, 0)
+            found.append((f"{prefix}{rows[at]['version']}", f"{address}{rows[at]['version']}"))
+        return found
 
     def axis(self, points: list[Point]) -> list[float] | None:
         """Per point the version that was in force, and how far on it was; None without versions."""
@@ -130,7 +141,12 @@ def story(records: Records, run: Row, path: str, position: int, asked: dict[str,
     return {
         "parameter": parameter,
         "position": position,
-        "shown": {**shown, "how": _CAUSES[shown["cause"] or ""], "texts": feedback_texts(shown["feedback"])},
+        "shown": {
+            **shown,
+            "how": _CAUSES[shown["cause"] or ""],
+            "step": rows[place]["step"],
+            "texts": feedback_texts(shown["feedback"]),
+        },
         "against": against,
         "earlier": earlier,
         "words": compare(other["value"], shown["value"]),
@@ -141,8 +157,9 @@ def story(records: Records, run: Row, path: str, position: int, asked: dict[str,
         "score": scores.get(here),
         "score_before": scores.get(earlier) if place else None,
         "metrics": _around(records, run["uuid"], names, shown["value_count"] or 0) if place else [],
-        "broke": [row for row in changes if row["now"] < row["was"]],
-        "mended": [row for row in changes if row["now"] > row["was"]][::-1],
+        "has_changes": bool(changes),
+        "broke": _changed(records, run["uuid"], [row for row in changes if row["now"] < row["was"]], earlier, here),
+        "mended": _changed(records, run["uuid"], [row for row in changes if row["now"] > row["was"]], earlier, here),
         "most": SAMPLES_SHOWN,
         "curves": [(name, query(base, metric=name), name == metric) for name in names],
         "plot": _plot(records, run, path, metric, points, (position, here)) if metric else None,
@@ -175,9 +192,31 @@ def _chip(row: Row, scores: dict[int, Row], rows: list[Row], i: int, here: int, 
         **row,
         "link": query(base, version=row["version"], against=None),
         "is_here": row["version"] == here,
-        "score": score,
+        "title": _title(row["step"], score),
         "trend": "up" if change > 0 else "down" if change < 0 else "",
     }
+
+
+def _changed(records: Records, run_uuid: str, rows: list[Row], before: int, after: int) -> Row:
+    """Samples that a change broke, or mended: for ``sure``, and ``perhaps``, with how many there are of each.
+
+    A sample that was not asked under just these two versions may have changed by another one in between.
+    """
+    sure = [row for row in rows if (row["was_version"], row["now_version"]) == (before, after)]
+    perhaps = [row for row in rows if (row["was_version"], row["now_version"]) != (before, after)]
+    return {
+        "sure": with_answers(records, run_uuid, sure[:SAMPLES_SHOWN]),
+        "sure_count": len(sure),
+        "perhaps": with_answers(records, run_uuid, perhaps[:SAMPLES_SHOWN]),
+        "perhaps_count": len(perhaps),
+    }
+
+
+def _title(step: int | None, score: Row | None) -> str:
+    parts = [f"step {step}"] if step else []
+    if score:
+        parts.append(f"{score['count']} answers evaluated, mean score {number(score['mean'])}")
+    return ", ".join(parts)
 
 
 def _around(records: Records, run_uuid: str, names: list[str], count: int) -> list[Row]:

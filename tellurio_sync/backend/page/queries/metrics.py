@@ -19,10 +19,9 @@ def last_values(records: Records, run_uuid: str, name: str, limit: int) -> list[
     return [{"step": step, "value": value} for _, step, value in metrics.last_values(records, run_uuid, name, limit)]
 
 
-def last_value(records: Records, run_uuid: str, name: str) -> Any:
-    """The value at the last step of a metric; None if there is none."""
-    rows = last_values(records, run_uuid, name, 1)
-    return rows[0]["value"] if rows else None
+def last_values_of_run(records: Records, run_uuid: str) -> dict[str, Any]:
+    """For each metric of a run, in the order in which they began, the value at its last step."""
+    return {row["name"]: row["last"] for row in metrics.summaries(records, run_uuid)}
 
 
 def highest(records: Records, run_uuid: str, name: str) -> float | None:

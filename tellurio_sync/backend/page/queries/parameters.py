@@ -6,6 +6,7 @@ import json
 
 from ...snapshot import Records
 from ...store import Row
+from .tables import has_table
 
 
 def parameters(records: Records, run_uuid: str) -> list[Row]:
@@ -21,15 +22,29 @@ def parameters(records: Records, run_uuid: str) -> list[Row]:
 def versions(records: Records, run_uuid: str, variable_id: str) -> list[Row]:
     """The versions of a parameter, oldest first, without their texts.
 
-    ``value_count`` is how many values the run's metrics had when it came, ``cause`` how it came about.
+    ``value_count`` is how many values the run's metrics had when it came, ``cause`` how it came about, ``step`` which
+    of the run's steps of optimizers made it, None for none.
     """
-    return records.read(
-        "SELECT version, date_created, coalesce(cause, '') AS cause, coalesce(value_count, 0) AS value_count"
+    rows = records.read(
+        "SELECT number, version, date_created, coalesce(cause, '') AS cause, coalesce(value_count, 0) AS value_count"
         " FROM parameters LEFT JOIN causes ON parameter = number WHERE run_uuid = ? AND variable_id = ?"
         " ORDER BY version",
         run_uuid,
         variable_id,
     )
+    steps = _steps(records, run_uuid, variable_id)
+    return [{**row, "step": steps.get(row["number"])} for row in rows]
+
+
+def _steps(records: Records, run_uuid: str, variable_id: str) -> dict[int, int]:
+    if not has_table(records, "version_steps"):
+        return {}
+    rows = records.read(
+        "SELECT parameter, step FROM version_steps JOIN parameters ON parameter = number"
+        " WHERE run_uuid = ? AND variable_id = ?",
+        *(run_uuid, variable_id),
+    )
+    return {row["parameter"]: row["step"] for row in rows}
 
 
 def version(records: Records, run_uuid: str, variable_id: str, number: int) -> Row | None:

@@ -8,7 +8,8 @@ from typing import Any
 
 from ...snapshot import Records
 from ...store import Row
-from .metrics import last_value, names_of_metrics
+from ..direction import is_lower_better
+from .metrics import names_of_metrics
 
 # Of a project with thousands of runs, those whose metrics become columns that can be chosen.
 _RUNS_LOOKED_AT = 50
@@ -87,12 +88,41 @@ def metric_columns(records: Records, project_uuid: str) -> list[str]:
     return list(dict.fromkeys(name for row in latest for name in names_of_metrics(records, row["uuid"])))
 
 
-def values_of(records: Records, rows: list[Row], columns: list[str]) -> dict[str, dict[str, Any]]:
-    """Per run and column the metric's last value; without those that have none."""
-    found: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        values = {name: last_value(records, row["uuid"], name) for name in columns}
-        found[row["uuid"]] = {name: value for name, value in values.items() if value is not None}
+def values_of(records: Records, project_uuid: str, rows: list[Row], columns: list[str]) -> dict[str, dict[str, Row]]:
+    """Per run and column the metric's ``last`` value and its ``best`` number; without those that have none.
+
+    ``end`` says which end counts as best, "highest" or "lowest", ``is_best`` whether no run of the project has a
+    better one, and some has a worse one.
+    """
+    uuids, names = json.dumps([row["uuid"] for row in rows]), json.dumps(columns)
+    of_project = {
+        row["name"]: row
+        for row in records.read(
+            "SELECT name, min(low) AS least_low, max(low) AS most_low, min(high) AS least_high, max(high) AS most_high"
+            " FROM series WHERE run IN (SELECT number FROM runs WHERE project_uuid = ?)"
+            " AND name IN (SELECT value FROM json_each(?)) GROUP BY name",
+            *(project_uuid, names),
+        )
+    }
+    found: dict[str, dict[str, Row]] = {row["uuid"]: {} for row in rows}
+    for row in records.read(
+        "SELECT uuid, series.name, last_value, low, high FROM runs JOIN series ON series.run = runs.number"
+        " WHERE uuid IN (SELECT value FROM json_each(?)) AND series.name IN (SELECT value FROM json_each(?))"
+        " AND count > 0",
+        *(uuids, names),
+    ):
+        is_lower = is_lower_better(row["name"])
+        end, best = ("lowest", row["low"]) if is_lower else ("highest", row["high"])
+        others = of_project[row["name"]]
+        top, other_top = (
+            (others["least_low"], others["most_low"]) if is_lower else (others["most_high"], others["least_high"])
+        )
+        found[row["uuid"]][row["name"]] = {
+            "last": json.loads(row["last_value"]),
+            "best": best,
+            "end": end,
+            "is_best": best is not None and best == top != other_top,
+        }
     return found
 
 

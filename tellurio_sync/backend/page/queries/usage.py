@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ...snapshot import Records
 from ...store import Row
+from .tables import has_table
 
 # Steps of a long training that are shown: the last ones.
 _STEPS_SHOWN = 50
@@ -11,8 +12,8 @@ _STEPS_SHOWN = 50
 
 def usage_by_step(records: Records, run_uuid: str) -> list[Row]:
     """The last steps of optimizers, latest first: ``kinds`` (questions asked for what, as a text), tokens, dollars."""
-    if not records.read("SELECT 1 FROM sqlite_master WHERE name = 'usage_by_step'"):
-        return []  # a report of data that no backend has brought up to date
+    if not has_table(records, "usage_by_step"):
+        return []
     rows = records.read(
         "SELECT step, sum(asked) AS asked, sum(cached) AS cached, sum(failed) AS failed, sum(not_asked) AS not_asked,"
         " sum(prompt_tokens) AS prompt_tokens, sum(completion_tokens) AS completion_tokens, sum(cost) AS cost,"
