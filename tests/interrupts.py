@@ -34,6 +34,8 @@ class Strike:
         number: of its point, counted from 0 in the order in which they are passed.
         again: how many points later a second one comes; None: none does.
         act: what the signal handler does there; what it raises is raised there. None: as Ctrl-C, KeyboardInterrupt.
+        expected: what it raises on purpose. Leaving the ``with`` hides that, and nothing else: a handler whose own call
+            has failed fails the test.
 
     Attributes:
         where: its point, for humans; None while it has not come: there were fewer points.
@@ -45,8 +47,10 @@ class Strike:
         number: int,
         again: int | None = None,
         act: Callable[[], object] | None = None,
+        expected: type[BaseException] | None = None,
     ) -> None:
         self._act = act
+        self._expected = expected
         self._raised: BaseException | None = None
         self.where: str | None = None
         self._again = again
@@ -64,7 +68,7 @@ class Strike:
         if self._act is not None:
             raised = self._raised
             assert raised is None or kind is type(raised), f"{raised!r} was swallowed at {self.where}: {kind}"
-            return raised is not None
+            return self._expected is not None and isinstance(raised, self._expected)
         assert self.where is None or kind is KeyboardInterrupt, f"Ctrl-C was swallowed at {self.where}"
         return self.where is not None
 
@@ -111,6 +115,7 @@ def strikes(
     *owners: ModuleType | type | Callable[..., object],
     again: int | None = None,
     act: Callable[[], object] | None = None,
+    expected: type[BaseException] | None = None,
 ) -> Iterator[Strike]:
     """A strike for each point of what these modules, classes and functions define that is passed, and one more.
 
@@ -120,7 +125,7 @@ def strikes(
     """
     codes = frozenset(itertools.chain.from_iterable(map(_codes_of, owners)))
     for number in itertools.count():
-        strike = Strike(codes, number, again, act)
+        strike = Strike(codes, number, again, act, expected)
         yield strike
         if strike.where is None:
             assert number > 10, f"only {number} points: this watches the wrong code"

@@ -171,8 +171,7 @@ class WebSocketTransport(Transport):
                     and not self._queue
                     and not self._is_closing
                     and self._ending is None
-                    and self._write_failure is None
-                ):  # the usual case: straight to the socket
+                ):  # the usual case: straight to the socket (after a failed write there is a rest)
                     start = self._queued
                     receipt.end_offset = self._queued = start + size
                     self._rest = encoded[0]

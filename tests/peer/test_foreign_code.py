@@ -116,7 +116,7 @@ def test_a_signal_handler_may_call_at_any_point(client: te.TellurioWebSocketClie
 
 
 class Others:
-    """A thread that makes a call whenever it is told to. Context manager."""
+    """A thread that gives one call up and makes another whenever it is told to. Context manager."""
 
     def __init__(self, client: te.TellurioWebSocketClient) -> None:
         self.turns: queue.SimpleQueue[bool] = queue.SimpleQueue()
@@ -127,6 +127,7 @@ class Others:
     def _run(self) -> None:
         try:
             while self.turns.get():
+                assert self._client.submit("m", {"run_uuid": "r", "x": "never"}, SOON).cancel()
                 self._client.call("m", {"run_uuid": "r", "x": "other"}, SOON)
         except BaseException as exc:  # noqa: BLE001 - raised in __exit__
             self.failures.append(exc)
@@ -157,8 +158,9 @@ def others_first(far: ServerConnection) -> None:
             far.reply(held[0], held.pop(0)["params"])
 
 
+@pytest.mark.parametrize("nested", ["call", "submit"])
 @pytest.mark.parametrize("outer", ["call", "submit", "many", "time-out", "cancel", "notify"])
-def test_a_signal_handler_that_waits_holds_nobody_up(outer: str) -> None:
+def test_a_signal_handler_that_waits_holds_nobody_up(outer: str, nested: str) -> None:
     """At no point of this thread's code does it wait with something that another thread needs to send or to receive."""
     with ScriptedServer(others_first) as server, contextlib.ExitStack() as stack:
         client = te.TellurioWebSocketClient(server.base_url, server.port)
@@ -168,7 +170,11 @@ def test_a_signal_handler_that_waits_holds_nobody_up(outer: str) -> None:
 
         def act() -> None:
             others.turns.put(True)
-            client.call("m", {"run_uuid": "r", "x": "nested"}, SOON)
+            params = {"run_uuid": "r", "x": "nested"}
+            if nested == "call":
+                client.call("m", params, SOON)
+            else:
+                client.submit("m", params, SOON).result(SOON)
 
         params = {"run_uuid": "r", "x": "never" if outer in ("time-out", "cancel") else "x"}
         for strike in strikes(*WATCHED, act=act):
@@ -242,7 +248,7 @@ def test_what_a_signal_handler_raises_leaves_as_it_is(client: te.TellurioWebSock
         raise ERRORS[error]()
 
     session = client.connection
-    for number, strike in enumerate(strikes(*WATCHED, act=act)):
+    for number, strike in enumerate(strikes(*WATCHED, act=act, expected=Exception)):
         try:
             with strike:
                 call(client, number)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from tellurio_sync.ownership import is_held
 from tellurio_sync.transport.base import Ending, NoRoom, TransportEnded
 
 from ..conftest import FAILSAFE
@@ -123,6 +125,20 @@ def test_while_the_server_does_not_read_nothing_more_is_sent_and_send_finds_no_r
     far.transport.send(['"y"'], [small])  # without a timeout: queued at once
     assert small.end_offset is not None
     assert not far.transport.was_sent(small)
+
+
+def test_a_sender_that_waits_for_room_holds_none_of_the_transports_locks(far: FarEnd) -> None:
+    """It may be a signal handler's, in the middle of code that holds one."""
+    far.stop_reading()
+    far.transport.send([BIG])
+    with contextlib.ExitStack() as held:
+        for lock in far.transport.locks:
+            held.enter_context(lock)
+        ending, _ = started(far.transport.abort, Ending("aborted", "local"))
+        with pytest.raises(TransportEnded):
+            far.transport.send(['"x"'], timeout=FAILSAFE)
+        assert all(map(is_held, far.transport.locks))
+    ended(ending)
 
 
 @pytest.mark.parametrize(
