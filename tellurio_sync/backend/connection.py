@@ -67,6 +67,7 @@ EXTENSIONS = (
     "cancel",
     "client_function",
     "feedback",
+    "logged",
     "on_error",
     "progress",
     "questions",

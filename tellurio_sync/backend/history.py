@@ -22,7 +22,7 @@ from .versions import Cause, Versions
 if TYPE_CHECKING:
     from .engine.op import Op
     from .questions import Asked
-    from .store import Store
+    from .store import Logged, Store
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -47,7 +47,14 @@ class History:
         """A parameter of a run (`""` is none) is new, or may have another value."""
         self._note(run_uuid, variable.variable_id, variable)
 
-    def step(self, run_uuid: str, before: Variable, variable: Variable, feedback: Sequence[Variable]) -> None:
+    def step(
+        self,
+        run_uuid: str,
+        before: Variable,
+        variable: Variable,
+        feedback: Sequence[Variable],
+        logged: Logged | None = None,
+    ) -> None:
         """An optimizer rewrote a parameter of a run (`""` is none).
 
         Args:
@@ -55,10 +62,11 @@ class History:
             before: the parameter as it was: a run may go on with one that it has not seen yet.
             variable: the parameter as it is.
             feedback: the gradients that the optimizer read.
+            logged: how much the client had logged when it asked for the step; None: it did not tell.
         """
         self._note(run_uuid, variable.variable_id, before)
         texts = [part for one in feedback for part in _texts(one)]
-        self._note(run_uuid, variable.variable_id, variable, "step", texts)
+        self._note(run_uuid, variable.variable_id, variable, "step", texts, logged)
 
     def end_step(self, run_uuid: str) -> None:
         """A step of an optimizer has ended, whether it changed anything or not."""
@@ -119,13 +127,21 @@ class History:
     # --- helpers --------------------------------------------------------------------------------
 
     def _note(
-        self, run_uuid: str, variable_id: str, variable: Variable, cause: Cause = "set", feedback: Sequence[str] = ()
+        self,
+        run_uuid: str,
+        variable_id: str,
+        variable: Variable,
+        cause: Cause = "set",
+        feedback: Sequence[str] = (),
+        logged: Logged | None = None,
     ) -> int | None:
         if not run_uuid:
             return None
         try:
             step = self.questions.current_step(run_uuid) if cause == "step" else None
-            return self.versions.note(run_uuid, variable_id, variable.role or "", variable.data, cause, feedback, step)
+            return self.versions.note(
+                run_uuid, variable_id, variable.role or "", variable.data, cause, feedback, step, logged
+            )
         except sqlite3.Error as exc:
             logger.warning("! the value of a parameter of run %s was not kept: %s", run_uuid, exc)
             return None

@@ -29,6 +29,7 @@ from .question_log import Forward, asking
 from .records import BATCH_CRITIC, CRITIC, RECORDS, as_json, learnt, plain_feedback
 from .refused import Refused, param
 from .scope import DEFAULT_MAX_FAILED, Scope
+from .store import Logged
 from .wire import Operand
 
 Work = Coroutine[Any, Any, Result]
@@ -189,6 +190,7 @@ def _append_gradient(scope: Scope, arrived: Arrived, replay: Replay | None, *, r
 def run_step(scope: Scope, params: Params) -> Work:
     """Rewrite the parameters of an optimizer that have feedback (protocol §I.3)."""
     objects = scope.objects
+    logged = _logged(params)
     optimizer = objects.optimizer(param(params, "optimizer_id"))
     tasks, all_ids = [], []
     for group in optimizer.groups:
@@ -199,7 +201,7 @@ def run_step(scope: Scope, params: Params) -> Work:
             tasks.append(Task(settings, Operand.of(variable), gradients, optimizer.momentum.get(variable, [])))
 
     async def work() -> Result:
-        for rewritten in await _rewrite(scope, tasks, all_ids):
+        for rewritten in await _rewrite(scope, tasks, all_ids, logged):
             optimizer.momentum[rewritten.variable] = rewritten.kept
         result = {
             "message": "Optimizer step executed successfully.",
@@ -216,6 +218,7 @@ def run_step(scope: Scope, params: Params) -> Work:
 def run_optimizer_tgd(scope: Scope, params: Params) -> Work:
     """The same as ``run_step``, for parameters, gradients and buffers that come with the request."""
     objects = scope.objects
+    logged = _logged(params)
     parameters = wire.variables(objects, param(params, "params", list), "params")
     grads, buffers = param(params, "grads", list), param(params, "momentum_buffer_list", list)
     if not all(isinstance(items, list) for items in [*grads, *buffers]):
@@ -235,7 +238,7 @@ def run_optimizer_tgd(scope: Scope, params: Params) -> Work:
 
     async def work() -> Result:
         kept = {task.parameter.variable: task.history for task in tasks}
-        for rewritten in await _rewrite(scope, tasks, [variable.variable_id for variable in parameters]):
+        for rewritten in await _rewrite(scope, tasks, [variable.variable_id for variable in parameters], logged):
             kept[rewritten.variable] = rewritten.kept
         result = {
             "message": "Functional TGD optimization step executed successfully.",
@@ -253,7 +256,20 @@ def _version(scope: Scope, entry: Any) -> Version:
     return Version(copy, tuple(wire.variables(scope.objects, entry[1], "momentum_buffer_list")))
 
 
-async def _rewrite(scope: Scope, tasks: list[Task], all_ids: list[str]) -> list[Rewritten]:
+def _logged(params: Params) -> Logged | None:
+    """How much the client had logged when it asked for a step, if it tells (protocol §K.14)."""
+    found = params.get("logged")
+    if found is None:
+        return None
+    if not (isinstance(found, list) and len(found) == 2):
+        raise Refused("`logged` must be a writer and a number of bytes.")
+    writer, position = found
+    if not (isinstance(writer, str) and type(position) is int and 0 <= position < 2**63):
+        raise Refused("`logged` must be a writer and a number of bytes.")
+    return Logged(writer, position)
+
+
+async def _rewrite(scope: Scope, tasks: list[Task], all_ids: list[str], logged: Logged | None) -> list[Rewritten]:
     try:
         done = await step(scope.objects, scope, [task for task in tasks if task.has_feedback])
     finally:
@@ -262,7 +278,7 @@ async def _rewrite(scope: Scope, tasks: list[Task], all_ids: list[str]) -> list[
         _push_copy(scope, rewritten.before.copy)
         variable = rewritten.variable
         scope.push("update_variable", variable_id=variable.variable_id, field="data", value=variable.data)
-        scope.watch_step(rewritten.before.copy, variable, rewritten.before.gradients)
+        scope.watch_step(rewritten.before.copy, variable, rewritten.before.gradients, logged)
     # All parameters, because a run may use the parameters of an earlier run.
     scope.watch(*(task.parameter.variable for task in tasks))
     # Protocol §C.1: every parameter of every group, also those without gradients.

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .engine.op import Op
     from .passes import Way
     from .question_log import Forward
+    from .store import Logged
 
 # Where more samples than these are without feedback, it is rather the model that is at fault.
 DEFAULT_MAX_FAILED = 0.5
@@ -157,10 +158,12 @@ class Scope:
             if variable.obj_type == PARAMETER and history is not None:
                 history.parameter(self._run_uuid, variable)
 
-    def watch_step(self, before: Variable, variable: Variable, feedback: Sequence[Variable]) -> None:
+    def watch_step(
+        self, before: Variable, variable: Variable, feedback: Sequence[Variable], logged: Logged | None
+    ) -> None:
         """Show what an optimizer made of a parameter of the request's run, and the feedback that it read."""
         if self.objects.history is not None:
-            self.objects.history.step(self._run_uuid, before, variable, feedback)
+            self.objects.history.step(self._run_uuid, before, variable, feedback, logged)
 
     def end_step(self) -> None:
         """A step of an optimizer has ended: questions of the request's run belong to the next one from now on."""

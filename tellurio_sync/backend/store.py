@@ -13,11 +13,12 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 from ..errors import BackendError
@@ -36,6 +37,16 @@ MAX_NAME_CHARS = 200
 _LOCK_TIMEOUT = 0.25
 
 Row = dict[str, Any]
+
+# Of those that wait for a part of a journal, the latest.
+_MOST_WAITING = 10_000
+
+
+class Logged(NamedTuple):
+    """How much a client had logged at a moment: the ``position`` in the journal of a ``writer``, in bytes."""
+
+    writer: str
+    position: int
 
 
 class JournalGap(ValueError):
@@ -81,6 +92,8 @@ class Store:
         # When each run gave its last sign of life, on the monotonic clock. A new backend waits for the first ones.
         rows = self._db.execute("SELECT uuid FROM runs WHERE status = 'RUNNING' AND seen IS NOT NULL")
         self._signs: dict[str, float] = dict.fromkeys((row["uuid"] for row in rows), time.monotonic())
+        # (run, what of a journal must come) -> whom to tell how many values the run had up to there.
+        self._waiting: dict[tuple[int, Logged], list[Callable[[int], None]]] = {}
 
     def close(self) -> None:
         """Close the records and let go of the directory."""
@@ -288,20 +301,45 @@ class Store:
                 records, malformed = exc.records, str(exc)
             refused = []
             values = []
-            for step, items, _ in records:
+            ends = []
+            for step, items, end in records:
                 for name, value in items:
                     if problem := _problem(name, value):
                         refused.append({"name": name[:MAX_NAME_CHARS], "step": step, "detail": problem})
                     else:
                         values.append((name, value, step))
+                        ends.append(end)
+            before = self.value_count(run_uuid)
             if values:
                 metrics.add_values(self._db, run, values, time.time())
+            self._tell_waiting(run, writer, decoder.position, before, ends)
             if decoder.position > begin:
                 self._db.execute(
                     "INSERT OR REPLACE INTO writers VALUES (?, ?, ?, ?)",
                     (run, writer, decoder.position, json.dumps(decoder.state())),
                 )
         return {"position": decoder.position, "refused": refused, "malformed": malformed}
+
+    def when_known(self, run_uuid: str, logged: Logged, tell: Callable[[int], None]) -> None:
+        """Call ``tell`` with how many values the run had after this much of a journal, once that has come.
+
+        At once where it is known already; and never, if it does not come while this backend runs.
+        """
+        run = self._number(run_uuid)
+        known = self._one("SELECT position FROM writers WHERE run = ? AND writer = ?", run, logged.writer)
+        if known is not None and known["position"] >= logged.position:
+            tell(self.value_count(run_uuid))
+            return
+        self._waiting.setdefault((run, logged), []).append(tell)
+        if len(self._waiting) > _MOST_WAITING:
+            del self._waiting[next(iter(self._waiting))]
+
+    def _tell_waiting(self, run: int, writer: str, position: int, before: int, ends: list[int]) -> None:
+        """Tell those that wait for this part of a journal; ``ends``: of each new value where its record ends."""
+        for key in [key for key in self._waiting if key[0] == run and key[1].writer == writer]:
+            if key[1].position <= position:
+                for tell in self._waiting.pop(key):
+                    tell(before + bisect_right(ends, key[1].position))
 
     def value_count(self, run_uuid: str) -> int:
         """How many values the metrics of a run have in all."""

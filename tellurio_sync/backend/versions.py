@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from typing import Literal
 
 from .data import Data, text
-from .store import Store
+from .store import Logged, Store
 
 # How much is kept of the parameters of a run. A version that is longer than the limit is cut, and says so.
 PARAMETERS_PER_RUN = 50
@@ -69,6 +69,7 @@ class Versions:
         cause: Cause = "set",
         feedback: Sequence[str] = (),
         step: int | None = None,
+        logged: Logged | None = None,
     ) -> int | None:
         """Keep a value of a parameter, if it is another than the last; the number of its version.
 
@@ -84,6 +85,7 @@ class Versions:
             cause: why it is another than before; the first version always has the cause "begin".
             feedback: what the optimizer read.
             step: which of the run's steps of optimizers made it, from 1; None: none did.
+            logged: how much of its journal the client had written before that; None: all that has come.
         """
         # As JSON, because SQLite takes no text that holds half a surrogate pair.
         value = text(data)
@@ -110,6 +112,9 @@ class Versions:
             json.dumps(_cut_all(feedback)),
             self._store.value_count(run_uuid),
         )
+        if logged is not None:
+            # Values that were logged before may still be on their way.
+            self._store.when_known(run_uuid, logged, _PlaceOf(self._store, made.lastrowid))
         if step is not None:
             self._store.write("INSERT INTO version_steps VALUES (?, ?)", made.lastrowid, step)
         self._store.write(
@@ -142,6 +147,17 @@ class Versions:
         """The run is gone."""
         for key in [key for key in self._last if key[0] == run_uuid]:
             del self._last[key]
+
+
+class _PlaceOf:
+    """Corrects the place of a version among the values of its run."""
+
+    def __init__(self, store: Store, parameter: int | None) -> None:
+        self._store = store
+        self._parameter = parameter
+
+    def __call__(self, value_count: int) -> None:
+        self._store.write("UPDATE causes SET value_count = ? WHERE parameter = ?", value_count, self._parameter)
 
 
 def _cut(text: str, limit: int) -> str:

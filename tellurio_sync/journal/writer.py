@@ -115,6 +115,14 @@ class JournalWriter:
         self.is_usable = True
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    @property
+    def size_bytes(self) -> int:
+        """The bytes of the file so far; 0 once it is closed. Thread-safe; does not wait for threads that log."""
+        try:
+            return os.fstat(self._fd).st_size
+        except OSError:
+            return 0
+
     def close(self) -> None:
         """Close the file. Idempotent."""
         with self._lock:

@@ -46,6 +46,12 @@ _EACH_IN_A_BURST = 0.01
 _FORGETTING = frozenset({RELEASE, SESSION})
 
 
+LOGGED = "logged"
+"""The parameter of a step that tells how much was logged before it; also the extension (protocol §K.14)."""
+
+_STEPS = frozenset({"run_step", "run_optimizer_tgd"})
+
+
 class Admission:
     """The permission to make a call on one connection (``model.session_link.Admission``)."""
 
@@ -63,6 +69,8 @@ class Admission:
     def request(self, method: str, params: dict[str, Any], on_reply: Callable[[], None], on_late: OnLate) -> Any:
         """See ``model.session_link.Admission``."""
         self._tell_released()
+        if method in _STEPS and LOGGED in self._client.extensions and (logged := self._gate.logged()) is not None:
+            params = {**params, LOGGED: logged}
         watch = long_calls.watch(method) if method in LONG_RUNNING_METHODS else None
         if watch is None:
             reply = self._client.call_on(self._connection, method, params, self._timeout(method), on_reply, on_late)
@@ -128,12 +136,18 @@ class RestoreGate:
         link: the session, whose objects are restored.
         run_uuid: gives the run for the calls of a restore.
         on_restored: called after each restore that had anything to do; an exception is logged.
+        logged: gives how much the active run has logged, as a step tells it; None for nothing.
     """
 
     def __init__(
-        self, link: SessionLink, run_uuid: Callable[[], str], on_restored: Callable[[Restored], None] | None
+        self,
+        link: SessionLink,
+        run_uuid: Callable[[], str],
+        on_restored: Callable[[Restored], None] | None,
+        logged: Callable[[], list[str | int] | None] = lambda: None,
     ) -> None:
         self._link = link
+        self.logged = logged
         self._run_uuid = run_uuid
         self._on_restored = on_restored
         # The one that a thread gives up when a signal handler calls while it has it (``model.call``).

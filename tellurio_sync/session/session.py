@@ -120,7 +120,7 @@ class Session:
             make_client=self._make_client,
             on_login=self._logged_in,
         )
-        self._gate = RestoreGate(self, lambda: self._last_run_uuid, on_restored)
+        self._gate = RestoreGate(self, lambda: self._last_run_uuid, on_restored, self._logged)
         self.sets_active_run = False
         forked.renew(self)
         self._run: HasUuid | None = None
@@ -131,7 +131,7 @@ class Session:
         # In the child. Threads of the parent may have held the locks; they do not exist here.
         self._login.renew_lock()
         self._registries.renew_after_fork()
-        self._gate = RestoreGate(self, lambda: self._last_run_uuid, self._on_restored)  # with the new lock
+        self._gate = RestoreGate(self, lambda: self._last_run_uuid, self._on_restored, self._logged)  # new lock
 
     def __reduce__(self) -> tuple[Any, ...]:
         options = {name: value for name, value in self._client_options.items() if name != "ssl_context"}
@@ -503,6 +503,11 @@ class Session:
             run = active_run.get_active_run()
         self._last_run_uuid = run.uuid
         return run
+
+    def _logged(self) -> list[str | int] | None:
+        from ..studio.runs import logged_by
+
+        return logged_by(self._active_run())
 
     def _send_queued(self, run: Run) -> None:
         queue = open_queue(self)

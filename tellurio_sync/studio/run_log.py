@@ -228,6 +228,11 @@ class RunLog:
             self.start()
             return self._writer
 
+    def logged(self) -> list[str | int] | None:
+        """The name of this process's journal, and its bytes so far; None: it has none. Does not block."""
+        writer = self._writer
+        return None if writer is None else [writer.path.stem, writer.size_bytes]
+
     def make_folder(self) -> RunFolder:
         """The run's folder; makes it if it is missing. Raises OSError."""
         with self._lock:

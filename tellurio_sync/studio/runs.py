@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from ..active_run import get_active_run, set_active_run
+from ..active_run import HasUuid, get_active_run, set_active_run
 from ..console import say, where_to_show
 from ..errors import HttpStatusError, TellurioError, UsageError
 from ..journal.folder import RunFolder, usable_base
@@ -72,6 +72,11 @@ def clear_active_run(run: Run) -> None:
         return
     if active is run:
         set_active_run(None)
+
+
+def logged_by(run: HasUuid) -> list[str | int] | None:
+    """How much this process has logged for a run: the name of its journal, and bytes; None: nothing, or unknown."""
+    return run._log.logged() if isinstance(run, Run) else None
 
 
 @dataclass(eq=False, repr=False)

@@ -6,6 +6,7 @@ import math
 import sqlite3
 import time
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -14,12 +15,12 @@ import pytest
 import requests
 
 from tellurio_sync.backend import store as store_module
-from tellurio_sync.backend.store import JournalGap, Store
+from tellurio_sync.backend.store import JournalGap, Logged, Store
 from tellurio_sync.errors import BackendError
 from tellurio_sync.journal.format import MAGIC, Encoder
 
 from .conftest import KEY, RunningBackend
-from .rpc_client import FAILSAFE
+from .rpc_client import FAILSAFE, RpcClient, RpcError
 
 
 class Client:
@@ -240,6 +241,48 @@ def test_the_running_backend_looks_for_lost_runs(client: Client, monkeypatch: py
         end = time.monotonic() + FAILSAFE
         while client("GET", "p/runs/").json()[-1]["status"] == "RUNNING":
             assert time.monotonic() < end
+
+
+# --- how much had been logged --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 7, 40])
+def test_those_that_wait_are_told_how_many_values_there_were(store: Store, pieces: int) -> None:
+    """Whatever the pieces in which the journal comes, and whatever others log meanwhile."""
+    run = new_run(store)
+    made = records(*range(10))
+    ends = list(accumulate(map(len, made), initial=len(MAGIC)))
+    data = MAGIC + b"".join(made)
+    told: list[tuple[int, int]] = []
+    store.add_journal(run, "other", 0, MAGIC + b"".join(records(1, 2)))
+    for count in (0, 3, 10):
+        store.when_known(run, Logged("w", ends[count]), lambda found, count=count: told.append((count, found)))  # type: ignore[misc]
+    store.when_known(run, Logged("nobody", 1), lambda found: told.append((-1, found)))
+    size = -(-len(data) // pieces)
+    known = 0
+    for _ in range(pieces):
+        known = store.add_journal(run, "w", known, data[known : known + max(size, 40)])["position"]
+    while known < len(data):
+        known = store.add_journal(run, "w", known, data[known:])["position"]
+    assert sorted(told) == [(0, 2), (3, 5), (10, 12)]
+    store.when_known(run, Logged("w", ends[3]), lambda found: told.append((99, found)))
+    assert told[-1] == (99, 12), "it is known already"
+
+
+def test_not_too_many_wait(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "_MOST_WAITING", 3)
+    run = new_run(store)
+    told: list[int] = []
+    for position in range(20, 25):
+        store.when_known(run, Logged("w", position), lambda _, position=position: told.append(position))  # type: ignore[misc]
+    store.add_journal(run, "w", 0, MAGIC + b"".join(records(*range(5))))
+    assert told == [22, 23, 24]
+
+
+@pytest.mark.parametrize("logged", ["0001", ["0001"], ["0001", -1], ["0001", True], [1, 1], ["0001", 2**63], {}])
+def test_what_does_not_tell_how_much_was_logged(rpc: RpcClient, logged: object) -> None:
+    with pytest.raises(RpcError, match="`logged` must be a writer and a number of bytes"):
+        rpc.call("run_step", optimizer_id="none", logged=logged)
 
 
 # --- what the database cannot do -------------------------------------------------------------------

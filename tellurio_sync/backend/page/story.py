@@ -30,10 +30,10 @@ _CAUSES = {"begin": "as it began", "step": "made by an optimizer", "set": "set b
 
 
 class Marks:
-    """Where on a curve the versions of a run's parameters came: among the values that had arrived by then.
+    """Where on a curve the versions of a run's parameters came: behind the values that were logged before the step.
 
-    Clients send values together, some tenths of a second after they were logged: in a loop with faster batches a mark
-    stands some steps too early.
+    Clients send values together, some tenths of a second after they were logged.  Where a client does not tell how much
+    it had logged (protocol §K.14), what counts is what had arrived: in a fast loop a mark then stands too early.
     """
 
     def __init__(self, records: Records, run_uuid: str, path: str, here: tuple[int, int] = (0, 0)) -> None:
