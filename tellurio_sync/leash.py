@@ -133,7 +133,7 @@ def find_backend(directory: Path) -> dict[str, Any] | None:
                 f"The backend that uses the data directory {directory} is reached by TLS only, so it is not joined by "
                 f"itself. Log in to it by its address ({address['http_base_url']}:{address['http_port']}) and its key."
             )
-        return address if _is_running(int(address["pid"])) and _is_held(directory) else None
+        return address if is_running(int(address["pid"])) and _is_held(directory) else None
     except (OSError, ValueError, TypeError, AttributeError, OverflowError):
         return None
 
@@ -159,7 +159,7 @@ def _check_private(file: Path, status: os.stat_result) -> None:
     )
 
 
-def _is_running(pid: int) -> bool:
+def is_running(pid: int) -> bool:
     """Whether there is such a process: after a crash the file still names one, and its port may be another's now."""
     if sys.platform != "win32":  # there, this would end it
         with contextlib.suppress(PermissionError):

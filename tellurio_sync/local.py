@@ -33,7 +33,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from . import forked
+from . import forked, workers
 from .deadlines import MONOTONIC, Deadline, check_timeout
 from .errors import BackendError, TellurioError, UsageError
 from .leash import GOES_ON, IN_USE_EXIT_CODE, DataDirectoryInUse, Leash, find_backend
@@ -80,6 +80,7 @@ class LocalBackend:
         username: the user of the backend.
         namespace: the namespace of this user's projects.
         page_url: the page with projects, runs, plots and prompts; it opens without asking for the key.
+        data_dir: where it keeps projects, runs and metrics, an absolute path; a temporary folder unless one was named.
         pid: the id of its process.
     """
 
@@ -92,6 +93,7 @@ class LocalBackend:
         self.username: str = str(ready["username"])
         self.namespace: str = str(ready["namespace"])
         self.page_url: str = str(ready.get("page_url", ""))
+        self.data_dir: str = str(ready.get("data_dir", ""))
         self.pid: int = child.pid
         self._child = child
 
@@ -120,6 +122,8 @@ class LocalBackend:
 
         While other programs use it, it goes on for them; with the last of them it ends.
         """
+        if self is _default:
+            workers.withdraw()
         self._child.end()
         _children.discard(self._child)
 
@@ -203,7 +207,8 @@ def default_local_backend(**options: Any) -> LocalBackend:
     program that started it; it ends with the last program that uses it. Other options than ``data_dir``,
     ``namespaces`` and ``timeout`` ask for a backend of this process's own.
 
-    Blocks while one starts. In a forked child it is the backend of the parent, if that had one.
+    Blocks while one starts. In a forked child it is the backend of the parent, if that had one. The other worker
+    processes of this program are told of it (``workers``).
 
     Args:
         options: for a new one, as :func:`start_local_backend`. An option that is None may differ in the running one.
@@ -222,6 +227,8 @@ def default_local_backend(**options: Any) -> LocalBackend:
         if _default is None or not _default.is_running:
             _default = _join_or_start(options)
             _default_options = wanted
+            if _default.data_dir:
+                workers.tell(_default.data_dir, is_kept="data_dir" in wanted)
         other = [name for name, value in wanted.items() if _default_options.get(name) != value]
         if other:
             raise UsageError(
@@ -248,6 +255,9 @@ def data_dir_of_this_user() -> Path:
 def backend_of_this_user(*, ephemeral: bool = False, **options: Any) -> LocalBackend:
     """As :func:`default_local_backend`, in :func:`data_dir_of_this_user`. A running one is used wherever its data are.
 
+    In a worker process (``multiprocessing``'s, however it was started, loky's, Dask's) the running one is that of the
+    program, if it has one.
+
     If nothing can be kept there, a warning says so, and what is logged is gone at the end of this process.
 
     Args:
@@ -258,6 +268,7 @@ def backend_of_this_user(*, ephemeral: bool = False, **options: Any) -> LocalBac
         UsageError: ``ephemeral``, and the running one keeps what it gets.
         As :func:`default_local_backend`.
     """
+    _join_program(options)
     running = _default
     if running is not None and running.is_running:
         kept = _default_options.get("data_dir")
@@ -281,6 +292,24 @@ def backend_of_this_user(*, ephemeral: bool = False, **options: Any) -> LocalBac
             raise
         _log.warning("Runs are not kept: %s  (login(data_dir=...) or %s names another folder.)", exc, DATA_VARIABLE)
         return default_local_backend(**options)
+
+
+def _join_program(options: dict[str, Any]) -> None:
+    """In a worker: use the backend of its program from now on, if that runs."""
+    global _default, _default_options
+    with _default_lock:
+        if _default is not None and _default.is_running:
+            return
+        told = workers.told()
+        if told is None or not options.keys() <= _OF_ANY_BACKEND:
+            return
+        joined, refusal = _join(Path(told.data_dir), check_timeout(options.get("timeout", _START_TIMEOUT)))
+        if joined is None:
+            _log.debug("= the backend of this worker's program cannot be joined: %s", refusal or "it has ended")
+            return
+        _default = joined
+        wanted = {name: str(value) for name, value in options.items() if value is not None}
+        _default_options = {**wanted, "data_dir": told.data_dir} if told.is_kept else wanted
 
 
 # With another option, the backend of another program may not be what is asked for.
@@ -479,6 +508,7 @@ _default_lock = threading.Lock()
 
 
 def _end_all() -> None:
+    workers.withdraw()
     children = list(_children)
     for child in children:
         child.let_go()

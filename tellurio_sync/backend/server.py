@@ -104,6 +104,7 @@ class Backend:
         self.leashes: Leashes = Leashes(on_unused)
         self._tls = _tls_of(options)
         self._page_path = "/"
+        self._directory = Path()
         self._lm = _language_models(options)
         self._connections: set[Connection] = set()
         self._sessions = Sessions(options.session_grace)
@@ -120,6 +121,7 @@ class Backend:
             directory = self.options.data_dir
             if directory is None:
                 directory = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="tellurio-")))
+            self._directory = directory
             store = Store(directory)
             cleanup.callback(store.close)
             joining = directory / FILE_NAME
@@ -146,8 +148,7 @@ class Backend:
                 raise BackendError(f"Cannot listen on {where}: {exc.strerror or exc}. Choose another --port.") from exc
             cleanup.push_async_callback(_end_listening, listener)
             self.port = listener.sockets[0].getsockname()[1]
-            if self.options.data_dir is not None:
-                cleanup.enter_context(self._can_be_joined(joining))
+            cleanup.enter_context(self._can_be_joined(joining))
             self._cleanup = cleanup.pop_all()
 
     @contextlib.contextmanager
@@ -204,6 +205,7 @@ class Backend:
             # Opens the pages in a browser, so it is as secret as they are: see the package `page`.
             "page_url": f"http{secure}://{host}:{self.port}{self._page_path}",
             "pid": os.getpid(),
+            "data_dir": str(self._directory.absolute()),
         }
 
     def _application(self, store: Store) -> web.Application:

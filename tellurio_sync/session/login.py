@@ -43,6 +43,7 @@ class Login:
         rest_options: keyword arguments of ``StudioRest``.
         make_client: makes a client for this address, not yet connected.
         on_login: called at the end of each login with the client, which is connected, and the id of its session.
+        mode_of_program: gives the mode where no login has named one; None: the environment does.
 
     Attributes:
         http, ws: as above.
@@ -58,6 +59,7 @@ class Login:
         rest_options: dict[str, Any],
         make_client: Callable[[Address], TellurioWebSocketClient],
         on_login: Callable[[TellurioWebSocketClient, str], None],
+        mode_of_program: Callable[[], str | None],
     ) -> None:
         self.http = http
         self.ws = ws
@@ -66,6 +68,7 @@ class Login:
         self._rest_options = rest_options
         self._make_client = make_client
         self._on_login = on_login
+        self._mode_of_program = mode_of_program
         self._rest: StudioRest | None = None
         self._account: Account | None = None
         self._backend: LocalBackend | None = None
@@ -103,8 +106,12 @@ class Login:
         return answer
 
     def chosen_mode(self, mode: str | None) -> str:
-        """This mode; None: as in the last login, else the environment's. Raises ValueError: there is no such mode."""
-        chosen = mode or self.mode or os.environ.get(MODE_VARIABLE) or "online"
+        """This mode; None: as in the last login, else the program's, else the environment's.
+
+        Raises:
+            ValueError: there is no such mode.
+        """
+        chosen = mode or self.mode or self._mode_of_program() or os.environ.get(MODE_VARIABLE) or "online"
         if chosen not in _MODES:
             raise ValueError(f"The mode must be 'online', 'local', 'offline' or 'auto', not {chosen!r}.")
         return chosen
@@ -127,7 +134,12 @@ class Login:
         key = Secret(found)
         del found
         with self._lock:
-            answer = self._connect(key, self.http, self.ws, relogin)
+            self._backend, previous = None, self._backend
+            try:
+                answer = self._connect(key, self.http, self.ws, relogin)
+            except BaseException:
+                self._backend = previous  # the login before this one still holds
+                raise
         remember(key, answer["username"], source, server)
         return answer
 

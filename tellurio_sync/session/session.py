@@ -119,6 +119,7 @@ class Session:
             },
             make_client=self._make_client,
             on_login=self._logged_in,
+            mode_of_program=self._mode_of_program,
         )
         self._gate = RestoreGate(self, lambda: self._last_run_uuid, on_restored, self._logged)
         self.sets_active_run = False
@@ -178,11 +179,13 @@ class Session:
             mode: ``"online"``; or ``"local"``: a backend of your own, started in its own process, which needs no
                 account and no network, and ends with this process (extra ``local``). ``"offline"``: no connection;
                 runs are kept on this machine until ``sync`` sends them; ``"auto"``: as online, and runs are kept here
-                while the server cannot be reached. None: as in the last login, else ``TELLURIO_MODE``, else
-                ``"online"``.
+                while the server cannot be reached. None: as in the last login; for the default session of a worker
+                process (``multiprocessing``'s, loky's, Dask's) ``"local"``, if that of its program is; else
+                ``TELLURIO_MODE``, else ``"online"``.
             data_dir: for ``mode="local"``: where it keeps projects, runs and metrics; None: the backend of this process
-                as it runs, else ``TELLURIO_DATA_DIR``, else the folder for the data of this user's programs (on Linux
-                ``~/.local/share/tellurio``). Programs with the same folder share one backend.
+                as it runs, or of the program that it is a worker of, else ``TELLURIO_DATA_DIR``, else the folder for
+                the data of this user's programs (on Linux ``~/.local/share/tellurio``). Programs with the same folder
+                share one backend.
             ephemeral: for ``mode="local"``: keep nothing; what was logged is gone at the end of this process.
 
         Returns:
@@ -261,10 +264,23 @@ class Session:
         )
 
     def _logged_in(self, client: TellurioWebSocketClient, session_id: str) -> None:
+        if self.sets_active_run:
+            from .. import workers
+
+            workers.tell_mode("local" if self._backend is not None else None)
         connection = client.connection
         if connection is not None:
             deadline = Deadline(self._default_timeout, MONOTONIC.now())
             self._gate.restore_on(client, connection, session_id, deadline)
+
+    def _mode_of_program(self) -> str | None:
+        """In a worker process, for its default session: what that of its program is logged in to, if it said so."""
+        if not self.sets_active_run:
+            return None
+        from .. import workers
+
+        told = workers.told()
+        return None if told is None else told.mode
 
     def _restore_soon(self, session_id: str) -> None:
         client = self._login.client
