@@ -42,6 +42,7 @@ from .errors import (
     TellurioError,
     UsageError,
 )
+from .events import Event, on_event
 from .free_threading import check_interpreter
 from .long_calls import CallProgress, on_progress, progress
 from .model.batch.block import batch
@@ -117,6 +118,7 @@ __all__ = [
     "ConnectionLost",
     "DataLoader",
     "Dataset",
+    "Event",
     "GradientEdge",
     "InvalidAPIKeyError",
     "Module",
@@ -162,6 +164,7 @@ __all__ = [
     "logout",
     "map",
     "no_grad",
+    "on_event",
     "on_progress",
     "optim",
     "progress",

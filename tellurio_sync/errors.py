@@ -45,6 +45,7 @@ and ``except ConnectionError`` catch what a reader expects.  Each error that a c
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -193,7 +194,12 @@ class CallTimeout(CallError, TimeoutError):
         last_heartbeat_age_s: seconds since the last heartbeat of this call, None if there was none.
         was_sent: True if the request was sent, or is queued and may yet be, so that the server may act on it; False
             if it certainly was not and will not be.
+        recent: what happened last on the connection, oldest first: calls that were answered, calls that wait,
+            heartbeats, pushes, lost connections. It holds no parameters, no results and no keys. From Python 3.11 on it
+            is a note, too, which tracebacks show.
     """
+
+    recent: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -217,6 +223,12 @@ class CallTimeout(CallError, TimeoutError):
         )
         sent = "" if self.was_sent else "; the request could not be sent in this time"
         return f"No reply to {self.method!r} within {self.waited_s:.1f} s ({beat}{sent})."
+
+    def tell_recent(self, lines: tuple[str, ...]) -> None:
+        """Say what happened last on the connection."""
+        self.recent = lines
+        if lines and sys.version_info >= (3, 11):
+            self.add_note("\n".join(["What happened last on this connection:", *(f"  {line}" for line in lines)]))
 
 
 class CallCancelled(CallError, RuntimeError):

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import tellurio_sync as te
+from tellurio_sync import events
 from tellurio_sync.model.model_config import ModelConfig
 from tellurio_sync.secret import Secret
 from tellurio_sync.transport.base import Ending, NoRoom, TransportEnded
@@ -309,3 +310,41 @@ def test_a_secret_is_a_text_that_does_not_show_itself() -> None:
     assert "key" not in repr([secret])
     with pytest.raises(TypeError, match="not pickled"):
         pickle.dumps(secret)
+
+
+def test_diagnostics_show_no_key_of_params_headers_greeting_or_close_frame(active_run: object) -> None:
+    def serve(connection: ServerConnection) -> None:
+        greeting = {"session_id": WRONG_KEY, "server": {"name": f"echo {WRONG_KEY}", WRONG_KEY: 1}}
+        connection.send({"jsonrpc": "2.0", "result": greeting, "id": None})
+        request = connection.receive()
+        connection.send({"jsonrpc": "2.0", "method": f"m {WRONG_KEY}", "params": {"id": LM_KEY, "key": WRONG_KEY}})
+        connection.reply(request, {"config": request["params"]})
+        request = connection.receive()
+        while "method" not in request:
+            request = connection.receive()
+        error = {"code": -32603, "message": f"bad {WRONG_KEY}", "data": {"header": f"Api-Key {WRONG_KEY}"}}
+        connection.send({"jsonrpc": "2.0", "id": request["id"], "error": error})
+        connection.receive()
+        connection.close(1011, f"I do not like {WRONG_KEY}")
+
+    heard: list[te.Event] = []
+    stop = te.on_event(heard.append)
+    with ScriptedServer(serve, greet=False) as server:
+        client = te.TellurioWebSocketClient(
+            "ws://127.0.0.1", server.port, api_key=WRONG_KEY, reconnect=False, record_envelopes=True
+        )
+        client.connect(retries=1)
+        client.call("create_model", {"config": {"api_key": LM_KEY, "default_headers": {"x": LM_KEY, LM_KEY: "x"}}})
+        client.call("echo", {"text": LM_KEY})
+        with pytest.raises(te.ConnectionLost):
+            client.call("end", {"items": [LM_KEY, [LM_KEY]]})
+        texts = [*client.recent(), str(client.stats()), repr(client.stats())]
+        client.close()
+    events.flush(FAILSAFE)
+    stop()
+    shown = "\n".join([*texts, *map(repr, heard)])
+    assert "create_model" in shown
+    assert "method: create_model, params: {config: {api_key: <text of 22>" in shown
+    assert "I do not like ***" in shown
+    assert {event.kind for event in heard} == {"opened", "call ended", "lost"}
+    assert has_secret(shown) == []

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 from .. import forked, long_calls
 from ..active_run import HasUuid, get_active_run
 from ..addresses import check_may_send_key, ws_address
-from ..deadlines import check_timeout
+from ..deadlines import MONOTONIC, check_timeout
 from ..errors import ConnectFailed, ConnectionLost, NotConnected, UsageError
 from ..jsonrpc import encode, notification
 from ..model.registries import Registries
@@ -29,6 +29,7 @@ from ..peer.connection import Connection
 from ..peer.dispatch import Method
 from ..peer.lifecycle import CLOSED, OPEN, Lifecycle
 from ..peer.peer import Peer
+from ..peer.recording import Recorder
 from ..secret import Secret, hidden, redact
 from ..speedups import check_threads
 from ..transport.base import DialFailed
@@ -37,6 +38,7 @@ from ..transport.tls import check_context
 from ..transport.websocket import DEFAULT_MAX_MESSAGE_SIZE
 from . import server_methods
 from .greeting import Greeting, cancellation, checked_key, connect_failed, read_greeting
+from .stats import ClientStats, stats_of
 
 WS_PATH = "/ws/v0/rpc/"
 
@@ -44,6 +46,7 @@ SESSION = "session"
 """The extension of servers at which a client goes on with its session when it connects again."""
 
 API_KEY_VARIABLE = "TELLURIO_API_KEY"
+RECORD_VARIABLE = "TELLURIO_RECORD_ENVELOPES"
 
 LONG_RUNNING_METHODS = frozenset({"run_function", "run_backward", "run_step", "run_optimizer_tgd"})
 """The methods whose deadline the server extends by heartbeats (protocol §C)."""
@@ -94,6 +97,8 @@ class TellurioWebSocketClient:
         ssl_context: for ``wss://``; None: the system's certificates, host name checked. Its ``wrap_bio`` is used.
         registries: the objects that pushes of the server change; None: new ones.
         active_run: gives the run for which calls are made; None: ``active_run.get_active_run``.
+        record_envelopes: keep the shapes of the last 200 envelopes, at most 64 KiB of text, for ``recent``: names of
+            members, numbers and ids, but of each text only its length. None: if ``TELLURIO_RECORD_ENVELOPES`` is set.
 
     Raises:
         ValueError: an address, timeout or size that cannot be right, or an ``ssl_context`` that overrides
@@ -119,6 +124,7 @@ class TellurioWebSocketClient:
         ssl_context: ssl.SSLContext | None = None,
         registries: Registries | None = None,
         active_run: Callable[[], HasUuid] | None = None,
+        record_envelopes: bool | None = None,
     ) -> None:
         api_key = hidden(api_key)  # from here on, no frame of ours shows it
         self._address = ws_address(base_url, port)
@@ -138,6 +144,9 @@ class TellurioWebSocketClient:
             check_context(ssl_context)
         self._ssl_context = ssl_context
         self._active_run = active_run or get_active_run
+        self._records_envelopes = (
+            bool(os.environ.get(RECORD_VARIABLE)) if record_envelopes is None else record_envelopes
+        )
         self.registries: Registries = Registries() if registries is None else registries
         self._api_key: str | None = None if api_key is None else checked_key(api_key)
         self._is_unpickled = False
@@ -209,6 +218,24 @@ class TellurioWebSocketClient:
         """What the server understands beyond the protocol (its §K); nothing before ``connect``."""
         greeting = self.greeting
         return frozenset() if greeting is None else greeting.extensions
+
+    def stats(self) -> ClientStats:
+        """What has happened since the last ``connect``: calls, waits, latencies, bytes. Does not block; any thread.
+
+        ``print(client.stats())`` shows it in lines. It holds no parameters, no results and no keys.
+        """
+        peer = self._peer
+        return ClientStats(url=self.ws_url) if peer is None else stats_of(self.ws_url, peer.lifecycle)
+
+    def recent(self) -> tuple[str, ...]:
+        """What happened last, oldest first, in lines: as in ``CallTimeout.recent``. Does not block; any thread.
+
+        With ``record_envelopes=True`` also the shapes of the last envelopes.
+        """
+        peer, connection = self._peer, self.connection
+        if peer is None:
+            return ()
+        return peer.lifecycle.tally.recent(() if connection is None else connection.pending.copy().values())
 
     def go_on_with(self, former: TellurioWebSocketClient) -> None:
         """Connect, later, to the session of this former client, if that was at the same server."""
@@ -552,6 +579,7 @@ class TellurioWebSocketClient:
                 on_restored=self._restored,
                 secrets=secrets,
                 cancellation=cancellation,
+                recorder=Recorder(MONOTONIC) if self._records_envelopes else None,
             )
         )
 

@@ -9,6 +9,7 @@
     dispatch.py       what the other end may call: handlers, their order, their replies
     workers.py        the threads for code of the user
     keepalive.py      when to ping;  backoff.py: how long to pause before the next attempt
+    tally.py          what has happened, in numbers and by name;  recording.py: the shapes of the last envelopes
     at_exit.py        the end of the interpreter;  records.py: log records, handled on a thread of their own
 
 The way of a call: ``Peer.request`` makes a ``PendingCall``.  ``Connection.start`` registers it in the ``PendingTable``

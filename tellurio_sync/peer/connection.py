@@ -17,7 +17,7 @@ fails every waiting call.  So no caller waits for a thread that has ended.
 | ``_bytes_seen``, ``_late_turns`` | receive thread | receive thread | ownership | – |
 | ``_asked_for_a_turn`` | callers (append), receive thread | receive thread | one C call on a list each | – |
 | ``_greeting``, ``_max_outgoing``, ``_certainly_small`` | receive thread, once | any thread | one store each | – |
-| ``has_replied``, ``opened_at`` | receive thread | receive thread | ownership | – |
+| ``replies``, ``opened_at`` | receive thread | any thread | ownership | – |
 | ``_large`` | callers | receive thread, at the end | one C call on a dict each | – |
 | ``ending`` | receive thread, once | any thread | one store, before the calls are failed | an assert |
 | ``receive_thread`` | ``run``, once | any thread | one store | – |
@@ -46,8 +46,9 @@ from ..errors import (
     WouldDeadlock,
     shorten_repr,
 )
-from ..jsonrpc import Batch, Invalid, Reply
-from ..ownership import Without, is_held
+from ..events import LISTENERS
+from ..jsonrpc import Batch, Invalid, Notification, Reply, Request
+from ..ownership import Without, owned
 from ..secret import redact, redact_json
 from ..speedups import Semaphore, make_semaphore, release_all
 from ..transport.base import DialFailed, Ending, NoRoom, Transport, TransportEnded
@@ -57,6 +58,7 @@ from .futures import CallFuture
 from .keepalive import Keepalive
 from .pending import OpenCall, PendingCall, PendingTable
 from .records import log
+from .tally import Tally
 
 _PAUSED = 1.0  # seconds by which a turn of the receive thread is late if the process was paused
 _MOST_LATE_TURNS = 200  # each reads at most 64 KiB
@@ -94,6 +96,7 @@ class Connection:
         on_open: called on the receive thread with what ``opening`` returned.
         cancellation: see ``Cancellation``.
         secrets: blotted out of what the server says, wherever that is shown.
+        tally: counts what happens; None: one of its own.
     """
 
     def __init__(
@@ -109,11 +112,15 @@ class Connection:
         on_open: Callable[[Any], None],
         cancellation: Cancellation | None = None,
         secrets: Sequence[str] = (),
+        tally: Tally | None = None,
     ) -> None:
         self.transport = transport
+        self._tally = tally or Tally(clock)
         self._can_nest = transport.can_nest
         self.pending: PendingTable = PendingTable()
         self.pending.locks += transport.locks
+        # Of those that this thread may hold while it waits, in their order: whoever holds one in between holds these.
+        self._has_first, self._has_last = owned(self.pending.locks[0]), owned(self.pending.locks[-1])
         self.ending: Ending | None = None
         self.receive_thread: int | None = None
         self._dispatcher = dispatcher
@@ -131,7 +138,8 @@ class Connection:
         self._large: dict[str, int] = {}  # the latest large requests: id to bytes
         self.pending.on_given_up = self._tell_given_up
         self._secrets = secrets
-        self.has_replied: bool = False
+        self.replies = 0
+        self._note_answer, self._now = self._tally.answers.append, clock.now  # each look-up counts
         self.opened_at: float = clock.now()
         self._bytes_seen = 0
         self._asked_for_a_turn: list[Semaphore] = []
@@ -204,7 +212,7 @@ class Connection:
                 if isinstance(error, ConnectionLost):
                     call.fail(self.lost(Ending(error.reason, error.who, error.code), was_sent=False))
                 else:
-                    call.fail(call.timeout_error(self._clock, was_sent=False))
+                    call.fail(self._timeout(call, was_sent=False))
 
     def wait(self, call: PendingCall) -> dict[str, Any]:
         """The reply of a started call. Blocks until it comes or the call's deadline passes.
@@ -212,9 +220,8 @@ class Connection:
         Raises:
             CallTimeout, ConnectionLost, RemoteProtocolError: how the call ended.
         """
-        locks = self.pending.locks
-        if call.reply is None and call.error is None and (is_held(locks[0]) or is_held(locks[-1])):
-            with Without(*locks):
+        if call.reply is None and call.error is None and (self._has_first() or self._has_last()):
+            with Without(*self.pending.locks):
                 return self.wait(call)
         while not call.wait(self._clock):
             # After a pause of the whole process (Ctrl-Z, a suspended laptop) heartbeats, or the reply, may have come
@@ -223,7 +230,7 @@ class Connection:
                 continue
             if self.pending.give_up(call):
                 # A queued request may still be written: it cannot be taken back.
-                raise call.timeout_error(self._clock, was_sent=call.end_offset is not None)
+                raise self._timeout(call, was_sent=call.end_offset is not None)
             # The receive thread has taken the call at the last moment, and is about to set its outcome.
             call.wait_outcome(self._clock)
             break
@@ -253,12 +260,13 @@ class Connection:
             try:
                 self.transport.send(texts, receipts, timeout=0.0)
             except NoRoom:
+                self._tally.waits(for_room=True)
                 is_receive_thread = threading.get_ident() == self.receive_thread
                 timeout = None if is_receive_thread else max(0.0, calls[0].remaining(self._clock.now()))
                 self.transport.send(texts, receipts, timeout=timeout)
         except NoRoom:
             del texts[:]  # see peer.peer
-            raise calls[0].timeout_error(self._clock, was_sent=False) from None
+            raise self._timeout(calls[0], was_sent=False, is_registered=receipts is not None) from None
         except TransportEnded as ended:
             del texts[:]
             raise self.lost(ended.ending, was_sent=False) from ended
@@ -266,11 +274,18 @@ class Connection:
             del texts[:]
             raise
 
-    def _tell_given_up(self, call: OpenCall) -> None:
-        """Tell the server that nothing waits for a long call any more. Never blocks; without room it is not sent.
+    def _timeout(self, call: OpenCall, *, was_sent: bool, is_registered: bool = True) -> CallTimeout:
+        return self._tally.timeout(
+            call, was_sent=was_sent, waiting=self.pending.copy().values(), is_registered=is_registered
+        )
 
-        Also for a call that may not have been sent: an id that the server does not know has no effect there.
+    def _tell_given_up(self, call: OpenCall) -> None:
+        """Count it, and tell the server that nothing waits for a long call any more. Never blocks.
+
+        Also for a call that may not have been sent: an id that the server does not know has no effect there. Without
+        room it is not sent.
         """
+        self._tally.gave_up(call)
         text = None
         if call.is_extendable and self._cancellation is not None:
             text = self._cancellation(self._greeting, call.id)
@@ -290,6 +305,7 @@ class Connection:
         call = self.pending.get(request_id)
         if call is not None and call.is_extendable:
             call.extend(self._clock.now())
+            self._tally.beat(call)
 
     def lost(self, ending: Ending, was_sent: bool | None) -> ConnectionLost:
         """A new error object that says how the connection ended."""
@@ -370,6 +386,7 @@ class Connection:
             self.ending = ending
             self.receive_thread = None
             calls = self.pending.take_all()
+            self._tally.lose(calls)
             too_large = self._too_large(calls, ending)
             for call in calls:
                 if call is too_large:
@@ -404,7 +421,9 @@ class Connection:
         release_all(self.transport.wakeups)  # before the callbacks of failing futures run
         # Nothing is queued behind the close frame any more. What is queued before it may still be written.
         ending = Ending("close() was called", "local")
-        for call in self.pending.take_all():
+        calls = self.pending.take_all()
+        self._tally.lose(calls)
+        for call in calls:
             call.fail(self.lost(ending, was_sent=call.end_offset is not None))
 
     @property
@@ -424,7 +443,11 @@ class Connection:
         id_ = jsonrpc.id_of_result(value)
         call = None if id_ is None else self.pending.pop(id_, None)
         if call is not None:
-            self.has_replied = True
+            # Before the caller goes on, which may ask at once. No method of the tally, which would cost as much again.
+            self.replies += 1
+            self._note_answer((call.method, call.started, self._now()))
+            if LISTENERS:
+                self._tally.tell_end(call, "answered")
             call.resolve(value, self.transport.wakeups)
             return
         # Wake the threads that have replies before anything else is done or logged, because that may take time, or
@@ -436,6 +459,8 @@ class Connection:
         elif self._opening is not None and isinstance(envelope, (Invalid, Batch)):
             self._fail_opening(f"the first message is not a greeting: {shorten_repr(value, redact=self._redact)}")
         else:
+            if isinstance(envelope, (Request, Notification)):
+                self._tally.pushed(envelope.method)
             self._dispatcher.handle(envelope)
 
     def _on_malformed(self, exc: Exception, message: str | bytes) -> None:
@@ -457,7 +482,8 @@ class Connection:
             return
         call = self.pending.take(reply.id)
         if call is not None:
-            self.has_replied = True
+            self.replies += 1
+            self._tally.answer_other(call, is_error=reply.problem is not None or "error" in reply.envelope)
             if reply.problem is None:
                 call.resolve(reply.envelope, self.transport.wakeups)
             else:
@@ -547,7 +573,7 @@ class Connection:
                 if expires_at > now:
                     next_at = min(next_at, expires_at)
                 elif self.pending.give_up(call):
-                    call.fail(call.timeout_error(self._clock, was_sent=True))
+                    call.fail(self._timeout(call, was_sent=True))
         # The scan of ten thousand calls takes milliseconds. If each expires at a different time, some are ended late.
         end = self._clock.now()
         pause = min((end - now) / _LARGEST_SHARE, _LATEST_EXPIRY)

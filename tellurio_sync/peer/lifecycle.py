@@ -35,7 +35,9 @@ from .connection import Cancellation, Connection, Opening
 from .dispatch import Dispatcher, Method
 from .keepalive import Keepalive
 from .pending import OpenCall
+from .recording import RecordedTransport, Recorder
 from .records import log
+from .tally import Tally
 from .workers import WorkerPool, WorkerWait, forget_after_fork, wait_of_worker
 
 CONNECTING = "connecting"
@@ -75,6 +77,10 @@ class Lifecycle:
         clock: the clock of all deadlines.
         secrets: blotted out of what the server says, wherever that is shown.
         cancellation: makes the message about a call that was given up; see ``connection.Cancellation``.
+        recorder: keeps the shapes of the last envelopes; None: nothing does.
+
+    Attributes:
+        tally: what has happened on all connections.
     """
 
     def __init__(
@@ -94,6 +100,7 @@ class Lifecycle:
         clock: Clock = MONOTONIC,
         secrets: Sequence[str] = (),
         cancellation: Cancellation | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self._make_dialer = make_dialer
         self._url = url
@@ -108,6 +115,7 @@ class Lifecycle:
         self.clock = clock
         self._secrets = secrets
         self._cancellation = cancellation
+        self.tally: Tally = Tally(clock, url, secrets, recorder)
         self.pool: WorkerPool = WorkerPool()
         self._methods = dict(methods)
 
@@ -225,6 +233,7 @@ class Lifecycle:
 
     def connection_for(self, call: OpenCall) -> Connection:
         """The open connection. Waits for one, at most until the call's deadline."""
+        is_first = True
         while (connection := self._usable_connection()) is None:
             if self.state == CLOSED:
                 raise self._not_connected()
@@ -234,7 +243,10 @@ class Lifecycle:
                     "would wait for itself. Make the call on another thread."
                 )
             if call.remaining(self.clock.now()) <= 0:
-                raise call.timeout_error(self.clock, was_sent=False)
+                raise self.tally.timeout(call, was_sent=False, is_registered=False)
+            if is_first:
+                is_first = False
+                self.tally.waits(for_room=False)
             self._wait_for_state(lambda: self._usable_connection() is not None or self.state == CLOSED, call)
         return connection
 
@@ -342,19 +354,21 @@ class Lifecycle:
                 connection.abort("close() was called")
         ending = connection.run()
         lasted = self.clock.now() - connection.opened_at
-        backoff.note_lost(lasted, has_replied=connection.has_replied, code=ending.code)
+        backoff.note_lost(lasted, has_replied=connection.replies > 0, code=ending.code)
         with self._lock:
             was_open = self.connection is connection
             self.connection = None
             self._unopened = None
             if was_open:
                 self._set_state_locked(RECONNECTING if self._reconnect else CLOSED)
+        self.tally.ended(ending.reason, connection, was_open=was_open)
         if was_open:
             level = logging.DEBUG if self.state == CLOSED else logging.INFO
             log.log(level, "connection to %s ended: %s", self._url, ending.reason)
             _call_hook(self._on_lost, connection.lost(ending, was_sent=None))
         else:
             self._failure = connection.opening_failure or DialFailed("greeting", ending.reason)
+            self.tally.attempt_failed(f"{self._failure.stage}: {self._failure}")
         return was_open
 
     def _dial(self) -> Transport | None:
@@ -368,6 +382,7 @@ class Lifecycle:
             return dialer.dial()
         except DialFailed as exc:
             self._failure = exc.anew()
+            self.tally.attempt_failed(f"{exc.stage}: {exc}")
             log.info("attempt %d to connect to %s failed: %s: %s", self._attempts, self._url, exc.stage, exc)
             return None
         finally:
@@ -375,6 +390,9 @@ class Lifecycle:
                 self._dialer = None
 
     def _make_connection(self, transport: Transport) -> Connection:
+        if self.tally.recorder is not None:
+            transport = RecordedTransport(transport, self.tally.recorder)
+
         def send_reply(text: str) -> None:
             try:
                 transport.send([text])
@@ -392,6 +410,7 @@ class Lifecycle:
                 if self.state != CLOSED:
                     self.connection = connection
                     self._set_state_locked(OPEN)
+            self.tally.opened(is_first)
             if not is_first:
                 _call_hook(self._on_restored, greeting)
 
@@ -406,6 +425,7 @@ class Lifecycle:
             on_open=on_open,
             cancellation=self._cancellation,
             secrets=self._secrets,
+            tally=self.tally,
         )
         return connection
 

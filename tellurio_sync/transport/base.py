@@ -118,6 +118,11 @@ class Transport(ABC):
     def is_over(self) -> bool:
         """Whether ``send`` would raise ``TransportEnded``; ``receive`` may still return what came before."""
 
+    @property
+    @abstractmethod
+    def bytes_sent(self) -> int:
+        """What the operating system has taken, without what TLS adds."""
+
     @abstractmethod
     def was_sent(self, receipt: Receipt) -> bool:
         """Whether the whole message was handed to the operating system, so that the server can act on it."""

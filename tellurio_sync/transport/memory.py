@@ -30,6 +30,7 @@ class MemoryTransport(Transport):
         self._outgoing: deque[str] = deque()
         self._queued = 0
         self._written = 0
+        self._bytes_sent = 0
         self.bytes_received: int = 0
         self.stalled_since = None
         self.wakeups = []
@@ -59,6 +60,7 @@ class MemoryTransport(Transport):
                 if receipts is not None:
                     receipts[index].end_offset = self._queued
                 self._outgoing.append(text)
+                self._bytes_sent += len(text)
             if self._is_reading:
                 self._written = self._queued
             self._condition.notify_all()
@@ -69,6 +71,10 @@ class MemoryTransport(Transport):
     @property
     def is_over(self) -> bool:
         return self._is_over()  # two reads without the lock are exact enough
+
+    @property
+    def bytes_sent(self) -> int:
+        return self._bytes_sent
 
     def was_sent(self, receipt: Receipt) -> bool:
         return receipt.end_offset is not None and self._written >= receipt.end_offset

@@ -211,6 +211,10 @@ class WebSocketTransport(Transport):
     def is_over(self) -> bool:
         return self._ending is not None or self._is_closing
 
+    @property
+    def bytes_sent(self) -> int:
+        return self._written
+
     def was_sent(self, receipt: Receipt) -> bool:
         end_offset = receipt.end_offset  # once: a thread that finds the connection over takes it back
         if end_offset is None:

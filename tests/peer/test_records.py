@@ -146,5 +146,5 @@ def test_records_say_when_and_by_whom_they_were_made(handle: Callable[[Handler],
 def test_a_level_that_nobody_wants_makes_no_record() -> None:
     log = QueuedLog("tellurio_sync.nobody")
     log.debug("x")
-    assert not log._records
-    assert log._thread is None
+    assert not log._queue._items
+    assert log._queue._thread is None
