@@ -22,7 +22,7 @@ from .autodiff import functional
 from .autodiff.backward_model import get_backward_model_client, set_backward_model_client
 from .autodiff.backward_pass import backward
 from .autodiff.grad_mode import is_grad_enabled, no_grad, set_grad_enabled
-from .autodiff.messages import MultiTurnMessages
+from .autodiff.messages import Message, MultiTurnMessages
 from .client import TellurioWebSocketClient
 from .client.client import LONG_RUNNING_METHODS
 from .cognitive import Module
@@ -121,6 +121,7 @@ __all__ = [
     "Event",
     "GradientEdge",
     "InvalidAPIKeyError",
+    "Message",
     "Module",
     "MultiTurnMessages",
     "Node",

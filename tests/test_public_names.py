@@ -29,6 +29,7 @@ NAMES = {
     "InvalidAPIKeyError",
     "JAGGED",
     "LONG_RUNNING_METHODS",
+    "Message",
     "Module",
     "MultiTurnMessages",
     "Node",

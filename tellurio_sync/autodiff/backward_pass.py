@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any, Union
+from typing import Any, Final, Union
 
 from ..errors import RemoteError, TellurioError, UsageError, shorten_repr
 from ..model.call import Call
 from ..model.registries import Registries
 from ..model.reply_checks import check_message
 from ..model.restorable import reference
-from ..model.variable import Variable, sources_of
+from ..model.variable import Feedback, Variable, sources_of
 from ..model.variable_state import holds_grad
 from ..model.wire import link_of, wait_until_made
 from .left_out import ON_ERROR, check_share, warn_of_left_out
@@ -33,12 +33,14 @@ _FLAG = "_pending_grad"
 _FEEDBACK = "feedback"
 """The extension of servers that need not ask for what is known (protocol §K.5)."""
 
-CRITIC, RECORDS, BATCH_CRITIC = "critic", "records", "batch_critic"
+CRITIC: Final = "critic"
+RECORDS: Final = "records"
+BATCH_CRITIC: Final = "batch_critic"
 _DONE = "Backward pass executed successfully."
-_default_feedback = RECORDS
+_default_feedback: Feedback = RECORDS
 
 
-def set_default_feedback(feedback: str) -> None:
+def set_default_feedback(feedback: Feedback) -> None:
     """What ``backward(feedback=None)`` asks of a server that can choose, in all threads of this process.
 
     ``"records"`` at first; ``tellurio_sync.compat`` sets ``"critic"``, so that programs that were moved over end as
@@ -62,7 +64,7 @@ def backward(
     create_graph: bool = False,
     inputs: Variables | None = None,
     max_failed: float | None = None,
-    feedback: str | None = None,
+    feedback: Feedback | None = None,
 ) -> None:
     """Compute feedback for every leaf that needs it, from ``variables`` back through the graph.
 

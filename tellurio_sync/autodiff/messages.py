@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from typing import Any, Union
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, TypedDict, Union, get_args
 
 from ..errors import UnusedInput, shorten, shorten_repr
 from ..model.data import plain
@@ -13,15 +13,29 @@ from ..model.told import tell
 from ..model.variable import Variable
 from ..model.variable_state import held_data
 
-Messages = list[dict[str, Any]]
-"""``[{"role": "system", "content": [Variable, ...]}, ...]``"""
+Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
+"""The roles of the chat-completions interface."""
+
+
+class Message(TypedDict):
+    """One message of a chat: who says it, and the Variables whose texts, one after the other, it is.
+
+    For annotations: ``chat: list[te.Message] = [{"role": "system", "content": [prompt]}]`` lets a type checker find a
+    wrong role, a text in place of the list of Variables, and a misspelled key.
+    """
+
+    role: Role
+    content: Sequence[Variable]
+
+
+Messages = Union[Sequence[Message], Sequence[Mapping[str, Any]]]
+"""``[{"role": "system", "content": [Variable, ...]}, ...]``; a list of dicts without an annotation is one, too."""
 
 Inputs = dict[str, Union[str, list[str], Variable, list[Variable]]]
 """Values for the placeholders ``{name}`` in the messages."""
 
 
-ROLES = ("system", "developer", "user", "assistant", "tool", "function")
-"""The roles of the chat-completions interface."""
+ROLES: tuple[Role, ...] = get_args(Role)
 
 
 def check_model(name: str, model: object) -> None:
@@ -95,8 +109,8 @@ def _described(value: object) -> str:
     return f"{type(value).__name__} {shorten(repr(value), 60)}" if is_shown else type(value).__name__
 
 
-MultiTurnMessages = Messages
-"""The same, under the name that the published API has for it."""
+MultiTurnMessages = list[Message]
+"""A chat, under the name that the published API has for it."""
 
 
 def is_multi_turn_messages(value: object) -> bool:

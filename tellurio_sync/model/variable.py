@@ -16,7 +16,7 @@ import copy
 import difflib
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ..errors import UsageError, shorten_repr
 from .batch.block import open_queue
@@ -56,6 +56,10 @@ _SENT_FIELDS = _FLAG_FIELDS | {"role"}
 
 _NEAR = 0.8
 """How alike two names are, from 0 to 1, that are taken for a slip of the pen: ``dat`` and ``data`` have 0.86."""
+
+
+Feedback = Literal["records", "batch_critic", "critic"]
+"""What evaluators send backward: see ``autodiff.backward``."""
 
 
 class Variable(VariableState):
@@ -272,7 +276,7 @@ class Variable(VariableState):
         create_graph: bool = False,
         inputs: Variable | Sequence[Variable] | None = None,
         max_failed: float | None = None,
-        feedback: str | None = None,
+        feedback: Feedback | None = None,
     ) -> None:
         """Compute the gradients of everything this was computed from; see ``autodiff.backward``. One round trip.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from ..autodiff.messages import Inputs, Messages, check_inputs, check_messages, check_model
 from ..errors import RemoteProtocolError, UsageError, shorten_repr
@@ -15,6 +15,9 @@ from ..model.variable import Variable
 from ..model.wire import link_of, serialise, wait_until_made
 from .state import Momentum, StateDecoder
 from .told import rejected_in, warn_of_told
+
+Accept = Literal["batch"]
+"""How new data is tried before it is adopted: see :class:`TGD`."""
 
 _FLAG = "_pending_data"
 _DONE = "Functional TGD optimization step executed successfully."
@@ -29,7 +32,7 @@ def tgd(
     inputs: Inputs | None,
     constraints: Sequence[str | Variable] | None,
     momentum: int,
-    accept: str | None = None,
+    accept: Accept | None = None,
     **completion_args: Any,
 ) -> int:
     """Let a language model rewrite each of ``params`` by its gradients. One long call: one round trip.

@@ -10,7 +10,7 @@ from ..errors import shorten_repr
 from ..model.batch.dataset import variables
 from ..model.language import ChatCompletionModel, OpenAI
 from ..model.variable import Variable
-from .functional import check_accept, check_momentum, tgd
+from .functional import Accept, check_accept, check_momentum, tgd
 from .optimizer import Optimizer, Params
 from .state import State
 
@@ -58,7 +58,7 @@ class TGD(Optimizer):
         inputs: Inputs | None = None,
         constraints: Sequence[str | Variable] | None = None,
         momentum: int = 0,
-        accept: str | None = None,
+        accept: Accept | None = None,
         **completion_args: Any,
     ) -> None:
         check_accept(accept)

@@ -138,7 +138,7 @@ class Connection:
         self._large: dict[str, int] = {}  # the latest large requests: id to bytes
         self.pending.on_given_up = self._tell_given_up
         self._secrets = secrets
-        self.replies = 0
+        self.replies: int = 0
         self._note_answer, self._now = self._tally.answers.append, clock.now  # each look-up counts
         self.opened_at: float = clock.now()
         self._bytes_seen = 0

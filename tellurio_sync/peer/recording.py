@@ -113,8 +113,8 @@ class RecordedTransport(Transport):
     def __init__(self, transport: Transport, recorder: Recorder) -> None:
         self._transport = transport
         self._recorder = recorder
-        self.can_nest = transport.can_nest
-        self.locks = transport.locks
+        self.can_nest: bool = transport.can_nest
+        self.locks: tuple[threading.RLock, ...] = transport.locks
         self.wakeups: list[Semaphore] = transport.wakeups
 
     @property

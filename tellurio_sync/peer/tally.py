@@ -60,26 +60,26 @@ class Tally:
     def __init__(
         self, clock: Clock, url: str = "", secrets: Iterable[str] = (), recorder: Recorder | None = None
     ) -> None:
-        self.clock = clock
-        self.url = url
-        self.recorder = recorder
+        self.clock: Clock = clock
+        self.url: str = url
+        self.recorder: Recorder | None = recorder
         self._secrets = tuple(secrets)
         self.started: float = clock.now()
         self.lock: threading.RLock = threading.RLock()  # a signal handler may call while this thread has it
-        self.errors = 0
-        self.heartbeats = 0
-        self.pushes = 0
-        self.lost = 0
-        self.reconnects = 0
-        self.failed_attempts = 0
-        self.past_answered = 0
-        self.past_received = 0
-        self.past_sent = 0
-        self.timeouts = 0
-        self.timeouts_registered = 0
-        self.given_up = 0
-        self.waits_for_room = 0
-        self.waits_for_connection = 0
+        self.errors: int = 0
+        self.heartbeats: int = 0
+        self.pushes: int = 0
+        self.lost: int = 0
+        self.reconnects: int = 0
+        self.failed_attempts: int = 0
+        self.past_answered: int = 0
+        self.past_received: int = 0
+        self.past_sent: int = 0
+        self.timeouts: int = 0
+        self.timeouts_registered: int = 0
+        self.given_up: int = 0
+        self.waits_for_room: int = 0
+        self.waits_for_connection: int = 0
         self.answers: deque[tuple[str, float, float]] = deque(maxlen=KEPT_ANSWERS)
         self.happened: deque[tuple[float, str]] = deque(maxlen=_KEPT)
         self._told: tuple[float, tuple[str, ...]] | None = None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..ledger import Ledger
+from ..optim.functional import Accept
 from .spending import samples_in, size_of
 
 
@@ -42,7 +43,7 @@ def estimate(
     max_epochs: int = 1,
     per_sample: int = 1,
     parameters: int = 1,
-    accept: str | None = None,
+    accept: Accept | None = None,
     like: Ledger | None = None,
 ) -> Estimate:
     """What a training over these batches will ask. Asks nothing itself, and reads no batch of a loader.

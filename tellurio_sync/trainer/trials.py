@@ -33,7 +33,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Union
+from typing import Any, Literal, Union
 
 from ..cards import card, grid
 from ..errors import shorten
@@ -222,7 +222,9 @@ class Trials:
         data = {name: one.data if isinstance(one, Variable) else one for name, one in parameters.items()}
         return next((version for version in reversed(self._versions) if version.parameters == data), None)
 
-    def best(self, samples: str = VALIDATION, *, metric: str | None = None, mode: str = "max") -> Version | None:
+    def best(
+        self, samples: str = VALIDATION, *, metric: str | None = None, mode: Literal["max", "min"] = "max"
+    ) -> Version | None:
         """The version with the highest mean score on these samples, of those evaluated on all; of equals the first.
 
         Args:

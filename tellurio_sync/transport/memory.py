@@ -14,7 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 
-from ..speedups import release_all
+from ..speedups import Semaphore, release_all
 from .base import Ending, NoRoom, Receipt, Transport, TransportEnded
 
 
@@ -33,7 +33,7 @@ class MemoryTransport(Transport):
         self._bytes_sent = 0
         self.bytes_received: int = 0
         self.stalled_since = None
-        self.wakeups = []
+        self.wakeups: list[Semaphore] = []
         self._is_woken = False
         self._is_closing = False
         self._is_reading = True
