@@ -48,6 +48,7 @@ CREATE TABLE IF NOT EXISTS questions (
     size_bytes INTEGER NOT NULL
 );
 CREATE INDEX IF NOT EXISTS questions_by_run ON questions (run_uuid, purpose, number);
+CREATE INDEX IF NOT EXISTS questions_in_order ON questions (run_uuid, number);
 CREATE INDEX IF NOT EXISTS questions_by_sample ON questions (run_uuid, sample_key, number);
 CREATE TABLE IF NOT EXISTS texts (
     number INTEGER PRIMARY KEY,

@@ -26,6 +26,11 @@ class Records(Protocol):
         ...
 
 
+def folded(text: str | None) -> str | None:
+    """A text in which capitals and small letters are the same: SQLite's own ``lower`` knows those of ASCII only."""
+    return None if text is None else text.casefold()
+
+
 class Snapshot:
     """The records as they are at one moment. Of the thread that made it."""
 
@@ -34,6 +39,7 @@ class Snapshot:
         # Closed by another thread, once this one has ended.
         self.db = sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False)
         self.db.row_factory = sqlite3.Row
+        self.db.create_function("folded", 1, folded, deterministic=True)
 
     def __enter__(self) -> Snapshot:
         return self

@@ -27,6 +27,7 @@ from ..leash import LOCK_NAME, DataDirectoryInUse
 from . import metrics
 from .run_names import new_run_name
 from .schema import prepare
+from .snapshot import folded
 
 # Seconds without a sign of life after which a run counts as lost. Clients give one every 3 s or more often.
 LOST_AFTER = 9.0
@@ -82,6 +83,7 @@ class Store:
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
             self._db = sqlite3.connect(self.path, timeout=_LOCK_TIMEOUT, isolation_level=None)
             self._db.row_factory = sqlite3.Row
+            self._db.create_function("folded", 1, folded, deterministic=True)
             self._db.execute("PRAGMA journal_mode = WAL")
             # A killed process loses nothing; a power cut may lose the last moments.
             self._db.execute("PRAGMA synchronous = NORMAL")

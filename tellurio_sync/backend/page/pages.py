@@ -24,6 +24,7 @@ from .queries.runs import Wanted, count_of_runs, metric_columns, run, runs, tags
 from .queries.samples import (
     WantedSamples,
     count_of_samples,
+    found_samples,
     same_sample,
     sample,
     samples,
@@ -41,6 +42,8 @@ RUNS_PER_PAGE = 100
 METRICS_PER_RUN = 4
 METRICS_SHOWN = 40
 SAMPLES_PER_PAGE = 50
+# To count more takes too long, above all where each must be looked at.
+SAMPLES_COUNTED, SAMPLES_COUNTED_IF_FILTERED = 100_000, 10_000
 PURPOSES = ("forward", "judge", "critic", "propagator", "optimizer")
 
 _OTHERS_SHOWN = 50
@@ -294,21 +297,25 @@ def samples_page(records: Records, asked: Asked) -> Html:
     wanted = WantedSamples(
         purpose=asked.query.get("purpose", ""),
         state=asked.query.get("state", ""),
-        text=asked.query.get("q", "").strip(),
         variable_id=variable_id,
         version=0 if changes is not None else version,
         numbers=None if changes is None else tuple(one["now_question"] for one in changes),
     )
-    page = asked.number("page", 1)
-    total = count_of_samples(records, row["uuid"], wanted)
-    rows = samples(records, row["uuid"], wanted, limit=SAMPLES_PER_PAGE, offset=(page - 1) * SAMPLES_PER_PAGE)
+    text, page, below = asked.query.get("q", "").strip(), asked.number("page", 1), asked.number("below", 0, least=0)
+    total, counted, goes_on = 0, 0, 0
+    if text:
+        rows, goes_on = found_samples(records, row["uuid"], wanted, text, limit=SAMPLES_PER_PAGE, below=below)
+    else:
+        counted = SAMPLES_COUNTED_IF_FILTERED if wanted.state else SAMPLES_COUNTED
+        total = count_of_samples(records, row["uuid"], wanted, counted)
+        rows = samples(records, row["uuid"], wanted, limit=SAMPLES_PER_PAGE, offset=(page - 1) * SAMPLES_PER_PAGE)
     if changes is not None:
         by_number = {one["now_question"]: one for one in with_answers(records, row["uuid"], changes)}
         rows = [{**one, **by_number[one["number"]]} for one in rows]
     searched = {
         "purpose": wanted.purpose,
         "state": wanted.state,
-        "q": wanted.text,
+        "q": text,
         "prompt": asked.query.get("prompt", ""),
         "version": version or "",
         "change": change,
@@ -328,7 +335,11 @@ def samples_page(records: Records, asked: Asked) -> Html:
         change=change,
         problem=problem,
         rows=rows,
+        text=text,
+        below=below,
+        goes_on=goes_on,
         total=total,
+        counted=counted,
         page=page,
         first=(page - 1) * SAMPLES_PER_PAGE + 1,
         searched=searched,

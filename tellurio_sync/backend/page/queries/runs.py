@@ -132,8 +132,8 @@ _FROM = "runs LEFT JOIN run_notes ON run_notes.run_uuid = runs.uuid"
 def _where(project_uuid: str, wanted: Wanted) -> tuple[str, list[Any]]:
     parts, values = ["project_uuid = ?"], [project_uuid]
     if wanted.search:
-        parts.append("instr(lower(name || ' ' || coalesce(description, '') || ' ' || coalesce(notes, '')), ?) > 0")
-        values.append(wanted.search.lower())
+        parts.append("instr(folded(name || ' ' || coalesce(description, '') || ' ' || coalesce(notes, '')), ?) > 0")
+        values.append(wanted.search.casefold())
     if wanted.status:
         parts.append("status = ?")
         values.append(wanted.status)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
 from ...snapshot import Records
 from ...store import Row
+from .search import search
 
 
 @dataclass(frozen=True)
@@ -17,14 +17,12 @@ class WantedSamples:
     Attributes:
         purpose: "forward", "judge", "critic", "propagator", "optimizer", or "" for all.
         state: "error", "right" (a score above 0), "wrong" (a score of 0 or less), or "" for all.
-        text: part of the answer or of a message.
         version: of the parameter ``variable_id``; 0 for all.
         numbers: only these, if given.
     """
 
     purpose: str = ""
     state: str = ""
-    text: str = ""
     variable_id: str = ""
     version: int = 0
     numbers: tuple[int, ...] | None = None
@@ -35,7 +33,7 @@ _STATES = {"error": "error IS NOT NULL", "right": "score > 0", "wrong": "score <
 
 def samples(records: Records, run_uuid: str, wanted: WantedSamples, *, limit: int, offset: int = 0) -> list[Row]:
     """The questions that are wanted, latest first; ``asked`` is the last message of each."""
-    where, values = _where(records, run_uuid, wanted)
+    where, values = _where(run_uuid, wanted)
     rows = records.read(
         "SELECT questions.*, (SELECT content FROM question_texts JOIN texts ON texts.number = text"
         " WHERE question = questions.number ORDER BY position DESC LIMIT 1) AS asked"
@@ -45,10 +43,24 @@ def samples(records: Records, run_uuid: str, wanted: WantedSamples, *, limit: in
     return [{**row, "asked": row["asked"] or ""} for row in rows]
 
 
-def count_of_samples(records: Records, run_uuid: str, wanted: WantedSamples) -> int:
-    """How many questions there are of those wanted."""
-    where, values = _where(records, run_uuid, wanted)
-    return int(records.read(f"SELECT count(*) AS count FROM questions WHERE {where}", *values)[0]["count"])
+def count_of_samples(records: Records, run_uuid: str, wanted: WantedSamples, most: int) -> int:
+    """How many questions there are of those wanted; of more than ``most`` one more than that."""
+    where, values = _where(run_uuid, wanted)
+    sql = f"SELECT count(*) AS count FROM (SELECT 1 FROM questions WHERE {where} LIMIT ?)"
+    return int(records.read(sql, *values, most + 1)[0]["count"])
+
+
+def found_samples(
+    records: Records, run_uuid: str, wanted: WantedSamples, text: str, *, limit: int, below: int
+) -> tuple[list[Row], int]:
+    """Of the questions wanted those that hold a text, latest first, and below which number the search goes on.
+
+    0 is the end (see ``search``).
+    """
+    where, values = _where(run_uuid, wanted)
+    found = search(records, run_uuid, where, values, text, limit=limit, below=below)
+    chosen = WantedSamples(numbers=tuple(found.numbers))
+    return samples(records, run_uuid, chosen, limit=limit), found.below
 
 
 def sample(records: Records, run_uuid: str, number: int) -> Row | None:
@@ -88,7 +100,7 @@ def same_sample(records: Records, run_uuid: str, found: Row, limit: int) -> list
     )[::-1]
 
 
-def _where(records: Records, run_uuid: str, wanted: WantedSamples) -> tuple[str, list[Any]]:
+def _where(run_uuid: str, wanted: WantedSamples) -> tuple[str, list[Any]]:
     parts: list[str] = ["run_uuid = ?"]
     values: list[Any] = [run_uuid]
     if wanted.purpose:
@@ -102,12 +114,4 @@ def _where(records: Records, run_uuid: str, wanted: WantedSamples) -> tuple[str,
     if wanted.numbers is not None:
         # Numbers, not texts of somebody's.
         parts.append(f"number IN ({','.join(map(str, map(int, wanted.numbers)))})")
-    if wanted.text:
-        # First the texts, of which there are far fewer than questions that hold them.
-        texts = records.read("SELECT number FROM texts WHERE instr(lower(content), ?) > 0", wanted.text.lower())
-        parts.append(
-            "(instr(lower(coalesce(answer, '') || coalesce(error, '')), ?) > 0 OR number IN (SELECT question"
-            " FROM question_texts WHERE text IN (SELECT value FROM json_each(?))))"
-        )
-        values += [wanted.text.lower(), json.dumps([row["number"] for row in texts])]
     return " AND ".join(parts), values
