@@ -113,11 +113,11 @@ def train(
         right_in_epoch = 0
         for batch in shuffled_batches(split.train, batch_size, rng):
             right, explanation = classifier.evaluate(batch)  # forward: answers, and how many of them are right
+            step += 1
+            run.log("train_accuracy", right.data / len(batch), step=step)  # of the prompt as it is before this step
             explanation.backward()  #                          backward: feedback on the prompt, in words
             optimizer.step()  #                                a new prompt, which heeds the feedback
             optimizer.clear_grad()
-            step += 1
-            run.log("train_accuracy", right.data / len(batch), step=step)
             right_in_epoch += right.data
             after_step(step, right.data, len(batch))
         validate(right_in_epoch / len(split.train))

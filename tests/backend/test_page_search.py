@@ -163,4 +163,4 @@ def test_the_page_says_how_far_it_has_looked(backend: RunningBackend, monkeypatc
     assert len(seen) == 3
     assert "No sample is like that." in seen[-1]
     assert "From the latest on0 found, looked through all earlier ones" in seen[-1]
-    assert "3 found, looked back to question 8 Look further back" in found
+    assert "4 found, looked back to question 8 Look further back" in found
