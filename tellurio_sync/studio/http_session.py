@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import PoolManager
-from urllib3.util import Retry
+from urllib3.exceptions import ProtocolError
 
 from ..addresses import is_loopback
 from ..surroundings import tls_context
@@ -49,6 +49,15 @@ def is_time_over() -> bool:
     """Whether the time of this thread's request is over. Inside of ``time_limit`` only."""
     due: float = _request.due
     return time.monotonic() >= due
+
+
+def ended_unanswered(failure: Exception) -> bool:
+    """Whether the connection was there, and ended before anything of the answer came.
+
+    So it ends when a server, or a proxy, closes a kept connection just when the next request is on its way. A request
+    that changes nothing may be sent again: RFC 9110 §9.2.2, RFC 9112 §9.3.1.
+    """
+    return bool(failure.args) and isinstance(failure.args[0], ProtocolError)
 
 
 def new_session(user_agent: str, ssl_context: ssl.SSLContext | None = None) -> requests.Session:
@@ -157,27 +166,10 @@ def _bound(manager: PoolManager) -> None:
     manager.pool_classes_by_scheme = {scheme: _bounded(classes[scheme]) for scheme in classes}
 
 
-class _OnceAgain(Retry):
-    """A second attempt where a connection ends before anything of the answer has come.
-
-    RFC 9110 §9.2.2 and RFC 9112 §9.3.1: a server, or a proxy, may close a kept connection just when the next request is
-    on its way. Only for requests that change nothing; and not when the time is over.
-    """
-
-    def increment(self, method: Any = None, url: Any = None, *args: Any, **options: Any) -> Any:
-        error = options.get("error")
-        if error is not None and is_time_over():
-            raise error
-        return super().increment(method, url, *args, **options)
-
-
-_AGAIN = _OnceAgain(total=1, connect=0, read=1, redirect=0, status=0, other=0, allowed_methods={"GET"})
-
-
 class _BoundedAdapter(HTTPAdapter):
     def __init__(self, ssl_context: ssl.SSLContext) -> None:
         self._ssl_context = ssl_context
-        super().__init__(max_retries=_AGAIN)
+        super().__init__()
 
     def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
         # The context decides, and is used as it is: the library would add its own certificates to it.

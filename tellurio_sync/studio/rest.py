@@ -424,33 +424,40 @@ class StudioRest:
         from urllib3.exceptions import HTTPError
         from urllib3.util import Timeout
 
-        from .http_session import is_time_over, time_limit
+        from .http_session import ended_unanswered, is_time_over, time_limit
 
         _log.debug("> %s %s", verb, url)
         # A proxy of the environment is for addresses outside; it could not reach this machine's loopback.
         proxies = {"no_proxy": self.address.host} if self.address.is_loopback else {}
         with time_limit(timeout):
-            try:
-                with self._session().request(
-                    verb,
-                    url,
-                    data=data,
-                    headers=headers,
-                    auth=key,
-                    timeout=Timeout(total=timeout),  # type: ignore[arg-type]  # accepted, but not in the stubs
-                    allow_redirects=False,
-                    proxies=proxies,
-                    stream=True,
-                ) as response:
-                    told = response.headers.get(_EXTENSIONS_HEADER, "")
-                    # A proxy on the way may answer, too: that says nothing of the server.
-                    if told or (self._extensions is None and response.ok):
-                        self._extensions = frozenset(name.strip() for name in told.split(",") if name.strip())
-                    return response.status_code, self._body_of(response, verb, url), response.reason or ""
-            except (requests.RequestException, HTTPError) as exc:
-                root = _root_of(exc)
-                why = f"no whole answer within {timeout:g} s" if is_time_over() else str(root)
-                cause = root if isinstance(root, OSError) and not isinstance(root, requests.RequestException) else None
+            for may_repeat in (verb == "GET", False):
+                try:
+                    with self._session().request(
+                        verb,
+                        url,
+                        data=data,
+                        headers=headers,
+                        auth=key,
+                        timeout=Timeout(total=timeout),  # type: ignore[arg-type]  # accepted, but not in the stubs
+                        allow_redirects=False,
+                        proxies=proxies,
+                        stream=True,
+                    ) as response:
+                        told = response.headers.get(_EXTENSIONS_HEADER, "")
+                        # A proxy on the way may answer, too: that says nothing of the server.
+                        if told or (self._extensions is None and response.ok):
+                            self._extensions = frozenset(name.strip() for name in told.split(",") if name.strip())
+                        return response.status_code, self._body_of(response, verb, url), response.reason or ""
+                except (requests.RequestException, HTTPError) as exc:
+                    if may_repeat and ended_unanswered(exc) and not is_time_over():
+                        _log.debug("> %s %s once more: its connection ended without an answer", verb, url)
+                        continue
+                    root = _root_of(exc)
+                    why = f"no whole answer within {timeout:g} s" if is_time_over() else str(root)
+                    cause = (
+                        root if isinstance(root, OSError) and not isinstance(root, requests.RequestException) else None
+                    )
+                    break
         # Raised outside of the handler. Otherwise the library's exception would be attached as __context__, with the
         # key in its request and in the local variables of its traceback.
         hint = f" {_START_LOCAL}" if self.address.is_loopback else ""
