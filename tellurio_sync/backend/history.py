@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from .data import text
 from .engine.chat import ChatCompletion
 from .engine.evaluators import Evaluator
+from .kept_out import KeptOut
 from .objects import PARAMETER, Variable
 from .passes import Passes, Way, graph_of
 from .question_log import DEFAULT_MAX_BYTES, DEFAULT_MAX_DAYS, Forward, QuestionLog, sample_of
@@ -34,14 +35,18 @@ class History:
         versions: of parameters.
         questions: to language models.
         passes: backward, the last ones of each run.
+        kept_out: the keys that stand in none of them.
     """
 
     def __init__(
         self, store: Store, *, max_question_bytes: int = DEFAULT_MAX_BYTES, max_question_days: float = DEFAULT_MAX_DAYS
     ) -> None:
-        self.versions: Versions = Versions(store)
+        self.kept_out: KeptOut = KeptOut()
+        self.versions: Versions = Versions(store, self.kept_out)
         self.passes: Passes = Passes(store)
-        self.questions: QuestionLog = QuestionLog(store, max_bytes=max_question_bytes, max_days=max_question_days)
+        self.questions: QuestionLog = QuestionLog(
+            store, max_bytes=max_question_bytes, max_days=max_question_days, kept_out=self.kept_out
+        )
 
     def parameter(self, run_uuid: str, variable: Variable) -> None:
         """A parameter of a run (`""` is none) is new, or may have another value."""
@@ -120,7 +125,7 @@ class History:
         if not run_uuid:
             return
         try:
-            self.passes.note(run_uuid, graph_of(roots, way))
+            self.passes.note(run_uuid, graph_of(roots, way, self.kept_out.clean))
         except sqlite3.Error as exc:
             logger.warning("! a backward pass of run %s was not kept: %s", run_uuid, exc)
 

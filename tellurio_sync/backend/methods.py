@@ -155,7 +155,7 @@ def create_model(scope: Scope, params: Params) -> Result:
     model = Model(new_id(), provider, config, usage)
     scope.objects.models[model.model_id] = model
     if scope.objects.history is not None:
-        scope.objects.history.questions.keep_out(config)
+        scope.objects.history.kept_out.add(config)
     return {"message": "Model created successfully.", "model_id": model.model_id}
 
 

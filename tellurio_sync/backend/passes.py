@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -69,8 +69,11 @@ class Passes:
             )
 
 
-def graph_of(roots: Sequence[Variable], way: Way) -> Graph:
-    """The graph behind ``roots``, with the feedback that came; the nodes nearest to the roots if they are many."""
+def graph_of(roots: Sequence[Variable], way: Way, clean: Callable[[str], str] = str) -> Graph:
+    """The graph behind ``roots``, with the feedback that came; the nodes nearest to the roots if they are many.
+
+    ``clean`` takes keys out of a text.
+    """
     nodes, left_out = _nodes(roots)
     boxes: dict[str, Box] = {}
     arrows: dict[tuple[str, str, int], Arrow] = {}
@@ -79,19 +82,19 @@ def graph_of(roots: Sequence[Variable], way: Way) -> Graph:
         if not node.is_accumulator:
             boxes[node.node_id] = Box(node.node_id, "function", node.name.removesuffix("Backward0"))
             for output_nr, variable in outputs.items():
-                feedback = _feedback(way, node, output_nr)
+                feedback = _feedback(way, node, output_nr, clean)
                 if feedback or variable in roots:
-                    boxes[variable.variable_id] = _variable_box(variable)
+                    boxes[variable.variable_id] = _variable_box(variable, clean)
                     arrows[node.node_id, variable.variable_id, 0] = Arrow(node.node_id, variable.variable_id, feedback)
         else:
             for variable in outputs.values():
-                boxes[variable.variable_id] = _variable_box(variable)
+                boxes[variable.variable_id] = _variable_box(variable, clean)
     for node in nodes:
         for place, edge in enumerate(node.edges):
             if edge.target is None or edge.target not in nodes:
                 continue
             source = next((one for one in edge.target.outputs if one.output_nr == edge.output_nr), None)
-            feedback = _feedback(way, edge.target, edge.output_nr) if edge.target.is_accumulator else ""
+            feedback = _feedback(way, edge.target, edge.output_nr, clean) if edge.target.is_accumulator else ""
             key = edge.target.node_id
             if source is not None and source.variable_id in boxes:
                 key = source.variable_id
@@ -114,14 +117,16 @@ def _nodes(roots: Sequence[Variable]) -> tuple[dict[Node, None], int]:
     return dict.fromkeys(list(found)[:_MOST_BOXES]), max(len(found) - _MOST_BOXES, 0)
 
 
-def _variable_box(variable: Variable) -> Box:
+def _variable_box(variable: Variable, clean: Callable[[str], str]) -> Box:
     kind: Any = "parameter" if variable.obj_type == PARAMETER else "variable"
-    return Box(variable.variable_id, kind, (variable.role or kind)[:_MOST_CHARS], text(variable.data)[:_MOST_CHARS])
+    # Cleaned before they are cut: half a key would not be found.
+    role, data = clean(variable.role or kind), clean(text(variable.data))
+    return Box(variable.variable_id, kind, role[:_MOST_CHARS], data[:_MOST_CHARS])
 
 
-def _feedback(way: Way, node: Node, output_nr: int) -> str:
+def _feedback(way: Way, node: Node, output_nr: int, clean: Callable[[str], str]) -> str:
     texts = (part for data in way.feedback.get((node, output_nr), []) for part in _texts(data))
-    return " ".join(texts)[:_MOST_CHARS]
+    return clean(" ".join(texts))[:_MOST_CHARS]
 
 
 def _texts(data: Data) -> list[str]:

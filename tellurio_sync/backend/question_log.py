@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .kept_out import KeptOut
 from .question_counts import Count, Counts, no_counts
 
 if TYPE_CHECKING:
@@ -119,10 +120,6 @@ _MEASURE_EVERY = 5000
 # The most characters that are kept of each text of a question.
 _MOST_CHARS = 1_000_000
 
-# Shorter texts are not keys, and would be found in every text. At most this many keys are searched for.
-_SHORT_SECRET = 4
-_MOST_SECRETS = 1000
-
 # Answers whose score may still come.
 _AWAITING_SCORE = 10_000
 
@@ -169,11 +166,23 @@ def asking(forward: Forward | None) -> Iterator[None]:
 
 
 class QuestionLog:
-    """Keeps questions in a store, up to a size and an age."""
+    """Keeps questions in a store, up to a size and an age.
 
-    def __init__(self, store: Store, *, max_bytes: int = DEFAULT_MAX_BYTES, max_days: float = DEFAULT_MAX_DAYS) -> None:
+    Attributes:
+        kept_out: the keys that stand in none of them.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+        max_days: float = DEFAULT_MAX_DAYS,
+        kept_out: KeptOut | None = None,
+    ) -> None:
         """``max_bytes`` of 0: no question is kept; what they used in all is still counted."""
         self._store = store
+        self.kept_out: KeptOut = kept_out or KeptOut()
         self._max_bytes = max_bytes
         self._max_seconds = max_days * _DAY_SECONDS
         store.add_tables(TABLES)
@@ -181,30 +190,18 @@ class QuestionLog:
         self._until_measured = _MEASURE_EVERY
         # Of runs that were deleted while no backend kept count.
         store.write("DELETE FROM texts WHERE number NOT IN (SELECT text FROM question_texts)")
-        self._secrets: dict[str, None] = {}
         # Variable id of answers -> the questions that gave them, by sample.
         self._answers: OrderedDict[str, dict[int, int]] = OrderedDict()
 
-    def keep_out(self, config: Mapping[str, Any]) -> None:
-        """Note the keys in a language model's configuration: none of them will be in the records."""
-        headers = config.get("default_headers")
-        for secret in (config.get("api_key"), *(headers.values() if isinstance(headers, Mapping) else ())):
-            if isinstance(secret, str) and len(secret) > _SHORT_SECRET:
-                self._secrets[secret] = None
-        while len(self._secrets) > _MOST_SECRETS:
-            del self._secrets[next(iter(self._secrets))]
-
     def _clean(self, text: str) -> str:
-        for secret in self._secrets:
-            if secret in text:
-                text = text.replace(secret, "***")
         # SQLite takes no text with half a surrogate pair.
-        whole = text.encode(errors="replace").decode()
+        whole = self.kept_out.clean(text).encode(errors="replace").decode()
         left_out = len(whole) - _MOST_CHARS
         return whole if left_out <= 0 else f"{whole[:_MOST_CHARS]} … ({left_out} more characters)"
 
     def note(self, asked: Asked) -> None:
         """Keep one question, if it belongs to a run."""
+        self.kept_out.add(asked.completion_args)
         if not self._store.read("SELECT 1 FROM runs WHERE uuid = ?", asked.run_uuid):
             return
         with self._store.transaction():
@@ -225,7 +222,13 @@ class QuestionLog:
             "INSERT INTO questions (run_uuid, purpose, model, sample, sample_key, answer, thoughts, error, error_kind,"
             " tries, prompt_tokens, completion_tokens, cost, started_at, seconds, size_bytes)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0)",
-            *(asked.run_uuid, asked.purpose, asked.model_name, asked.sample, sample.key if sample else None),
+            *(
+                asked.run_uuid,
+                asked.purpose,
+                self._clean(asked.model_name),
+                asked.sample,
+                sample.key if sample else None,
+            ),
             *(self._clean(answer.text) if answer else None, self._clean(answer.thoughts) if answer else ""),
             *(self._clean(asked.error) if asked.error is not None else None, asked.error_kind, asked.tries),
             *(prompt_tokens, completion_tokens, _cost(asked), asked.started_at, asked.seconds),
@@ -272,7 +275,7 @@ class QuestionLog:
             " completion_tokens = completion_tokens + excluded.completion_tokens, cost = cost + excluded.cost,"
             " unpriced = unpriced + excluded.unpriced, seconds = seconds + excluded.seconds",
             # One that was neither sent nor answered, because of a budget for instance, is an error alone.
-            *(asked.run_uuid, asked.model_name, asked.purpose, int(is_cached or asked.tries > 0)),
+            *(asked.run_uuid, self._clean(asked.model_name), asked.purpose, int(is_cached or asked.tries > 0)),
             *(int(is_cached), int(asked.answer is None)),
             *(max(asked.tries - 1, 0), prompt_tokens or 0, completion_tokens or 0),
             *(cost or 0.0, int(cost is None and asked.tries > 0), asked.seconds),
@@ -286,7 +289,14 @@ class QuestionLog:
             " prompt_tokens = prompt_tokens + excluded.prompt_tokens,"
             " completion_tokens = completion_tokens + excluded.completion_tokens, cost = cost + excluded.cost,"
             " unpriced = unpriced + excluded.unpriced",
-            *(asked.run_uuid, asked.run_uuid, asked.model_name, asked.purpose, int(was_asked), int(is_cached)),
+            *(
+                asked.run_uuid,
+                asked.run_uuid,
+                self._clean(asked.model_name),
+                asked.purpose,
+                int(was_asked),
+                int(is_cached),
+            ),
             *(int(was_asked and asked.answer is None), int(not was_asked and not is_cached)),
             *(max(asked.tries - 1, 0), prompt_tokens or 0, completion_tokens or 0),
             *(cost or 0.0, int(was_asked and cost is None)),

@@ -24,6 +24,7 @@ from uuid import NAMESPACE_DNS, UUID, uuid5
 from aiohttp import web
 from slugify import slugify
 
+from .kept_out import without_keys
 from .options import BackendOptions
 from .question_log import questions_by_step
 from .store import MAX_NAME_CHARS, JournalGap, Row, Store
@@ -293,7 +294,7 @@ def _config(body: dict[str, Any]) -> dict[str, Any] | None:
     config = body.get("config")
     if config is not None and not isinstance(config, dict):
         refuse(400, "`config` must be a JSON object.")
-    return config
+    return None if config is None else without_keys(config)
 
 
 def _uuid(body: dict[str, Any]) -> str | None:

@@ -215,7 +215,7 @@ class Backend:
             max_question_days=self.options.questions_days,
         )
         for key in (self.api_key, self.options.lm_api_key, os.environ.get("OPENAI_API_KEY")):
-            history.questions.keep_out({"api_key": key})
+            history.kept_out.add({"api_key": key})
         self._lm.on_question.append(history.question)
         access = Access(self.options.host, self.api_key, self.options.allow_hosts, is_encrypted=self._tls is not None)
         page = Page(access, store, history)

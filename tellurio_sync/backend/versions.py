@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 from typing import Literal
 
 from .data import Data, text
+from .kept_out import KeptOut
 from .store import Logged, Store
 
 # How much is kept of the parameters of a run. A version that is longer than the limit is cut, and says so.
@@ -54,8 +55,10 @@ CREATE TABLE IF NOT EXISTS version_steps (
 class Versions:
     """Keeps the versions of parameters in a store."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, kept_out: KeptOut | None = None) -> None:
+        """``kept_out``: the keys that stand in none of them."""
         self._store = store
+        self._kept_out = kept_out or KeptOut()
         store.add_tables(TABLES)
         # (run, parameter) -> the content of its last version as stored, and its number.
         self._last: OrderedDict[tuple[str, str], tuple[str, int]] = OrderedDict()
@@ -87,6 +90,7 @@ class Versions:
             step: which of the run's steps of optimizers made it, from 1; None: none did.
             logged: how much of its journal the client had written before that; None: all that has come.
         """
+        role, data = self._kept_out.clean(role), self._kept_out.clean_data(data)
         # As JSON, because SQLite takes no text that holds half a surrogate pair.
         value = text(data)
         # Beside the text that is read, what is no text as it is: for those who want it back.
@@ -109,7 +113,7 @@ class Versions:
             "INSERT INTO causes VALUES (?, ?, ?, ?)",
             made.lastrowid,
             "begin" if version == 1 else cause,
-            json.dumps(_cut_all(feedback)),
+            json.dumps(_cut_all([self._kept_out.clean(one) for one in feedback])),
             self._store.value_count(run_uuid),
         )
         if logged is not None:

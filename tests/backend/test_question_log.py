@@ -219,9 +219,9 @@ def test_with_a_run_its_questions_go(store: Store, run_uuid: str) -> None:
 
 def test_no_key_stands_in_what_is_kept(store: Store, run_uuid: str) -> None:
     log = QuestionLog(store)
-    log.keep_out({"api_key": "sk-secret-1", "default_headers": {"X-Key": "sk-secret-2", "n": 1}})
-    log.keep_out({"api_key": None, "default_headers": None})
-    log.keep_out({"api_key": "none"})
+    log.kept_out.add({"api_key": "sk-secret-1", "default_headers": {"X-Key": "sk-secret-2", "n": 1}})
+    log.kept_out.add({"api_key": None, "default_headers": None})
+    log.kept_out.add({"api_key": "none"})
     log.note(
         asked(run_uuid, "my key is sk-secret-1", answer=Answer("sk-secret-2!", "sk-secret-1?"), error="sk-secret-1")
     )

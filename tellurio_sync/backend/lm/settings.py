@@ -25,8 +25,8 @@ DEFAULT_TIMEOUT = 600.0
 DEFAULT_MAX_RETRIES = 2
 
 # Not secrets: texts that stand for "no key", where a program demands a key and the server needs none.
-_NO_KEYS = frozenset({"", "none", "null", "no", "no-key", "nokey", "empty", "dummy", "fake", "x", "xxx", "ollama"})
-_NO_KEYS |= {"lm-studio", "llama.cpp", "vllm", "sk-no-key-required", "not-needed", "sk-xxx", "any", "local"}
+NO_KEYS = frozenset({"", "none", "null", "no", "no-key", "nokey", "empty", "dummy", "fake", "x", "xxx", "ollama"})
+NO_KEYS |= {"lm-studio", "llama.cpp", "vllm", "sk-no-key-required", "not-needed", "sk-xxx", "any", "local"}
 
 # Shorter texts are not keys, and to blot them out would make a text unreadable.
 _SECRET_CHARS = 6
@@ -97,7 +97,7 @@ def settings_of(config: Mapping[str, Any], own: Own) -> Settings:
     userinfo = _userinfo(parts.username, parts.password)
     headers = _headers(config, key, userinfo)
     is_local = is_this_machine(parts.hostname or "")
-    has_secret = (key or "").lower() not in _NO_KEYS or userinfo is not None or _hold_keys(given_headers, query)
+    has_secret = (key or "").lower() not in NO_KEYS or userinfo is not None or _hold_keys(given_headers, query)
     address = _without_userinfo(parts)
     if parts.scheme == "http" and has_secret and not is_local and not _flag(config, "allow_insecure"):
         raise _wrong(

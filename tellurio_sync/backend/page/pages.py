@@ -335,6 +335,7 @@ def samples_page(records: Records, asked: Asked) -> Html:
         change=change,
         problem=problem,
         rows=rows,
+        has_prices=any(one["cost"] for one in rows),
         text=text,
         below=below,
         goes_on=goes_on,
@@ -389,6 +390,7 @@ def graph_page(records: Records, asked: Asked) -> Html:
         number=number,
         zoom=zoom,
         arrows=graph.arrows,
+        has_feedback=any(arrow.feedback for arrow in graph.arrows),
         labels={box.key: box.label for box in graph.boxes},
     )
 

@@ -1,0 +1,89 @@
+"""What must not stand in the records: the keys of language models, of this backend, and of a configuration.
+
+For the event loop's thread only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from .data import Data
+from .lm.settings import NO_KEYS
+
+INSTEAD = "***"
+
+# Shorter texts are words rather than keys, and would be found in every text. At most this many keys are searched for.
+_SHORTEST = 8
+_MOST = 1000
+
+_NAMES_OF_KEYS = re.compile(
+    r"(?:^|[^a-z])(?:api_?keys?|secret(?:_?key)?|pass(?:word|wd|phrase)|(?:access|auth|api|bearer|refresh|hf|github)_token"
+    r"|authorization|credentials?)$|^token$"
+)
+
+
+class KeptOut:
+    """Texts that are replaced wherever they would be kept."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, None] = {}
+
+    def add(self, config: Mapping[str, Any]) -> None:
+        """Note the keys in a language model's configuration: in its settings, its headers and its address."""
+        found = [config.get("api_key"), *_in_address(config.get("base_url"))]
+        for name in ("default_headers", "extra_headers", "default_query", "extra_query"):
+            pairs = config.get(name)
+            found += pairs.values() if isinstance(pairs, Mapping) else ()
+        for secret in found:
+            # "Bearer KEY" holds a key, too.
+            for part in (secret, *secret.split()[1:]) if isinstance(secret, str) else ():
+                if len(part) >= _SHORTEST and part.lower() not in NO_KEYS:
+                    # Also as it stands in the ``repr`` of what holds it.
+                    self._texts |= {part: None, repr(part)[1:-1]: None}
+        while len(self._texts) > _MOST:
+            del self._texts[next(iter(self._texts))]
+
+    def clean(self, text: str) -> str:
+        """A text without them. To be used before it is cut: half a key would not be found."""
+        for secret in self._texts:
+            if secret in text:
+                text = text.replace(secret, INSTEAD)
+        return text
+
+    def clean_data(self, data: Data) -> Data:
+        """The data of a Variable without them."""
+        if isinstance(data, str):
+            return self.clean(data)
+        if isinstance(data, list):
+            return [self.clean_data(one) for one in data]
+        return data
+
+
+def _in_address(url: object) -> list[str]:
+    try:
+        parts = urlsplit(url) if isinstance(url, str) else None
+    except ValueError:
+        return []
+    if parts is None:
+        return []
+    return [unquote(parts.password or ""), *(value for _, value in parse_qsl(parts.query))]
+
+
+def without_keys(config: Any) -> Any:
+    """A configuration of a run in which the values of settings that are keys by their name are replaced."""
+    if isinstance(config, Mapping):
+        return {name: _instead(value) if _is_key(name) else without_keys(value) for name, value in config.items()}
+    return [without_keys(value) for value in config] if isinstance(config, list) else config
+
+
+def _is_key(name: str) -> bool:
+    # "lmApiKey" and "LM-API-KEY" are "lm_api_key".
+    return bool(_NAMES_OF_KEYS.search(re.sub("(?<=[a-z])(?=[A-Z])", "_", name).lower().replace("-", "_")))
+
+
+def _instead(value: Any) -> Any:
+    # Whether there was one may be told.
+    return INSTEAD if value not in (None, "", False, True) else value
