@@ -71,6 +71,7 @@ from .session.default import (
     whoami,
 )
 from .session.restore import Restored
+from .tracing import trace
 from .trainer import Trainer, Trials, evaluate, fit, search
 
 if TYPE_CHECKING:
@@ -179,6 +180,7 @@ __all__ = [
     "set_quiet",
     "suppress_variable_notifications",
     "sync",
+    "trace",
     "variables",
     "whoami",
 ]

@@ -88,6 +88,7 @@ NAMES = {
     "set_quiet",
     "suppress_variable_notifications",
     "sync",
+    "trace",
     "variables",
     "whoami",
 }

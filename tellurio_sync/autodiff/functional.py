@@ -6,7 +6,8 @@ All raise ``TypeError`` for an argument of the wrong type and what ``Function.ap
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, Union
 
 from ..errors import RemoteProtocolError
@@ -14,6 +15,7 @@ from ..model.data import plain
 from ..model.language import ChatCompletionModel
 from ..model.variable import Variable
 from ..parallel import on_executor
+from ..tracing import TRACERS, span
 from .function import (
     Add,
     ChatCompletion,
@@ -107,7 +109,10 @@ def chat_completion(
     inputs = plain_inputs(inputs)
     check_inputs(inputs)
     warn_of_unused_inputs(messages, inputs)
-    return _single(ChatCompletion.apply(forward_model_client, messages, inputs, on_error=on_error, **completion_args))
+    with _question(forward_model_client, completion_args):
+        return _single(
+            ChatCompletion.apply(forward_model_client, messages, inputs, on_error=on_error, **completion_args)
+        )
 
 
 def deterministic_evaluator(
@@ -223,21 +228,47 @@ def lm_judge_evaluator(
     warn_of_unused_inputs(messages, inputs)
     _check_callable("success_fn", success_fn)
     _check_callable("reduction_fn", reduction_fn)
-    return _pair(
-        LMJudgeEvaluator.apply(
-            forward_model_client,
-            messages,
-            prediction,
-            target,
-            inputs,
-            success_fn,
-            reduction_fn,
-            reduction_fn_purpose,
-            eval_mode,
-            on_error=on_error,
-            **completion_args,
+    with _question(forward_model_client, completion_args):
+        return _pair(
+            LMJudgeEvaluator.apply(
+                forward_model_client,
+                messages,
+                prediction,
+                target,
+                inputs,
+                success_fn,
+                reduction_fn,
+                reduction_fn_purpose,
+                eval_mode,
+                on_error=on_error,
+                **completion_args,
+            )
         )
-    )
+
+
+@contextmanager
+def _question(model: ChatCompletionModel | None, completion_args: Mapping[str, Any]) -> Iterator[None]:
+    """If spans are wanted: one for what this asks a language model, by the conventions for generative AI."""
+    if not TRACERS or model is None:
+        yield
+        return
+    name = completion_args.get("model")
+    name = name if isinstance(name, str) else None
+    attributes = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": model.provider,
+        "gen_ai.request.model": name,
+        **{f"gen_ai.request.{key}": completion_args.get(key) for key in ("temperature", "top_p", "max_tokens", "seed")},
+    }
+    attributes = {key: value for key, value in attributes.items() if isinstance(value, (str, int, float))}
+    before = model.get_usage()
+    with span(f"chat {name}" if name else "chat", attributes) as late:
+        try:
+            yield
+        finally:  # what was asked before a failure was paid, too
+            used = model.get_usage()
+            late["gen_ai.usage.input_tokens"] = used["prompt_tokens"] - before["prompt_tokens"]
+            late["gen_ai.usage.output_tokens"] = used["completion_tokens"] - before["completion_tokens"]
 
 
 def _check_variable(name: str, value: object) -> None:

@@ -16,7 +16,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from .. import forked, long_calls
 from ..active_run import HasUuid, get_active_run
@@ -32,6 +32,7 @@ from ..peer.peer import Peer
 from ..peer.recording import Recorder
 from ..secret import Secret, hidden, redact
 from ..speedups import check_threads
+from ..tracing import TRACERS, of_call
 from ..transport.base import DialFailed
 from ..transport.handshake import Dialer
 from ..transport.tls import check_context
@@ -39,6 +40,8 @@ from ..transport.websocket import DEFAULT_MAX_MESSAGE_SIZE
 from . import server_methods
 from .greeting import Greeting, cancellation, checked_key, connect_failed, read_greeting
 from .stats import ClientStats, stats_of
+
+T = TypeVar("T")
 
 WS_PATH = "/ws/v0/rpc/"
 
@@ -357,7 +360,8 @@ class TellurioWebSocketClient:
         peer = self._peer
         if peer is None or peer.lifecycle.state != OPEN:
             peer = self._usable_peer()
-        return peer.request(
+        request = self._traced(peer.request) if TRACERS else peer.request
+        return request(
             method,
             self._with_run(params),
             seconds,
@@ -454,7 +458,10 @@ class TellurioWebSocketClient:
             on_reply: called on the receive thread when the reply has come, before any later message is handled.
             on_late: called with the envelope if the reply comes after the call was given up; see ``Peer.request``.
         """
-        return self._usable_peer().request(
+        request = self._usable_peer().request
+        if TRACERS:
+            request = self._traced(request)
+        return request(
             method,
             self._with_run(params),
             self._timeout(timeout),
@@ -482,14 +489,21 @@ class TellurioWebSocketClient:
         Args:
             on_reply, on_late: as for ``call_on``, for the last of them.
         """
-        return self._usable_peer().request_many(
-            self._with_runs(calls),
-            self._timeout(timeout),
-            hard_timeout=self.hard_timeout,
-            connection=connection,
-            on_reply=on_reply,
-            on_late=on_late,
-        )
+        calls = list(calls)
+
+        def request(_: str) -> list[Any]:
+            return self._usable_peer().request_many(
+                self._with_runs(calls),
+                self._timeout(timeout),
+                hard_timeout=self.hard_timeout,
+                connection=connection,
+                on_reply=on_reply,
+                on_late=on_late,
+            )
+
+        # Named after the last one, for which the others prepare.
+        name = calls[-1][0] if calls else ""
+        return (self._traced(request) if TRACERS else request)(name)
 
     # --- what the server may call -----------------------------------------------------------------------------
 
@@ -608,6 +622,9 @@ class TellurioWebSocketClient:
         )
         if self._on_lost is not None:
             self._on_lost(error)
+
+    def _traced(self, request: Callable[..., T]) -> Callable[..., T]:
+        return of_call(request, self._address.host, self._address.port)
 
     def _timeout(self, timeout: float | None) -> float:
         return self.default_timeout if timeout is None else check_timeout(timeout)
