@@ -3,6 +3,7 @@
 ::
 
     server.py        the process: one port, signals, ready file
+    door.py          where connections come in, and which have to go
     command.py       the same as a command;  options.py: its options
     leashes.py       the programs that use it
     rest.py          projects, runs, metrics over HTTP;  run_names.py: names for runs

@@ -24,6 +24,7 @@ from ..addresses import is_loopback
 from ..errors import BackendError
 from ..leash import FILE_NAME, IN_USE_EXIT_CODE, DataDirectoryInUse, machine
 from .connection import DEFAULT_MAX_OUTGOING_BYTES, MAX_INCOMING_BYTES, MAX_SIZE_HEADER, Connection
+from .door import Door
 from .history import History
 from .leashes import Leashes
 from .lm import AnswerCache, LanguageModels
@@ -42,8 +43,6 @@ RPC_PATH = "/ws/v0/rpc/"
 _STRONG_KEY_CHARS = 16
 _MAX_HEADER_BYTES = 64 * 2**10
 _MAX_BODY_BYTES = 16 * 2**20
-_BACKLOG = 128  # connections that wait to be accepted
-_TURNS_OF_AN_ACCEPT = 8  # of the event loop, and more: it takes one until a connection is safe
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -103,6 +102,7 @@ class Backend:
         self.port: int = options.port
         self.leashes: Leashes = Leashes(on_unused)
         self._tls = _tls_of(options)
+        self._door = Door()
         self._page_path = "/"
         self._directory = Path()
         self._lm = _language_models(options)
@@ -140,14 +140,11 @@ class Backend:
             server = runner.server
             assert server is not None
             try:
-                listener = await asyncio.get_running_loop().create_server(
-                    server, self.options.host, self.options.port, ssl=self._tls, backlog=_BACKLOG
-                )
+                self.port = await self._door.open(server, self.options.host, self.options.port, self._tls)
             except OSError as exc:
                 where = f"{self.options.host}:{self.options.port}"
                 raise BackendError(f"Cannot listen on {where}: {exc.strerror or exc}. Choose another --port.") from exc
-            cleanup.push_async_callback(_end_listening, listener)
-            self.port = listener.sockets[0].getsockname()[1]
+            cleanup.push_async_callback(self._door.close)
             cleanup.enter_context(self._can_be_joined(joining))
             self._cleanup = cleanup.pop_all()
 
@@ -236,13 +233,20 @@ class Backend:
         @web.middleware
         async def check_key(request: web.Request, handler: Handler) -> web.StreamResponse:
             if page.serves(request):
-                # A browser cannot send this header; the pages ask for the key themselves.
-                return await handler(request)
+                # A browser cannot send this header; the pages ask for the key themselves. Who sends a form waits until
+                # all of it has come.
+                with (
+                    self._door.at_work(request, is_known=False)
+                    if request.method != "POST"
+                    else contextlib.nullcontext()
+                ):
+                    return await handler(request)
             sent = request.headers.get("Authorization", "")
             # A header may hold any bytes; bytes that are not UTF-8 arrive as lone surrogates.
             if not secrets.compare_digest(sent.encode(errors="surrogateescape"), wanted):
                 raise error_response(401, "Invalid API key.")
-            return await handler(request)
+            with self._door.at_work(request, is_known=True):
+                return await handler(request)
 
         return check_key
 
@@ -263,20 +267,6 @@ class Backend:
 
     async def _close_connections(self, app: web.Application) -> None:
         await asyncio.gather(*(connection.close() for connection in self._connections), return_exceptions=True)
-
-
-async def _end_listening(listener: asyncio.Server) -> None:
-    """Accept no more connections, and let those that were accepted become known to the server.
-
-    asyncio loses a connection that it has accepted if the listener is closed before the loop has turned a few times:
-    neither it nor its transport is ever closed. So accepting ends first, and the listener is closed afterwards.
-    """
-    with contextlib.suppress(NotImplementedError):  # Windows: its event loop accepts otherwise
-        for sock in listener.sockets:
-            asyncio.get_running_loop().remove_reader(sock)
-    for _ in range(_TURNS_OF_AN_ACCEPT):
-        await asyncio.sleep(0)
-    listener.close()
 
 
 async def _look_for_lost_runs(store: Store) -> None:
