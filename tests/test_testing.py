@@ -244,7 +244,6 @@ def test_a_delay_holds_everything_back_until_its_end(
     assert waiting.result(FAILSAFE)["result"]["data"] == "late"
 
 
-@pytest.mark.slow
 class _SteppingClock:
     """In the place of ``time`` in the proxy: time passes with each reading, as on a busy machine."""
 
@@ -270,6 +269,7 @@ def test_what_becomes_due_between_two_looks_at_the_clock_is_not_forgotten(monkey
                         assert sink.recv(1) == b"!"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf")])
 def test_delays_that_cannot_be(seconds: float, tellurio_backend: ScriptedBackend) -> None:
     with pytest.raises(ValueError):
