@@ -22,6 +22,7 @@ from ..model.call import Call
 from ..model.registries import Registries
 from ..model.reply_checks import check_message
 from ..model.restorable import reference
+from ..model.session_link import SessionLink
 from ..model.variable import Feedback, Variable, sources_of
 from ..model.variable_state import holds_grad
 from ..model.wire import link_of, wait_until_made
@@ -32,6 +33,9 @@ logger: logging.Logger = logging.getLogger(__name__)
 _FLAG = "_pending_grad"
 _FEEDBACK = "feedback"
 """The extension of servers that need not ask for what is known (protocol §K.5)."""
+
+AFTER = "after"
+"""The extension of servers that begin a request when an earlier one has ended (protocol §K.15)."""
 
 CRITIC: Final = "critic"
 RECORDS: Final = "records"
@@ -99,50 +103,110 @@ def backward(
             not know one of them, or not this ``feedback``.
         RemoteError: the pass failed on the server.
     """
-    starts = _as_list("variables", variables)
-    if inputs is not None:
-        _as_list("inputs", inputs)
-    _check_gradients(grad_variables, len(starts))
-    share = check_share(max_failed)
-    _check_feedback(feedback)
-    arguments = [starts, grad_variables, inputs]
-    wait_until_made(arguments)
-    link = link_of(arguments)
-    registries = link.registries
-    receivers = _receivers(starts)
-    # The graph of the starts is freed there.
-    with Call(link, changes=[*receivers, *starts]) as call:
-        question = {"variables": _references(variables)}
+    BackwardPass(variables, grad_variables, retain_graph, create_graph, inputs, max_failed, feedback).run()
+
+
+class BackwardPass:
+    """A backward pass that has been checked; the arguments are those of ``backward``, as is what it raises.
+
+    ``run`` makes it. Or, inside of a call that changes ``changes``: ``begin`` gives its requests, ``take`` gets what
+    came of them, ``give_up`` is called if nothing comes any more; and ``warn`` after the call.
+
+    Attributes:
+        link: the session.
+    """
+
+    def __init__(
+        self,
+        variables: Variables,
+        grad_variables: Variable | Sequence[Variable | None] | None = None,
+        retain_graph: bool | None = None,
+        create_graph: bool = False,
+        inputs: Variables | None = None,
+        max_failed: float | None = None,
+        feedback: Feedback | None = None,
+    ) -> None:
+        self._starts = _as_list("variables", variables)
+        if inputs is not None:
+            _as_list("inputs", inputs)
+        _check_gradients(grad_variables, len(self._starts))
+        self._share = check_share(max_failed)
+        _check_feedback(feedback)
+        self._feedback = feedback
+        self._variables, self._grad_variables, self._inputs = variables, grad_variables, inputs
+        self._options = {"retain_graph": retain_graph, "create_graph": create_graph}
+        arguments = [self._starts, grad_variables, inputs]
+        wait_until_made(arguments)
+        self.link: SessionLink = link_of(arguments)
+        self._receivers = _receivers(self._starts)
+        self._is_pending = False
+        self._done: Any = None
+
+    @property
+    def changes(self) -> list[Variable]:
+        """What it changes on the server: the graph of the starts is freed there."""
+        return [*self._receivers, *self._starts]
+
+    def run(self) -> None:
+        """Make the pass. Blocks."""
+        with Call(self.link, changes=self.changes) as call:
+            try:
+                self.take(call, call.request_many(self.begin()))
+            except BaseException:
+                self.give_up()
+                raise
+        self.warn()
+
+    def begin(self, name: str | None = None) -> list[tuple[str, dict[str, Any]]]:
+        """The requests. Reading gradients waits from now on.
+
+        Args:
+            name: of the pass, for requests that come after it (protocol §K.15).
+        """
+        extensions = self.link.extensions
+        question = {"variables": _references(self._variables)}
         params = {
             **question,
-            "grad_variables": _references(grad_variables),
-            "retain_graph": retain_graph,
-            "create_graph": create_graph,
-            "inputs": _references(inputs),
+            "grad_variables": _references(self._grad_variables),
+            **self._options,
+            "inputs": _references(self._inputs),
         }
-        if share is not None and ON_ERROR in link.extensions:
-            params["max_failed"] = share
-        if _FEEDBACK in link.extensions:
-            params["feedback"] = feedback or _default_feedback
-        elif feedback in (RECORDS, BATCH_CRITIC):
+        if self._share is not None and ON_ERROR in extensions:
+            params["max_failed"] = self._share
+        if _FEEDBACK in extensions:
+            params["feedback"] = self._feedback or _default_feedback
+        elif self._feedback in (RECORDS, BATCH_CRITIC):
             raise UsageError(
-                f"This server does not know feedback={feedback!r}: it asks a language model for all feedback, of each "
-                "sample."
+                f"This server does not know feedback={self._feedback!r}: it asks a language model for all feedback, "
+                "of each sample."
             )
-        registries.mark_pending(receivers, _FLAG)
-        try:
-            answer, done = call.request_many([("get_backprop_ids", question), ("run_backward", params)])
-            if isinstance(done, TellurioError):
-                # If the server refused both, the first error has the reason.
-                raise answer if isinstance(done, RemoteError) and isinstance(answer, RemoteError) else done
-            check_message("run_backward", done, _DONE)
-        except BaseException:
-            # Also after Ctrl-C: the server will not clear these flags any more.
-            registries.clear_pending(receivers, _FLAG)
-            raise
+        if name is not None:
+            params["name"] = name
+        self._is_pending = True
+        self.link.registries.mark_pending(self._receivers, _FLAG)
+        return [("get_backprop_ids", question), ("run_backward", params)]
+
+    def take(self, call: Call, outcomes: Sequence[Any]) -> None:
+        """Take the results, or the errors in place of them; raises what failed."""
+        answer, done = outcomes
+        if isinstance(done, TellurioError):
+            # If the server refused both, the first error has the reason.
+            raise call.error(answer if isinstance(done, RemoteError) and isinstance(answer, RemoteError) else done)
+        check_message("run_backward", done, _DONE)
+        self._done = done
+        registries = self.link.registries
         ids = _ids_in(answer, registries)
-        registries.clear_pending([variable for variable in receivers if variable.variable_id not in ids], _FLAG)
-    warn_of_left_out(done)
+        self._is_pending = False  # the server clears the rest
+        registries.clear_pending([one for one in self._receivers if one.variable_id not in ids], _FLAG)
+
+    def give_up(self) -> None:
+        """The server will not clear the flags any more. Also after Ctrl-C."""
+        if self._is_pending:
+            self.link.registries.clear_pending(self._receivers, _FLAG)
+
+    def warn(self) -> None:
+        """Tell the user which samples were left out."""
+        warn_of_left_out(self._done)
 
 
 def _check_feedback(feedback: object) -> None:

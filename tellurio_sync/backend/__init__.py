@@ -14,7 +14,8 @@
                      passes.py of backward passes
     connection.py    one WebSocket connection: messages in order, pushes, heartbeats
     sessions.py      whose objects are whose, and when they are forgotten
-    methods.py       what a client may call;  long_methods.py: the four methods that may run long
+    methods.py       what a client may call;  long_methods.py: the four methods that may run long;  chain.py: those
+                     that begin after another one
     scope.py         what one running request may do: ask, push, call the client;  progress.py: how far it is
     objects.py       variables, nodes, models, optimizers;  data.py: their data;  wire.py: references in messages
     engine/          functions forward and backward, and the graph;  optimizer.py: textual gradient descent

@@ -19,6 +19,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from aiohttp import WSMsgType, web
@@ -27,6 +28,7 @@ from .. import jsonrpc
 from ..errors import TellurioError, shorten
 from ..jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, PARSE_ERROR, RpcError
 from ..jsonrpc.envelopes import Id
+from .chain import Chain
 from .lm import LanguageModels
 from .long_methods import LONG_METHODS, Work
 from .methods import METHODS, release
@@ -63,6 +65,7 @@ _MESSAGES_PER_TURN = 32
 # Names of the wire's extensions that this backend knows; clients use none that the greeting does not name.
 EXTENSIONS = (
     "accept",
+    "after",
     "budget",
     "cancel",
     "client_function",
@@ -108,6 +111,7 @@ class Connection:
         # Two for each long-running request: its work and its heartbeats.
         self._tasks: set[asyncio.Task[Any]] = set()
         self._works: dict[Id, asyncio.Task[Any]] = {}
+        self._chain = Chain()
         self._timers: set[asyncio.TimerHandle] = set()
         self._next_id = 1
         self._calls: dict[int, asyncio.Future[Any]] = {}
@@ -236,13 +240,17 @@ class Connection:
                 if len(self._tasks) >= 2 * MAX_RUNNING:
                     raise Refused(f"There are {MAX_RUNNING} requests running on this connection already.")
                 self._heartbeat(request_id)
-                self._start(request_id, method, scope, LONG_METHODS[method](scope, params), progress)
+                begin = partial(LONG_METHODS[method], scope, params)
+                work = self._chain.work(params, begin)
+                self._chain.note(params, self._start(request_id, method, scope, work, progress))
             else:
                 raise RpcError(METHOD_NOT_FOUND, f"Method '{method}' not found.", {"method": method})
         except Exception as exc:  # noqa: BLE001 - a failing request is an error reply, never a dead connection
             self._fail(request_id, method, exc)
 
-    def _start(self, request_id: Id, method: str, scope: Scope, work: Work, progress: Progress | None) -> None:
+    def _start(
+        self, request_id: Id, method: str, scope: Scope, work: Work, progress: Progress | None
+    ) -> asyncio.Task[Any]:
         # The task runs the work itself. A wrapper would leave it unawaited if the client leaves at once.
         task = self._loop.create_task(work)
         beats = self._loop.create_task(self._beat(request_id, progress))
@@ -267,6 +275,7 @@ class Connection:
                 self._fail(request_id, method, exc)
 
         task.add_done_callback(end)
+        return task
 
     def _cancel(self, request_id: Any) -> None:
         """Stop working on a request that nobody waits for; one that has ended, or never was, changes nothing."""
@@ -294,7 +303,8 @@ class Connection:
         if request_id is not None:
             self._post(jsonrpc.result_reply(request_id, result))
         for late in scope.late_pushes:
-            if late.delay:
+            # Who has a session of its own (protocol §K.6) sets its flags before it asks.
+            if late.delay and self._session.session_id is None:
                 self._push_in(late.delay, late.method, late.params)
             else:
                 self.push(late.method, late.params)

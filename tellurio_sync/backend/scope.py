@@ -14,7 +14,7 @@ from .question_counts import Counts, note
 from .questions import Answer, Asked, Question, QuestionFailed
 from .records import CRITIC
 from .refused import Refused
-from .wire import Callable
+from .wire import BUILTINS, Callable
 
 if TYPE_CHECKING:
     from .engine.op import Op
@@ -92,6 +92,8 @@ class Scope:
         Raises:
             Refused: it failed there; the text comes from the client.
         """
+        if function.builtin is not None and not kwargs:
+            return _computed(function.builtin, args)
         params = {"callable_id": function.callable_id, "args": list(args), "kwargs": kwargs}
         result = await self._client.call("run_callable", params)
         if not (isinstance(result, dict) and "data" in result):
@@ -205,3 +207,10 @@ class Scope:
 
     def _push_usage_of(self, model: Model) -> None:
         self.push("update_model", model_id=model.model_id, field="_usage", value=model.usage)
+
+
+def _computed(builtin: str, args: tuple[Any, ...]) -> Any:
+    try:
+        return BUILTINS[builtin](*args)
+    except Exception as exc:
+        raise Refused(f"{builtin}: {type(exc).__name__}: {exc}") from exc

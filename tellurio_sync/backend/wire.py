@@ -6,6 +6,7 @@ sees the state at its place in the wire order, however long it runs and whatever
 
 from __future__ import annotations
 
+from collections.abc import Callable as Function
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,11 +34,20 @@ class Operand:
         )
 
 
+BUILTINS: dict[str, Function[..., Any]] = {each.__name__: each for each in (all, any, max, min, sum)}
+"""Functions of Python that are computed here instead of at the client, which saves a round trip each."""
+
+
 @dataclass(frozen=True, slots=True)
 class Callable:
-    """A function of the client, by its id."""
+    """A function of the client, by its id.
+
+    Attributes:
+        builtin: the name of the function of Python that it is, if it is one that is computed here (protocol §E.1).
+    """
 
     callable_id: str
+    builtin: str | None = None
 
 
 def decode(objects: Objects, value: Any) -> Any:
@@ -59,7 +69,8 @@ def decode(objects: Objects, value: Any) -> Any:
         callable_id = value.get("callable_id")
         if not isinstance(callable_id, str):
             raise Refused("A callable without callable_id.")
-        return Callable(callable_id)
+        builtin = value.get("builtin")
+        return Callable(callable_id, builtin if isinstance(builtin, str) and builtin in BUILTINS else None)
     return {key: decode(objects, item) for key, item in value.items()}
 
 

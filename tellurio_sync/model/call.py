@@ -27,6 +27,7 @@ from ..ownership import Without, is_held
 from .batch.block import settle_open_queue
 from .batch.changes import UPDATE, Change, error_in
 from .reply_checks import check_echo
+from .riders import admitted
 from .session_link import Admission, SessionLink
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class Call:
             self._without.__enter__()
         try:
             settle_open_queue(self._link)
-            self._admission: Admission = self._link.admit()
+            self._admission: Admission = admitted(self._link)
             self.ticket: int = self._link.registries.begin_call(self)
         except BaseException:
             self._take_lock_again()
@@ -119,11 +120,21 @@ class Call:
         try:
             return self._admission.request(method, params, self._on_reply, self._on_late)
         except RemoteError as exc:
-            # It ran in this process: its traceback leads to the line of the user's that failed.
-            cause = self._link.registries.failure_named_in(str(exc))
+            cause = self._cause_of(exc)
             if cause is None:
                 raise
             raise exc from cause
+
+    def error(self, outcome: TellurioError) -> TellurioError:
+        """The error that came in the place of a result of ``request_many``, to be raised as ``request`` raises it."""
+        cause = self._cause_of(outcome)
+        if cause is not None:
+            outcome.__cause__ = cause
+        return outcome
+
+    def _cause_of(self, exc: TellurioError) -> BaseException | None:
+        # It ran in this process: its traceback leads to the line of the user's that failed.
+        return self._link.registries.failure_named_in(str(exc)) if isinstance(exc, RemoteError) else None
 
     def request_many(self, requests: Sequence[tuple[str, dict[str, Any]]]) -> list[Any]:
         """Call the server many times in one round trip; the results and errors, as ``Admission.request_many``."""

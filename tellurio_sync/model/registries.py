@@ -11,6 +11,7 @@
 | node of a Variable, and which ones wait for it | callers (replies), receive thread | any thread | ``lock`` | – |
 | edges of a node, gradient lists | callers, receive thread | any thread, without ``lock`` | ``lock`` | – |
 | calls under way: ``_changing``, ``_late`` | callers, receive thread | the same | ``lock`` | asserts |
+| ``riders`` | see ``riders`` | | | |
 | pushed objects, held for them (``pushed``): ``_holding`` | the same, workers | the same | ``lock`` | – |
 | what they may take back: ``_undo`` | receive thread | the same | ``lock`` | asserts |
 | ``unsure`` | callers, a restore | a restore | ``lock`` | only methods of this module write it |
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from .call import Call
     from .graph import GradientEdge, Node
     from .language import ChatCompletionModel
+    from .riders import Board
     from .session_link import SessionLink
     from .variable import Variable
     from .variable_state import VariableState
@@ -218,6 +220,8 @@ class Registries:
         self._undo: dict[int, list[Callable[[], None]]] = {}  # by address of the Variable, which the functions hold
         self._late: dict[int, Call] = {}
         self._unsure: WeakSet[Any] = WeakSet()
+        self.riders: Board = {}
+        """What waits for the next call of each thread."""
         self.is_restore_due: bool = False
         """Whether the next call must wait for a restore, although the connection is the one that was restored."""
 
@@ -238,6 +242,7 @@ class Registries:
         self._undo.clear()
         self._late.clear()
         self._waiters.clear()
+        self.riders.clear()  # what is here is made anew, as it is here
         self.fail_pending(lambda: ConnectionLost("this process was forked", who="local"))
         for table in (self.variables, self.models, self.optimizers):
             self.mark_unsure(table.snapshot().values())

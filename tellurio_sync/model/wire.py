@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from types import BuiltinFunctionType
 from typing import Any
 
 from ..errors import RemoteProtocolError, UnknownModel, UnknownVariable, shorten
@@ -26,6 +27,9 @@ from .variable_state import (
 )
 
 CALLABLE_TAG = "__callable__"
+
+# A server may compute these itself, instead of calling them here.
+_BUILTINS = frozenset({all, any, max, min, sum})
 
 _AS_IS = frozenset({str, int, float, bool, type(None)})
 _OUTPUT_KEYS = (
@@ -65,7 +69,10 @@ def serialise(value: Any, registries: Registries, keep: list[object]) -> Any:
     if callable(value):
         registered = registries.register_callable(value)
         keep.append(registered)
-        return {CALLABLE_TAG: True, "callable_id": registered.callable_id}
+        described = {CALLABLE_TAG: True, "callable_id": registered.callable_id}
+        if type(value) is BuiltinFunctionType and value in _BUILTINS:
+            described["builtin"] = value.__name__
+        return described
     if isinstance(value, list):
         return [serialise(item, registries, keep) for item in value]
     if isinstance(value, tuple):

@@ -20,13 +20,15 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Union
 
-from ..errors import ClosedByUser, ConnectionLost, RemoteProtocolError, UsageError, shorten_repr
+from ..autodiff.backward_pass import AFTER, BackwardPass, Variables
+from ..errors import ClosedByUser, ConnectionLost, RemoteProtocolError, TellurioError, UsageError, shorten_repr
 from ..model.batch.block import batch
-from ..model.batch.changes import Change
+from ..model.batch.changes import UPDATE, Change
 from ..model.call import Call
 from ..model.language import ChatCompletionModel
 from ..model.reply_checks import check_message, id_member, json_form, member
 from ..model.restorable import Restorable
+from ..model.riders import Requests, Rider
 from ..model.session_link import SessionLink
 from ..model.variable import Variable
 from ..model.variable_state import held_data, held_grad, set_local
@@ -43,6 +45,8 @@ Closure = Callable[[], Any]
 log: logging.Logger = logging.getLogger(__name__)
 
 _FLAG = "_pending_data"
+# What a pass is called in the request for the step after it: of more passes of that name the last one is meant.
+_PASS = "pass"
 _STEP_DONE = "Optimizer step executed successfully."
 _CLEAR_DONE = "Gradients cleared successfully."
 
@@ -107,28 +111,64 @@ class Optimizer(Restorable):
             self._step_all_here()
         return outcome
 
-    def _step_there(self) -> bool:
-        """One step of the optimizer on the server; False, and nothing done, if the server's is outdated."""
+    def backward_and_step(self, variables: Variables) -> None:
+        """As ``backward(variables)`` and then ``step()``: one round trip where the server can (protocol §K.15).
+
+        Other servers, and an optimizer whose groups were changed or loaded here, take two. If the pass fails, there is
+        no step.
+
+        Raises:
+            As ``backward`` and ``step``.
+        """
+        first = BackwardPass(variables)
+        if AFTER not in self._link.extensions or first.link is not self._link:
+            first.run()
+            self.step()
+        elif not self._step_there(first):
+            first.run()
+            self._step_all_here()
+
+    def _step_there(self, first: BackwardPass | None = None) -> bool:
+        """One step of the optimizer on the server; False, and nothing done, if the server's is outdated.
+
+        Args:
+            first: what the server does before the step.
+        """
         registries = self._link.registries
         parameters = self._parameters()
-        with Call(self._link, changes=[self, *parameters], take_over=self._take_over_step) as call:
+        changes = [self, *parameters, *(() if first is None else first.changes)]
+        with Call(self._link, changes=changes, take_over=self._take_over_step) as call:
             self._check_not_lost()
             # Not checked earlier, because a restore may have made a new optimizer on the server while this call waited.
             self._is_on_server = self._is_on_server and self._fingerprint() == self._told
             if not self._is_on_server:
                 return False
-            registries.mark_pending(parameters, _FLAG)
+            params = {"optimizer_id": self.optimizer_id}
             result = None
             try:
-                result = call.request("run_step", {"optimizer_id": self.optimizer_id})
+                if first is None:
+                    registries.mark_pending(parameters, _FLAG)
+                    result = call.request("run_step", params)
+                else:
+                    requests = first.begin(name=_PASS)
+                    registries.mark_pending(parameters, _FLAG)
+                    *of_pass, outcome = call.request_many([*requests, ("run_step", {**params, AFTER: _PASS})])
+                    first.take(call, of_pass)
+                    if isinstance(outcome, TellurioError):
+                        raise call.error(outcome)
+                    result = outcome
                 check_message("run_step", result, _STEP_DONE)
                 self._take_over_step(result)
             except BaseException as exc:
                 # Also after Ctrl-C: the server will not clear these flags any more.
                 registries.clear_pending(parameters, _FLAG)
+                if first is not None:
+                    first.give_up()
                 if result is not None and not isinstance(exc, Exception):
                     self._take_over_step(result)  # interrupted just then: the step was made all the same
                 raise
+        if first is not None:
+            first.warn()
         warn_of_told(result)
         self.rejected += rejected_in(result)
         return True
@@ -173,6 +213,26 @@ class Optimizer(Restorable):
             # Before the call ends: a restore that began earlier would take what is here for what is to be there.
             for parameter in parameters:
                 held_grad(parameter).clear()
+
+    def clear_grad_with_next_call(self) -> Rider:
+        """As ``clear_grad``, but without waiting: the server is told with the next call of this thread, before it.
+
+        Returns:
+            What ``settle`` is to be called of: it tells the server now, if no call has done so, and raises what the
+            server says.
+        """
+        parameters = self._parameters()
+        wait_until_made(parameters)
+        for parameter in parameters:
+            held_grad(parameter).clear()
+
+        def requests() -> Requests:
+            self._check_not_lost()
+            if self._is_on_server:
+                return [("clear_grad", {"optimizer_id": self.optimizer_id})]
+            return [(UPDATE, Change(parameter, "_grad", []).params()) for parameter in parameters]
+
+        return Rider(self._link, self, requests)
 
     def _clear_grad_there(self, call: Call, parameters: list[Variable]) -> None:
         if self._is_on_server:

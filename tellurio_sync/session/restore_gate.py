@@ -19,6 +19,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 from weakref import WeakSet
 
@@ -69,16 +70,9 @@ class Admission:
     def request(self, method: str, params: dict[str, Any], on_reply: Callable[[], None], on_late: OnLate) -> Any:
         """See ``model.session_link.Admission``."""
         self._tell_released()
-        if method in _STEPS and LOGGED in self._client.extensions and (logged := self._gate.logged()) is not None:
-            params = {**params, LOGGED: logged}
-        watch = long_calls.watch(method) if method in LONG_RUNNING_METHODS else None
-        if watch is None:
+        with ExitStack() as watches:
+            params = self._extended(method, params, watches)
             reply = self._client.call_on(self._connection, method, params, self._timeout(method), on_reply, on_late)
-        else:
-            if long_calls.PARAMETER in self._client.extensions:
-                params = {**params, long_calls.PARAMETER: watch.token}
-            with watch:
-                reply = self._client.call_on(self._connection, method, params, None, on_reply, on_late)
         if "error" in reply:
             raise _error_in(method, reply)
         return reply["result"]
@@ -90,8 +84,24 @@ class Admission:
         self._tell_released()
         timeout = self._timeout(*(method for method, _ in requests))
         timeout = _burst_timeout(self._client, requests, timeout)
-        replies = self._client.call_many_on(self._connection, requests, timeout, on_reply, on_late)
+        with ExitStack() as watches:
+            extended = [(method, self._extended(method, params, watches)) for method, params in requests]
+            replies = self._client.call_many_on(self._connection, extended, timeout, on_reply, on_late)
         return [_outcome(method, reply) for (method, _), reply in zip(requests, replies)]
+
+    def _extended(self, method: str, params: dict[str, Any], watches: ExitStack) -> dict[str, Any]:
+        """The parameters with those of extensions; ``watches`` ends when the request does."""
+        if method not in LONG_RUNNING_METHODS:
+            return params
+        known = self._client.extensions
+        if method in _STEPS and LOGGED in known and (logged := self._gate.logged()) is not None:
+            params = {**params, LOGGED: logged}
+        watch = long_calls.watch(method)
+        if watch is not None:
+            watches.enter_context(watch)
+            if long_calls.PARAMETER in known:
+                params = {**params, long_calls.PARAMETER: watch.token}
+        return params
 
     def leave(self) -> None:
         """See ``model.session_link.Admission``."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,10 +18,12 @@ from typing import Any, Literal, Union
 
 from ..autodiff.grad_mode import no_grad
 from ..cards import card, text_block
+from ..errors import TellurioError
 from ..ledger import Ledger
 from ..model.batch.block import batch as one_round_trip
 from ..model.data import Data, copy_data
 from ..model.language import ChatCompletionModel
+from ..model.riders import Rider
 from ..model.suppression import suppress_variable_notifications
 from ..model.told import collected, tell
 from ..model.variable import Variable
@@ -31,7 +33,7 @@ from . import checkpoint
 from .callbacks import Callback, EpochResult
 from .checkpoint import CheckpointError
 from .copying import CopiedTrainingData, copied_characters, copied_text, texts_in
-from .retrying import tried
+from .retrying import LOST, tried
 from .spending import OutOfQuestions, Spending, samples_in, size_of
 from .steps import Means, StepCounts, StepOutput
 from .trials import Trials, names_of
@@ -330,7 +332,8 @@ class _Training:
                     break
             result.best_epoch, result.best_value = self._watch.best_epoch, self._watch.best_value
             self._put_back_best()
-        result.questions = self._spending.ledger()
+        # Each epoch has read them at its end.
+        result.questions = self._spending.counted if result.epochs else self._spending.ledger()
         if self._trials is not None:
             self._trials.end(result.reason, result.questions)
         self._tell("on_fit_end", result.reason)
@@ -442,24 +445,40 @@ class _Training:
 
     def _batch(self, batch: Any, index: int) -> tuple[StepOutput, Changes]:
         """One try of a batch: its output, and the parameters that got other data, each with the old one."""
-        for optimizer in self._optimizers:
-            optimizer.clear_grad()
+        clearing = [optimizer.clear_grad_with_next_call() for optimizer in self._optimizers]
         with collected() as told:
             try:
-                output = StepOutput("training_step", self._training_step(batch, index))
+                output = StepOutput("training_step", self._trained(clearing, batch, index))
                 if output.explanation is None or not output.explanation.requires_grad:
                     self._steps.without_step += 1
                     return output, []
                 before = [copy_data(parameter.data) for parameter in self._parameters()]
                 rejected = sum(optimizer.rejected for optimizer in self._optimizers)
-                output.explanation.backward()
-                for optimizer in self._optimizers:
-                    optimizer.step()
+                if len(self._optimizers) == 1:
+                    self._optimizers[0].backward_and_step(output.explanation)
+                else:
+                    output.explanation.backward()
+                    for optimizer in self._optimizers:
+                        optimizer.step()
             finally:
                 self._steps.note_left_out(told)
         changes = [(one, old) for one, old in zip(self._parameters(), before) if one.data != old]
         self._steps.note(bool(changes), told, sum(optimizer.rejected for optimizer in self._optimizers) - rejected)
         return output, changes
+
+    def _trained(self, clearing: list[Rider], batch: Any, index: int) -> Any:
+        """What the training step gives. When this ends, the server has cleared the gradients."""
+        try:
+            output = self._training_step(batch, index)
+        except Exception as exc:
+            if not isinstance(exc, LOST):
+                for rider in clearing:
+                    with suppress(TellurioError):  # the user sees the first failure
+                        rider.settle()
+            raise
+        for rider in clearing:
+            rider.settle()
+        return output
 
     # --- versions ---------------------------------------------------------------------------------
 

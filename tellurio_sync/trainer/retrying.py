@@ -12,7 +12,7 @@ log: logging.Logger = logging.getLogger("tellurio_sync.trainer")
 
 T = TypeVar("T")
 
-_LOST = (ConnectionLost, CallTimeout)
+LOST = (ConnectionLost, CallTimeout)
 """After these errors the same batch may be tried again: ``clear_grad`` at its beginning makes both sides agree."""
 
 
@@ -22,7 +22,7 @@ def tried(attempt: Callable[[], T], retries: int) -> tuple[T, int]:
     while True:
         try:
             return attempt(), tries
-        except _LOST as exc:
+        except LOST as exc:
             if tries > retries:
                 raise
             log.warning("try %d of %d of a batch failed, once more: %s", tries, retries + 1, exc)

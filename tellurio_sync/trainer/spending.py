@@ -16,6 +16,7 @@ from ..errors import BudgetExceeded, MethodNotFound, UsageError
 from ..ledger import Ledger
 from ..model.call import Call
 from ..model.reply_checks import member
+from ..model.riders import Requests, Rider
 from ..model.session_link import SessionLink, use_link
 from ..model.variable import Variable
 from ..session.budget import Spent, budget
@@ -23,6 +24,8 @@ from .retrying import tried
 
 EXTENSION = "questions"
 """Of servers that count the questions of a session (protocol §K.12)."""
+
+_COUNT = "count_questions"
 
 
 # How often the counts are asked for again after a lost connection: a training is not to end because of them.
@@ -51,7 +54,8 @@ class Spending:
         self.before = 0
         self._link = link
         self._counted = self._last = Ledger()
-        self._start: Ledger | None = None
+        self._counts = False  # whether the server counts
+        self._beginning: Rider | None = None
         self._guard = ExitStack()
         self._spent: Spent | None = None
         # Per part of a training ("train", "val"): questions for a sample, of the dearest batch so far.
@@ -66,10 +70,13 @@ class Spending:
         Raises:
             UsageError: there is a limit, and the server counts no questions.
         """
-        self._start = self._read()
-        if self.limit is not None and self._start is None:
-            raise UsageError("max_questions needs a server that counts questions; the local backend does.")
-        self._last = self._start or Ledger()
+        if EXTENSION in self._link.extensions:
+            # What was asked before is told with the first call of the training.
+            self._beginning = Rider(self._link, self, _requests)
+        if self.limit is not None:
+            self._begin()
+            if not self._counts:
+                raise UsageError("max_questions needs a server that counts questions; the local backend does.")
         with self._guard:
             if self.limit is not None:
                 with use_link(self._link):
@@ -115,9 +122,10 @@ class Spending:
 
     def ledger(self) -> Ledger:
         """What was asked since the beginning; empty where the server counts nothing. One round trip."""
-        now = self._read() if self._start is not None else None
-        if now is None:
+        self._begin()
+        if not self._counts:
             return self._counted
+        now = _ledger_in(tried(self._count, _RETRIES)[0])
         since = now - self._last
         # The counts of a session begin anew if the server was started anew.
         is_new = any(count.asked < 0 for count in since.counts.values()) or now.asked < self._last.asked
@@ -125,19 +133,35 @@ class Spending:
         self._last = now
         return self._counted
 
-    def _read(self) -> Ledger | None:
-        if EXTENSION not in self._link.extensions:
-            return None
+    @property
+    def counted(self) -> Ledger:
+        """What was asked between the beginning and the last time that ``asked`` or ``ledger`` was read. Local."""
+        return self._counted
+
+    def _begin(self) -> None:
+        """Take in what had been asked before the training."""
+        beginning, self._beginning = self._beginning, None
+        if beginning is None:
+            return
         try:
-            result, _ = tried(self._count, _RETRIES)
+            (result,), _ = tried(beginning.settle, _RETRIES)
         except MethodNotFound:
-            return None
-        counts: Mapping[str, Mapping[str, Any]] = member("count_questions", result, "session")
-        return Ledger.from_rows({"step": None, "kind": kind, "model": "", **of} for kind, of in counts.items())
+            return
+        self._last = _ledger_in(result)
+        self._counts = True
 
     def _count(self) -> Any:
         with Call(self._link) as call:
-            return call.request("count_questions", {})
+            return call.request(*_requests()[0])
+
+
+def _requests() -> Requests:
+    return [(_COUNT, {})]
+
+
+def _ledger_in(result: Any) -> Ledger:
+    counts: Mapping[str, Mapping[str, Any]] = member(_COUNT, result, "session")
+    return Ledger.from_rows({"step": None, "kind": kind, "model": "", **of} for kind, of in counts.items())
 
 
 def size_of(batch: Any) -> int:

@@ -81,9 +81,30 @@ def test_deterministic_evaluator_sends_all_seven(link):
     score, explanation = functional.deterministic_evaluator(prediction, target, equal, "equality", all_right, max, "m")
     args = sent(link)["args"]
     assert args[:2] == [tag(prediction), tag(target)]
-    assert [set(args[index]) for index in (2, 4, 5)] == [{"__callable__", "callable_id"}] * 3
+    assert [set(args[index]) for index in (2, 4)] == [{"__callable__", "callable_id"}] * 2
+    # Protocol §E.1: the server may compute what Python has.
+    assert (set(args[5]), args[5]["builtin"]) == ({"__callable__", "callable_id", "builtin"}, "max")
     assert (args[3], args[6]) == ("equality", "m")
     assert (score.data, explanation.data) == (1, "because")
+
+
+def test_only_functions_of_python_are_named(link):
+    class Named:
+        __name__ = "sum"
+
+        def __call__(self, scores):
+            return 1
+
+    def max(scores):
+        return 1
+
+    two_outputs(link)
+    for mine in (Named(), max, len, [].count, "a".join):
+        functional.exact_match_evaluator(Variable(["a"]), ["b"], mine, "m")
+        assert set(sent(link)["args"][2]) == {"__callable__", "callable_id"}
+    for of_python in (all, any, sum, min):
+        functional.exact_match_evaluator(Variable(["a"]), ["b"], of_python, "m")
+        assert sent(link)["args"][2]["builtin"] == of_python.__name__
 
 
 def test_evaluators_fill_in_their_defaults(link, model):

@@ -113,6 +113,32 @@ def train(w: World) -> None:
     assert w.prompt.grad == []
 
 
+def train_in_few_trips(w: World) -> None:
+    """The same as ``te.fit`` does it: three round trips."""
+    w.loss()
+    clearing = w.tgd.clear_grad_with_next_call()
+    explanation = te.functional.exact_match_evaluator(w.answer(), ["right"])[1]
+    clearing.settle()
+    w.tgd.backward_and_step(explanation)
+    assert w.prompt.data != "prompt"
+
+
+def pass_and_step_of_a_changed_optimizer(w: World) -> None:
+    explanation = w.loss()
+    w.tgd.param_groups[0]["constraints"] = ["Be short."]
+    w.tgd.backward_and_step(explanation)
+
+
+def clear_alone(w: World) -> None:
+    w.tgd.clear_grad_with_next_call().settle()
+
+
+def ride_in_a_batch(w: World) -> None:
+    with te.batch():
+        w.tgd.clear_grad_with_next_call()
+        te.Variable("new")
+
+
 def load_a_checkpoint(w: World) -> None:
     with te.suppress_variable_notifications():
         versions = [(te.Parameter(f"version {n}"), [te.Variable("better")]) for n in range(10)]
@@ -211,6 +237,23 @@ OPERATIONS: dict[str, tuple[Callable[[World], Any], list[str], int]] = {
         1,
     ),
     "optimizer.load_state_dict(...), 20 Variables": (load_a_checkpoint, [CREATE] * 20, 1),
+    "optimizer.clear_grad_with_next_call(), settled": (clear_alone, ["clear_grad"], 1),
+    "optimizer.clear_grad_with_next_call(), in a batch": (ride_in_a_batch, ["clear_grad", CREATE], 1),
+    "optimizer.backward_and_step(loss)": (
+        lambda w: w.tgd.backward_and_step(w.loss()),
+        [*BACKWARD, "run_step"],
+        1,
+    ),
+    "optimizer.backward_and_step(loss), changed here": (
+        pass_and_step_of_a_changed_optimizer,
+        [*BACKWARD, "run_optimizer_tgd"],
+        2,
+    ),
+    "a batch of training, in few round trips": (
+        train_in_few_trips,
+        ["clear_grad", FUNCTION, FUNCTION, *BACKWARD, "run_step"],
+        3,
+    ),
     "a batch of training": (train, [FUNCTION, FUNCTION, *BACKWARD, "run_step", "clear_grad"], 5),
 }
 """Operation: the requests that it makes, in order, and the round trips that they take."""

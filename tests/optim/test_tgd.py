@@ -7,9 +7,10 @@ import pytest
 
 from tellurio_sync.errors import RemoteError, RemoteProtocolError, UnknownVariable, UsageError
 from tellurio_sync.model import CallableModel, Parameter, Variable
-from tellurio_sync.model.variable_state import set_local
+from tellurio_sync.model.graph import Node
+from tellurio_sync.model.variable_state import bind_node, received, set_local
 from tellurio_sync.optim import TGD, tgd
-from tests.model.fake_link import Reader, tag
+from tests.model.fake_link import Reader, lose, refusal, tag
 
 
 @pytest.fixture
@@ -465,3 +466,98 @@ def test_what_was_rejected_is_counted_and_logged_whoever_made_the_step(link, mod
     assert optimizer.rejected == 2
     assert link.calls("run_optimizer_tgd")[0]["accept"] == "batch"
     assert [record.getMessage() for record in caplog.records].count("= The parameter keeps its data: score 1.") == 2
+
+
+# --- a pass and a step in one round trip ----------------------------------------------------------------
+
+
+@pytest.fixture
+def computed(link, parameter):
+    """What was computed from the parameter."""
+    result = received(Variable, link, "result", "ab", "sum", True)
+    set_local(result, "is_leaf", False)
+    bind_node(result, Node("op", "AddBackward0"))
+    set_local(result, "_arguments", (parameter,))
+    link.registries.variables.register("result", result)
+    link.answers["get_backprop_ids"] = lambda params: {"variable_ids": [parameter.variable_id]}
+    link.extensions = frozenset({"after"})
+    return result
+
+
+PASS_AND_STEP = ["get_backprop_ids", "run_backward", "run_step"]
+
+
+def answer_pass(link, parameter):
+    def answer(params):
+        assert parameter._pending_grad
+        assert parameter._pending_data
+        link.push("append_grad", variable_id=parameter.variable_id, gradient_id="g", gradient={"data": "better"})
+        return {"message": "Backward pass executed successfully."}
+
+    link.answers["run_backward"] = answer
+
+
+def test_pass_and_step_are_sent_together(link, model, parameter, computed):
+    answer_pass(link, parameter)
+    answer_steps(link, parameter)
+    optimizer = TGD([parameter], model, prompts(), momentum=1)
+    link.bursts.clear()
+    optimizer.backward_and_step(computed)
+    assert link.bursts == [PASS_AND_STEP]
+    (backward,), (step,) = link.calls("run_backward"), link.calls("run_step")
+    assert (backward["name"], step) == (step["after"], {"optimizer_id": optimizer.optimizer_id, "after": step["after"]})
+    assert (parameter._pending_grad, parameter._pending_data) == (True, True)
+    link.push("clear_backward", variable_ids=[parameter.variable_id])
+    link.push("clear_step", variable_ids=[parameter.variable_id])
+    assert parameter.data == "new0"
+    assert [gradient.data for gradient in parameter.grad] == ["better", "g"]
+    assert len(optimizer.state[parameter]["momentum_buffer"]) == 1
+
+
+@pytest.mark.parametrize("how", ["another server", "a changed group"])
+def test_else_they_are_two_calls(link, model, parameter, computed, how):
+    optimizer = TGD([parameter], model, prompts())
+    link.answers["get_backprop_ids"] = lambda params: {"variable_ids": []}
+    link.bursts.clear()
+    if how == "another server":
+        link.extensions = frozenset()
+    else:
+        optimizer.param_groups[0]["constraints"] = ["Be short."]
+    optimizer.backward_and_step(computed)
+    assert link.bursts == [PASS_AND_STEP[:2]]
+    assert "name" not in link.calls("run_backward")[0]
+    assert link.calls()[-1][0] == ("run_step" if how == "another server" else "run_optimizer_tgd")
+    assert "after" not in link.calls()[-1][1]
+
+
+@pytest.mark.parametrize("failing", ["run_backward", "run_step"])
+@pytest.mark.parametrize("error", [refusal, lose, KeyboardInterrupt])
+def test_what_fails_of_them_is_raised_and_nothing_waits_for_ever(link, model, parameter, computed, failing, error):
+    def fail(params):
+        raise error()
+
+    link.answers[failing] = fail
+    if failing == "run_backward" and error is not KeyboardInterrupt:
+        link.answers["run_step"] = lambda params: (_ for _ in ()).throw(refusal("Not begun, because ..."))
+    optimizer = TGD([parameter], model, prompts())
+    with pytest.raises(type(error()), match=r"no room|cable cut|^$"):
+        optimizer.backward_and_step(computed)
+    is_done = failing == "run_step" and error is not KeyboardInterrupt
+    assert parameter._pending_data is False
+    assert parameter._pending_grad is is_done  # the server has named it: it clears the flag
+    assert optimizer.state == {}
+
+
+def test_a_function_of_the_user_that_failed_is_the_cause(link, model, parameter, computed):
+    mine = ValueError("mine")
+    optimizer = TGD([parameter], model, prompts())
+    callable_id = model._registered.callable_id
+
+    def fail(params):
+        link.registries.note_failure(callable_id, mine)
+        raise refusal(f"callable {callable_id} failed")
+
+    link.answers["run_step"] = fail
+    with pytest.raises(RemoteError) as failed:
+        optimizer.backward_and_step(computed)
+    assert failed.value.__cause__ is mine

@@ -12,6 +12,7 @@ from tellurio_sync.errors import BudgetExceeded, MethodNotFound, UsageError
 from tellurio_sync.ledger import Ledger
 from tellurio_sync.model.call import Call
 from tellurio_sync.optim.told import ParameterUnchanged
+from tellurio_sync.session.restore_gate import Admission
 from tellurio_sync.trainer import estimate, fit
 from tellurio_sync.trainer.callbacks import Callback, Progress
 from tellurio_sync.trainer.spending import samples_in, size_of
@@ -184,15 +185,26 @@ def test_limits_that_are_none(task, limit):
         task.fit(max_questions=limit)
 
 
+def counting_by(monkeypatch, answer):
+    """Let ``answer()`` give what the server says of its counts, however it is asked."""
+    request, request_many = Admission.request, Admission.request_many
+
+    def one(self, method, params, *callbacks):
+        outcome = answer() if method == "count_questions" else request(self, method, params, *callbacks)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def many(self, requests, *callbacks):
+        outcomes = request_many(self, requests, *callbacks)
+        return [answer() if method == "count_questions" else each for (method, _), each in zip(requests, outcomes)]
+
+    monkeypatch.setattr(Admission, "request", one)
+    monkeypatch.setattr(Admission, "request_many", many)
+
+
 def test_a_server_that_counts_no_questions(task, monkeypatch):
-    request = Call.request
-
-    def refused(self, method, params):
-        if method == "count_questions":
-            raise MethodNotFound(-32601, "Method not found")
-        return request(self, method, params)
-
-    monkeypatch.setattr(Call, "request", refused)
+    counting_by(monkeypatch, lambda: MethodNotFound(-32601, "Method not found"))
     with pytest.raises(UsageError, match="max_questions needs a server that counts"):
         task.fit(max_questions=5)
     result = task.fit(max_epochs=1)
@@ -219,15 +231,10 @@ def test_a_connection_that_is_lost_while_questions_are_counted_ends_no_training(
 
 def test_counts_that_begin_anew_with_the_server(task, monkeypatch):
     """After a restart without data the counts of the session are those since then."""
-    request, answers = Call.request, [10, 14, 3, 5]
-
-    def counted(self, method, params):
-        if method != "count_questions":
-            return request(self, method, params)
-        return {"session": {"forward": {"asked": answers.pop(0) if len(answers) > 1 else answers[0]}}}
-
-    monkeypatch.setattr(Call, "request", counted)
-    assert task.fit(max_epochs=2).questions.asked == 4 + 3 + 2
+    answers = [10, 14, 3, 5]
+    counting_by(monkeypatch, lambda: {"session": {"forward": {"asked": answers.pop(0)}}})
+    assert task.fit(max_epochs=3).questions.asked == 4 + 3 + 2
+    assert answers == []
 
 
 # --- what is said at the end ------------------------------------------------------------------------

@@ -57,6 +57,7 @@ from ...errors import (
 )
 from ...jsonrpc import encode
 from ...ownership import Without, is_held
+from ..riders import admitted
 from ..session_link import Admission, SessionLink
 from ..variable_state import enqueue, held_data, queue_of, wait_for_id
 from .changes import Change
@@ -257,7 +258,7 @@ class Queue:
         assert is_held(self._sending)
         undecided: deque[Item] = deque()
         errors: list[TellurioError] = []
-        admission = self.link.admit()
+        admission = admitted(self.link)
         try:
             with self._lock:
                 creations, changes = self._take_ready_locked()
