@@ -70,9 +70,13 @@ class Admission:
     def request(self, method: str, params: dict[str, Any], on_reply: Callable[[], None], on_late: OnLate) -> Any:
         """See ``model.session_link.Admission``."""
         self._tell_released()
-        with ExitStack() as watches:
-            params = self._extended(method, params, watches)
-            reply = self._client.call_on(self._connection, method, params, self._timeout(method), on_reply, on_late)
+        timeout = self._timeout(method)
+        if method in LONG_RUNNING_METHODS:
+            with ExitStack() as watches:
+                params = self._extended(method, params, watches)
+                reply = self._client.call_on(self._connection, method, params, timeout, on_reply, on_late)
+        else:
+            reply = self._client.call_on(self._connection, method, params, timeout, on_reply, on_late)
         if "error" in reply:
             raise _error_in(method, reply)
         return reply["result"]
