@@ -60,12 +60,16 @@ def ended_unanswered(failure: Exception) -> bool:
     return bool(failure.args) and isinstance(failure.args[0], ProtocolError)
 
 
-def new_session(user_agent: str, ssl_context: ssl.SSLContext | None = None) -> requests.Session:
-    """A session for one thread, to be used inside of ``time_limit`` only."""
+def new_session(user_agent: str, scheme: str, ssl_context: ssl.SSLContext | None = None) -> requests.Session:
+    """A session for one thread, to be used inside of ``time_limit`` only, and for addresses of this scheme.
+
+    The certificates of the system take a tenth of a second to read: only where they are needed.
+    """
     session = requests.Session()
     session.headers["User-Agent"] = user_agent
-    for scheme in ("http://", "https://"):
-        session.mount(scheme, _BoundedAdapter(ssl_context or tls_context()))
+    if scheme == "https" and ssl_context is None:
+        ssl_context = tls_context()
+    session.mount(f"{scheme}://", _BoundedAdapter(ssl_context))
     return session
 
 
@@ -77,8 +81,9 @@ def post_json(url: str, body: Any, headers: Mapping[str, str], timeout: float) -
     Raises:
         ConnectionError: no whole answer within the timeout; the text names the kind of failure, and no key.
     """
-    session = new_session("tellurio_sync")
-    host = urlsplit(url).hostname or ""
+    address = urlsplit(url)
+    session = new_session("tellurio_sync", address.scheme)
+    host = address.hostname or ""
     proxies = {"no_proxy": host} if is_loopback(host) else {}
     try:
         with time_limit(timeout):
@@ -167,11 +172,13 @@ def _bound(manager: PoolManager) -> None:
 
 
 class _BoundedAdapter(HTTPAdapter):
-    def __init__(self, ssl_context: ssl.SSLContext) -> None:
+    def __init__(self, ssl_context: ssl.SSLContext | None) -> None:
         self._ssl_context = ssl_context
         super().__init__()
 
     def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
+        if self._ssl_context is None:
+            return  # nothing is encrypted
         # The context decides, and is used as it is: the library would add its own certificates to it.
         conn.cert_reqs = self._ssl_context.verify_mode
         conn.assert_hostname = None if self._ssl_context.check_hostname else False
@@ -182,8 +189,11 @@ class _BoundedAdapter(HTTPAdapter):
         _bound(self.poolmanager)
 
     def proxy_manager_for(self, proxy: Any, **options: Any) -> Any:
-        is_new = proxy not in self.proxy_manager
-        manager = super().proxy_manager_for(proxy, ssl_context=self._ssl_context, **options)
-        if is_new:
-            _bound(manager)
+        if proxy in self.proxy_manager:
+            return self.proxy_manager[proxy]
+        context = self._ssl_context
+        if context is None and proxy.startswith("https:"):
+            context = tls_context()  # the way to the proxy is encrypted, that to the server is not
+        manager = super().proxy_manager_for(proxy, ssl_context=context, **options)
+        _bound(manager)
         return manager

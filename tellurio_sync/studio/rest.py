@@ -495,7 +495,7 @@ class StudioRest:
         """This thread's HTTP session, which keeps its connection open between requests."""
         session: requests.Session | None = getattr(self._of_thread, "session", None)
         if session is None:
-            session = _new_session(self._ssl_context)
+            session = _new_session(self.address.scheme, self._ssl_context)
             with self._lock:
                 self._sessions.add(session)
             self._of_thread.session = session
@@ -515,10 +515,10 @@ class StudioRest:
         forked.renew(self)
 
 
-def _new_session(ssl_context: ssl.SSLContext | None) -> requests.Session:
+def _new_session(scheme: str, ssl_context: ssl.SSLContext | None) -> requests.Session:
     from .http_session import new_session  # late, see there
 
-    return new_session(f"tellurio_sync/{__version__}", ssl_context)
+    return new_session(f"tellurio_sync/{__version__}", scheme, ssl_context)
 
 
 def _close_session(session: requests.Session) -> None:

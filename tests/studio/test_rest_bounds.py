@@ -181,10 +181,22 @@ def test_a_proxy_that_drips_holds_no_request(monkeypatch):
         client.close()
 
 
-def test_every_kind_of_connection_is_bounded():
+def test_certificates_are_read_only_where_they_are_needed(monkeypatch):
+    """That takes a tenth of a second, also for a backend on this machine."""
+    read: list[bool] = []
+    monkeypatch.setattr("tellurio_sync.studio.http_session.tls_context", lambda: read.append(True))
+    with contextlib.closing(new_session("x", "http")) as session:
+        session.get_adapter("http://backend.invalid").proxy_manager_for("http://proxy.invalid")
+        assert read == []
+        session.get_adapter("http://backend.invalid").proxy_manager_for("https://proxy.invalid")
+        assert read == [True]
+
+
+@pytest.mark.parametrize("of", ["http", "https"])
+def test_every_kind_of_connection_is_bounded(of):
     """Also those made for a proxy, when it is used for the second time."""
-    with contextlib.closing(new_session("x")) as session:
-        adapter = session.get_adapter("https://backend.invalid")
+    with contextlib.closing(new_session("x", of)) as session:
+        adapter = session.get_adapter(f"{of}://backend.invalid")
         managers = [adapter.poolmanager, *(adapter.proxy_manager_for("http://proxy.invalid") for _ in range(2))]
         for manager in managers:
             for scheme in ("http", "https"):
