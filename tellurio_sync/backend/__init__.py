@@ -23,7 +23,7 @@
     questions.py     a question to a language model, and its answer;  prompts.py: the texts of the questions;
                      records.py: what is known of samples without a question
     asking.py        asking until an answer can be used;  reading/: reading answers;  question_counts.py: the bill
-    refused.py       the error that becomes an error reply
+    kept_out.py      keys, kept out of all that is kept;  refused.py: the error that becomes an error reply
 
 Imports nothing of the client, except ``errors``, ``jsonrpc``, ``journal``, ``leash``, ``addresses`` and ``secret``.
 """
