@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import os
@@ -17,7 +18,7 @@ from typing import Any
 import hypothesis
 import pytest
 
-from tellurio_sync import run_context, speedups
+from tellurio_sync import queued, run_context, speedups
 from tellurio_sync.jsonrpc import codec
 from tellurio_sync.peer import records
 
@@ -115,6 +116,13 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_finish() -> None:
+    # Many tests ask the collector what is left over. All the tests, the modules and what these have imported stay to
+    # the end, and looking through them would take a second each time.
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_report_header() -> str:
     extension = "not used" if speedups.compiled is None else Path(speedups.compiled.__file__).name
     return f"tellurio_sync: messages written by {codec.BACKEND}, C extension: {extension}"
@@ -138,6 +146,12 @@ def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.Te
     monkeypatch.setenv("TELLURIO_JOURNAL_DIR", f"{home}/journals")
     monkeypatch.setenv("TELLURIO_QUIET", "1")  # without the thread that shows long calls
     monkeypatch.setenv("TELLURIO_FINISH_TIMEOUT", "20")  # a busy machine is slow
+
+
+@pytest.fixture(autouse=True)
+def short_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The threads for records and events end soon after the last one: see ``no_thread_left``, which waits for them."""
+    monkeypatch.setattr(queued, "_IDLE", 0.02)
 
 
 @pytest.fixture(autouse=True)

@@ -50,5 +50,4 @@ def collected_always() -> Iterator[None]:
         yield
     finally:
         gc.set_threshold(*threshold)
-        gc.unfreeze()
     gc.collect()

@@ -110,7 +110,6 @@ def traced() -> Iterator[Callable[[], int]]:
         yield used
     finally:
         tracemalloc.stop()
-        gc.unfreeze()
 
 
 def fewest_instructions(action: Callable[[], object], times: int = 20, folders: tuple[str, ...] = ("",)) -> float:

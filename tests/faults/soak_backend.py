@@ -3,7 +3,8 @@
 First several sessions train with several threads each, against a backend in its own process: Variables, ``add``,
 ``sum``, chats, backward passes and steps.  Then a thousand sessions come and go, each with a run and a step.  Memory
 and descriptors of both processes are printed on the way.  In the end they must be about where they were once
-everything had been used: exit code 1 if not.
+everything had been used.  At last the backend is killed while sessions train: see ``soak_kills``.  Exit code 1 if
+something is not as it must be.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from typing import Any, NamedTuple
 import tellurio_sync as te
 
 from ..backend.scripted import answer_like_a_model
-from ..backend_process import KEY, BackendProcess
+from ..backend_process import BackendProcess
+from . import soak_kills
+from .soak_kills import connected
 
 SESSIONS, THREADS = 4, 4
 GRACE = 1.0
@@ -82,14 +85,6 @@ class Curves:
             if after.descriptors - before.descriptors > MOST_DESCRIPTORS:
                 found.append(f"the {name} has {after.descriptors} descriptors open, not {before.descriptors}")
         return found
-
-
-def connected(backend: BackendProcess) -> te.Session:
-    session = te.Session(
-        http_base_url="http://127.0.0.1", http_port=backend.port, ws_base_url="ws://127.0.0.1", ws_port=backend.port
-    )
-    session.login(KEY)
-    return session
 
 
 def model() -> te.CallableModel:
@@ -161,14 +156,19 @@ def one_session(backend: BackendProcess) -> None:
         batch(prompt, lm, te.TGD([prompt], model_client=lm))
 
 
-def run(seconds: float, sessions: int) -> bool:
-    """Whether both processes hold no more in the end than when they were warm."""
+def run(seconds: float, sessions: int, kills: int, seed: int) -> bool:
+    """Whether both processes hold no more in the end than when they were warm, and nothing is lost by kills."""
     options = {"session-grace": GRACE}
     with tempfile.TemporaryDirectory() as directory, BackendProcess(Path(directory), **options) as backend:
-        return _run(backend, seconds, sessions)
+        os.environ["TELLURIO_JOURNAL_DIR"] = f"{directory}/journals"
+        problems = _run(backend, seconds, sessions)
+        print("\n" + ("\n".join(problems) if problems else "memory and descriptors are where they were"), flush=True)
+        lost = soak_kills.run(backend, kills, seed)
+        print("\n".join(lost) if lost else "nothing was lost", flush=True)
+    return not problems and not lost
 
 
-def _run(backend: BackendProcess, seconds: float, sessions: int) -> bool:
+def _run(backend: BackendProcess, seconds: float, sessions: int) -> list[str]:
     assert backend._process is not None
     curves = Curves(backend._process.pid)
     curves.head(f"{SESSIONS} sessions with {THREADS} threads each, for {seconds:g} s")
@@ -190,9 +190,7 @@ def _run(backend: BackendProcess, seconds: float, sessions: int) -> bool:
         if (i + 1) % max(1, sessions // _LINES) == 0:
             curves.note(i + 1)
     settle(lambda: not curves.problems(curves.note(sessions)))
-    problems = [*curves.problems(curves.note(sessions)), *(repr(error) for error in errors)]
-    print("\n" + ("\n".join(problems) if problems else "memory and descriptors are where they were"), flush=True)
-    return not problems
+    return [*curves.problems(curves.note(sessions)), *(repr(error) for error in errors)]
 
 
 def settle(is_reached: Callable[[], bool]) -> None:
@@ -208,5 +206,7 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="soak --backend")
     parser.add_argument("--seconds", type=float, default=240.0, help="of load; the sessions come after it")
     parser.add_argument("--sessions", type=int, default=1000)
+    parser.add_argument("--kills", type=int, default=20, help="of the backend, at last")
+    parser.add_argument("--seed", type=int, default=1, help="of the pauses between them")
     options = parser.parse_args(arguments)
-    sys.exit(0 if run(options.seconds, options.sessions) else 1)
+    sys.exit(0 if run(options.seconds, options.sessions, options.kills, options.seed) else 1)
