@@ -246,6 +246,7 @@ def _is_unseen(code: int) -> bool:
         (code < 0x20 and code not in (9, 10, 13))
         or 0x7F <= code < 0xA0
         or 0xD800 <= code < 0xE000
+        or code in (0x061C, 0x200E, 0x200F, 0xFEFF)
         or 0x202A <= code <= 0x202E
         or 0x2066 <= code <= 0x2069
         or code & 0xFFFE == 0xFFFE

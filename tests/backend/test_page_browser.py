@@ -189,9 +189,18 @@ class Chromium:
         button = {} if kind == "mouseMoved" else {"button": "left", "clickCount": 1}
         self.command("Input.dispatchMouseEvent", type=kind, x=x, y=y, **button)
 
+    def choose(self, selector: str, value: str, event: str = "change") -> None:
+        """Give a field another value, as its list or slider does, and let the page know."""
+        # Later, because the page may be another one then, in which nothing could be answered.
+        self.look(
+            f"(() => {{ const field = document.querySelector({json.dumps(selector)});"
+            f" field.value = {json.dumps(value)};"
+            f" setTimeout(() => field.dispatchEvent(new Event({json.dumps(event)}, {{bubbles: true}})), 0); }})()"
+        )
+
     def press(self, key: str) -> None:
         """Press and release a key."""
-        text = {"text": key} if len(key) == 1 else {}
+        text = {"text": key} if len(key) == 1 else {"text": "\r", "windowsVirtualKeyCode": 13} if key == "Enter" else {}
         for kind in ("keyDown", "keyUp"):
             self.command("Input.dispatchKeyEvent", type=kind, key=key, **(text if kind == "keyDown" else {}))
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tellurio_sync.backend.page.report import write_report
+
 from .conftest import RunningBackend
 from .rpc_client import FAILSAFE
 from .test_page_browser import Chromium, pytestmark  # noqa: F401 - skips, and is slow, for the same reason
@@ -254,6 +256,183 @@ def test_the_run_page_is_three_requests_and_small(person: Person, chromium: Chro
     )
     assert len(found) <= 3, found
     assert sum(size for _, size in found) <= 150_000, found
+
+
+@pytest.mark.parametrize(("width", "scheme"), SCREENS)
+def test_which_run_was_best_why_and_with_which_prompt_takes_two_clicks(
+    person: Person, chromium: Chromium, backend: RunningBackend, trained: Trained, width: int, scheme: str
+) -> None:
+    other = WatchedRun(backend, name="other")
+    for value in (0.2, 0.9):
+        other.log("accuracy", value)
+    other.close()
+    chromium.resize(width, scheme)
+    person.open("/")
+    best = "[...document.querySelectorAll('td[data-label=accuracy]')].filter((cell) => cell.querySelector('b'))"
+    assert chromium.look(f"{best}.map((cell) => cell.innerText)") == ["0.66667 max 1"], "seen before any click"
+    chromium.look(f"{best}[0].closest('tr').querySelector('td a').id = 'found'")
+    person.follow("#found")
+    assert "highest 1 at step 1, with v2" in person.text("[data-part='metric accuracy']")
+    person.follow("[data-part='metric accuracy'] .best a")
+    text = person.text("#version")
+    assert "Version 2" in text
+    assert "made by an optimizer in step 1" in text
+    assert "Do better." in text, "why"
+    assert "Shout: yes no maybe" in text, "with which prompt"
+    assert "What it mended 1" in text
+    assert chromium.look("document.documentElement.scrollWidth <= innerWidth")
+    assert chromium.complaints == []
+
+
+@pytest.mark.parametrize(("width", "scheme"), SCREENS)
+def test_the_table_of_runs_is_searched_sorted_and_filtered(
+    person: Person, chromium: Chromium, backend: RunningBackend, width: int, scheme: str
+) -> None:
+    runs = [WatchedRun(backend, name=name) for name in ("Ärger 1", "Ärger 2", "calm")]
+    for run, value in zip(runs, (0.5, 0.25, 0.75)):
+        run.log("accuracy", value)
+        run.log("loss", 1 - value)
+    runs[0].finish("FAILED")
+    for run in runs:
+        run.close()
+    chromium.resize(width, scheme)
+    person.open(runs[0].project_path)
+    names = "[...document.querySelectorAll('td.text > a')].map((link) => link.innerText)"
+    assert chromium.look(names) == ["calm", "Ärger 2", "Ärger 1"]
+    if width > 640:  # on a phone the heads of the columns are not shown
+        person.follow("thead th:nth-of-type(6) a")
+        assert chromium.look(names) == ["calm", "Ärger 1", "Ärger 2"], "sorted by accuracy"
+        person.follow("thead th:nth-of-type(6) a")
+        assert chromium.look(names) == ["Ärger 2", "Ärger 1", "calm"], "the other way round"
+        assert chromium.look("document.querySelector('[aria-sort=ascending]').innerText") == "accuracy ↑"
+    chromium.click("[name=q]")
+    chromium.command("Input.insertText", text="ärger")
+    chromium.press("Enter")
+    chromium.wait_for_load()
+    assert sorted(chromium.look(names)) == ["Ärger 1", "Ärger 2"]
+    chromium.choose("[name=status]", "FAILED")
+    chromium.wait_for_load()
+    assert chromium.look(names) == ["Ärger 1"], "of those found"
+    chromium.click("#columns summary")
+    person.follow("#columns input[value=accuracy]")
+    assert chromium.look("[...document.querySelectorAll('td[data-label]')].map((cell) => cell.dataset.label)") == [
+        "started",
+        "took",
+        "loss",
+    ]
+    assert chromium.complaints == []
+
+
+@pytest.mark.parametrize(("width", "scheme"), SCREENS)
+def test_the_samples_that_a_change_broke_are_filtered_and_searched(
+    person: Person, chromium: Chromium, trained: Trained, width: int, scheme: str
+) -> None:
+    chromium.resize(width, scheme)
+    person.open(trained.path)
+    person.follow("nav.parts li:nth-child(2) a")
+
+    def choose(name: str, value: str) -> None:
+        chromium.choose(f"[name={name}]", value)
+        chromium.wait_for_load()
+
+    choose("change", "broke")
+    assert "no before: “NO” 1 → 0" in person.text("[data-part=samples]")
+    assert chromium.look("document.querySelectorAll('tbody tr').length") == 1
+    choose("version", "2")
+    assert "No sample is like that." in person.text("[data-part=samples]"), "version 2 broke nothing"
+    choose("change", "mended")
+    assert "MAYBE before: “maybe” 0 → 1" in person.text("[data-part=samples]")
+    choose("change", "")
+    choose("version", "")
+    choose("state", "wrong")
+    assert chromium.look("document.querySelectorAll('tbody tr').length") == 2
+    choose("state", "")
+    chromium.click("[name=q]")
+    chromium.command("Input.insertText", text="YES NO MAYBE")
+    chromium.press("Enter")
+    chromium.wait_for_load()
+    assert "found, looked through all" in person.text("[data-part=samples]")
+    person.follow("tbody tr:first-child td.text a")
+    assert "yes no maybe" in person.text()
+    assert chromium.look("document.documentElement.scrollWidth <= innerWidth")
+    assert chromium.complaints == []
+
+
+def test_any_two_versions_and_only_what_differs_between_runs(
+    person: Person, chromium: Chromium, backend: RunningBackend, trained: Trained
+) -> None:
+    person.open(f"{trained.path}prompts/1/")
+    chromium.look("document.querySelector('[name=against]').value = '1'")
+    chromium.click("form[data-swap] button")
+    chromium.wait("document.querySelector('.texts h3').innerText === 'What changed since version 1'")
+    shown = chromium.look("document.querySelector('.texts .prose').innerHTML")
+    assert "Shout: yes <del>no</del><ins>maybe</ins>" in shown
+    assert chromium.look("location.search") == "?version=3&against=1"
+    runs = [WatchedRun(backend, name=name, config={"lr": name, "seed": 1}) for name in ("a", "b")]
+    for run in runs:
+        run.log("loss", 1)
+        run.close()
+    person.open(f"{runs[0].project_path}compare/?run={runs[0].uuid}&run={runs[1].uuid}")
+    assert "seed" in person.text("[data-part=configuration]")
+    person.follow("[data-part=configuration] .links a")
+    assert person.text("[data-part=configuration]") == "Differences only. Show all setting a b lr a b"
+    assert chromium.complaints == []
+
+
+def test_the_graph_is_zoomed_and_taken_away(person: Person, chromium: Chromium, backend: RunningBackend) -> None:
+    run = WatchedRun(backend)
+    prompt, feedback = run.parameter("Be brief.", "system prompt"), run.rpc.variable("Say please.", "feedback")
+    output = run.rpc.run("Add", prompt, run.rpc.variable(" Always.", "ending"))
+    run.rpc.backward({"__variable__": True, "variable_id": output["variable_id"]}, feedback)
+    person.open(f"{run.path}graph/")
+    size = "document.querySelector('svg.graph').getBoundingClientRect().width"
+    before = chromium.look(size)
+    chromium.choose("[name=zoom]", "200")
+    chromium.wait_for_load()
+    assert chromium.look(size) == pytest.approx(2 * before, rel=0.02)
+    assert "↑ Say please." in chromium.look("document.querySelector('svg.graph').textContent")
+    chromium.click("a[href^='graph.svg']")
+    assert b"Say please." in person.got("graph.svg")
+    run.close()
+    assert chromium.complaints == []
+
+
+@pytest.mark.parametrize(("width", "scheme"), SCREENS)
+def test_a_report_is_read_without_a_server(
+    person: Person,
+    chromium: Chromium,
+    backend: RunningBackend,
+    trained: Trained,
+    tmp_path: Path,
+    width: int,
+    scheme: str,
+) -> None:
+    path = tmp_path / "report.html"
+    write_report(tmp_path / "data", trained.uuid, path)
+    chromium.resize(width, scheme)
+    chromium.command("Network.enable")
+    chromium.command(
+        "Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=0, uploadThroughput=0
+    )
+    chromium.open(path.as_uri())
+    assert chromium.look(f"{PLOT}.chart.data[0].length") == 3
+    chromium.choose("[name=x]", "version", "input")
+    chromium.wait(f"{PLOT}.chart.data[0][0] === {PLOT}.data.runs[0].v[0]")
+    chromium.look("document.querySelectorAll('details').forEach((details) => details.open = true)")
+    assert "Version 3, by step 2: score 1 → 0.66667, broke 1" in person.text()
+    requests = "performance.getEntriesByType('resource').map((one) => one.name).filter((name) => !/^data:/.test(name))"
+    assert chromium.look(requests) == []
+    assert chromium.look("document.documentElement.scrollWidth <= innerWidth")
+    assert chromium.complaints == []
+
+
+def test_what_is_no_number_is_a_gap(person: Person, chromium: Chromium, backend: RunningBackend) -> None:
+    run = WatchedRun(backend)
+    run.log_all("loss", (1.0, float("nan"), 3.0))
+    person.open(run.path)
+    assert chromium.look(f"[...{PLOT}.chart.data[1]]") == [1, None, 3]
+    assert chromium.look(f"{PLOT}.chart.series[1].spanGaps") is False
+    run.close()
 
 
 AXE = importlib.util.find_spec("axe_core_python")

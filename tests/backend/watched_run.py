@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import requests
 
 from tellurio_sync.backend.page.access import Access
+from tellurio_sync.journal.format import MAGIC, Encoder
 
 from .conftest import KEY, RunningBackend
 from .rpc_client import FAILSAFE, RpcClient
@@ -48,6 +50,16 @@ class WatchedRun:
         body = {"name": name, "value": value, **({} if step is None else {"step": step})}
         answer = self._http.post(f"{self._runs}{self.uuid}/metrics/", json=body, timeout=FAILSAFE)
         assert answer.status_code == 201, answer.text
+
+    def log_all(self, name: str, values: Sequence[float]) -> None:
+        """Log values, NaN and infinities among them, by a journal."""
+        encoder, data = Encoder(), MAGIC
+        for step, value in enumerate(values):
+            data += encoder.number(name, value, step)
+            encoder.written()
+        url = f"{self._runs}{self.uuid}/journal/w/"
+        answer = self._http.post(url, params={"position": 0}, data=data, timeout=FAILSAFE)
+        assert answer.status_code == 200, answer.text
 
     def finish(self, status: str = "COMPLETED") -> None:
         self._http.patch(f"{self._runs}{self.uuid}/", json={"status": status}, timeout=FAILSAFE)

@@ -147,6 +147,13 @@ document.addEventListener("change", (event) => {
   event.target.closest("form[data-autosubmit]")?.requestSubmit();
 });
 
+document.addEventListener("submit", (event) => {
+  const form = event.target.closest("form[data-swap]");
+  if (!form) return;
+  event.preventDefault();
+  swap(`${location.pathname}?${new URLSearchParams(new FormData(form))}`);
+});
+
 // Another version of the same page: only what differs is replaced, and the reader's place stays.
 async function swap(address) {
   try {
