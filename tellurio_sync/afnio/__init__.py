@@ -20,6 +20,7 @@ a lost connection ends waiting calls at once, and the client connects again with
     install.py        installs and uninstalls;  patches.py: puts names in place and back
     bridge.py         the client class that afnio uses, over the client of this package
     pushes.py         waits for pushes;  suppression.py: changes that the server is not told of
+    metrics.py        what runs log, without waiting (``install(metrics=True)``)
     trampoline.py     runs coroutines that never suspend
     convert.py        reads checkpoint files of afnio
 

@@ -13,6 +13,7 @@ from .install import AfnioVersionError, install
 
 _USAGE = """usage: python -m tellurio_sync.afnio SCRIPT [ARGUMENT ...]    run a program
        python -m tellurio_sync.afnio -m MODULE [ARGUMENT ...] run a module
+       python -m tellurio_sync.afnio --metrics ...            the same, and what it logs waits for nothing
        python -m tellurio_sync.afnio convert OLD NEW          write a file of afnio's save() for te.load()"""
 
 
@@ -21,13 +22,15 @@ def main(arguments: Sequence[str]) -> int:
     if arguments and arguments[0] in ("-h", "--help"):
         print(_USAGE)
         return 0
+    takes_metrics = list(arguments[:1]) == ["--metrics"]
+    arguments = arguments[1:] if takes_metrics else arguments
     if list(arguments) in ([], ["-m"]):
         print(_USAGE, file=sys.stderr)
         return 2
     if arguments[0] == "convert":
         return _convert(arguments[1:])
     try:
-        install()
+        install(metrics=takes_metrics)
     except AfnioVersionError as exc:
         print(f"tellurio_sync.afnio: {exc}", file=sys.stderr)
         return 1

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import UsageError
 from .bridge import PushClient, make_bridge_class
+from .metrics import Metrics
 from .patches import Patches
 from .pushes import Pushes
 from .suppression import is_variable_notify_suppressed, suppress_variable_notifications
@@ -42,13 +43,17 @@ class Installed:
         uninstall()
 
 
-def install(**options: Any) -> Installed:
+def install(*, metrics: bool = False, **options: Any) -> Installed:
     """Replace afnio's default WebSocket client by the one of this package. Imports afnio.
 
     Idempotent. Blocks only if afnio is connected already: then a connection of this package is opened with the same
     key, and afnio's own is closed. If it cannot be opened, afnio keeps its own.
 
     Args:
+        metrics: let ``run.log`` and ``log`` of afnio keep a value on this machine and return; a thread sends it on. So
+            logging never waits for the network, nor fails because of it; ``run.finish`` waits for what is missing. A
+            value that has no JSON form costs a warning instead of an error. Where afnio is installed under already,
+            this is added.
         options: further arguments of ``TellurioWebSocketClient``, such as ``hard_timeout`` or ``ping_interval``.
 
     Returns:
@@ -64,11 +69,15 @@ def install(**options: Any) -> Installed:
         if _installation is None:
             check_version()
             _installation = _Installation(options)
+        if metrics:
+            _installation.take_metrics()
     return Installed()
 
 
 def uninstall() -> None:
     """Put everything back as it was, and close the connection of this package. Idempotent.
+
+    With ``metrics`` it sends what was logged before, as long as that goes on.
 
     afnio connects again at its next ``login``.
     """
@@ -111,6 +120,7 @@ class _Installation:
     def __init__(self, options: dict[str, Any]) -> None:
         self._patches = Patches()
         self._pushes = Pushes()
+        self._metrics: Metrics | None = None
         self._manager: Any = importlib.import_module("afnio.tellurio._client_manager")
         try:
             self._replace(options)
@@ -175,8 +185,16 @@ class _Installation:
         self._patches.set(variable_class, "_wait_for_pending", wait_for_pending)
         self._patches.replace_everywhere(_PACKAGE, optimizer._wait_for_variable, wait_for_variable)
 
+    def take_metrics(self) -> None:
+        """Let what afnio's runs log go through the logging of this package. Idempotent."""
+        if self._metrics is None:
+            self._metrics = Metrics()
+            self._metrics.install(self._patches)
+
     def undo(self) -> None:
         """Put everything back."""
+        if self._metrics is not None:
+            self._metrics.undo()
         current = self._manager._default_ws_client
         self._patches.undo()
         if isinstance(getattr(current, "client", None), PushClient):

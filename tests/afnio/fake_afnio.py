@@ -70,6 +70,23 @@ class Variable:
         return "original"
 
 
+class Run:
+    """In the place of afnio's runs: notes what it is told."""
+
+    def __init__(self, uuid="run-1"):
+        self.uuid, self.name, self.description = uuid, "first", None
+        self.organization = types.SimpleNamespace(slug="alice")
+        self.project = types.SimpleNamespace(slug="p", display_name="P")
+        self.told = []
+
+    def log(self, name, value, step=None, client=None):
+        self.told.append((name, value, step, client))
+
+    def finish(self, client=None, status="COMPLETED"):
+        self.told.append(("finish", client, status))
+        return "finished"
+
+
 def modules(registered):
     """Name to module of the fake; ``registered``: what its registry knows."""
 
@@ -104,7 +121,9 @@ def modules(registered):
         "afnio.tellurio._client_manager": {
             "TellurioWebSocketClient": Original,
             "_default_ws_client": None,
+            "get_default_clients": lambda: (types.SimpleNamespace(base_url="http://127.0.0.1", port=9, api_key="k"), 0),
         },
+        "afnio.tellurio.run": {"Run": type("Run", (), dict(vars(Run)))},
         "afnio._variable": {
             "Variable": type("Variable", (), dict(vars(Variable))),
             "is_variable_notify_suppressed": is_variable_notify_suppressed,

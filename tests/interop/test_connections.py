@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ import pytest
 from tellurio_sync.testing import ScriptedBackend
 
 from .conftest import Drive
+from .turns import turns
 
 COUNT = 200
 
@@ -58,23 +58,10 @@ def test_every_long_running_request_shows_that_it_lives(drive: Drive, backend: S
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are how test and driver take turns")
 def test_objects_outlive_a_lost_connection(drive: Drive, backend: ScriptedBackend, tmp_path: Path, way: str) -> None:
     """Protocol §C.3. afnio does not come back by itself (§A.5): a login brings it back. Our client does."""
-    pipe = str(tmp_path / "turn")
-    for end in (".asked", ".done"):
-        os.mkfifo(pipe + end)
     dropped: list[int] = []
-
-    def drop() -> None:
-        with open(pipe + ".asked") as asked:
-            asked.read()
-        dropped.append(backend.drop_connections())
-        with open(pipe + ".done", "w"):
-            pass
-
-    thread = threading.Thread(target=drop)
-    thread.start()
     address = {"TELLURIO_BACKEND_WS_PORT": str(backend.port)}
-    seen = drive("lost", address, key=backend.api_key, namespace=backend.namespace, pipe=pipe)
-    thread.join()
+    with turns(tmp_path / "turn", [lambda: dropped.append(backend.drop_connections())]) as pipe:
+        seen = drive("lost", address, key=backend.api_key, namespace=backend.namespace, pipe=pipe)
     assert dropped == [1]
     assert seen["lost"] == (way == "afnio's client")
     assert seen["login"] == ["email", "session_id", "username"]

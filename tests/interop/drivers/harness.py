@@ -26,6 +26,14 @@ def attempt(function, *args, **kwargs):
         return {"error": error_of(exc)}
 
 
+def signal(path):
+    """Tell the test that it may go on, and wait until it has done its part: a line in each direction."""
+    with open(path + ".asked", "w") as pipe:
+        pipe.write("\n")
+    with open(path + ".done") as pipe:
+        pipe.read()
+
+
 def main(function):
     """Run ``function`` with the arguments of the command line and print what it returns, or how it failed."""
     arguments = json.loads(sys.argv[1])

@@ -1,0 +1,88 @@
+"""Metrics of afnio's runs, through the logging of this package, which never waits for the server.
+
+| State | Written by | Read by | Guarded by | Enforced by |
+|---|---|---|---|---|
+| ``_logs``, by the id of the run | threads that log, ``finish``, ``undo`` | the same | ``_lock`` | – |
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib
+import logging
+import threading
+from typing import Any
+
+from ..studio.rest import StudioRest
+from ..studio.run_log import PATIENCE, RunLog
+from .patches import Patches
+
+log: logging.Logger = logging.getLogger("tellurio_sync.afnio")
+
+
+class Metrics:
+    """Takes what afnio's runs log, once ``install`` was called, until ``undo``. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._logs: dict[str, RunLog] = {}
+        self._manager: Any = importlib.import_module("afnio.tellurio._client_manager")
+
+    def install(self, patches: Patches) -> None:
+        """Replace how afnio's runs log and finish."""
+        run_class = importlib.import_module("afnio.tellurio.run").Run
+        original_log, original_finish = run_class.log, run_class.finish
+
+        def log(run: Any, name: str, value: Any, step: int | None = None, client: Any = None) -> None:
+            """As afnio's, without waiting. A client that the program names is used as before."""
+            if client is not None:
+                original_log(run, name=name, value=value, step=step, client=client)
+            else:
+                self._log_of(run).log(name, value, step)
+
+        def finish(run: Any, *args: Any, **kwargs: Any) -> Any:
+            """As afnio's; what was logged is sent before."""
+            self.send(run.uuid)
+            return original_finish(run, *args, **kwargs)
+
+        patches.set(run_class, "log", log)
+        patches.set(run_class, "finish", finish)
+
+    def send(self, run_uuid: str) -> None:
+        """Wait until the server has what the run has logged, as long as that goes on. Then it is closed."""
+        with self._lock:
+            run_log = self._logs.pop(run_uuid, None)
+        if run_log is None:
+            return
+        if not run_log.flush(float("inf"), patience=PATIENCE):
+            log.warning(
+                "What is missing at the server of the metrics of a run is kept in %s. `%s` sends it. (%s)",
+                *(run_log.folder, run_log.send_command, run_log.last_error or "no answer yet"),
+            )
+        run_log.close()
+
+    def undo(self) -> None:
+        """Send what there is; runs that log from now on do it in afnio's way again, once its names are put back."""
+        for run_uuid in list(self._logs):
+            self.send(run_uuid)
+
+    def _log_of(self, run: Any) -> RunLog:
+        with self._lock:
+            run_log = self._logs.get(run.uuid)
+            if run_log is None:
+                rest_client, _ = self._manager.get_default_clients()
+                rest = StudioRest(rest_client.base_url, rest_client.port, api_key=rest_client.api_key)
+                about = {
+                    "uuid": run.uuid,
+                    "remote_uuid": run.uuid,
+                    "namespace": run.organization.slug,
+                    "slug": run.project.slug,
+                    "project": run.project.display_name,
+                    "name": run.name,
+                    "description": run.description,
+                    "server": rest.url,
+                }
+                run_log = self._logs[run.uuid] = RunLog(about, rest)
+                # Registered after the run was made: so it is called before what afnio does for it at the exit.
+                atexit.register(self.send, run.uuid)
+            return run_log

@@ -1,0 +1,93 @@
+"""``install(metrics=True)``: what runs log is kept here at once, and put back is what was there."""
+
+from __future__ import annotations
+
+import atexit
+import sys
+import threading
+
+import pytest
+
+from tellurio_sync.afnio import __main__ as command
+from tellurio_sync.afnio import install, metrics, uninstall
+from tellurio_sync.journal.folder import RunFolder
+from tellurio_sync.studio import rows
+
+from .test_install import fake, registered
+
+__all__ = ["fake", "registered"]
+
+
+@pytest.fixture
+def run(fake, monkeypatch, tmp_path):
+    """A run, at a server that is away."""
+    monkeypatch.setenv("TELLURIO_JOURNAL_DIR", str(tmp_path))
+    monkeypatch.setattr(metrics, "PATIENCE", 0.01)
+    at_exit = []
+    monkeypatch.setattr(atexit, "register", lambda *arguments: at_exit.append(arguments))
+    made = fake["afnio.tellurio.run"].Run()
+    made.at_exit = at_exit
+    return made
+
+
+def kept(tmp_path):
+    return [(row["name"], row["step"], row["value"]) for row in rows.rows_of_folder(tmp_path / "run-1")]
+
+
+def test_values_are_kept_here_and_the_server_is_not_waited_for(run, tmp_path, caplog):
+    with install(metrics=True):
+        run.log("a", 0.5)
+        run.log(name="a", value=1, step=7, client=None)
+        run.log("bad", threading.Lock())
+        assert run.told == []
+        assert kept(tmp_path) == [("a", 0, 0.5), ("a", 7, 1)]
+        assert RunFolder(tmp_path / "run-1").about()["namespace"] == "alice"
+        assert "Not logged" in caplog.text
+        ((send, run_uuid),) = run.at_exit
+        assert run.finish(status="FAILED") == "finished"
+        assert run.told == [("finish", None, "FAILED")]
+        assert "What is missing at the server" in caplog.text
+        send(run_uuid)
+    assert kept(tmp_path) == [("a", 0, 0.5), ("a", 7, 1)]
+
+
+def test_a_client_that_the_program_names_is_used(run, tmp_path):
+    client = object()
+    with install(metrics=True):
+        run.log("a", 1, client=client)
+    assert run.told == [("a", 1, None, client)]
+    assert not (tmp_path / "run-1").exists()
+
+
+def test_uninstalling_sends_and_puts_it_back(run, tmp_path, caplog):
+    install()
+    run.log("before", 1)
+    install(metrics=True)
+    install(metrics=True)
+    run.log("between", 2)
+    uninstall()
+    assert "What is missing at the server" in caplog.text
+    run.log("after", 3)
+    run.finish()
+    assert run.told == [("before", 1, None, None), ("after", 3, None, None), ("finish", None, "COMPLETED")]
+    assert kept(tmp_path) == [("between", 0, 2)]
+
+
+def test_each_run_has_its_own(fake, run, tmp_path):
+    other = fake["afnio.tellurio.run"].Run("run-2")
+    with install(metrics=True):
+        run.log("a", 1)
+        other.log("b", 2)
+        run.log("a", 3)
+    assert [value for _, _, value in kept(tmp_path)] == [1, 3]
+    assert len(run.at_exit) == 2
+
+
+@pytest.mark.parametrize("flags", [[], ["--metrics"]])
+def test_the_command_takes_it(run, tmp_path, flags, monkeypatch):
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    program = tmp_path / "program.py"
+    program.write_text("import sys\nfrom afnio.tellurio.run import Run\nRun('run-1').log(sys.argv[1], 1)\n")
+    assert command.main([*flags, str(program), "a"]) == 0
+    assert (tmp_path / "run-1").exists() is bool(flags)
