@@ -125,7 +125,7 @@ USES = {
     "optim": {"autodiff", "errors", "model"},
     "cognitive": {"autodiff", "errors", "model"},
     "data": {"model"},
-    "afnio": {"client", "deadlines", "errors", "jsonrpc", "model"},
+    "afnio": {"client", "deadlines", "errors", "jsonrpc", "model", "studio"},
     "session": {
         "active_run",
         "addresses",
