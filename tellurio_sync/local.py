@@ -37,6 +37,7 @@ from . import forked, workers
 from .deadlines import MONOTONIC, Deadline, check_timeout
 from .errors import BackendError, TellurioError, UsageError
 from .leash import GOES_ON, IN_USE_EXIT_CODE, DataDirectoryInUse, Leash, find_backend
+from .surroundings import SYSTEM_TRUST_VARIABLE
 
 _log = logging.getLogger(__name__)
 
@@ -133,18 +134,21 @@ def start_local_backend(
     *,
     timeout: float = _START_TIMEOUT,
     command: Sequence[str] | None = None,
+    inherits_lm: bool = True,
     **options: Any,
 ) -> LocalBackend:
     """Start a local backend. Blocks until it serves. Thread-safe.
 
-    It inherits the environment (``OPENAI_API_KEY``, proxies, ...) except for the ``TELLURIO_...`` variables, which
-    belong to the backend of this process. Ctrl-C in this terminal does not reach it.
+    It inherits the environment (``OPENAI_API_KEY``, proxies, certificates, ...) except for the ``TELLURIO_...``
+    variables that belong to the backend of this process. Ctrl-C in this terminal does not reach it.
 
     Args:
         data_dir: where projects, runs and metrics are kept, ``~`` is the home directory; None: a temporary directory,
             removed at its end.
         timeout: seconds, > 0, until it must serve.
         command: the program to run instead of ``tellurio-sync backend``; it must take the same arguments.
+        inherits_lm: whether ``OPENAI_BASE_URL`` and ``OPENAI_API_KEY`` of this process become the address and the key
+            for language models that bring none.
         options: of the backend, by the names of ``BackendOptions``: ``port``, ``api_key``, ``username``, ``email``,
             ``namespaces`` (a list), ``lm_base_url``, ``lm_api_key``, ``heartbeat_interval``; None: the default.
 
@@ -167,7 +171,7 @@ def start_local_backend(
         arguments_file = Path(private, "arguments")
         arguments = _arguments({**options, "data_dir": data_dir, "ready_file": ready_file})
         arguments_file.write_bytes(os.fsencode(arguments))
-        child = _Child([*command, f"@{arguments_file}"])
+        child = _Child([*command, f"@{arguments_file}"], _environment(inherits_lm))
         try:
             child.wait_for_file(ready_file, deadline)
             try:
@@ -177,6 +181,15 @@ def start_local_backend(
         except BaseException:
             child.end()
             raise
+
+
+def _environment(inherits_lm: bool) -> dict[str, str]:
+    left_out = () if inherits_lm else ("OPENAI_BASE_URL", "OPENAI_API_KEY")
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name == SYSTEM_TRUST_VARIABLE or not (name.startswith("TELLURIO_") or name in left_out)
+    }
 
 
 # The backend finds what this process finds, but for a folder in which the user's files lie: there, a file `email.py`
@@ -203,9 +216,10 @@ def _import_path() -> list[str]:
 def default_local_backend(**options: Any) -> LocalBackend:
     """The backend that the sessions of this process share: the running one, or else a new one. Thread-safe.
 
-    Where another program's backend uses ``data_dir``, it is that one, with the options and the environment of the
-    program that started it; it ends with the last program that uses it. Other options than ``data_dir``,
-    ``namespaces`` and ``timeout`` ask for a backend of this process's own.
+    Where another program's backend uses ``data_dir``, it is that one, with the options, the proxies and the
+    certificates of the program that started it; addresses and keys of language models are those of the session that
+    asks. It ends with the last program that uses it. Other options than ``data_dir``, ``namespaces`` and ``timeout``
+    ask for a backend of this process's own.
 
     Blocks while one starts. In a forked child it is the backend of the parent, if that had one. The other worker
     processes of this program are told of it (``workers``).
@@ -319,7 +333,7 @@ _OF_ANY_BACKEND = {"data_dir", "namespaces", "timeout", "command"}
 def _join_or_start(options: dict[str, Any]) -> LocalBackend:
     given = {name for name, value in options.items() if value is not None}
     if "data_dir" not in given or given - _OF_ANY_BACKEND:
-        return start_local_backend(**options)
+        return _start_shared(options)
     directory = Path(options["data_dir"])
     timeout = check_timeout(options.get("timeout", _START_TIMEOUT))
     deadline = Deadline(min(timeout, _JOIN_TIMEOUT), MONOTONIC.now())
@@ -328,7 +342,7 @@ def _join_or_start(options: dict[str, Any]) -> LocalBackend:
         if joined is not None:
             return joined
         try:
-            return start_local_backend(**options)
+            return _start_shared(options)
         except DataDirectoryInUse:
             if refusal is not None:
                 raise refusal from None
@@ -338,6 +352,12 @@ def _join_or_start(options: dict[str, Any]) -> LocalBackend:
         again_at = MONOTONIC.now() + _JOIN_PATIENCE
         while not _is_known(directory) and MONOTONIC.now() < again_at:
             time.sleep(_JOIN_INTERVAL)
+
+
+def _start_shared(options: dict[str, Any]) -> LocalBackend:
+    # Other sessions and programs will use it, each with language models of its own: a key of theirs must not go to the
+    # address in the environment of the program that happened to be the first.
+    return start_local_backend(inherits_lm=False, **options)
 
 
 def _is_known(directory: Path) -> bool:
@@ -385,8 +405,7 @@ def _arguments(options: dict[str, Any]) -> str:
 class _Child:
     """The backend's process, its standard input as the leash, and the thread that reads its stderr. Thread-safe."""
 
-    def __init__(self, command: list[str]) -> None:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("TELLURIO_")}
+    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
         try:
             self._process = subprocess.Popen(
                 command,

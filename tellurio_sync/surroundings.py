@@ -11,6 +11,7 @@ import ssl
 from .deadlines import check_timeout
 
 TIMEOUT_VARIABLE = "TELLURIO_TIMEOUT"
+SYSTEM_TRUST_VARIABLE = "TELLURIO_SYSTEM_TRUST"
 _BUNDLE_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 
@@ -21,10 +22,13 @@ def tls_context() -> ssl.SSLContext:
     (variables of OpenSSL); and in addition those of ``REQUESTS_CA_BUNDLE`` or ``CURL_CA_BUNDLE``. If the system has
     none, it trusts those of the package ``certifi``.
 
+    With ``TELLURIO_SYSTEM_TRUST=1`` it asks the system's own trust store, as browsers do: the keychain on macOS, the
+    certificate store on Windows, on Linux the files of the distribution, wherever those are (extra ``truststore``).
+
     Raises:
-        ValueError: the certificates that a variable names cannot be read.
+        ValueError: the certificates that a variable names cannot be read, or the trust store cannot be asked.
     """
-    context = ssl.create_default_context()
+    context = default_context()
     bundle = next(filter(None, map(os.environ.get, _BUNDLE_VARIABLES)), None)
     if bundle is not None:
         try:
@@ -42,6 +46,26 @@ def tls_context() -> ssl.SSLContext:
 
         context.load_verify_locations(certifi.where())
     return context
+
+
+def default_context() -> ssl.SSLContext:
+    """A context that checks certificates and host names, with what is trusted before any bundle is added.
+
+    Raises:
+        ValueError: the system's trust store was asked for, and the package ``truststore`` is not there.
+    """
+    text = os.environ.get(SYSTEM_TRUST_VARIABLE, "").strip().lower()
+    if text in ("", "0", "false", "no", "off"):
+        return ssl.create_default_context()
+    if text not in ("1", "true", "yes", "on"):
+        raise ValueError(f"{SYSTEM_TRUST_VARIABLE} must be 1 or 0, not {text!r}")
+    try:
+        import truststore
+    except ImportError:
+        raise ValueError(
+            f"{SYSTEM_TRUST_VARIABLE} needs the extra `truststore`: pip install 'tellurio_sync[truststore]'"
+        ) from None
+    return truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def timeout_or(default: float) -> float:

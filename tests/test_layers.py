@@ -75,7 +75,7 @@ USES = {
     "transport": {"ownership", "secret", "speedups", "surroundings"},
     "leash": {"errors"},
     "workers": {"forked", "leash"},
-    "local": {"deadlines", "errors", "forked", "leash", "workers"},
+    "local": {"deadlines", "errors", "forked", "leash", "surroundings", "workers"},
     "studio": {
         "ownership",
         "_version",
@@ -92,7 +92,7 @@ USES = {
         "secret",
         "surroundings",
     },
-    "backend": {"addresses", "errors", "graph_picture", "journal", "jsonrpc", "leash", "secret"},
+    "backend": {"addresses", "errors", "graph_picture", "journal", "jsonrpc", "leash", "secret", "surroundings"},
     "peer": {
         "deadlines",
         "errors",

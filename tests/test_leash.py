@@ -18,11 +18,10 @@ import pytest
 from tellurio_sync import leash, local
 from tellurio_sync.backend import server
 from tellurio_sync.backend.leashes import Leashes
-from tellurio_sync.backend.options import BackendOptions
 from tellurio_sync.errors import BackendError
 from tellurio_sync.leash import FILE_NAME, GOES_ON, LOCK_NAME, Leash, find_backend
 
-from .backend.conftest import RunningBackend
+from .backend.conftest import RunningBackend, a_backend
 
 FAILSAFE = 60
 
@@ -247,9 +246,7 @@ class TestJoining:
 
     @pytest.fixture
     def backend(self, data: Path) -> Iterator[RunningBackend]:
-        running = RunningBackend(BackendOptions(data_dir=data, api_key="te-its-key", namespaces=("theirs",)))
-        yield running
-        running.stop()
+        yield from a_backend(data_dir=data, api_key="te-its-key", namespaces=("theirs",))
 
     @pytest.fixture(autouse=True)
     def nothing_left(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:

@@ -165,6 +165,17 @@ def test_the_environment_goes_through_except_for_what_is_about_this_process(comm
     assert [name for name in told["environment"] if name.startswith("TELLURIO_")] == []
 
 
+def test_one_that_sessions_share_has_no_language_model_of_the_first_program(command, lifelines, monkeypatch, tmp_path):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-1")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:1/v1")
+    for options in ({}, {"data_dir": tmp_path}):
+        backend = default_local_backend(command=command, **options)
+        told, life = lifelines.accept()
+        backend.stop()
+        wait_for_end(life)
+        assert [name for name in told["environment"] if name.startswith("OPENAI_")] == []
+
+
 @pytest.mark.parametrize(
     ("manner", "options", "text"),
     [

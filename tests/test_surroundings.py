@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -10,16 +12,21 @@ from pathlib import Path
 
 import pytest
 import trustme
+import truststore
 
 import tellurio_sync as te
+from tellurio_sync import local
+from tellurio_sync.backend.lm import exchange
+from tellurio_sync.backend.questions import QuestionFailed
 from tellurio_sync.errors import HttpUnreachable
 from tellurio_sync.studio import StudioRest
 from tellurio_sync.surroundings import timeout_or, tls_context
+from tellurio_sync.transport.tls import TlsStream, check_context
 
 
 @pytest.fixture(autouse=True)
 def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"):
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR", "TELLURIO_SYSTEM_TRUST"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -132,3 +139,58 @@ def test_one_timeout_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("TELLURIO_TIMEOUT", wrong)
         with pytest.raises(ValueError, match="TELLURIO_TIMEOUT"):
             timeout_or(1.0)
+
+
+# --- the system's trust store -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["1", "true", "YES", " on "])
+def test_the_systems_trust_store_is_asked_if_that_is_wanted(
+    text: str, port: int, bundle: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TELLURIO_SYSTEM_TRUST", text)
+    assert isinstance(tls_context(), truststore.SSLContext)
+    with pytest.raises(HttpUnreachable, match="certificate"):
+        ask(port)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", bundle)
+    assert ask(port)
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE")
+    monkeypatch.setenv("SSL_CERT_FILE", bundle)  # on Linux, where OpenSSL looks is the system's store
+    assert ask(port)
+
+
+@pytest.mark.parametrize("text", ["", "0", "false", "no", "Off"])
+def test_else_it_is_not(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TELLURIO_SYSTEM_TRUST", text)
+    assert type(tls_context()) is ssl.SSLContext
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_wrong_setting_and_a_missing_package_are_said(is_there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TELLURIO_SYSTEM_TRUST", "system" if is_there else "1")
+    if not is_there:
+        monkeypatch.setitem(sys.modules, "truststore", None)
+    says = "must be 1 or 0, not 'system'" if is_there else r"pip install 'tellurio_sync\[truststore\]'"
+    with pytest.raises(ValueError, match=says):
+        tls_context()
+    with pytest.raises(QuestionFailed, match=says):
+        exchange._context([])
+
+
+def test_language_models_and_the_websocket_ask_it_too(port: int, bundle: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TELLURIO_SYSTEM_TRUST", "1")
+    assert isinstance(exchange._context([bundle]), truststore.SSLContext)
+    check_context(tls_context())
+    with socket.create_connection(("localhost", port), 10) as sock, pytest.raises(ssl.SSLCertVerificationError):
+        TlsStream(sock, tls_context(), "localhost").do_handshake()
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", bundle)
+    with socket.create_connection(("localhost", port), 10) as sock:
+        TlsStream(sock, tls_context(), "localhost").do_handshake()
+
+
+def test_a_local_backend_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TELLURIO_SYSTEM_TRUST", "1")
+    monkeypatch.setenv("TELLURIO_TIMEOUT", "1")
+    given = local._environment(True)
+    assert given["TELLURIO_SYSTEM_TRUST"] == "1"
+    assert "TELLURIO_TIMEOUT" not in given

@@ -20,7 +20,7 @@ from tellurio_sync.errors import UsageError
 from tellurio_sync.local import backend_of_this_user
 from tellurio_sync.session import default
 
-from .backend.conftest import KEY, RunningBackend
+from .backend.conftest import KEY, RunningBackend, a_backend
 
 FAILSAFE = 30
 
@@ -58,9 +58,7 @@ def as_worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
 @pytest.fixture
 def backend(tmp_path: Path) -> Iterator[RunningBackend]:
     """The program's."""
-    running = RunningBackend(BackendOptions(data_dir=tmp_path / "data", api_key=KEY))
-    yield running
-    running.stop()
+    yield from a_backend(data_dir=tmp_path / "data")
 
 
 AsWorker = Callable[..., None]

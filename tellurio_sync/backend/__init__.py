@@ -25,5 +25,6 @@
     asking.py        asking until an answer can be used;  reading/: reading answers;  question_counts.py: the bill
     kept_out.py      keys, kept out of all that is kept;  refused.py: the error that becomes an error reply
 
-Imports nothing of the client, except ``errors``, ``jsonrpc``, ``journal``, ``leash``, ``addresses`` and ``secret``.
+Imports nothing of the client, except ``errors``, ``jsonrpc``, ``journal``, ``leash``, ``addresses``,
+``surroundings`` and ``secret``.
 """

@@ -50,6 +50,7 @@ VARIABLES = {
     "TELLURIO_QUIET",
     "TELLURIO_RECORD_ENVELOPES",
     "TELLURIO_SYNC_PURE_PYTHON",
+    "TELLURIO_SYSTEM_TRUST",
     "TELLURIO_TIMEOUT",
 }
 
@@ -375,7 +376,8 @@ def _tls_hint(exc: BaseException) -> str:
             return "Use the name that the certificate is for in the address."
         return (
             "If your company or your server has a certificate authority of its own, name the file with its "
-            "certificates: SSL_CERT_FILE=/path/to/ca.pem (or REQUESTS_CA_BUNDLE, in addition to the system's)."
+            "certificates: SSL_CERT_FILE=/path/to/ca.pem (or REQUESTS_CA_BUNDLE, in addition to the system's). If "
+            "browsers trust it, TELLURIO_SYSTEM_TRUST=1 makes this program ask where they ask."
         )
     if isinstance(exc, ssl.SSLError) and "WRONG_VERSION" in str(exc):
         return "There is no TLS at this port: correct the port, or use http:// and ws:// on this machine."

@@ -59,6 +59,13 @@ class RunningBackend:
         assert not self._thread.is_alive(), "the backend did not stop"
 
 
+def a_backend(**options: Any) -> Iterator[RunningBackend]:
+    """For a fixture ``yield from a_backend(...)``: one with these options, as long as the test runs."""
+    running = RunningBackend(BackendOptions(**{"api_key": KEY, **options}))
+    yield running
+    running.stop()
+
+
 @pytest.fixture
 def start_backend(tmp_path: Path) -> Iterator[Callable[..., RunningBackend]]:
     """A function that starts a backend with the given options."""

@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 from tellurio_sync import cli
-from tellurio_sync.backend.options import BackendOptions
 
-from ..backend.conftest import RunningBackend
+from ..backend.conftest import RunningBackend, a_backend
 
 KEY = "te-0123456789-secret"
 
@@ -52,9 +51,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 
 @pytest.fixture
 def backend(tmp_path: Path) -> Iterator[RunningBackend]:
-    running = RunningBackend(BackendOptions(api_key=KEY, data_dir=tmp_path / "data"))
-    yield running
-    running.stop()
+    yield from a_backend(api_key=KEY, data_dir=tmp_path / "data")
 
 
 @pytest.fixture

@@ -10,9 +10,8 @@ import pytest
 
 import tellurio_sync as te
 from tellurio_sync import run_context
-from tellurio_sync.backend.options import BackendOptions
 
-from ..backend.conftest import RunningBackend
+from ..backend.conftest import RunningBackend, a_backend
 
 KEY = "key-of-this-test"
 
@@ -21,9 +20,7 @@ MakeSession = Callable[..., te.Session]
 
 @pytest.fixture
 def backend(tmp_path: Path) -> Iterator[RunningBackend]:
-    running = RunningBackend(BackendOptions(api_key=KEY, data_dir=tmp_path / "data", namespaces=("local", "my-org")))
-    yield running
-    running.stop()
+    yield from a_backend(api_key=KEY, data_dir=tmp_path / "data", namespaces=("local", "my-org"))
 
 
 @pytest.fixture

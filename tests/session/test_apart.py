@@ -15,6 +15,7 @@ import tellurio_sync as te
 from tellurio_sync.session.restore import Restored
 
 from ..backend.conftest import RunningBackend
+from ..backend.lm_endpoint import LmEndpoint
 from ..backend_process import KEY as PROCESS_KEY
 from ..backend_process import BackendProcess, Cable
 from ..conftest import FAILSAFE
@@ -142,3 +143,23 @@ def test_a_sweep_of_eight_processes_does_not_cross(tmp_path: Path) -> None:
             for process in processes:
                 process.kill()
     assert outcomes == [("right\n", "")] * 8
+
+
+def test_each_session_asks_where_its_own_environment_says(
+    make_session: MakeSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two programs, say, with a ``.env`` file each, at the backend that the first one has started."""
+    with LmEndpoint(lambda request: "of one") as one, LmEndpoint(lambda request: "of two") as two:
+        answers = {}
+        for name, endpoint in (("one", one), ("two", two), ("one again", one)):
+            session = make_session()
+            session.login(KEY)
+            monkeypatch.setenv("OPENAI_BASE_URL", endpoint.url)
+            monkeypatch.setenv("OPENAI_API_KEY", f"sk-of-{name.split()[0]}")
+            with session.use(), session.init(None, "Apart"):
+                lm = te.OpenAI()
+                chat = [{"role": "user", "content": [te.Variable("Hello", role="question")]}]
+                answers[name] = te.functional.chat_completion(lm, chat, inputs={}, model="m").data
+        assert answers == {"one": "of one", "two": "of two", "one again": "of one"}
+        assert {sent["authorization"] for sent in one.headers} == {"Bearer sk-of-one"}
+        assert {sent["authorization"] for sent in two.headers} == {"Bearer sk-of-two"}

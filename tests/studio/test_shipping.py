@@ -20,7 +20,6 @@ from typing import Any
 
 import pytest
 
-from tellurio_sync.backend.options import BackendOptions
 from tellurio_sync.journal import writer as writer_module
 from tellurio_sync.journal.folder import RunFolder
 from tellurio_sync.journal.format import Decoder
@@ -28,16 +27,14 @@ from tellurio_sync.studio import Run, StudioRest, start_run
 from tellurio_sync.studio.runs import offline_run
 from tellurio_sync.studio.sync import sync
 
-from ..backend.conftest import KEY, RunningBackend
+from ..backend.conftest import KEY, RunningBackend, a_backend
 from ..conftest import FAILSAFE, wait_until
 from .flaky import FlakyServer, first
 
 
 @pytest.fixture
 def backend(tmp_path: Path) -> Iterator[RunningBackend]:
-    running = RunningBackend(BackendOptions(api_key=KEY, data_dir=tmp_path / "data"))
-    yield running
-    running.stop()
+    yield from a_backend(data_dir=tmp_path / "data")
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from typing import Any
 
 import aiohttp
 
+from ...surroundings import default_context
 from ..questions import QuestionFailed
 from .settings import Settings
 
@@ -242,7 +243,10 @@ def _cost(header: str | None) -> float | None:
 
 
 def _context(files: list[str]) -> ssl.SSLContext:
-    context = ssl.create_default_context()
+    try:
+        context = default_context()
+    except ValueError as exc:
+        raise QuestionFailed("settings", f"{exc}") from None
     try:
         import certifi
 
