@@ -16,7 +16,7 @@ BORDER_TESTS := tests/transport tests/jsonrpc tests/client tests/studio tests/ba
 	tests/test_testing.py tests/test_readme.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-core test-borders test-slow interop test-all soak fuzz bench bench-afnio bench-quick bench-log bench-page bench-questions cover format lint type docs build check-dist check clean
+.PHONY: help install demo test test-core test-borders test-slow interop test-all soak fuzz bench bench-afnio bench-quick bench-log bench-page bench-questions pictures cover format lint type docs build check-dist check clean
 
 help:  ## print this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -83,6 +83,9 @@ bench-page: install  ## measure the pages of the local backend with a lot of dat
 
 bench-questions: install  ## count the questions of trainings here and with textgrad and gepa, each installed once under .cache; ARGS="--data FILE"
 	$(BIN)/python -m tests.benchmarks.learning_table $(ARGS)
+
+pictures: install  ## take the pictures of the pages anew that the README shows; needs Chromium
+	$(BIN)/python -m tests.benchmarks.pictures
 
 format: install  ## format the code
 	$(RUFF) format $(RUFF_CONFIG) .
