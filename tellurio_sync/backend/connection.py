@@ -69,6 +69,7 @@ EXTENSIONS = (
     "budget",
     "cancel",
     "client_function",
+    "embed",
     "feedback",
     "logged",
     "on_error",

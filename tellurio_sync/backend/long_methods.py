@@ -1,4 +1,4 @@
-"""The four methods that may run long (protocol §C).
+"""The four methods that may run long (protocol §C), and one more of the same kind (§K.16).
 
 Each of these decodes its arguments when it is called, so that it sees the state at its place in the wire order, and
 returns a coroutine that does the work.  The work makes its changes together, at its end, just before the reply: a
@@ -303,6 +303,26 @@ def _push_copy(scope: Scope, copy: Variable) -> None:
     )
 
 
+# --- vectors ------------------------------------------------------------------------------------
+
+
+def embed(scope: Scope, params: Params) -> Work:
+    """Vectors for texts, by the endpoint of a model (protocol §K.16)."""
+    model = scope.objects.model(param(params, "model_id"))
+    texts, args = param(params, "texts", list), param(params, "completion_args", dict)
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise Refused("`texts` must be a list of texts, at least one.", INVALID_PARAMS, "Invalid params")
+
+    async def work() -> Result:
+        try:
+            vectors = await scope.embed(model, texts, args)
+        finally:
+            scope.push_usage()
+        return {"message": "Texts embedded successfully.", "vectors": vectors}
+
+    return work()
+
+
 LONG_METHODS: dict[str, Callable[[Scope, Params], Work]] = {
-    method.__name__: method for method in (run_function, run_backward, run_step, run_optimizer_tgd)
+    method.__name__: method for method in (run_function, run_backward, run_step, run_optimizer_tgd, embed)
 }

@@ -132,6 +132,15 @@ class Scope:
         finally:
             progress.waits(number, "")
 
+    async def embed(self, model: Model, texts: list[str], args: dict[str, Any]) -> list[list[float]]:
+        """A vector for each text, by the endpoint of a model.
+
+        Raises:
+            QuestionFailed: there are none.
+        """
+        self._used[model] = None
+        return await self._lm.embed(model, texts, args, tuple(self.objects.budgets.values()))
+
     def _count(self, asked: Asked) -> None:
         note(self.objects.question_counts, asked)
         if self._progress is not None:

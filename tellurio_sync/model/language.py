@@ -16,13 +16,14 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, overload
 
-from ..errors import UsageError
+from ..errors import RemoteProtocolError, TellurioError, UsageError
 from ..parallel import on_executor
 from .call import Call
 from .model_config import ModelConfig, openai_config, without_secrets
-from .reply_checks import id_member
+from .reply_checks import id_member, member
 from .restorable import Restorable
 from .session_link import SessionLink, current_link
 
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
 # In ``cost``, where our backend does not know the price of some tokens.
 _UNPRICED = "unpriced_tokens"
 _BUDGET = "budget"
+
+_EMBED = "embed"
+"""The method, and the extension of servers that have it (protocol §K.16)."""
+_TEXTS_PER_REQUEST = 100
 
 MODEL_TAG = "__model_client__"
 
@@ -129,6 +134,48 @@ class ChatCompletionModel(Restorable):
     def complete(self, prompt: str, **completion_args: Any) -> str:
         """As ``chat``, with ``prompt`` as the only message."""
         return self.chat([{"role": "user", "content": prompt}], **completion_args)
+
+    @overload
+    def embed(self, texts: str, **arguments: Any) -> list[float]: ...
+
+    @overload
+    def embed(self, texts: Sequence[str], **arguments: Any) -> list[list[float]]: ...
+
+    def embed(self, texts: str | Sequence[str], **arguments: Any) -> list[float] | list[list[float]]:
+        """The vector of a text, or one for each of several, outside of any graph.
+
+        One round trip, which waits for the model. A hundred texts go in a request to it.
+
+        Args:
+            texts: one, or a list of them.
+            arguments: passed on to the model, such as ``model="text-embedding-3-small"`` or ``dimensions=256``.
+
+        Raises:
+            TypeError: not texts.
+            UsageError: the server cannot do this; the local backend can.
+            RemoteError: the model gave no vectors.
+        """
+        listed = [texts] if isinstance(texts, str) else _texts(texts)
+        vectors = self._embedded(listed, arguments) if listed else []
+        return vectors[0] if isinstance(texts, str) else vectors
+
+    def _embedded(self, texts: list[str], arguments: dict[str, Any]) -> list[list[float]]:
+        parts = [texts[start : start + _TEXTS_PER_REQUEST] for start in range(0, len(texts), _TEXTS_PER_REQUEST)]
+        with Call(self._link) as call:
+            self._check_not_lost()
+            if _EMBED not in self._link.extensions:
+                raise UsageError("This server gives no vectors for texts; the local backend does.")
+            fixed = {"model_id": self._model_id, "completion_args": arguments}
+            outcomes = call.request_many([(_EMBED, {**fixed, "texts": part}) for part in parts])
+        vectors: list[list[float]] = []
+        for outcome, part in zip(outcomes, parts):
+            if isinstance(outcome, TellurioError):
+                raise outcome
+            found = member(_EMBED, outcome, "vectors")
+            if not isinstance(found, list) or len(found) != len(part):
+                raise RemoteProtocolError(f"There is not a vector for each of {len(part)} texts.", received="")
+            vectors.extend(found)
+        return vectors
 
     def describe(self) -> dict[str, Any]:
         """The form of a model in a checkpoint: class, provider and usage (protocol §H.1)."""
@@ -292,6 +339,8 @@ class CallableModel(ChatCompletionModel):
         fn: the function.
         executor: a ``concurrent.futures.Executor`` that runs it, such as a pool of processes or a cluster; None: the
             worker thread itself.  At most 32 questions are on it at the same time.
+        embed: in the place of a model for vectors: ``embed(texts, **arguments)`` gives a list of numbers for each of
+            the texts. The method ``embed`` calls it, in its own thread.
 
     Raises:
         TypeError: ``fn`` is not callable, or a coroutine function; not an executor.
@@ -300,17 +349,43 @@ class CallableModel(ChatCompletionModel):
     provider = "callable"
     class_type = "CallableModel"
 
-    def __init__(self, fn: Callable[..., str], *, executor: Executor | None = None) -> None:
+    def __init__(
+        self,
+        fn: Callable[..., str],
+        *,
+        executor: Executor | None = None,
+        embed: Callable[..., Sequence[Sequence[float]]] | None = None,
+    ) -> None:
         if not callable(fn):
             raise TypeError(f"CallableModel takes a function, not {type(fn).__name__}")
         if inspect.iscoroutinefunction(fn):
             raise TypeError("CallableModel takes a plain function, not a coroutine function")
+        if embed is not None and not callable(embed):
+            raise TypeError(f"embed must be a function, not {type(embed).__name__}")
         self._function = fn
+        self._embed = embed
         self._registered = current_link().registries.register_callable(_text_answers(on_executor(fn, executor)))
         super().__init__(ModelConfig(callable_id=self._registered.callable_id))
 
+    def _embedded(self, texts: list[str], arguments: dict[str, Any]) -> list[list[float]]:
+        if self._embed is None:
+            raise UsageError("This model has no function for vectors: CallableModel(fn, embed=...).")
+        vectors = [[float(number) for number in vector] for vector in self._embed(texts, **arguments)]
+        if len(vectors) != len(texts):
+            raise ValueError(f"embed() must give a vector for each of the {len(texts)} texts, not {len(vectors)}.")
+        return vectors
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._function,)
+        make = type(self) if self._embed is None else partial(type(self), embed=self._embed)
+        return make, (self._function,)
+
+
+def _texts(texts: Sequence[str]) -> list[str]:
+    listed = list(texts)
+    for index, text in enumerate(listed):
+        if not isinstance(text, str):
+            raise TypeError(f"texts[{index}] must be a text, not {type(text).__name__}")
+    return listed
 
 
 def _in_words(cost: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from tellurio_sync.client import server_methods
-from tellurio_sync.errors import RemoteProtocolError, UsageError
+from tellurio_sync.errors import RemoteError, RemoteProtocolError, UsageError
 from tellurio_sync.jsonrpc import RpcError
 from tellurio_sync.model import AsyncOpenAI, CallableModel, OpenAI
 from tellurio_sync.model.language import initial_usage
@@ -216,3 +216,67 @@ def test_a_callable_model_and_its_registration_go_together(link):
 
 def test_a_callable_model_pickles_with_its_function(link):
     assert pickle.loads(pickle.dumps(CallableModel(answer)))._function is answer
+
+
+# --- vectors --------------------------------------------------------------------------------------
+
+
+def answer_embed(link):
+    link.extensions = frozenset({"embed"})
+    link.answers["embed"] = lambda params: {"vectors": [[len(text), 0.5] for text in params["texts"]]}
+
+
+def test_vectors_of_one_text_and_of_several(link):
+    answer_embed(link)
+    model = OpenAI(api_key="k")
+    assert model.embed("abc", model="small", dimensions=2) == [3, 0.5]
+    assert model.embed(("a", "ab"), model="small") == [[1, 0.5], [2, 0.5]]
+    assert model.embed([], model="small") == []
+    sent = {"model_id": model.model_id, "completion_args": {"model": "small", "dimensions": 2}, "texts": ["abc"]}
+    assert (link.calls("embed")[0], len(link.calls("embed"))) == (sent, 2)
+
+
+def test_many_texts_go_in_one_round_trip_and_several_requests(link):
+    answer_embed(link)
+    vectors = OpenAI(api_key="k").embed(["x" * n for n in range(250)])
+    assert [vector[0] for vector in vectors] == list(range(250))
+    assert link.bursts == [["embed"] * 3]
+
+
+def test_no_vectors(link):
+    model = OpenAI(api_key="k")
+    with pytest.raises(UsageError, match="local backend"):
+        model.embed("a")
+    answer_embed(link)
+    for texts in (["a", 1], [None], 5):
+        with pytest.raises(TypeError):
+            model.embed(texts)
+    assert link.calls("embed") == []
+    link.answers["embed"] = lambda params: {"vectors": []}
+    with pytest.raises(RemoteProtocolError, match="vector for each"):
+        model.embed("a")
+
+    def refuse(params):
+        raise RemoteError(-32603, "Internal error", {"exception": "no such model"})
+
+    link.answers["embed"] = refuse
+    with pytest.raises(RemoteError, match="no such model"):
+        model.embed(["a"])
+
+
+def vectors_of(texts, scale=1):
+    return [(len(text) * scale, 1) for text in texts]
+
+
+def test_a_function_gives_vectors_here(link):
+    model = CallableModel(str, embed=vectors_of)
+    assert model.embed(["a", "ab"], scale=2) == [[2.0, 1.0], [4.0, 1.0]]
+    assert model.embed("abc") == [3.0, 1.0]
+    assert pickle.loads(pickle.dumps(model)).embed("a") == [1.0, 1.0]
+    assert link.calls("embed") == []
+    with pytest.raises(UsageError, match=r"CallableModel\(fn, embed=\.\.\.\)"):
+        CallableModel(str).embed("a")
+    with pytest.raises(ValueError, match="each of the 1 texts, not 0"):
+        CallableModel(str, embed=lambda texts: []).embed("a")
+    with pytest.raises(TypeError, match="must be a function"):
+        CallableModel(str, embed=1)

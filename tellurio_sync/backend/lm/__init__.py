@@ -7,6 +7,7 @@
 ``learnt``       what an endpoint has refused to take, so that it is not sent a second time
 ``budget``       what all questions of a session may cost
 ``cache``        answers on disk, for questions that were asked before
+``embeddings``   vectors for texts
 ``in_flight``    the same question, asked by several at the same time, is asked once
 ``lingering``    cancelled requests that are still paid for, until their cost is known
 ``pace``         how many questions at once, and how many a minute

@@ -22,6 +22,7 @@ from ..reading.thoughts import part
 from ..refused import Refused
 from .budget import Budget
 from .cache import AnswerCache
+from .embeddings import ARGUMENTS, Embedding
 from .exchange import Exchanges, Response, Unreachable
 from .in_flight import InFlight
 from .learnt import AnswerForm, Learnt, encoded, next_form
@@ -214,6 +215,41 @@ class LanguageModels:
             else:
                 tell()
         return answer
+
+    async def embed(
+        self, model: Model, texts: Sequence[str], args: Mapping[str, Any], budgets: Sequence[Budget] = ()
+    ) -> list[list[float]]:
+        """A vector for each text. Its usage is added to that of the model.
+
+        Args:
+            model: an endpoint.
+            texts: at least one.
+            args: ``model``, and others of ``embeddings.ARGUMENTS`` or around them.
+            budgets: all of them must allow it.
+
+        Raises:
+            QuestionFailed: there are none; the text holds no key.
+        """
+        if model.provider == "callable":
+            raise QuestionFailed("settings", "The model is a function of the client, which gives its vectors itself.")
+        args = dict(args)
+        name = _checked_name(args)
+        around = {key: args.pop(key, None) for key in _AROUND}
+        _check_known(args, ARGUMENTS, "Embeddings")
+        _check_around(around)
+        endpoint = self._endpoint(model)
+        settings = endpoint.settings
+        await prepare(name)
+        paces = endpoint.pace, self._pace
+        embedding = Embedding(self._exchanges, self._lingering, settings, paces, model, budgets)
+        try:
+            return await embedding.vectors(name, texts, args, around)
+        except QuestionFailed as exc:
+            if exc.kind == "budget":
+                raise
+            secrets = [*settings.secrets, *secrets_among({**args, **around})]
+            text = f"The language model {name!r} at {settings.address} failed: {blotted(exc.text, secrets)}"
+            raise QuestionFailed(exc.kind, text, blotted(exc.said, secrets)) from None
 
     async def close(self) -> None:
         """Close all connections to endpoints."""
@@ -579,11 +615,19 @@ def _check_arguments(args: Mapping[str, Any], around: Mapping[str, Any]) -> None
         if value not in allowed:
             text = f"`{argument}={str(value)[:50]}` is not supported: an answer is one whole text."
             raise QuestionFailed("settings", text)
-    unknown = [name for name in args if name not in _ARGUMENTS]
+    _check_known(args, _ARGUMENTS, "Chat completions")
+    _check_around(around)
+
+
+def _check_known(args: Mapping[str, Any], known: frozenset[str], what: str) -> None:
+    unknown = [name for name in args if name not in known]
     if unknown:
-        text = f"Chat completions take no argument {unknown[0][:50]!r}. "
+        text = f"{what} take no argument {unknown[0][:50]!r}. "
         text += "What only this endpoint takes goes into `extra_body`."
         raise QuestionFailed("settings", text)
+
+
+def _check_around(around: Mapping[str, Any]) -> None:
     for name in ("extra_headers", "extra_query", "extra_body"):
         if not isinstance(around[name], (dict, type(None))):
             raise QuestionFailed("settings", f"`{name}` must be an object, not {type(around[name]).__name__}.")
