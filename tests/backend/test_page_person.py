@@ -7,6 +7,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -432,6 +433,40 @@ def test_what_is_no_number_is_a_gap(person: Person, chromium: Chromium, backend:
     person.open(run.path)
     assert chromium.look(f"[...{PLOT}.chart.data[1]]") == [1, None, 3]
     assert chromium.look(f"{PLOT}.chart.series[1].spanGaps") is False
+    run.close()
+
+
+def test_a_page_that_is_long_in_the_making_is_not_asked_for_all_the_time(
+    person: Person, chromium: Chromium, backend: RunningBackend
+) -> None:
+    """However often something changes: a tenth of the time at most is spent on it."""
+    run = WatchedRun(backend)
+    run.log("loss", 0)
+    person.open(run.path)
+    chromium.wait("document.getElementById('live').textContent.startsWith('Live')")
+    chromium.look(
+        """{
+            const real = window.fetch;
+            window.looks = [];
+            window.fetch = async (...given) => {
+                const look = {begin: performance.now(), end: 0};
+                window.looks.push(look);
+                const reply = await real(...given);
+                await new Promise((resolve) => setTimeout(resolve, 100));
+                look.end = performance.now();
+                return reply;
+            };
+        }"""
+    )
+    for value in range(1000):
+        run.log("loss", value)
+        if chromium.look("window.looks.length") > 2:
+            break
+    looks = chromium.look("window.looks")
+    assert len(looks) > 2
+    for before, after in pairwise(looks):
+        assert before["end"] > 0
+        assert after["begin"] - before["end"] >= 8 * (before["end"] - before["begin"])
     run.close()
 
 

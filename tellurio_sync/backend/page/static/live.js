@@ -12,6 +12,7 @@ let source = null;
 let timer = 0;
 let isLooking = false;
 let isWanted = false;
+let notBefore = 0;
 
 // --- what has changed -----------------------------------------------------------------------------
 
@@ -70,6 +71,7 @@ async function look() {
     return;
   }
   clearTimeout(timer);
+  timer = 0;
   isLooking = true;
   isWanted = false;
   const start = performance.now();
@@ -81,14 +83,21 @@ async function look() {
   }
   isLooking = false;
   // A page that is long in the making must not keep the machine from its work.
-  if (isWanted) timer = setTimeout(look, Math.max(200, 10 * (performance.now() - start)));
+  const end = performance.now();
+  notBefore = end + Math.max(200, 10 * (end - start));
+  if (isWanted) lookInTime();
+}
+
+function lookInTime() {
+  if (isLooking) isWanted = true;
+  else if (!timer) timer = setTimeout(look, Math.max(0, notBefore - performance.now()));
 }
 
 function listen() {
   source?.close();
   source = new EventSource("/events/");
   source.onmessage = (event) => {
-    if (event.data !== revision || !line.textContent.startsWith("Live")) look();
+    if (event.data !== revision || !line.textContent.startsWith("Live")) lookInTime();
   };
   source.onerror = () => {
     // Not at once: a backend that stops should not be asked while it closes its connections.
