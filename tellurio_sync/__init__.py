@@ -12,6 +12,7 @@ Importing it starts nothing: no thread, no connection, no file, no logging confi
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from . import autodiff as autograd
@@ -86,7 +87,12 @@ def __getattr__(name: str) -> Any:
         from .studio import runs as module
 
         return getattr(module, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    text = f"module {__name__!r} has no attribute {name!r}"
+    for place in (functional, optim, autograd, data, errors):
+        if not name.startswith("_") and hasattr(place, name):
+            text += f": it is te.{place.__name__.rpartition('.')[2].replace('autodiff', 'autograd')}.{name}"
+            break
+    raise AttributeError(text, name=name, obj=sys.modules[__name__])
 
 
 def load_ipython_extension(shell: Any) -> None:

@@ -245,7 +245,10 @@ class RemoteError(CallError, RuntimeError):
         code: the error code.
         message: the error message.
         data: the ``data`` member, None where it was absent.
+        place: where a function of yours raised it, such as ``"score, program.py line 12"``; "" where it was not one.
     """
+
+    place: str = ""
 
     def __init__(
         self, code: int = 0, message: str = "", data: Any = None, *, method: str = "", request_id: object = None
@@ -256,6 +259,9 @@ class RemoteError(CallError, RuntimeError):
         self.code = code
         self.message = message
         self.data: Any = data
+
+    def __str__(self) -> str:
+        return f"{super().__str__()} (in {self.place})" if self.place else super().__str__()
 
     @staticmethod
     def from_reply(error: dict[str, Any], *, method: str = "", request_id: object = None) -> RemoteError:

@@ -26,6 +26,7 @@ _LONGEST_CHAIN = 100
 
 _HELP = """\
 %tellurio status      the connection, the run, calls that wait, what the language models cost
+%tellurio open        the run in a browser
 %tellurio traceback   the last error in full, with the frames of tellurio_sync
 %tellurio quiet       say nothing more: no link of a run, no progress
 %tellurio loud        say it again"""
@@ -46,16 +47,18 @@ def unload(shell: Any) -> None:
 
 
 def magic(line: str) -> None:
-    """``%tellurio status``, ``%tellurio traceback``, ``%tellurio quiet``, ``%tellurio loud``.
+    """``%tellurio status``, ``%tellurio open``, ``%tellurio traceback``, ``%tellurio quiet``, ``%tellurio loud``.
 
     Raises:
-        UsageError: there is no such command.
+        UsageError: there is no such command; for ``open``: no run, or no browser.
     """
     from .console import set_quiet
 
     command = line.strip() or "status"
     if command == "status":
         print(status())
+    elif command == "open":
+        _open()
     elif command == "traceback":
         _print_last()
     elif command in ("quiet", "loud"):
@@ -77,13 +80,14 @@ def status() -> str:
     client = session.client
     lines.append(f"server       {client.ws_url}, {client.state}")
     if session.page_url:
-        lines.append(f"page         {session.page_url}")
+        # Without its token: a notebook is kept and published.
+        lines.append(f"page         {session.page_url.partition('?')[0]} (%tellurio open opens it)")
     try:
         run: Any = get_active_run()
     except ValueError:
         lines.append("run          none: te.init(...) starts one")
     else:
-        shown = getattr(run, "link", "")
+        shown = getattr(run, "url", "")
         lines.append(f"run          {getattr(run, 'name', run.uuid)}, {getattr(run, 'status', '')} {shown}".rstrip())
     waiting = list(client.pending.values())
     lines.append(f"waiting      {len(waiting)} calls" + (f": {', '.join(sorted(set(waiting)))}" if waiting else ""))
@@ -93,6 +97,16 @@ def status() -> str:
         cost = "cost unknown" if amount is None else f"${amount:.4f}"
         lines.append(f"model        {type(model).__name__}: {usage['total_tokens']:,} tokens, {cost}")
     return "\n".join(lines)
+
+
+def _open() -> None:
+    from .active_run import get_active_run
+    from .studio.runs import Run
+
+    run = get_active_run()
+    if not isinstance(run, Run):
+        raise UsageError("The active run is not one of te.init(), so there is no page of it.")
+    run.open()
 
 
 # --- tracebacks -----------------------------------------------------------------------------------

@@ -145,7 +145,7 @@ USES = {
         "surroundings",
         "workers",
     },
-    "notebook": {"_version", "active_run", "console", "errors", "session"},
+    "notebook": {"_version", "active_run", "console", "errors", "session", "studio"},
     "trainer": {"autodiff", "cards", "cognitive", "data", "errors", "ledger", "model", "optim", "session"},
     "compat": {
         "_version",

@@ -30,8 +30,11 @@ from .messages import (
     Inputs,
     Messages,
     check_inputs,
+    check_lengths,
     check_messages,
     check_model,
+    columns_of,
+    parts_of,
     plain_inputs,
     warn_of_unused_inputs,
 )
@@ -102,6 +105,7 @@ def chat_completion(
 
     Raises:
         SamplesFailed: some samples of the batch failed (see ``on_error``).
+        UsageError: lists of the batch that differ in length.
     """
     check_on_error(on_error)
     check_model("forward_model_client", forward_model_client)
@@ -109,6 +113,7 @@ def chat_completion(
     inputs = plain_inputs(inputs)
     check_inputs(inputs)
     warn_of_unused_inputs(messages, inputs)
+    check_lengths({**parts_of(messages), **columns_of(inputs)})
     with _question(forward_model_client, completion_args):
         return _single(
             ChatCompletion.apply(forward_model_client, messages, inputs, on_error=on_error, **completion_args)
@@ -158,6 +163,7 @@ def deterministic_evaluator(
     _check_callable("eval_fn", eval_fn, is_optional=False)
     _check_callable("success_fn", success_fn)
     _check_callable("reduction_fn", reduction_fn)
+    check_lengths({"prediction": prediction, "target": target})
     return _pair(
         DeterministicEvaluator.apply(
             prediction,
@@ -182,6 +188,7 @@ def exact_match_evaluator(
     _check_variable("prediction", prediction)
     target = target if isinstance(target, Variable) else plain(target)
     _check_callable("reduction_fn", reduction_fn)
+    check_lengths({"prediction": prediction, "target": target})
     return _pair(ExactMatchEvaluator.apply(prediction, target, reduction_fn, reduction_fn_purpose))
 
 
@@ -226,6 +233,7 @@ def lm_judge_evaluator(
     if taken:
         raise ValueError(f"inputs must not use the names {sorted(taken)}: they stand for the arguments")
     warn_of_unused_inputs(messages, inputs)
+    check_lengths({"prediction": prediction, "target": target, **parts_of(messages), **columns_of(inputs)})
     _check_callable("success_fn", success_fn)
     _check_callable("reduction_fn", reduction_fn)
     with _question(forward_model_client, completion_args):

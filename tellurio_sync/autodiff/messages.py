@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, TypedDict, Union, get_args
 
-from ..errors import UnusedInput, shorten, shorten_repr
+from ..errors import UnusedInput, UsageError, shorten, shorten_repr
 from ..model.data import plain
 from ..model.language import ChatCompletionModel
 from ..model.told import tell
@@ -91,6 +91,32 @@ def _check_column(where: str, values: Sequence[object]) -> None:
             others = "a str or a Variable" if index == 0 else f"a {kind.__name__} as those before it"
             problem = f"must be {others}, not {_described(value)}"
         raise TypeError(f"{where}[{index}] {problem}")
+
+
+def parts_of(messages: Messages) -> dict[str, object]:
+    """What a batch may be in, in the messages, by where it stands."""
+    return {
+        f'messages[{index}]["content"][{number}]': part
+        for index, message in enumerate(messages)
+        for number, part in enumerate(message["content"])
+    }
+
+
+def columns_of(inputs: Inputs | None) -> dict[str, object]:
+    """The same in the inputs."""
+    return {f"inputs[{name!r}]": value for name, value in (inputs or {}).items()}
+
+
+def check_lengths(values: Mapping[str, object]) -> None:
+    """Raises UsageError, naming them, if lists among these, or in these Variables, differ in length. Does not block."""
+    lengths: dict[str, int] = {}
+    for name, value in values.items():
+        data = held_data(value) if isinstance(value, Variable) else value
+        if isinstance(data, (list, tuple)):
+            lengths[name] = len(data)
+    if len(set(lengths.values())) > 1:
+        shown = ", ".join(f"{name} has {length}" for name, length in list(lengths.items())[:5])
+        raise UsageError(f"The lists of a batch must have the same length: {shown}.")
 
 
 def _is_missing(value: object) -> bool:

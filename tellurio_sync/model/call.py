@@ -19,7 +19,11 @@ the server, as they are here.
 from __future__ import annotations
 
 import logging
+import os
+import sysconfig
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RemoteError, TellurioError
@@ -34,6 +38,9 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 log: logging.Logger = logging.getLogger(__name__)
+
+_PACKAGE = str(Path(__file__).parents[1]) + os.sep
+_LIBRARIES = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "purelib", "platlib")})
 
 
 class Call:
@@ -123,6 +130,7 @@ class Call:
             cause = self._cause_of(exc)
             if cause is None:
                 raise
+            exc.place = _place_of(cause)
             raise exc from cause
 
     def error(self, outcome: TellurioError) -> TellurioError:
@@ -195,3 +203,13 @@ def tell(link: SessionLink, changes: Sequence[Change]) -> None:
         change.wait_until_made()
     with Call(link, changes=[change.variable for change in changes]) as call:
         call.tell(changes)
+
+
+def _place_of(cause: BaseException) -> str:
+    """The user's function that has raised this, and its line; "" if it did not even begin."""
+    place = ""
+    for frame, line in walk_tb(cause.__traceback__):
+        code = frame.f_code
+        if not code.co_filename.startswith((_PACKAGE, *_LIBRARIES)):
+            place = f"{code.co_name}, {os.path.basename(code.co_filename)} line {line}"
+    return place

@@ -58,7 +58,7 @@ def openai_config(arguments: Mapping[str, Any]) -> ModelConfig:
     Raises:
         UsageError: there is no key, neither here nor in ``OPENAI_API_KEY``.
         TypeError: an unknown argument, or a value that cannot be sent.
-        ValueError: a number out of range.
+        ValueError: a number out of range, or an address without http:// or https://.
     """
     unknown = set(arguments) - _KNOWN
     if unknown:
@@ -74,6 +74,8 @@ def openai_config(arguments: Mapping[str, Any]) -> ModelConfig:
     for name in _TEXTS:
         if name in given:
             config[name] = _check_text(name, given[name])
+            if name == "base_url":
+                _check_address(config[name])
     for name in _MAPPINGS:
         if name in given:
             config[name] = _plain_mapping(name, given[name])
@@ -112,6 +114,12 @@ def _check_text(name: str, text: object) -> str:
     if not isinstance(text, str):
         raise TypeError(f"{name} must be a str, not {text!r}")
     return text
+
+
+def _check_address(address: str) -> None:
+    if address.partition("://")[0].lower() not in ("http", "https") or "://" not in address:
+        # Not shown: it may hold a key.
+        raise ValueError("base_url must begin with http:// or https://, such as http://127.0.0.1:11434/v1.")
 
 
 def _check_retries(max_retries: object) -> int:

@@ -264,7 +264,7 @@ class Lifecycle:
     def _not_connected(self) -> Exception:
         failure = self._failure
         if failure is None:
-            return NotConnected()
+            return NotConnected("WebSocket is not connected: it was closed. Connect, or log in, again.")
         return NotConnected(f"WebSocket is not connected: {failure} ({failure.stage}). Call connect() again.")
 
     # --- waiting for a state ---------------------------------------------------------------------------

@@ -31,7 +31,7 @@ def card_of(run: Run) -> str:
     plots = [cards.plot(name, values) for name, values in list(numbers.items())[:_MOST_PLOTS]]
     more = f"and {len(numbers) - _MOST_PLOTS} more metrics" if len(numbers) > _MOST_PLOTS else ""
     about = f"{run.project.display_name} · {run.status}" + (f": {run.reason}" if run.reason else "")
-    where = "kept on this machine until te.sync()" if run.is_offline else cards.link(run.link, run.url)
+    where = "kept on this machine until te.sync()" if run.is_offline else cards.link(run.shown_link, run.url)
     return cards.card(run.name, about, [f"<div>{''.join(plots)}</div>", f"<div>{where}</div>"], problem or more)
 
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -38,6 +40,7 @@ __all__ = ["Run", "RunGuard", "RunStatus", "User", "clear_active_run", "continue
 _log = logging.getLogger(__name__)
 
 _NO_VALUE: Any = object()
+_SCREENS = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")  # without these only browsers of text would be found, which wait
 
 
 class RunStatus(str, Enum):
@@ -184,6 +187,26 @@ class Run:
         """As ``url``, and where a local backend serves it, with the token that opens it: keep that to yourself."""
         return f"{self.url}?{self.page_query}" if self.page_query else self.url
 
+    @property
+    def shown_link(self) -> str:
+        """What may be shown where it is: in a notebook without the token, because notebooks are kept and published."""
+        return self.url if where_to_show() == "notebook" else self.link
+
+    def open(self) -> None:
+        """Show the run in a browser on the machine that this program runs on. Does not wait for the page.
+
+        Raises:
+            UsageError: there is no browser there.
+        """
+        import webbrowser
+
+        has_screen = sys.platform in ("win32", "darwin") or any(os.environ.get(name) for name in _SCREENS)
+        if not has_screen or not webbrowser.open(self.link):
+            token = (
+                " It holds the token of the page: clear the output before you publish it." if self.page_query else ""
+            )
+            raise UsageError(f"There is no browser on this machine. print(run.link) says where the run is.{token}")
+
     def _repr_html_(self) -> str:
         """In a notebook: the status, a small plot of each metric and a link.
 
@@ -307,7 +330,9 @@ class Run:
 
     def show_begin(self) -> None:
         """One line that says where to look at it: in a terminal and in a notebook; nowhere else, and not if quiet."""
-        where = self.link if not self.is_offline else "offline: te.sync() sends it later"
+        where = self.shown_link if not self.is_offline else "offline: te.sync() sends it later"
+        if self.page_query and where == self.url:
+            where += " (run.open() opens it)"
         say(f"run {self.name}: {where}")
 
     def _show_end(self) -> None:

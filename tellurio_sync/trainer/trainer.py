@@ -94,10 +94,16 @@ class Trainer:
 
         Raises:
             ValueError: there is no training data.
+            TypeError: ``agent`` is no module.
             As ``fit``.
         """
         if train_dataloader is None:
             raise ValueError("Trainer.fit() needs train_dataloader: the batches to learn from.")
+        if not isinstance(agent, Module):
+            raise TypeError(
+                f"Trainer.fit() takes a te.Module first, not {type(agent).__name__}. For a loop over plain functions "
+                "there is te.fit."
+            )
         models = list(agent.models()) if llm_clients is None else list(llm_clients)
         if self._shows_summary:
             print(_summary(agent), file=sys.stderr, flush=True)

@@ -190,6 +190,30 @@ def test_init_says_where_to_look_in_one_line(
     run.finish()
 
 
+def test_in_a_notebook_no_token_is_shown_and_the_run_can_be_opened(
+    session: te.Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with session.use():
+        run = te.init(project_display_name="Open")
+    run.page_query = "token=geheim"
+    for place, is_shown in (("notebook", False), ("terminal", True)):
+        monkeypatch.setattr("tellurio_sync.studio.runs.where_to_show", lambda place=place: place)
+        monkeypatch.setattr(console, "where_to_show", lambda place=place: place)
+        run.show_begin()
+        shown = "".join(capsys.readouterr()) + run._repr_html_()
+        assert ("geheim" in shown) is is_shown
+        assert ("run.open() opens it" in shown) is not is_shown
+    opened: list[str] = []
+    monkeypatch.setenv("BROWSER", "a browser")
+    monkeypatch.setattr("webbrowser.open", lambda link: not opened.append(link))
+    run.open()
+    assert opened == [run.link]
+    monkeypatch.setattr("webbrowser.open", lambda link: False)
+    with pytest.raises(te.UsageError, match=r"no browser.*print\(run\.link\).*clear the output"):
+        run.open()
+    run.finish()
+
+
 def test_a_table_with_headings_is_escaped_and_has_its_numbers_at_the_right() -> None:
     html = cards.grid(["<kind>", "asked"], [("<b>", 1234), ("x", 0.5)])
     assert "&lt;kind&gt;" in html

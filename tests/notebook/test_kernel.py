@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,19 @@ batch()
 print(prompt.data.startswith("version"))"""
 
 
+TOGETHER = """%load_ext autoreload
+%autoreload 2
+%load_ext tellurio_sync
+import time
+import tellurio_sync as te
+te.login(mode="local")
+run = te.init(project_display_name="Together", name=MINE)
+def names(): return {one.name for one in te.runs(project_display_name="Together")}
+end = time.monotonic() + 60
+while OTHER not in names(): assert time.monotonic() < end, "the other notebook did not come"
+"""
+
+
 def outputs_of(cells: list[str]) -> list[list[dict[str, Any]]]:
     done = subprocess.run(
         [sys.executable, "-m", "tests.notebook.run_cells"],
@@ -86,9 +100,11 @@ def test_interrupts_in_each_part_of_a_batch_and_then_it_goes_on() -> None:
             f"stop_in.append({part!r})\nbatch()",
             "go_on.set()\nbatch()\nbatch()\ngo_on.clear()\nprint('on')",
         ]
-    cells += ["prompt", "run.log('right', 1)\nrun", "run.finish()"]
-    login, first, *parts, variable, run, end = outputs_of(cells)
-    assert re.fullmatch(r"run first kernel: http://127\.0\.0\.1:\d+/\S+\?token=\w+\n", text_of(login))
+    cells += ["prompt", "run.log('right', 1)\nrun", "%tellurio status", "run.finish()"]
+    login, first, *parts, variable, run, status, end = outputs_of(cells)
+    assert re.fullmatch(
+        r"run first kernel: http://127\.0\.0\.1:\d+/\S+/runs/first-kernel/ \(run\.open\(\) opens it\)\n", text_of(login)
+    )
     assert text_of(first) == "True\n"
     for interrupted, goes_on in zip(parts[::2], parts[1::2]):
         assert [output.get("ename") for output in interrupted] == ["KeyboardInterrupt"], interrupted
@@ -96,6 +112,9 @@ def test_interrupts_in_each_part_of_a_batch_and_then_it_goes_on() -> None:
         assert text_of(goes_on) == "on\n"
     assert "text/html" in variable[0]["data"]
     assert "<svg" in run[0]["data"]["text/html"]
+    assert "/runs/first-kernel/" in run[0]["data"]["text/html"]
+    assert re.search(r"page +http://\S+/ \(%tellurio open opens it\)\n", text_of(status))
+    assert "token=" not in json.dumps([login, *parts, variable, run, status])  # a notebook is kept, and published
     assert end == []
 
 
@@ -106,3 +125,32 @@ def test_after_a_restart_the_runs_of_the_former_kernel_are_there() -> None:
         [LOGIN, "print([(one.name, one.metrics('loss')) for one in te.runs(project_display_name='Kernel')][0])"]
     )
     assert text_of(again[1]) == "('first kernel', [{'name': 'loss', 'step': 0, 'value': 0.5}])\n"
+
+
+@pytest.mark.slow
+def test_two_notebooks_at_once_on_the_same_data_with_autoreload(tmp_path: Path) -> None:
+    """Each sees the run of the other while both are open, and finishes a batch; a module of the user is reloaded."""
+
+    def cells(mine: str, other: str) -> list[str]:
+        own = tmp_path / mine / "mine.py"
+        own.parent.mkdir()
+        own.write_text("ANSWER = 'one'\n", encoding="utf-8")
+        return [
+            f"MINE, OTHER = {mine!r}, {other!r}",
+            TOGETHER,
+            f"import sys; sys.path.insert(0, {str(own.parent)!r})\nimport mine\nprint(mine.ANSWER)",
+            f"n = open({str(own)!r}, 'w').write('ANSWER = \"another\"\\n')",
+            "print(mine.ANSWER)",
+            BATCH,
+            "batch()\nrun.log('right', 1)\nprint(sorted(run.metrics('right')[0].items()))",
+            "run.finish()",
+        ]
+
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(outputs_of, [cells("left", "right"), cells("right", "left")]))
+    for _, login, first, changed, second, batch, logged, end in both:
+        assert re.fullmatch(r"run (left|right): http://\S+ \(run\.open\(\) opens it\)\n", text_of(login)), login
+        assert (text_of(first), changed, text_of(second)) == ("one\n", [], "another\n")
+        assert text_of(batch) == "True\n"
+        assert text_of(logged) == "[('name', 'right'), ('step', 0), ('value', 1)]\n"
+        assert end == []
