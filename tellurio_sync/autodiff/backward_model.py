@@ -70,6 +70,7 @@ def set_backward_model_client(
     model_path: str | ChatCompletionModel = _DEFAULT_PATH,
     client_args: dict[str, Any] | None = None,
     completion_args: dict[str, Any] | None = None,
+    **more: Any,
 ) -> None:
     """Set the language model that writes the feedback in every backward pass of this session.
 
@@ -78,6 +79,7 @@ def set_backward_model_client(
         client_args: for a path: the arguments of ``OpenAI(...)``.  Not changed.
         completion_args: passed on with each chat, such as ``{"temperature": 0}``; with an ``OpenAI`` object
             it must name the ``model``.
+        more: further completion arguments, such as ``model="gpt-4o"``, as functions and optimizers take them.
 
     One round trip for a model object, two for a path; none if nothing changes.
 
@@ -90,7 +92,7 @@ def set_backward_model_client(
     link = current_link()
     registries = link.registries
     former = registries.backward_model
-    completion_args = dict(completion_args or {})
+    completion_args = {**(completion_args or {}), **more}
     if isinstance(model_path, ChatCompletionModel):
         if client_args:
             raise ValueError("client_args belong to a path: a model object has been made with its own.")

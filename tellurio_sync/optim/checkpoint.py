@@ -45,7 +45,7 @@ def unpack(
     share = _sharer()
     loaded = []
     parameters: dict[int, Variable] = {}
-    for group, saved_group, model in zip(groups, saved, _models_for(saved, model_clients)):
+    for group, saved_group, model in zip(groups, saved, _models_for(saved, groups, model_clients)):
         parameters.update(zip(saved_group["params"], group["params"]))
         settings = {name: share(value) for name, value in saved_group.items() if name not in ("params", _MODEL)}
         loaded.append({**settings, _MODEL: model, "params": list(group["params"])})
@@ -53,7 +53,10 @@ def unpack(
     return loaded, state
 
 
-def _models_for(saved: list[dict[str, Any]], model_clients: ModelClients) -> list[ChatCompletionModel | None]:
+def _models_for(
+    saved: list[dict[str, Any]], groups: list[dict[str, Any]], model_clients: ModelClients
+) -> list[ChatCompletionModel | None]:
+    """The model of each group: as given, else the one that the group has here."""
     if model_clients is None or isinstance(model_clients, ChatCompletionModel):
         models: list[ChatCompletionModel | None] = [model_clients] * len(saved)
     else:
@@ -62,6 +65,8 @@ def _models_for(saved: list[dict[str, Any]], model_clients: ModelClients) -> lis
             raise ValueError(f"model_clients has {len(models)} models for {len(saved)} groups")
     for index, (group, model) in enumerate(zip(saved, models)):
         description = group.get(_MODEL)
+        if description is not None and model is None:
+            models[index] = model = groups[index].get(_MODEL)
         if description is not None and model is None:
             kind = f"{description['provider']} model ({description['class_type']})"
             raise ValueError(f"group {index} of the checkpoint uses an {kind}: pass it as model_clients")

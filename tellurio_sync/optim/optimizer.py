@@ -285,7 +285,8 @@ class Optimizer(Restorable):
 
         Args:
             state_dict: from ``state_dict()``.
-            model_clients: one model for all groups, or one per group, because checkpoints hold no models.
+            model_clients: one model for all groups, or one per group, because checkpoints hold no models. None: each
+                group keeps the one that it has here.
 
         Variables of an unpickled checkpoint are made on the server in one round trip; without such Variables there is
         no round trip.

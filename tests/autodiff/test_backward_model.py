@@ -51,6 +51,12 @@ def test_the_key_is_sent_once_and_the_callers_dict_stays(link):
     assert "sk-mine" not in repr(get_backward_model_client())
 
 
+def test_completion_arguments_may_be_named_as_for_functions(link):
+    set_backward_model_client(OpenAI(), completion_args={"temperature": 0}, model="tiny")
+    (params,) = link.calls("set_model_singleton")
+    assert (params["model_name"], params["completion_args"]) == ("tiny", {"temperature": 0, "model": "tiny"})
+
+
 def test_setting_the_same_again_makes_no_call(link):
     for _ in range(2):
         set_backward_model_client("openai/gpt-4o", None, {})

@@ -367,13 +367,23 @@ def test_a_loaded_checkpoint_is_what_the_next_step_uses(link, model, parameter):
 def test_a_checkpoint_needs_models_and_the_same_groups(link, model, parameter):
     optimizer = TGD([parameter], model, prompts())
     checkpoint = optimizer.state_dict()
+    without = TGD([parameter], None, prompts())
     with pytest.raises(ValueError, match="callable model"):
-        optimizer.load_state_dict(checkpoint)
+        without.load_state_dict(checkpoint)
     with pytest.raises(ValueError, match="2 models for 1 groups"):
         optimizer.load_state_dict(checkpoint, [model, model])
     other = TGD([Parameter("a"), Parameter("b")], model, prompts())
     with pytest.raises(ValueError, match=r"groups of \[1\] parameters, this optimizer of \[2\]"):
         other.load_state_dict(checkpoint, model)
+
+
+def test_a_checkpoint_takes_the_model_that_the_optimizer_has_here(link, model, parameter):
+    checkpoint = pickle.loads(pickle.dumps(TGD([parameter], model, prompts(), momentum=3).state_dict()))
+    for given in (None, [None]):
+        optimizer = TGD([parameter], model, prompts())
+        optimizer.load_state_dict(checkpoint, given)
+        assert optimizer.param_groups[0]["model_client"] is model
+        assert optimizer.param_groups[0]["momentum"] == 3
 
 
 # --- the functional form ------------------------------------------------------------------------
