@@ -60,7 +60,7 @@ cover: install  ## run all tests and report branch coverage
 	$(BIN)/coverage run -m pytest -q $(ARGS)
 	$(BIN)/coverage report --show-missing --skip-covered
 
-soak: install  ## inject random faults for five minutes, and show that nothing was lost; ARGS="--seconds N --seed N --tls", or "--backend"
+soak: install  ## inject random faults for five minutes, and show that nothing was lost; ARGS="--seconds N --seed N --tls", or "--backend", or "--trainings --kills N"
 	$(BIN)/python -m tests.faults.soak $(ARGS)
 
 fuzz: install  ## feed a million random and mutated frames, answers, TLS records and requests to everything that reads; ARGS="--frames N --seed N"

@@ -543,6 +543,10 @@ def main() -> None:
         from . import soak_backend
 
         soak_backend.main(sys.argv[2:])
+    if sys.argv[1:2] == ["--trainings"]:
+        from . import kills
+
+        kills.main(sys.argv[2:])
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--seed", type=int, default=None)

@@ -36,6 +36,11 @@ def test_sessions_and_a_backend_hold_no_more_than_they_need() -> None:
     assert "nothing was lost" in report
 
 
+def test_killed_trainings_lose_nothing() -> None:
+    report = run("tests.faults.soak", "--trainings", "--kills", "3", "--seed", "1")
+    assert "0 lost, 0 doubled, 0 torn" in report
+
+
 def test_random_and_mutated_input_is_survived() -> None:
     report = run("tests.faults.fuzz", "--frames", "10000", "--seed", "1")
     assert "every receive thread survived" in report
