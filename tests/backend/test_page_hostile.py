@@ -250,4 +250,8 @@ def test_no_name_of_a_run_is_a_formula(name: str, tmp_path: Path) -> None:
     with Snapshot(tmp_path / "tellurio.sqlite3") as records:
         file = files.values_file(records, Asked(names, {"metric": "loss"}, {"run": uuids}, "1"))
     table = list(csv.reader(io.StringIO(file.content.decode(), newline="")))
-    assert table == [["run", "step", "value"], [f"'{name}", "0", "-0.5"], ["other", "0", "-0.5"]]
+    assert table == [
+        ["run", "step", "value"],
+        [f"'{name}".replace("\r", "\u240d"), "0", "-0.5"],
+        ["other", "0", "-0.5"],
+    ]

@@ -17,6 +17,7 @@ from .queries.parameters import parameters, version
 from .queries.passes import backward_pass
 from .queries.runs import run
 from .queries.series import series, values
+from .render import visible
 from .report import report
 from .story import Marks, export
 
@@ -114,4 +115,5 @@ _FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
 
 
 def _harmless(text: str) -> str:
-    return f"'{text}" if _FORMULA.match(text) else text
+    # Control characters become visible, too: before Python 3.11 the module csv cannot write NUL.
+    return str(visible(f"'{text}" if _FORMULA.match(text) else text))
