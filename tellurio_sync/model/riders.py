@@ -10,8 +10,8 @@ The call that takes it along does not fail because of it.
 
 | State | Written by | Read by | Guarded by | Enforced by |
 |---|---|---|---|---|
-| who is on board: ``Registries.riders`` | the thread of a rider | the same | one C call on a dict each | – |
-| ``_outcomes``, ``_cut_off`` of a rider | the same | the same | – | – |
+| who is on board: ``Registries.riders`` | thread of a rider, who settles it | the same | one C call each | – |
+| ``_outcomes``, ``_cut_off`` of a rider | the same | the same | one store each | – |
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Board = dict[int, "dict[Hashable, Rider]"]
 
 
 class Rider:
-    """Requests that wait for the next call of this thread. Belongs to the thread that makes it.
+    """Requests that wait for the next call of the thread that makes this.
 
     Args:
         link: the session.
@@ -52,12 +52,13 @@ class Rider:
         self._take = take
         self._outcomes: list[Any] | None = None
         self._cut_off: TellurioError | None = None  # why they are missing, if they were sent
-        waiting = link.registries.riders.setdefault(threading.get_ident(), {})
+        self._thread = threading.get_ident()
+        waiting = link.registries.riders.setdefault(self._thread, {})
         waiting.pop(owner, None)
         waiting[owner] = self
 
     def settle(self) -> list[Any]:
-        """The results, for which this waits if they have not come with another call of this thread.
+        """The results, for which this waits if they have not come with another call. By any thread, one at a time.
 
         Raises:
             TellurioError: the server refused one of the requests; or as ``TellurioWebSocketClient.call``, where this
@@ -65,7 +66,7 @@ class Rider:
         """
         if self._outcomes is None:
             self._link.check_may_wait()
-            admission = admitted(self._link)
+            admission = admitted(self._link, self._thread)
             try:
                 admission.request_many([])
             finally:
@@ -74,7 +75,7 @@ class Rider:
         if outcomes is None:
             if self._cut_off is not None:
                 raise self._cut_off
-            raise UsageError("This was begun again, or belongs to another thread.")
+            raise UsageError("This was begun again, or another thread is just making the call that takes it along.")
         for outcome in outcomes:
             if isinstance(outcome, TellurioError):
                 raise outcome
@@ -96,13 +97,13 @@ class Rider:
 
     def wait_again(self) -> None:
         """Be on board again, unless a later one of the same owner is."""
-        self._link.registries.riders.setdefault(threading.get_ident(), {}).setdefault(self._owner, self)
+        self._link.registries.riders.setdefault(self._thread, {}).setdefault(self._owner, self)
 
 
-def admitted(link: SessionLink) -> Admission:
-    """As ``link.admit()``; the next requests take along who is on board."""
+def admitted(link: SessionLink, thread: int | None = None) -> Admission:
+    """As ``link.admit()``; the next requests take along who is on board for this thread, or for another one."""
     admission = link.admit()
-    waiting = link.registries.riders.pop(threading.get_ident(), None)
+    waiting = link.registries.riders.pop(threading.get_ident() if thread is None else thread, None)
     return admission if not waiting else _Laden(admission, list(waiting.values()))
 
 

@@ -9,7 +9,7 @@ Not thread-safe: only one thread at a time may step one optimizer.
 | State | Written by | Read by | Guarded by | Enforced by |
 |---|---|---|---|---|
 | ``state`` | the thread that steps; receive thread, after a step that was given up | any thread | one store | – |
-| ``param_groups``, ``rejected`` | the thread that steps, the user | the same | left to the user | – |
+| ``param_groups``, ``rejected``, ``_clearing`` | the thread that steps, the user | the same | left to the user | – |
 | ``_told``, ``_is_on_server`` | the thread that steps, a restore | the same | no call is under way | ``restore_gate`` |
 | ``optimizer_id``, ``_lost`` | a restore | any thread | no call is under way | ``restore_gate`` |
 """
@@ -75,6 +75,7 @@ class Optimizer(Restorable):
         self.rejected: int = 0
         shape = groups if is_grouped else groups[0]["params"]
         self._lost: str | None = None
+        self._clearing: Rider | None = None
         with Call(self._link) as call:
             result = call.request("create_optimizer", self._creation(shape))
             self.optimizer_id: str = id_member("create_optimizer", result, "optimizer_id")
@@ -106,6 +107,7 @@ class Optimizer(Restorable):
             RemoteError: the step failed on the server.
             UnknownVariable: a copy that the reply names did not come.
         """
+        self._settle_clearing()
         outcome = (None, None) if closure is None else closure()
         if not self._step_there():
             self._step_all_here()
@@ -120,6 +122,7 @@ class Optimizer(Restorable):
         Raises:
             As ``backward`` and ``step``.
         """
+        self._settle_clearing()
         first = BackwardPass(variables)
         if AFTER not in self._link.extensions or first.link is not self._link:
             first.run()
@@ -218,8 +221,8 @@ class Optimizer(Restorable):
         """As ``clear_grad``, but without waiting: the server is told with the next call of this thread, before it.
 
         Returns:
-            What ``settle`` is to be called of: it tells the server now, if no call has done so, and raises what the
-            server says.
+            What ``settle`` can be called of: it tells the server now, if no call has done so, and raises what the
+            server says. The next ``step`` or ``backward_and_step`` does that, too.
         """
         parameters = self._parameters()
         wait_until_made(parameters)
@@ -232,7 +235,13 @@ class Optimizer(Restorable):
                 return [("clear_grad", {"optimizer_id": self.optimizer_id})]
             return [(UPDATE, Change(parameter, "_grad", []).params()) for parameter in parameters]
 
-        return Rider(self._link, self, requests)
+        self._clearing = Rider(self._link, self, requests)
+        return self._clearing
+
+    def _settle_clearing(self) -> None:
+        clearing, self._clearing = self._clearing, None
+        if clearing is not None:
+            clearing.settle()
 
     def _clear_grad_there(self, call: Call, parameters: list[Variable]) -> None:
         if self._is_on_server:

@@ -74,6 +74,13 @@ def test_calls_of_other_threads_do_not_take_it(link, board, variable):
     assert methods(link)[1:] == [("append_grad", "one"), "update_variable"]
 
 
+def test_another_thread_may_settle_it(link, board, variable):
+    rider = board()
+    assert in_thread(rider.settle) == ["one"]
+    change(variable)
+    assert methods(link) == [("append_grad", "one"), "update_variable"]
+
+
 def test_a_batch_takes_it_before_what_it_has_queued(link, board):
     with te.batch():
         Variable("x")
@@ -213,3 +220,19 @@ def test_of_an_optimizer_that_only_this_side_knows_each_parameter_is_cleared(lin
     change(variable)
     update = {"variable_id": prompt.variable_id, "field": "_grad", "value": []}
     assert link.calls("update_variable")[0] == update
+
+
+@pytest.mark.parametrize("step", ["step", "backward_and_step"])
+def test_a_step_does_not_go_by_gradients_that_could_not_be_cleared(link, tgd, variable, step):
+    def refuse(params):
+        raise refusal("no such optimizer")
+
+    link.answers["clear_grad"] = refuse
+    tgd.clear_grad_with_next_call()
+    change(variable)
+    arguments = [variable] if step == "backward_and_step" else []
+    with pytest.raises(RemoteError, match="no such optimizer"):
+        getattr(tgd, step)(*arguments)
+    assert [link.calls(method) for method in ("run_step", "run_backward")] == [[], []]
+    # It is said once.
+    tgd.step()
