@@ -13,6 +13,8 @@ from .terminal import FAILED, NO_KEY, PROGRAM, UNREACHABLE, complain, say, show_
 if TYPE_CHECKING:
     from ..studio import KeySource
 
+_TRIES = 3  # for a key that is typed
+
 
 @click.command()
 @click.option(
@@ -32,7 +34,7 @@ def login(api_key: str | None, relogin: bool) -> int:
         complain("Login failed: Missing API key. Please provide a valid API key.")
         return NO_KEY
     except InvalidAPIKeyError as exc:
-        complain(f"Login failed: Invalid API key. Please try again.\n{exc}")
+        complain(_refused(exc))
         return NO_KEY
     except HttpUnreachable as exc:
         complain(f"Login failed: {exc}")
@@ -46,35 +48,56 @@ def login(api_key: str | None, relogin: bool) -> int:
 
 def _log_in(api_key: str | None, relogin: bool) -> int:
     from ..addresses import http_address
-    from ..studio import KeySource, StudioRest, remember, verify
+    from ..studio import KeySource, StudioRest, find_api_key, remember, verify
 
     server = http_address().url
-    key, source = _find_or_ask(api_key, relogin, server)
-    rest = StudioRest(api_key=key)
-    try:
-        account = verify(rest, relogin)
-    finally:
-        rest.close()
+    found = _find(api_key, relogin, server)
+    # Who mistypes it is asked again; a program that pipes it would give the same one.
+    for tries_left in range(_TRIES - 1 if found is None and sys.stdin.isatty() else 0, -1, -1):
+        try:
+            key, source = found or find_api_key(_ask_for_key(), relogin, server)
+            rest = StudioRest(api_key=key)
+            try:
+                account = verify(rest, relogin)
+            finally:
+                rest.close()
+            break
+        except InvalidAPIKeyError as exc:
+            if not tries_left:
+                raise
+            complain(_refused(exc))
     stored = remember(key, account.username, source, rest.url)
+    where = f"{account.username!r} to {rest.address.short_url!r}"
+    if not stored.is_stored and source is not KeySource.KEYRING:
+        is_set = source is KeySource.ENVIRONMENT
+        say(
+            f"The API key is valid but was not stored: {stored.reason}. "
+            f"{'It is in TELLURIO_API_KEY' if is_set else 'Set TELLURIO_API_KEY to use it'}: then programs are logged "
+            f"in as {where}."
+        )
+        return 0
     if stored.is_stored:
         say("API key provided and stored securely in local keyring.")
-    elif source is not KeySource.KEYRING:
-        say(f"The API key is valid but was not stored: {stored.reason}. Set TELLURIO_API_KEY to use it.")
-    say(
-        f"Currently logged in as {account.username!r} to {rest.address.base_url!r}. "
-        f"Use `{PROGRAM} login --relogin` to force relogin."
-    )
+    say(f"Currently logged in as {where}. Use `{PROGRAM} login --relogin` to force relogin.")
     return 0
 
 
-def _find_or_ask(api_key: str | None, relogin: bool, server: str) -> tuple[str, KeySource]:
+def _refused(exc: InvalidAPIKeyError) -> str:
+    """What the protocol wants to be said (§J.3), and what else the error says."""
+    text = str(exc)
+    for known in ("Login failed due to invalid API key. ", "Re-login failed due to invalid API key. "):
+        text = text.removeprefix(known)
+    return f"Login failed: Invalid API key. Please try again.\n{text}"
+
+
+def _find(api_key: str | None, relogin: bool, server: str) -> tuple[str, KeySource] | None:
     from ..studio import KeySource, find_api_key
     from ..studio.auth import MissingAPIKey
 
     try:
         key, source = find_api_key(api_key, relogin, server)
     except MissingAPIKey:
-        return find_api_key(_ask_for_key(), relogin, server)
+        return None
     if source is KeySource.KEYRING:
         say("Using stored API key from local keyring.")
     return key, source

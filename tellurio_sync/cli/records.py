@@ -21,7 +21,7 @@ _project = click.option(
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-@click.command()
+@click.command(short_help="List the runs of a PROJECT.")
 @click.argument("project", required=False)
 @_as_json
 @source_options
@@ -80,7 +80,7 @@ def _split(about: list[tuple[str, str]]) -> tuple[tuple[str, str], list[tuple[st
     return about[0], about[1:]
 
 
-@click.command()
+@click.command(short_help="Show the metrics of a RUN: table, plots, or PNG.")
 @click.argument("run")
 @click.argument("names", nargs=-1, metavar="[METRIC]...")
 @click.option("--last", type=click.IntRange(min=1), default=_SHOWN_STEPS, show_default=True, help="Steps of the table.")
@@ -164,7 +164,7 @@ def _draw(rows: Any, title: str, path: Path) -> None:
     figure.savefig(path, format="png", dpi=150)
 
 
-@click.command()
+@click.command(short_help="Write what a RUN has logged to a file: CSV or JSON lines.")
 @click.argument("run")
 @click.argument("names", nargs=-1, metavar="[METRIC]...")
 @click.option(
@@ -195,7 +195,7 @@ def export(
     return 0
 
 
-@click.command()
+@click.command(short_help="Send the runs that were kept on this machine.")
 @click.argument("folder", required=False, type=click.Path(path_type=Path))
 @click.option("--dry-run", is_flag=True, help="Show what would be sent, and send nothing. No server needs to run.")
 @click.option("--anyway", is_flag=True, help="Also runs that were begun at another server.")
@@ -234,20 +234,22 @@ def _plain(value: Any) -> Any:
 @click.option(
     "--data-dir",
     type=click.Path(path_type=Path),
-    default=Path(),
     metavar="DIR",
-    help="Where the backend keeps its data (default: here).",
+    help="Where the backend keeps its data (default: here, if there are some, else the folder of login(mode='local')).",
 )
-def report(run: str, output: Path, data_dir: Path) -> int:
+def report(run: str, output: Path, data_dir: Path | None) -> int:
     """Write a RUN of a local backend into one HTML file, to send round.
 
     RUN is a name, an id or the beginning of that, or: latest.
     """
-    from ..local import check_installed
+    from ..local import check_installed, data_dir_of_this_user
 
     check_installed()
     from ..backend.page.report import write_report
+    from ..backend.snapshot import DATABASE
 
+    if data_dir is None:
+        data_dir = Path() if Path(DATABASE).exists() else data_dir_of_this_user()
     name = write_report(data_dir, run, output)
     say(f"Wrote the run {name!r} to {output}.")
     return 0

@@ -79,7 +79,13 @@ class Source:
         elif self.is_kept:
             found = _of_journals()
         else:
-            return _of_server(self.namespace, self.project or "Default")
+            try:
+                return _of_server(self.namespace, self.project or "Default")
+            except UsageError as exc:
+                if self.project is not None:
+                    raise
+                # There is no way to ask a server which projects it has.
+                raise UsageError(f"{exc} Name another one: --project NAME (with `runs`: just NAME).") from exc
         return [run for run in found if self.project in (None, run.project) and self.namespace in (None, run.namespace)]
 
     def run(self, which: str) -> ShownRun:

@@ -79,9 +79,16 @@ def test_the_command_writes_it(
     assert main(["report", "calm_river_1", "-o", str(path), "--data-dir", str(data_dir)]) == 0
     assert "Wrote the run 'calm_river_1'" in capsys.readouterr().out
     assert path.exists()
-    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setenv("TELLURIO_DATA_DIR", str(tmp_path / "empty"))
     assert main(["report", "calm_river_1", "-o", str(path)]) == 1
     assert "--data-dir" in capsys.readouterr().err
+    monkeypatch.setenv("TELLURIO_DATA_DIR", str(data_dir))  # where login(mode="local") keeps its runs
+    assert main(["report", "calm_river_1", "-o", str(path)]) == 0
+    monkeypatch.setenv("TELLURIO_DATA_DIR", str(tmp_path / "empty"))
+    monkeypatch.chdir(data_dir)
+    assert main(["report", "calm_river_1", "-o", str(path)]) == 0
 
 
 def test_what_it_cannot_do_it_says(backend: RunningBackend, data_dir: Path, tmp_path: Path) -> None:

@@ -56,7 +56,9 @@ def run(capsys, *arguments: str) -> tuple[int, str, str]:
     return code, captured.out, captured.err
 
 
-CURRENTLY = "[tellurio-sync] Currently logged in as 'me' to 'http://127.0.0.1'. Use `tellurio-sync login --relogin`"
+CURRENTLY = (
+    "[tellurio-sync] Currently logged in as 'me' to 'http://127.0.0.1:8000'. Use `tellurio-sync login --relogin`"
+)
 
 
 # --- login --------------------------------------------------------------------------------------
@@ -96,6 +98,38 @@ def test_login_asks_at_a_terminal_without_showing_what_is_typed(backend, capsys,
     assert CURRENTLY in out
 
 
+@pytest.mark.parametrize(
+    ("typed", "code"),
+    [
+        (["wrong", KEY], 0),
+        (["with blank", "wrong", KEY], 0),
+        (["wrong", "wrong", "wrong", KEY], 4),
+        (["wrong", ""], 4),
+    ],
+)
+def test_who_mistypes_it_is_asked_again(typed, code, backend, keyring, capsys, monkeypatch):
+    asked = iter(typed)
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr("getpass.getpass", lambda prompt: next(asked))
+    got, _, err = run(capsys, "login")
+    assert got == code
+    assert err.count("Login failed: Invalid API key. Please try again.") == min(
+        3, typed.count("wrong") + ("with blank" in typed)
+    )
+    assert "Login failed due to" not in err, "it is said once"
+    assert bool(keyring.secrets) is (code == 0)
+    assert list(asked) == ([KEY] if len(typed) == 4 else [])
+
+
+def test_a_wrong_key_of_a_pipe_or_the_environment_is_tried_once(backend, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"wrong\n{KEY}\n"))
+    code, _, err = run(capsys, "login")
+    assert (code, err.count("Invalid API key")) == (4, 1)
+    monkeypatch.setenv("TELLURIO_API_KEY", "wrong")
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(isatty=lambda: True))
+    assert run(capsys, "login")[0] == 4
+
+
 def test_login_reads_a_pipe(backend, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO(f"{KEY}\n"))
     assert run(capsys, "login")[0] == 0
@@ -105,9 +139,14 @@ def test_login_without_a_keyring_works_but_says_so(backend, capsys, monkeypatch,
     monkeypatch.setitem(sys.modules, "keyring", None)
     code, out, _ = run(capsys, "login", "--api-key", KEY)
     assert code == 0
-    assert 'was not stored: the package keyring is not installed (pip install "tellurio_sync[keyring]")' in out
-    assert CURRENTLY in out
+    assert out == (
+        "[tellurio-sync] The API key is valid but was not stored: the package keyring is not installed "
+        '(pip install "tellurio_sync[keyring]"). Set TELLURIO_API_KEY to use it: '
+        "then programs are logged in as 'me' to 'http://127.0.0.1:8000'.\n"
+    )
     assert list(home.iterdir()) == []
+    monkeypatch.setenv("TELLURIO_API_KEY", KEY)
+    assert "It is in TELLURIO_API_KEY: then programs" in run(capsys, "login")[1]
 
 
 def test_a_relogin_does_not_use_the_stored_key(backend, keyring, capsys, home):

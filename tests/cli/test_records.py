@@ -53,6 +53,15 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     return ["--data-dir", str(tmp_path / "data")]
 
 
+@pytest.mark.usefixtures("settings")
+@pytest.mark.parametrize("arguments", [["runs"], ["show", "latest"], ["metrics", "latest"]])
+def test_without_the_project_default_it_says_how_to_name_another(arguments: list[str], run: Run) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (1, "")
+    assert "There is no project 'Default' in 'local'. Name another one: --project NAME (with `runs`: just NAME)." in err
+    assert "Name another one" not in run("runs", "Other")[2]
+
+
 def test_runs_are_listed_oldest_first(place: Place, run: Run) -> None:
     options = [] if place[0] == "--project" else place
     code, out, err = run("runs", "Mails", *options)
