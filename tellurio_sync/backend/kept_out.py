@@ -6,12 +6,12 @@ For the event loop's thread only.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from .data import Data
-from .lm.settings import NO_KEYS
+from .lm.settings import NO_KEYS, names_key
 
 INSTEAD = "***"
 
@@ -36,7 +36,8 @@ class KeptOut:
         found = [config.get("api_key"), *_in_address(config.get("base_url"))]
         for name in ("default_headers", "extra_headers", "default_query", "extra_query"):
             pairs = config.get(name)
-            found += pairs.values() if isinstance(pairs, Mapping) else ()
+            # Not all: a title or a version stands in many texts, and prompts are kept with what is found here replaced.
+            found += _keys_in(pairs.items()) if isinstance(pairs, Mapping) else ()
         for secret in found:
             # "Bearer KEY" holds a key, too.
             for part in (secret, *secret.split()[1:]) if isinstance(secret, str) else ():
@@ -69,7 +70,11 @@ def _in_address(url: object) -> list[str]:
         return []
     if parts is None:
         return []
-    return [unquote(parts.password or ""), *(value for _, value in parse_qsl(parts.query))]
+    return [unquote(parts.password or ""), *_keys_in(parse_qsl(parts.query))]
+
+
+def _keys_in(pairs: Iterable[tuple[Any, Any]]) -> list[Any]:
+    return [value for name, value in pairs if isinstance(name, str) and names_key(name)]
 
 
 def without_keys(config: Any) -> Any:

@@ -43,6 +43,8 @@ def test_wherever_a_key_is_given_it_is_found(config: dict[str, Any]) -> None:
         {"api_key": "not-needed"},
         {"api_key": None, "default_headers": None, "base_url": 7},
         {"default_headers": {"n": 1}},
+        {"default_headers": {"X-Title": "are words", "HTTP-Referer": "words of this prompt"}},
+        {"default_query": {"api-version": "not-needed at"}, "base_url": "https://example.com/?title=this%20prompt"},
         {"base_url": "http://[broken"},
     ],
 )

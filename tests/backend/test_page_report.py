@@ -52,12 +52,13 @@ def test_a_report_of_data_from_before_steps_were_counted(
 ) -> None:
     backend.stop()
     with contextlib.closing(sqlite3.connect(data_dir / "tellurio.sqlite3")) as db:
-        db.execute("DROP TABLE usage_by_step")
+        db.executescript("DROP TABLE usage_by_step; DROP TABLE version_steps")
     path = tmp_path / "report.html"
     write_report(data_dir, "latest", path)
     text = plain(path.read_text(encoding="utf-8"))
     assert "11 questions" in text
     assert "By step" not in text
+    assert "Version 3: score" in text, "of which step is not known"
 
 
 def test_the_page_offers_it(backend: RunningBackend) -> None:

@@ -154,7 +154,7 @@ def secrets_among(completion_args: Mapping[str, Any]) -> list[str]:
             found += [word for item in value.values() for word in (str(item), *str(item).split())]
     body = completion_args.get("extra_body")
     if isinstance(body, Mapping):
-        found += [item for name, item in body.items() if isinstance(item, str) and _names_key(str(name))]
+        found += [item for name, item in body.items() if isinstance(item, str) and names_key(str(name))]
     return found
 
 
@@ -235,10 +235,11 @@ def _secrets(key: str | None, password: str | None, *more: Any) -> tuple[str, ..
 
 
 def _hold_keys(headers: Mapping[str, str], query: Mapping[str, str]) -> bool:
-    return any(_names_key(name) for name in [*headers, *query])
+    return any(names_key(name) for name in [*headers, *query])
 
 
-def _names_key(name: str) -> bool:
+def names_key(name: str) -> bool:
+    """Whether the value of a header or of a part of a query is a key, as far as its name tells."""
     return any(word in name.lower() for word in ("key", "token", "auth", "secret", "password", "cookie"))
 
 
