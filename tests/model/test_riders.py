@@ -97,6 +97,14 @@ def test_of_one_owner_only_the_last_is_sent(link, board, variable):
         former.settle()
 
 
+def test_which_goes_last_then(link, board, variable):
+    board("one", owner="me")
+    board("two")
+    board("three", owner="me")
+    change(variable)
+    assert methods(link) == [("append_grad", "two"), ("append_grad", "three"), "update_variable"]
+
+
 def test_the_call_does_not_fail_where_a_rider_is_refused(link, board, variable):
     def refuse(params):
         raise refusal()

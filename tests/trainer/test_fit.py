@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -317,6 +318,34 @@ def test_another_error_is_raised_at_once(learner, loader):
     with pytest.raises(KeyError, match="mine"):
         quiet(enable_checkpointing=False).fit(learner, loader)
     assert tries == [0]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("end", ["nothing", "an error"])
+def test_gradients_are_cleared_at_the_server_too_where_a_step_calls_nothing(learner, count, end):
+    """They are cleared with the first call of a step, if there is one."""
+    prompts = [learner.prompt, te.Parameter("Another.", role="prompt")][:count]
+    optimizers = [te.TGD([prompt], model_client=learner.lm) for prompt in prompts]
+    for prompt in prompts:
+        prompt.grad = [te.Variable("left over")]
+
+    def step(batch, batch_idx):
+        if end == "an error":
+            raise ValueError("mine")
+
+    def there():
+        replies = [client.call("get_variable", {"variable_id": prompt.variable_id}) for prompt in prompts]
+        return [reply["result"]["grad"] for reply in replies]
+
+    class Look(Callback):
+        def on_batch_end(self, kind, batch_idx, batches, metrics):
+            seen.append(there())
+
+    client, seen = te.current_session().client, []
+    with pytest.raises(ValueError, match="mine") if end == "an error" else nullcontext():
+        fit(step, optimizers, [1], callbacks=[Look()])
+    assert [*seen, there()] == [[[]] * count] * (1 if end == "an error" else 2)
+    assert [prompt.grad for prompt in prompts] == [[]] * count
 
 
 def test_a_batch_without_an_output_is_passed_over(learner, loader):
