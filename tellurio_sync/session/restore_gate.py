@@ -9,6 +9,7 @@ call that is made meanwhile.
 | ``_connection``, on which ids are valid | a restore | callers | ``_lock``; ``_restore_lock`` to write it | asserts |
 | the calls inside, held weakly | callers | a restore | ``_lock``, that of the registries | – |
 | whether a restore is due | ``Registries`` | callers | see ``model.registries`` | |
+| threads that wait for a restore: ``_held_up`` | these | a restore | ``_lock`` | asserts |
 | that a restore is being made | any thread but the receive thread | – | ``_restore_lock`` | ``check_may_wait`` |
 
 The calls inside are held weakly, so that a call that Ctrl-C interrupted is not inside any more.
@@ -168,6 +169,7 @@ class RestoreGate:
         self._lock = link.registries.lock
         self._left = threading.Condition(self._lock)
         self._inside: WeakSet[Admission] = WeakSet()
+        self._held_up: set[int] = set()
         self._connection: Connection | None = None
         self._restore_lock = threading.RLock()
 
@@ -265,7 +267,7 @@ class RestoreGate:
                 "thread, or use submit()."
             )
         timeout = -1.0 if deadline is None else max(0.0, deadline.remaining(MONOTONIC.now()))
-        if not self._restore_lock.acquire(timeout=timeout):
+        if not self._restore_lock.acquire(blocking=False) and not self._wait_for_other_restore(timeout):
             raise CallTimeout(method="restore", waited_s=timeout, was_sent=False)
         try:
             is_done = self._connection is connection and not self._link.registries.is_restore_due
@@ -281,6 +283,24 @@ class RestoreGate:
             self._restore_lock.release()
         self._report(restored)
 
+    def _wait_for_other_restore(self, timeout: float) -> bool:
+        """Take ``_restore_lock``, for which this waits; False if it is not free in time.
+
+        A signal handler or a finaliser may be what waits here, in the middle of a call of this thread. That call cannot
+        leave before, so the restore must not wait for it.
+        """
+        own = threading.get_ident()
+        with self._lock:
+            is_first = own not in self._held_up
+            self._held_up.add(own)
+            self._left.notify_all()
+        try:
+            return self._restore_lock.acquire(timeout=timeout)
+        finally:
+            if is_first:
+                with self._lock:
+                    self._held_up.discard(own)
+
     def _open_on(self, connection: Connection) -> None:
         assert is_held(self._restore_lock)
         with self._lock:
@@ -292,9 +312,9 @@ class RestoreGate:
         own = threading.get_ident()
         with self._lock:
             self._connection = None
-            # A finaliser of the user may call the server from inside a call of this thread: that call cannot be waited
-            # for.
-            while any(admission.thread != own for admission in self._inside.copy()):
+            # A signal handler or a finaliser may call the server from inside a call of its thread: that call cannot be
+            # waited for, neither here nor where that thread waits for this restore.
+            while any(admission.thread not in (own, *self._held_up) for admission in self._inside.copy()):
                 self._left.wait(_LOOK_INTERVAL)
 
     def _call_many(self, client: TellurioWebSocketClient, connection: Connection, requests: Requests) -> list[Any]:

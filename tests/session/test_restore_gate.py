@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 from weakref import WeakSet
 
+from tellurio_sync.deadlines import MONOTONIC, Deadline
 from tellurio_sync.model import Variable
 from tellurio_sync.session.restore_gate import Admission, RestoreGate
 
@@ -72,6 +73,40 @@ def test_a_call_of_the_restoring_thread_itself_is_not_waited_for(link: FakeLink)
     in_thread(nested)
     assert len(client.was_inside) >= 2
     assert variable.variable_id
+
+
+def test_a_call_whose_thread_waits_for_the_restore_is_not_waited_for(link: FakeLink) -> None:
+    """As when a signal handler interrupts a call on the lost connection, and calls while another thread restores."""
+    variable = Variable("p")
+    client: Any = Client()
+    gate = RestoreGate(link, lambda: "run-1", None)  # type: ignore[arg-type]
+    gate.restore_on(client, connection(), "s", None)
+    fresh = connection()
+    is_inside = threading.Event()
+
+    def interrupted() -> None:
+        admission = gate.admit(lambda: client)
+        is_inside.set()
+        wait_until(lambda: in_thread(gate._enter, client, None) is None, "the gate was not shut")
+        gate.restore_on(client, fresh, "s", Deadline(FAILSAFE, MONOTONIC.now()))  # as `admit` does in the handler
+        gate.leave(gate.admit(lambda: client))
+        gate.leave(admission)
+
+    calling = Background(interrupted)
+    assert is_inside.wait(FAILSAFE)
+    restoring = Background(gate.restore_on, client, fresh, "s", None)
+    restoring.result()
+    calling.result()
+    assert variable.variable_id
+    # From now on that thread's calls are waited for as all others'.
+    client.asks.clear()
+    assert gate._held_up == set()
+    admission = gate.admit(lambda: client)
+    restoring = Background(gate.restore_on, client, connection(), "s", None)
+    wait_until(lambda: in_thread(gate._enter, client, None) is None, "the gate was not shut")
+    assert not client.asks.wait(0.2)  # nothing can be awaited here: it must not ask, however long it has
+    gate.leave(admission)
+    restoring.result()
 
 
 def test_a_restore_that_becomes_due_at_any_point_while_a_call_enters_sees_it_or_keeps_it_out(link: FakeLink) -> None:
