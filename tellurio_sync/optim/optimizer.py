@@ -45,8 +45,6 @@ Closure = Callable[[], Any]
 log: logging.Logger = logging.getLogger(__name__)
 
 _FLAG = "_pending_data"
-# What a pass is called in the request for the step after it: of more passes of that name the last one is meant.
-_PASS = "pass"
 _STEP_DONE = "Optimizer step executed successfully."
 _CLEAR_DONE = "Gradients cleared successfully."
 
@@ -153,9 +151,10 @@ class Optimizer(Restorable):
                     registries.mark_pending(parameters, _FLAG)
                     result = call.request("run_step", params)
                 else:
-                    requests = first.begin(name=_PASS)
+                    name = f"pass {call.ticket}"  # other threads may do the same at this moment
+                    requests = first.begin(name=name)
                     registries.mark_pending(parameters, _FLAG)
-                    *of_pass, outcome = call.request_many([*requests, ("run_step", {**params, AFTER: _PASS})])
+                    *of_pass, outcome = call.request_many([*requests, ("run_step", {**params, AFTER: name})])
                     first.take(call, of_pass)
                     if isinstance(outcome, TellurioError):
                         raise call.error(outcome)
