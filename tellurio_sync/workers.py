@@ -26,6 +26,7 @@ from typing import Any
 
 from . import forked
 from .leash import is_running
+from .ownership import is_held
 
 _log = logging.getLogger(__name__)
 
@@ -120,6 +121,7 @@ def _check_private(folder: Path) -> None:
 
 
 def _write_locked(new: Told) -> None:
+    assert is_held(_lock)
     global _told
     # Loaded late: it takes as long as all of this package, and here the backend has just been waited for.
     from multiprocessing.process import current_process

@@ -74,7 +74,7 @@ USES = {
     "ledger": {"cards", "errors"},
     "transport": {"ownership", "secret", "speedups", "surroundings"},
     "leash": {"errors"},
-    "workers": {"forked", "leash"},
+    "workers": {"forked", "leash", "ownership"},
     "local": {"deadlines", "errors", "forked", "leash", "surroundings", "workers"},
     "studio": {
         "ownership",
