@@ -114,6 +114,8 @@ def pytest_configure() -> None:
     # Started in the background by a shell, a process ignores Ctrl-C, and so would every process that it starts.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the same with `nohup`
 
 
 def pytest_collection_finish() -> None:

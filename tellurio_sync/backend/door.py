@@ -165,7 +165,13 @@ class Door:
         self._wait_for(guest, FIRST_REQUEST_TIMEOUT)
         task = self._loop.create_task(self._connect(guest))
         self._connecting.add(task)
-        task.add_done_callback(self._connecting.discard)
+
+        def forget(task: asyncio.Task[None]) -> None:
+            self._connecting.discard(task)
+            if task.cancelled():  # perhaps before it began
+                guest.sock.close()
+
+        task.add_done_callback(forget)
 
     async def _connect(self, guest: _Guest) -> None:
         try:
@@ -173,9 +179,6 @@ class Door:
         except OSError as exc:  # of TLS, too: it speaks plain HTTP, or does not trust this certificate
             logger.debug("= a connection came to nothing: %s", exc)
             guest.sock.close()
-        except asyncio.CancelledError:
-            guest.sock.close()
-            raise
 
     # --- who waits -----------------------------------------------------------------------------------
 

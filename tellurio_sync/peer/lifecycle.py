@@ -26,7 +26,7 @@ from typing import Any, Protocol
 from .. import forked
 from ..deadlines import MONOTONIC, Clock, Deadline
 from ..errors import ConnectionLost, NotConnected, WouldDeadlock
-from ..ownership import is_held
+from ..ownership import Without, is_held
 from ..speedups import Semaphore, make_semaphore
 from ..transport.base import DialFailed, Transport, TransportEnded
 from . import at_exit
@@ -188,8 +188,8 @@ class Lifecycle:
         frame, then aborts.
         """
         with self._lock:
+            self._set_state_locked(CLOSED)  # from now on none of these is replaced
             connection, unopened, dialer = self.connection, self._unopened, self._dialer
-            self._set_state_locked(CLOSED)
         if dialer is not None:
             dialer.abort()
         if connection is not None:
@@ -198,10 +198,11 @@ class Lifecycle:
             unopened.abort("close() was called")
         thread = self._thread
         if thread is not None and thread is not threading.current_thread() and thread.is_alive():
-            thread.join(timeout)
-            if thread.is_alive() and connection is not None:
-                connection.abort("the server did not answer the close frame in time")
-                thread.join(max(timeout, 0.05))
+            with Without(*self._locks()):
+                thread.join(timeout)
+                if thread.is_alive() and connection is not None:
+                    connection.abort("the server did not answer the close frame in time")
+                    thread.join(max(timeout, 0.05))
         self.pool.close(min(timeout, 0.05))
 
     def close_at_exit(self, timeout: float) -> None:
@@ -277,21 +278,31 @@ class Lifecycle:
                 wait = wait_of_worker()
                 try:
                     with self._lock:
+                        # In this order: a signal handler that waits gives the lock up meanwhile.
+                        self._waiting[semaphore] = wait
                         if is_reached():
                             return
-                        self._waiting[semaphore] = wait
                     if wait is not None:
                         wait.begin()
                     remaining = 3600.0 if deadline is None else deadline.remaining(self.clock.now())
                     if remaining <= 0:
                         return
-                    self.clock.wait(semaphore, remaining)
+                    with Without(*self._locks()):
+                        self.clock.wait(semaphore, remaining)
                 finally:
                     if wait is not None:
                         wait.leave()
         finally:
             with self._lock:
                 self._waiting.pop(semaphore, None)
+
+    def _locks(self) -> list[threading.RLock]:
+        """What the receive thread may need, and this thread may have if it is a signal handler that waits."""
+        locks = [self._lock]
+        for connection in (self.connection, self._unopened):
+            if connection is not None:
+                locks += connection.pending.locks
+        return locks
 
     def _set_state_locked(self, state: str) -> None:
         assert is_held(self._lock)

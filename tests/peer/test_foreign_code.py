@@ -17,11 +17,12 @@ from tellurio_sync.peer import connection, futures, lifecycle, peer, pending
 from tellurio_sync.transport.tls import TlsStream
 from tellurio_sync.transport.websocket import WebSocketTransport
 
-from ..conftest import FAILSAFE
+from ..conftest import FAILSAFE, wait_until
 from ..faults.scripted import ScriptedServer, ServerConnection
 from ..finalisers import Circle, Finaliser, collected_always
 from ..interrupts import strikes
 from ..transport.conftest import Tls, tls
+from .rig import Background
 
 __all__ = ["tls"]
 
@@ -193,6 +194,51 @@ def test_a_signal_handler_that_waits_holds_nobody_up(outer: str, nested: str) ->
                 else:
                     client.notify("m", params)
             assert others.failures == [], strike
+
+
+def test_a_signal_handler_may_call_at_any_point_while_a_connection_is_awaited() -> None:
+    """The receive thread, which makes the connection, never waits for it."""
+    may_open, has_come = threading.Event(), threading.Event()
+    may_open.set()
+
+    def script(far: ServerConnection) -> None:
+        for request in far.requests():
+            if request["method"] == "drop":
+                may_open.clear()
+                has_come.clear()
+                far.reset()
+                return
+            far.reply(request, request["params"])
+
+    def serve(far: ServerConnection) -> None:
+        has_come.set()
+        may_open.wait(FAILSAFE)
+        far.greet()
+        script(far)
+
+    with ScriptedServer(serve, greet=False) as server:
+        client = te.TellurioWebSocketClient(server.base_url, server.port)
+        client.connect("k", retries=1)
+        life = client._usable_peer().lifecycle
+
+        def act() -> None:
+            may_open.set()
+            call(client, 2)
+
+        for strike in strikes(lifecycle, act=act):
+            client.notify("drop", {"run_uuid": "r"})
+            wait_until(lambda: life.state != lifecycle.OPEN and has_come.is_set(), "it does not connect again")
+
+            def let_open() -> None:
+                wait_until(lambda: len(life._waiting) > 0 or may_open.is_set(), "nothing waits for the connection")
+                may_open.set()
+
+            letting = Background(let_open)
+            with strike:
+                call(client, 1)
+            letting.result()
+            check_usable(client)
+        client.close()
 
 
 def test_a_signal_handler_that_calls_while_others_call(client: te.TellurioWebSocketClient) -> None:
