@@ -1,4 +1,4 @@
-"""``make pictures``: take the pictures of the pages anew that the README shows, from runs of the demo.
+"""``make pictures``: take the pictures anew that the README and the docs show, from runs of the demo.
 
 Needs Chromium. Look at what it has made before it is committed.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import base64
 import contextlib
+import html
 import re
 import subprocess
 import sys
@@ -24,6 +25,8 @@ IMAGES = Path(__file__).parents[2] / "tellurio_sync" / "docs" / "images"
 SEEDS = (0, 1, 2, 3)
 _TIMEOUT = 300.0
 _QUALITY = 72
+_TERMINAL = """<!doctype html><meta charset="utf-8"><body style="margin:0;background:#14161a"><pre style="margin:0;
+padding:18px 22px;color:#dfe3ea;font:14px/1.42 DejaVu Sans Mono,monospace">{}</pre>"""
 
 
 def runs_of_demo(folder: str) -> None:
@@ -41,6 +44,23 @@ def take(browser: Chromium, url: str, name: str, scheme: str, height: int) -> No
     browser.command("Emulation.setScrollbarsHidden", hidden=True)
     browser.open(url)
     browser.wait("document.getElementById('live').textContent.startsWith('Live')")
+    keep(browser, name)
+
+
+def take_demo(browser: Chromium, folder: str) -> None:
+    """One picture of what the demo prints, from the learnt prompt on."""
+    command = [str(Path(sys.executable).with_name("tellurio-sync")), "demo", "--data-dir", folder]
+    printed = subprocess.run(command, check=True, timeout=_TIMEOUT, capture_output=True, text=True).stdout
+    shown = printed[printed.index("The learnt prompt") : printed.index("Done in")].rstrip()
+    page = Path(folder) / "demo.html"
+    page.write_text(_TERMINAL.format(html.escape(f"$ make demo\n...\n\n{shown}")), encoding="utf-8")
+    browser.command("Emulation.setDeviceMetricsOverride", width=860, height=690, deviceScaleFactor=1, mobile=False)
+    browser.open(page.as_uri())
+    keep(browser, "demo")
+
+
+def keep(browser: Chromium, name: str) -> None:
+    """Write what the browser shows now."""
     shot = browser.command("Page.captureScreenshot", format="webp", quality=_QUALITY)
     data = base64.b64decode(shot["data"])
     (IMAGES / f"{name}.webp").write_bytes(data)
@@ -58,6 +78,8 @@ def main() -> int:
         tempfile.TemporaryDirectory(prefix="pictures-profile-", ignore_cleanup_errors=True) as profile,
         contextlib.closing(Chromium(Path(profile))) as browser,
     ):
+        with tempfile.TemporaryDirectory(prefix="pictures-") as other:
+            take_demo(browser, other)
         runs_of_demo(folder)
         with start_local_backend(folder) as backend:
             base = f"{backend.http_base_url}:{backend.http_port}"
