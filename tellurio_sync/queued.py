@@ -6,7 +6,7 @@ never blocks, and a thread that does nothing else hands it over.  What finds the
 | State | Written by | Read by | Guarded by | Enforced by |
 |---|---|---|---|---|
 | the queue; ``_dropped``, a rough number | any thread | the thread of the queue | one C call on a deque each | – |
-| ``_thread`` | any thread | any thread | ``_lock``, never held while an item is handled | only this module has it |
+| ``_thread``: at most one, by its key | any thread | any thread | one C call on a dict each | – |
 | ``_is_handling`` | the thread of the queue | any thread | one store | – |
 """
 
@@ -24,6 +24,7 @@ from .speedups import make_semaphore
 T = TypeVar("T")
 
 _IDLE = 1.0  # seconds after which the thread ends
+_ONE = "thread"
 
 
 class Queued(Generic[T]):
@@ -52,9 +53,8 @@ class Queued(Generic[T]):
         forked.renew(self)
 
     def _start_afresh(self) -> None:
-        self._lock = threading.RLock()
         self._came = make_semaphore()
-        self._thread: threading.Thread | None = None
+        self._thread: dict[str, threading.Thread] = {}  # not a lock: a signal handler could wait while it is held
         self._is_handling = False
         self._dropped = 0
 
@@ -74,25 +74,23 @@ class Queued(Generic[T]):
         """Hand over an item, after ``has_room``."""
         self._items.append(item)
         self._came.release()
-        if self._thread is None:
+        if not self._thread:
             self._start()
 
     def flush(self, timeout: float) -> None:
         """Wait until the waiting items have been handled, at most ``timeout`` seconds."""
         end = time.monotonic() + timeout
-        while (self._items or self._is_handling) and self._thread is not None and time.monotonic() < end:
+        while (self._items or self._is_handling) and self._thread and time.monotonic() < end:
             time.sleep(0.001)
 
     def _start(self) -> None:
         thread = self._make_thread(self._run)
-        with self._lock:
-            if self._thread is not None:
-                return
-            self._thread = thread
+        if self._thread.setdefault(_ONE, thread) is not thread:
+            return
         try:
             thread.start()
         except RuntimeError:  # the interpreter is shutting down, or the system has no thread left
-            self._thread = None
+            self._thread.clear()
 
     def _run(self) -> None:
         while True:
@@ -104,11 +102,9 @@ class Queued(Generic[T]):
                     self._on_dropped(dropped)
             self._is_handling = False
             if not self._came.acquire(True, _IDLE) and not self._items:
-                with self._lock:
-                    self._thread = None
+                self._thread.clear()
                 if not self._items:  # else one came meanwhile, and saw this thread
                     return
-                with self._lock:
-                    if self._thread is not None:
-                        return
-                    self._thread = threading.current_thread()
+                own = threading.current_thread()
+                if self._thread.setdefault(_ONE, own) is not own:
+                    return

@@ -2,11 +2,12 @@
 
 Off unless asked for, and then the transport is wrapped: so a connection that is not recorded pays nothing.  Of an
 envelope the shape is kept: the names of its members, numbers, ids, and of each text only its length.  So no key, no
-prompt and no answer is ever in it, wherever it stands.  What is kept is bounded in number and in characters.
+prompt and no answer is ever in it, wherever it stands.  What is kept is bounded in number and in characters: each line
+has its share of these, so that one step of C keeps a line, and there is no lock that a signal handler could find held.
 
 | State | Written by | Read by | Guarded by | Enforced by |
 |---|---|---|---|---|
-| the lines of a ``Recorder`` and their size | any thread | any thread | ``lock`` | only it has them |
+| the lines of a ``Recorder`` | any thread | any thread | one C call on a deque each | – |
 """
 
 from __future__ import annotations
@@ -19,15 +20,14 @@ from typing import Any
 
 from .. import jsonrpc
 from ..deadlines import Clock
-from ..errors import shorten
 from ..speedups import Semaphore
 from ..transport.base import Ending, Receipt, Transport
+from .tally import copied
 
 MOST_LINES = 200
 MOST_CHARACTERS = 64 * 1024
 
 _LONGEST_READ = 64 * 1024  # characters: of a longer message only the length is kept
-_LONGEST_LINE = 400
 _MOST_ITEMS = 12
 _DEEPEST = 4
 
@@ -38,34 +38,25 @@ _LONGEST_NAME = 32
 
 
 class Recorder:
-    """The last envelopes, as lines. Thread-safe, never blocks for long, raises nothing.
+    """The last envelopes, as lines. Thread-safe, never blocks, raises nothing.
 
     Args:
         clock: for the times.
-        most_lines, most_characters: > 0: older lines give way.
+        most_lines, most_characters: > 0: older lines give way, and each has its share of the characters.
     """
 
     def __init__(self, clock: Clock, most_lines: int = MOST_LINES, most_characters: int = MOST_CHARACTERS) -> None:
         self.now: Callable[[], float] = clock.now
-        self._most_lines = most_lines
-        self._most_characters = most_characters
-        self._lines: deque[tuple[float, str]] = deque()
-        self._size = 0
-        self.lock: threading.RLock = threading.RLock()
+        self._longest = most_characters // most_lines
+        self._lines: deque[tuple[float, str]] = deque(maxlen=most_lines)
 
     def note(self, when: float, sign: str, message: str | bytes) -> None:
         """Keep the shape of a message; ``sign`` is ``">"`` if it was sent, ``"<"`` if it came."""
-        line = f"{sign} {shape_of(message)}"
-        with self.lock:
-            self._lines.append((when, line))
-            self._size += len(line)
-            while len(self._lines) > self._most_lines or self._size > self._most_characters:
-                self._size -= len(self._lines.popleft()[1])
+        self._lines.append((when, f"{sign} {shape_of(message)}"[: self._longest]))
 
     def lines(self) -> list[tuple[float, str]]:
         """When, and what, oldest first."""
-        with self.lock:
-            return sorted(self._lines)
+        return sorted(copied(self._lines))
 
 
 def shape_of(message: str | bytes) -> str:
@@ -78,7 +69,7 @@ def shape_of(message: str | bytes) -> str:
         value = jsonrpc.decode(message)
     except jsonrpc.MalformedText:
         return f"{len(message)} characters that are not JSON"
-    return shorten(_shape(value, _DEEPEST), _LONGEST_LINE)
+    return _shape(value, _DEEPEST)
 
 
 def _shape(value: Any, depth: int, name: str = "") -> str:

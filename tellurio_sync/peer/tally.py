@@ -149,11 +149,10 @@ class Tally:
 
     def waits(self, *, for_room: bool) -> None:
         """A caller has to wait before it can send: for room in the queue, or for a connection."""
+        # Within the lock there is no call and no jump, here and below: a signal handler there could wait with it.
         with self.lock:
-            if for_room:
-                self.waits_for_room += 1
-            else:
-                self.waits_for_connection += 1
+            self.waits_for_room += for_room
+            self.waits_for_connection += not for_room
 
     def timeout(
         self, call: OpenCall, *, was_sent: bool, waiting: Collection[OpenCall] = (), is_registered: bool = True

@@ -9,7 +9,7 @@ call that is made meanwhile.
 | ``_connection``, on which ids are valid | a restore | callers | ``_lock``; ``_restore_lock`` to write it | asserts |
 | the calls inside, held weakly | callers | a restore | ``_lock``, that of the registries | – |
 | whether a restore is due | ``Registries`` | callers | see ``model.registries`` | |
-| threads that wait for a restore: ``_held_up`` | these | a restore | ``_lock`` | asserts |
+| threads that wait for a restore: ``_held_up`` | these | a restore | ``_lock`` | only this class has it |
 | that a restore is being made | any thread but the receive thread | – | ``_restore_lock`` | ``check_may_wait`` |
 
 The calls inside are held weakly, so that a call that Ctrl-C interrupted is not inside any more.

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import tellurio_sync as te
-from tellurio_sync.backend.lm import embeddings
+from tellurio_sync.backend.lm import again
 
 from .conftest import KEY, RunningBackend
 from .lm_endpoint import LmEndpoint, Reply
@@ -56,11 +56,19 @@ def test_a_vector_for_each_text_in_their_order(rpc: RpcClient, endpoint: LmEndpo
 
 
 def test_what_may_pass_is_tried_again(endpoint: LmEndpoint, embed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embeddings, "_FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(again, "_FIRST_PAUSE", 0.001)
     replies = [Reply(status=500, body={"error": "busy"}), Reply(status=429, headers={"Retry-After": "0"})]
     endpoint.answer = lambda request: replies.pop(0) if replies else vectors(request)
     assert embed(["a"])["vectors"] == [[1, 0.5]]
     assert len(endpoint.requests) == 3
+
+
+def test_an_endpoint_that_takes_no_more_is_waited_for_longer_than_failures(endpoint: LmEndpoint, embed: Any) -> None:
+    """As with questions: a rate says nothing of the request."""
+    replies = [Reply(status=429, headers={"Retry-After": "0"}) for _ in range(6)]
+    endpoint.answer = lambda request: replies.pop(0) if replies else vectors(request)
+    assert embed(["a"])["vectors"] == [[1, 0.5]]
+    assert len(endpoint.requests) == 7
 
 
 @pytest.mark.parametrize(
@@ -79,7 +87,7 @@ def test_what_may_pass_is_tried_again(endpoint: LmEndpoint, embed: Any, monkeypa
 def test_what_fails_says_why(
     endpoint: LmEndpoint, embed: Any, monkeypatch: pytest.MonkeyPatch, reply: Reply, tries: int, text: str
 ) -> None:
-    monkeypatch.setattr(embeddings, "_FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(again, "_FIRST_PAUSE", 0.001)
     endpoint.answer = lambda request: reply
     with pytest.raises(RpcError) as failed:
         embed(["a"])

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tellurio_sync.backend.lm import LanguageModels, exchange, models
+from tellurio_sync.backend.lm import LanguageModels, again, exchange
 from tellurio_sync.backend.objects import Model, Objects
 from tellurio_sync.backend.progress import Progress
 from tellurio_sync.backend.questions import Answer, Asked, Question, QuestionFailed
@@ -27,8 +27,8 @@ from .scripted import run
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses of ours are short; those that an endpoint asks for are kept."""
-    monkeypatch.setattr(models, "_FIRST_PAUSE", 0.001)
-    monkeypatch.setattr(models, "_LONGEST_PAUSE", 0.002)
+    monkeypatch.setattr(again, "_FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(again, "_LONGEST_PAUSE", 0.002)
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "OPENAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
 

@@ -7,6 +7,7 @@ the dead processes have left are sent. ``make soak ARGS="--trainings --kills N -
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import os
 import random
@@ -100,7 +101,8 @@ class Kills:
             uuid = training.stdout.readline().strip()
             flaky.fail = self._fault
             if end != "os._exit":
-                time.sleep(self._chance.random() * 0.4)  # any moment
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    training.wait(self._chance.random() * 0.4)  # at any moment of it
                 training.send_signal(signal.SIGKILL if end == "kill -9" else signal.SIGTERM)
             code = training.wait(FAILSAFE)
         assert code == {"kill -9": -signal.SIGKILL, "SIGTERM": -signal.SIGTERM, "os._exit": 3}[end], (end, code)

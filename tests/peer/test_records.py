@@ -51,6 +51,8 @@ def log_a_lot(far: ServerConnection) -> None:
     """Each request is answered behind what the client logs."""
     while far.close_code is None:
         request = far.receive()
+        if far.close_code is not None:  # both came together: nothing can be sent any more
+            return
         if "method" not in request:  # the client's answer to what is no JSON
             continue
         far.send({"jsonrpc": "2.0", "id": "unknown", "result": 1})
@@ -147,4 +149,4 @@ def test_a_level_that_nobody_wants_makes_no_record() -> None:
     log = QueuedLog("tellurio_sync.nobody")
     log.debug("x")
     assert not log._queue._items
-    assert log._queue._thread is None
+    assert not log._queue._thread

@@ -5,6 +5,7 @@
 ``settings``     what a client may configure of a model; whose key goes to which address
 ``exchange``     one HTTP request and its response: bounded in time and size, proxies, certificates, causes
 ``learnt``       what an endpoint has refused to take, so that it is not sent a second time
+``again``        whether a request is made again, and after which pause
 ``budget``       what all questions of a session may cost
 ``cache``        answers on disk, for questions that were asked before
 ``embeddings``   vectors for texts

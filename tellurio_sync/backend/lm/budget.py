@@ -134,3 +134,15 @@ def checked(usd: Any, tokens_: Any, questions: Any = None) -> Budget:
         raise ValueError("a budget needs a limit: usd, tokens or questions")
     whole = (None if limit is None else int(limit) for limit in (tokens_, questions))
     return Budget(None if usd is None else float(usd), *whole)
+
+
+def count_question(budgets: Sequence[Budget]) -> None:
+    """A question is about to be asked: all budgets must allow it, and then it counts in all of them.
+
+    Raises:
+        QuestionFailed: one of them does not.
+    """
+    for budget in budgets:
+        budget.check_question()
+    for budget in budgets:
+        budget.count_question()

@@ -1,8 +1,8 @@
 """Vectors for texts, from the embeddings interface of an endpoint: plain calls, which take no part in a graph.
 
-A request is sent again after a failure that may pass, as often as the model's ``max_retries`` says, within its
-``timeout``.  What it used is added to the usage of the model and to the budgets; it is not kept among the questions of
-a run, because there is no question.
+A request is sent again after a failure that may pass, as a question is (``again``), within the model's ``timeout``.
+What it used is added to the usage of the model and to the budgets; it is not kept among the questions of a run, because
+there is no question.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,7 +18,8 @@ from .. import usage
 from ..objects import Model
 from ..questions import QuestionFailed
 from ..reading.completion import Completion, read_completion
-from .budget import Budget
+from .again import Again, Patience, failure_of
+from .budget import Budget, count_question
 from .exchange import Exchanges, Response, Unreachable
 from .lingering import Lingering
 from .pace import Pace
@@ -28,18 +28,8 @@ from .settings import Settings
 ARGUMENTS = frozenset({"model", "dimensions", "user"})
 """What the interface takes beside the texts. Anything else goes by ``extra_body``."""
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 20.0
 # Vectors have no answer tokens: the least that a budget sets aside for one.
 _LEAST_ANSWER = {"max_tokens": 1}
-
-
-class _Again(Exception):
-    """Another try may help, after a pause."""
-
-    def __init__(self, failure: QuestionFailed, pause: float | None = None) -> None:
-        super().__init__(str(failure))
-        self.failure = failure
-        self.pause = pause
 
 
 class Embedding:
@@ -81,15 +71,12 @@ class Embedding:
         Raises:
             QuestionFailed: there are none.
         """
-        for budget in self._budgets:
-            budget.check_question()
-        for budget in self._budgets:
-            budget.count_question()
+        count_question(self._budgets)
         body = {"input": list(texts), "encoding_format": "float", **args, **(around["extra_body"] or {})}
         timeout = float(around["timeout"] or self._settings.timeout)
         clock = asyncio.get_running_loop().time
         deadline: float | None = None
-        tries = 0
+        patience = Patience(self._pace, self._settings.max_retries)
         while True:
             try:
                 async with self._pace.turn(), self._pace_of_all.turn():
@@ -99,15 +86,12 @@ class Embedding:
                     await self._pace_of_all.wait_for_rate()
                     request = self._request(name, texts, body, around, deadline - clock())
                     # What was sent is paid: its usage is still awaited where the call is cancelled.
-                    return await self._lingering.see_through(request, lambda: lambda: None)
-            except _Again as again:
-                tries += 1
-                pause = again.pause
-                if pause is None:
-                    pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(tries - 1, 10)) * random.uniform(0.5, 1.0)
-                if tries > self._settings.max_retries or deadline is None or clock() + pause >= deadline:
-                    raise again.failure from None
-            await asyncio.sleep(pause)
+                    vectors = await self._lingering.see_through(request, lambda: lambda: None)
+                self._pace.answered()
+                return vectors
+            except Again as again:
+                assert deadline is not None  # it had its turn
+                await patience.wait(again, deadline - clock())
 
     async def _request(
         self, name: str, texts: Sequence[str], body: Mapping[str, Any], around: Mapping[str, Any], left: float
@@ -126,7 +110,7 @@ class Embedding:
             try:
                 response = await self._exchanges.post(self._settings, headers, query, encoded, left)
             except Unreachable as exc:
-                raise (_Again(exc.failure) if exc.may_pass else exc.failure) from None
+                raise (Again(exc.failure) if exc.may_pass else exc.failure) from None
             said = await asyncio.to_thread(read_completion, response.status, response.content_type, response.body)
             spent = self._book(name, said, said.cost if said.cost is not None else response.cost)
             for one in used:
@@ -143,8 +127,7 @@ class Embedding:
 def _vectors_in(response: Response, said: Completion, count: int) -> list[list[float]]:
     problem = said.problem
     if problem is not None and problem.kind != "not_a_completion":
-        failure = QuestionFailed(problem.kind, problem.text[:1].lower() + problem.text[1:], problem.said)
-        raise _Again(failure, response.retry_after) if problem.may_pass else failure
+        raise failure_of(problem, response)
     try:
         items = json.loads(response.body)["data"]
         by_index = {item["index"]: [_number(one) for one in item["embedding"]] for item in items}

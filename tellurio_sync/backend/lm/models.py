@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -17,10 +16,11 @@ from .. import usage, wire
 from ..objects import Model
 from ..prices import prepare
 from ..questions import Answer, Asked, FailureKind, Question, QuestionFailed
-from ..reading.completion import Completion, Problem, read_completion
+from ..reading.completion import Completion, read_completion
 from ..reading.thoughts import part
 from ..refused import Refused
-from .budget import Budget
+from .again import Again, Patience, failure_of
+from .budget import Budget, count_question
 from .cache import AnswerCache
 from .embeddings import ARGUMENTS, Embedding
 from .exchange import Exchanges, Response, Unreachable
@@ -54,8 +54,6 @@ _AROUND = ("extra_headers", "extra_query", "extra_body", "timeout")
 
 # Seconds, without a Retry-After: the pauses before another try, and how long an endpoint that takes no more questions
 # is waited for.
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 20.0
-_RATE_PATIENCE = 120.0
 
 # For so many models it is remembered what their endpoints take; more than anybody uses.
 _MOST_LEARNT = 1000
@@ -270,7 +268,7 @@ class LanguageModels:
     ) -> Answer:
         if model.provider != "callable":
             return await self._chat(question, model, asking, budgets)
-        _count_question(budgets)
+        count_question(budgets)
         asking.tries = 1
         asking.cost = None
         function = wire.Callable(model.config["callable_id"])
@@ -376,19 +374,6 @@ class LanguageModels:
         return learnt
 
 
-class _Again(Exception):
-    """Another try may help, after a pause; if there is no other try, ``failure`` is raised."""
-
-    def __init__(self, failure: QuestionFailed, pause: float | None = None) -> None:
-        super().__init__(str(failure))
-        self.failure = failure
-        self.pause = pause
-
-
-class _TooMany(_Again):
-    """The endpoint takes no more questions at present, and asks for this ``pause``."""
-
-
 class _Tries:
     """One question to an endpoint, from its first try to its last."""
 
@@ -429,7 +414,7 @@ class _Tries:
         Raises:
             QuestionFailed: there is none in time, or in so many tries.
         """
-        retries, refused, waited = 0, 0, 0.0
+        patience = Patience(self._pace, self._settings.max_retries, self._asking.on_wait)
         while True:
             try:
                 async with self._pace.turn(), self._pace_of_all.turn():
@@ -438,29 +423,8 @@ class _Tries:
                         # questions.
                         self._deadline = asyncio.get_running_loop().time() + self._timeout
                     return await self._turn()
-            except _TooMany as again:
-                self._pace.too_many()
-                refused += 1
-                pause = again.pause if again.pause is not None else _pause(refused)
-                waited += 0.0 if again.pause is not None else pause
-                if self._settings.max_retries == 0 or pause >= self._left() or waited > _RATE_PATIENCE:
-                    raise again.failure from None
-                if again.pause is not None:
-                    self._pace.pause(pause)
-                await self._wait(pause, "the endpoint takes no more questions")
-            except _Again as again:
-                retries += 1
-                pause = again.pause if again.pause is not None else _pause(retries)
-                if retries > self._settings.max_retries or pause >= self._left():
-                    raise again.failure from None
-                await self._wait(pause, f"try {retries + 1}, after: {again.failure.kind}")
-
-    async def _wait(self, pause: float, why: str) -> None:
-        self._asking.on_wait(f"waits {pause:.0f} s: {why}")
-        try:
-            await asyncio.sleep(pause)
-        finally:
-            self._asking.on_wait("")
+            except Again as again:
+                await patience.wait(again, self._left())
 
     def _left(self) -> float:
         assert self._deadline is not None
@@ -491,7 +455,7 @@ class _Tries:
                     may_repeat = False
                     continue
                 if exc.may_pass:
-                    raise _Again(exc.failure) from None
+                    raise Again(exc.failure) from None
                 raise exc.failure from None
             problem = completion.problem
             if problem is None or (form == "tool" and completion.is_call):
@@ -507,7 +471,7 @@ class _Tries:
             if not is_found_out and (other := next_form(form, response.status, problem)) is not None:
                 form = other
                 continue
-            raise self._failure(problem, response)
+            raise failure_of(problem, response)
 
     def _body(self, form: AnswerForm) -> dict[str, Any]:
         return {**self._learnt.body(self._question.messages, self._args, self._schema, form), **self._extra}
@@ -520,7 +484,7 @@ class _Tries:
                 for budget in self._budgets
             ]
             if not self._asking.tries:
-                _count_question(self._budgets)
+                count_question(self._budgets)
             response = await self._post(body)
             completion = await _read(response)
             spent = self._book(completion, completion.cost if completion.cost is not None else response.cost)
@@ -564,21 +528,6 @@ class _Tries:
         self._asking.cost = None if known is None or so_far is None else so_far + known
         return known
 
-    def _failure(self, problem: Problem, response: Response) -> Exception:
-        text = problem.text[:1].lower() + problem.text[1:]
-        failure = QuestionFailed(problem.kind, text, problem.said)
-        if problem.kind == "rate":
-            return _TooMany(failure, response.retry_after) if problem.may_pass else failure
-        return _Again(failure, response.retry_after) if problem.may_pass else failure
-
-
-def _count_question(budgets: Sequence[Budget]) -> None:
-    """A question is about to be asked: all budgets must allow it, and then it counts in all of them."""
-    for budget in budgets:
-        budget.check_question()
-    for budget in budgets:
-        budget.count_question()
-
 
 async def _read(response: Response) -> Completion:
     parts = (response.status, response.content_type, response.body)
@@ -592,11 +541,6 @@ def _counts(completion: Completion) -> tuple[int, int, int]:
     names = ("prompt_tokens", "completion_tokens", "total_tokens")
     prompt, answer, both = (usage.tokens(completion.usage.get(name)) for name in names)
     return prompt, answer, both or prompt + answer
-
-
-def _pause(tries: int) -> float:
-    longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(tries - 1, 10))
-    return longest * random.uniform(0.5, 1.0)
 
 
 # --- arguments ----------------------------------------------------------------------------------
