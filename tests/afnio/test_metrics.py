@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
 import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -24,7 +24,8 @@ def run(fake, monkeypatch, tmp_path):
     monkeypatch.setenv("TELLURIO_JOURNAL_DIR", str(tmp_path))
     monkeypatch.setattr(metrics, "PATIENCE", 0.01)
     at_exit = []
-    monkeypatch.setattr(atexit, "register", lambda *arguments: at_exit.append(arguments))
+    # Only what this module registers: libraries that are used for the first time register, too, on any thread.
+    monkeypatch.setattr(metrics, "atexit", SimpleNamespace(register=lambda *arguments: at_exit.append(arguments)))
     made = fake["afnio.tellurio.run"].Run()
     made.at_exit = at_exit
     return made
