@@ -109,6 +109,8 @@ def command(tmp_path) -> list[str]:
 @pytest.fixture(autouse=True)
 def nothing_left(monkeypatch):
     monkeypatch.setattr(local, "_default", None)
+    # On a busy machine a stand-in may need longer to begin and to end than a backend is given.
+    monkeypatch.setattr(local, "_STOP_TIMEOUT", FAILSAFE)
     yield
     left = list(local._children)
     local._end_all()
@@ -233,6 +235,7 @@ def test_an_interrupted_start_leaves_nothing(command, lifelines, monkeypatch, te
 def test_one_that_does_not_listen_is_killed(command, lifelines, monkeypatch, caplog):
     caplog.set_level(logging.INFO, "tellurio_sync")
     monkeypatch.setenv("MANNER", "deaf")
+    monkeypatch.setattr(local, "_STOP_TIMEOUT", 0.5)
     backend = start_local_backend(command=command)
     _, life = lifelines.accept()
     backend.stop()
@@ -380,7 +383,9 @@ def test_a_backend_that_does_not_start_is_an_error_and_not_a_warning(monkeypatch
 PARENT = """
 import os, signal, sys
 from tellurio_sync.leash import DataDirectoryInUse
+from tellurio_sync import local
 from tellurio_sync.local import backend_of_this_user, default_local_backend, start_local_backend
+local._STOP_TIMEOUT = 30
 backend = default_local_backend(command={command!r})
 """
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import itertools
 import logging
 import sys
 import threading
@@ -24,9 +26,20 @@ class Terminal(io.StringIO):
         return True
 
 
+class BriefClock:
+    """In the place of ``time``: goes on a little with each reading, and no further than to what is shown as 0 s."""
+
+    def __init__(self) -> None:
+        self._readings = itertools.count()
+
+    def monotonic(self) -> float:
+        return min(0.02 * next(self._readings), 0.4)
+
+
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Everything is long, and the thread of a test ends with it."""
+    monkeypatch.setattr(long_calls, "time", BriefClock())
     for name, seconds in (("_FIRST", 0.0), ("_TICK", 0.01), ("_IDLE", 0.05)):
         monkeypatch.setattr(long_calls, name, seconds)
     monkeypatch.setattr(console, "_is_quiet", True)
@@ -35,15 +48,22 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     assert not long_calls._watches
 
 
-def reported(until: Callable[[list[CallProgress]], object], token_told: dict[str, Any] | None = None) -> list[Any]:
+@contextlib.contextmanager
+def under_way(watch: long_calls.Watch | None, told: dict[str, Any]) -> Iterator[None]:
+    """The call lasts as long as this block. The server has told of it before it is shown."""
+    assert watch is not None
+    with contextlib.ExitStack() as stack:
+        with long_calls._changed:  # the thread that shows waits for it
+            stack.enter_context(watch)
+            long_calls.note({"id": "1", "progress": watch.token, **told})
+        yield
+
+
+def reported(until: Callable[[list[CallProgress]], object], told: dict[str, Any] | None = None) -> list[Any]:
     """What a callback is told of one call that lasts until ``until`` of what it was told."""
     seen: list[CallProgress] = []
     end = te.on_progress(seen.append)
-    watch = long_calls.watch("run_backward")
-    assert watch is not None
-    with watch:
-        if token_told is not None:
-            long_calls.note({"id": "1", "progress": watch.token, **token_told})
+    with under_way(long_calls.watch("run_backward"), told or {}):
         wait_until(lambda: until(seen), "nothing was reported")
     wait_until(lambda: seen[-1].is_over, "its end was not reported")
     end()
@@ -124,10 +144,7 @@ def test_what_is_no_function_is_refused() -> None:
 def drawn(monkeypatch: pytest.MonkeyPatch, screen: Any, until: Callable[[], object], **told: Any) -> None:
     monkeypatch.setattr(console, "_is_quiet", False)
     monkeypatch.setattr(sys, "stderr", screen)
-    watch = long_calls.watch("run_function")
-    assert watch is not None
-    with watch:
-        long_calls.note({"progress": watch.token, **told})
+    with under_way(long_calls.watch("run_function"), told):
         wait_until(until, "nothing was drawn")
     wait_until(lambda: long_calls._thread is None, "the thread did not end")
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
@@ -40,15 +40,26 @@ def slow() -> Iterator[Slow]:
 
 @pytest.fixture
 def session(make_session: MakeSession) -> Iterator[te.Session]:
-    session = make_session(hard_timeout=1.0)
+    session = make_session()
     session.login(KEY)
     with session.use(), session.init(None, "Given up"):
         yield session
 
 
+@contextlib.contextmanager
+def given_up(session: te.Session) -> Iterator[None]:
+    """The call in this block is given up. No other has such a limit: on a busy machine one may take longer."""
+    session.client.hard_timeout = 1.0
+    try:
+        with pytest.raises(CallTimeout):
+            yield
+    finally:
+        session.client.hard_timeout = None
+
+
 def test_a_batch_is_asked_no_further(session: te.Session, backend: RunningBackend, slow: Slow) -> None:
     question = te.Variable("{mail}", role="mail")
-    with pytest.raises(CallTimeout):
+    with given_up(session):
         te.functional.chat_completion(
             te.CallableModel(slow), [{"role": "user", "content": [question]}], {"mail": [f"{i}" for i in range(40)]}
         )
@@ -69,7 +80,7 @@ def test_a_cancelled_future(session: te.Session, backend: RunningBackend, slow: 
     until(lambda: running(backend) == 0)
 
 
-def momentum_step(slow: Slow) -> tuple[te.TGD, te.Parameter, Callable[[], Any]]:
+def momentum_step(slow: Slow) -> tuple[te.TGD, te.Parameter, Callable[[], None]]:
     prompt = te.Parameter("Answer.", role="prompt")
     optimizer = te.TGD([prompt], model_client=te.CallableModel(slow), momentum=2)
 
@@ -77,7 +88,6 @@ def momentum_step(slow: Slow) -> tuple[te.TGD, te.Parameter, Callable[[], Any]]:
         optimizer.clear_grad()
         joined = te.functional.add(prompt, te.Variable(" Now.", role="haste"))
         joined.backward(te.Variable("Be polite.", role="feedback"))
-        optimizer.step()
 
     return optimizer, prompt, batch
 
@@ -85,8 +95,9 @@ def momentum_step(slow: Slow) -> tuple[te.TGD, te.Parameter, Callable[[], Any]]:
 def test_a_step_is_dropped_here_and_there(session: te.Session, backend: RunningBackend, slow: Slow) -> None:
     """The answer that comes late changes nothing; what the user sets stays; later steps work."""
     optimizer, prompt, batch = momentum_step(slow)
-    with pytest.raises(CallTimeout):
-        batch()
+    batch()
+    with given_up(session):
+        optimizer.step()
     prompt.data = "I set this by hand."
     slow.may_answer.set()
     until(lambda: running(backend) == 0)
@@ -95,6 +106,7 @@ def test_a_step_is_dropped_here_and_there(session: te.Session, backend: RunningB
     assert optimizer.state == {}
     for expected in ("I set this by hand., better", "I set this by hand., better, better"):
         batch()
+        optimizer.step()
         assert prompt.data == expected
     assert len(optimizer.state[prompt]["momentum_buffer"]) == 2
     assert set(session.registries.unsure) == set()
