@@ -50,7 +50,7 @@ HOSTILE = (
 )
 
 
-LINKS = re.compile(r"/(?![/\\])|\?|[a-z.]+\?|versions/|report\.html|data:image/svg\+xml,|change/|$")
+LINKS = re.compile(r"\.\.?/(?![/\\])|\?|[a-z.]+\?|versions/|report\.html|data:image/svg\+xml,|change/|$")
 
 
 class Structure(HTMLParser):

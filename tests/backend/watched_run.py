@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from html import unescape
 from typing import Any
+from urllib.parse import urljoin, urlsplit
 
 import requests
 
@@ -92,6 +95,13 @@ class _ClientOfRun(RpcClient):
         if isinstance(message, dict) and "params" in message:
             message = {**message, "params": {**message["params"], "run_uuid": self.run_uuid}}
         super().send_json(message)
+
+
+def links_of(page: requests.Response) -> list[str]:
+    """Where the links, scripts and forms of a page lead: path and query, as its browser asks for them."""
+    found = re.findall(r'(?:href|src|action)="([^"]*)"', page.text)
+    addresses = [urlsplit(urljoin(page.url, unescape(one))) for one in found if not one.startswith("data:")]
+    return [f"{one.path}?{one.query}" if one.query else one.path for one in addresses]
 
 
 class Browser(requests.Session):

@@ -52,9 +52,9 @@ def static_file(name: str) -> StaticFile | None:
 
 @functools.cache
 def uplot_address() -> str:
-    """The address of the library: it changes with the version, so that browsers may keep the file."""
+    """Where the library is, from the root: that changes with the version, so that browsers may keep the file."""
     digest = hashlib.sha256((STATIC / UPLOT).read_bytes()).hexdigest()[:12]
-    return f"/static/{digest}/{UPLOT}"
+    return f"static/{digest}/{UPLOT}"
 
 
 def policy_of_file(styles: tuple[str, ...], scripts: tuple[str, ...]) -> str:

@@ -1,4 +1,7 @@
-"""What a reader may change: names, tags and notes of runs; and delete runs and projects."""
+"""What a reader may change: names, tags and notes of runs; and delete runs and projects.
+
+Each change returns where the page to show next is, from the root of all pages.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ class Changes:
         self._history = history
 
     def rename(self, project: Row, run: Row, name: str) -> str:
-        """Give a run another name. Returns the address of the page to show next.
+        """Give a run another name.
 
         Raises:
             Refusal: the name is empty, too long, or that of another run.
@@ -50,19 +53,19 @@ class Changes:
         if taken:
             raise Refusal(f"There is another run with the name “{name}” in this project.")
         self._store.write("UPDATE runs SET name = ? WHERE uuid = ?", name, run["uuid"])
-        return run_path(project, run)
+        return run_path("", project, run)
 
     def describe(self, project: Row, run: Row, tags: str, notes: str) -> str:
-        """Set the tags, separated by commas, and the notes of a run. Returns the address of the page to show next."""
+        """Set the tags, separated by commas, and the notes of a run."""
         wanted = list(dict.fromkeys(tag.strip()[:MAX_TAG_CHARS] for tag in tags.split(",") if tag.strip()))[:MAX_TAGS]
         self._store.write(
             "INSERT OR REPLACE INTO run_notes VALUES (?, ?, ?)",
             *(run["uuid"], json.dumps(wanted), notes.strip()[:MAX_NOTE_CHARS]),
         )
-        return run_path(project, run)
+        return run_path("", project, run)
 
     async def delete_run(self, project: Row, run: Row) -> str:
-        """Delete a run with all that is kept of it. Returns the address of the page to show next.
+        """Delete a run with all that is kept of it.
 
         Takes a time proportional to its values and samples.
         """
@@ -74,7 +77,7 @@ class Changes:
                 await asyncio.sleep(0)
         self._store.write("DELETE FROM runs WHERE uuid = ?", run["uuid"])
         self._history.versions.forget_run(run["uuid"])
-        return project_path(project)
+        return project_path("", project)
 
     def _delete_values(self, table: str, run: Row) -> int:
         which = f"{table}.rowid" if table == "points" else f"{table}.series, {table}.number"
@@ -87,12 +90,12 @@ class Changes:
         return done.rowcount
 
     async def delete_project(self, project: Row) -> str:
-        """Delete a project with all its runs. Returns the address of the page to show next."""
+        """Delete a project with all its runs."""
         for run in self._store.read("SELECT * FROM runs WHERE project_uuid = ?", project["uuid"]):
             await self.delete_run(project, run)
             await asyncio.sleep(0)
         self._store.write("DELETE FROM projects WHERE uuid = ?", project["uuid"])
-        return "/"
+        return ""
 
 
 def found_run(store: Store, namespace: str, slug: str, run_uuid: str) -> tuple[Row, Row]:

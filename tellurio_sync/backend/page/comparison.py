@@ -21,11 +21,14 @@ PROMPTS_SHOWN = 8
 _LINE_COLOURS = 8
 
 
-def comparison(records: Records, project: Row, rows: list[Row], chosen: list[str], *, only_different: bool) -> Row:
+def comparison(
+    records: Records, root: str, project: Row, rows: list[Row], chosen: list[str], *, only_different: bool
+) -> Row:
     """The values of the page that compares ``rows``.
 
     Args:
         records: where to look.
+        root: from this page, the address of all pages.
         project: the project of the runs.
         rows: the runs.
         chosen: names of the metrics that are drawn; none: the first.
@@ -39,16 +42,16 @@ def comparison(records: Records, project: Row, rows: list[Row], chosen: list[str
         "lines": lines,
         "names": names,
         "drawn": drawn,
-        "plots": [plot for name in drawn if (plot := _plot(records, project, rows, name, len(drawn)))],
+        "plots": [plot for name in drawn if (plot := _plot(records, root, project, rows, name, len(drawn)))],
         "last": last,
         "best": {name: _best(name, [last[row["uuid"]].get(name) for row in rows]) for name in names},
         "configuration": configuration(rows, only_different=only_different),
-        "prompts": _prompts(records, project, rows[:PROMPTS_SHOWN]),
+        "prompts": _prompts(records, root, project, rows[:PROMPTS_SHOWN]),
         "only_different": only_different,
     }
 
 
-def _plot(records: Records, project: Row, rows: list[Row], name: str, plots: int) -> Row | None:
+def _plot(records: Records, root: str, project: Row, rows: list[Row], name: str, plots: int) -> Row | None:
     columns = columns_for(len(rows) * plots)
     runs, words, is_thinned = [], [], False
     for row in rows:
@@ -59,7 +62,7 @@ def _plot(records: Records, project: Row, rows: list[Row], name: str, plots: int
         runs.append({**line_of(row["name"], points), "key": row["uuid"]})
     if not words:
         return None
-    path = run_path(project, rows[0])
+    path = run_path(root, project, rows[0])
     data = {"name": name, "runs": runs, "isSpan": True, "isThinned": is_thinned, "path": path}
     return {"name": name, "in_words": ". ".join(words[:10]), "data": data}
 
@@ -86,7 +89,7 @@ def _flattened(config: Any, path: str = "") -> list[tuple[str, str]]:
     return [(path, shown(config))] if path else []
 
 
-def _prompts(records: Records, project: Row, rows: list[Row]) -> list[Row]:
+def _prompts(records: Records, root: str, project: Row, rows: list[Row]) -> list[Row]:
     """For each place of a parameter the newest version in each run, and how it differs from that of the first run."""
     found = [parameters(records, row["uuid"]) for row in rows]
     prompts = []
@@ -96,7 +99,7 @@ def _prompts(records: Records, project: Row, rows: list[Row]) -> list[Row]:
         for row, one in zip(rows, found):
             if len(one) > place:
                 words = compare(first["value"], one[place]["value"])
-                path = f"{run_path(project, row)}prompts/{place + 1}/"
+                path = f"{run_path(root, project, row)}prompts/{place + 1}/"
                 texts.append({"run": row["name"], "path": path, "version": one[place]["version"], "words": words})
         prompts.append({"role": first["role"], "texts": texts})
     return prompts

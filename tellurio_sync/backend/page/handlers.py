@@ -19,7 +19,7 @@ from .changes import Changes, Refusal, found_project, found_run
 from .files import File
 from .pages import Asked, NotFound
 from .reader import Reader
-from .render import Html
+from .render import Html, root_of
 
 if TYPE_CHECKING:
     from ..history import History
@@ -104,7 +104,7 @@ class Page:
     async def show(self, request: web.Request) -> web.Response:
         """A page, or the form that asks for the key."""
         if not self._access.is_expected_host(request):
-            return _page(_wrong_host(), status=403)
+            return _page(_wrong_host(request), status=403)
         if not self._access.is_allowed(request):
             return _page(pages.key_form(), status=401)
         # Taken before the records are read, so that a change in the meantime makes this page outdated.
@@ -119,10 +119,11 @@ class Page:
     async def enter(self, request: web.Request) -> web.Response:
         """Open the pages to a browser that sends the key."""
         if not self._access.is_expected_host(request):
-            return _page(_wrong_host(), status=403)
+            return _page(_wrong_host(request), status=403)
         if not await self._access.is_key_in_form(request):
             return _page(pages.key_form("This is not the key of this backend."), status=401)
-        response = web.Response(status=303, headers={**PLAIN_HEADERS, "Location": request.rel_url.raw_path})
+        # The same page: all of them end in a slash.
+        response = web.Response(status=303, headers={**PLAIN_HEADERS, "Location": "./"})
         self._access.remember(response)
         return response
 
@@ -146,7 +147,7 @@ class Page:
         try:
             return await self._reader.run(lambda records: _page(make(records, asked), revision, is_compressed))
         except NotFound as exc:
-            return _page(pages.notice("Not found", str(exc)), status=404)
+            return _page(pages.notice("Not found", str(exc), _root_of(request)), status=404)
 
     @property
     def _revision(self) -> str:
@@ -185,21 +186,22 @@ class Page:
 
     async def _change(self, request: web.Request, change: Callable[[Form], Awaitable[str]]) -> web.Response:
         if not self._access.is_expected_host(request):
-            return _page(_wrong_host(), status=403)
+            return _page(_wrong_host(request), status=403)
         if not self._access.is_allowed(request):
             return _page(pages.key_form(), status=401)
         if not self._access.is_from_own_page(request):
-            return _page(pages.notice("Not from here", "Only these pages themselves may change something."), status=403)
+            text = "Only these pages themselves may change something."
+            return _page(pages.notice("Not from here", text, _root_of(request)), status=403)
         try:
             found = await request.post()
             form = {name: _whole(value) for name, value in found.items() if isinstance(value, str)}
             where = await change(form)
         except NotFound as exc:
-            return _page(pages.notice("Not found", str(exc)), status=404)
+            return _page(pages.notice("Not found", str(exc), _root_of(request)), status=404)
         except (Refusal, ValueError, LookupError) as exc:
             text = str(exc) if isinstance(exc, Refusal) else "The form cannot be read."
-            return _page(pages.notice("That cannot be done", text), status=400)
-        return web.Response(status=303, headers={**PLAIN_HEADERS, "Location": where})
+            return _page(pages.notice("That cannot be done", text, _root_of(request)), status=400)
+        return web.Response(status=303, headers={**PLAIN_HEADERS, "Location": _root_of(request) + where})
 
     # --- changes, and the library -----------------------------------------------------------------
 
@@ -251,9 +253,13 @@ def _path_of(request: web.Request) -> str:
     return resource.canonical
 
 
+def _root_of(request: web.Request) -> str:
+    return root_of(_path_of(request))
+
+
 def _asked(request: web.Request, revision: str) -> Asked:
     lists = {name: request.query.getall(name) for name in request.query}
-    return Asked(request.match_info, request.query, lists, revision)
+    return Asked(request.match_info, request.query, lists, revision, _root_of(request))
 
 
 def _whole(text: str) -> str:
@@ -261,8 +267,9 @@ def _whole(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
-def _wrong_host() -> Html:
-    return pages.notice("Not here", "This backend answers to addresses of its own machine only, such as 127.0.0.1.")
+def _wrong_host(request: web.Request) -> Html:
+    text = "This backend answers to addresses of its own machine only, such as 127.0.0.1."
+    return pages.notice("Not here", text, _root_of(request))
 
 
 def _page(page: Html, revision: str | None = None, is_compressed: bool = False, status: int = 200) -> web.Response:

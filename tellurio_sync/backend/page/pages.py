@@ -59,12 +59,14 @@ class Asked:
         names: those in the path.
         query: the rest of the address.
         revision: of the records.
+        root: from this page, the address of all pages.
     """
 
     names: Mapping[str, str]
     query: Mapping[str, str]
     lists: Mapping[str, list[str]]
     revision: str
+    root: str = "./"
 
     def number(self, name: str, default: int, *, least: int = 1, most: int = 10**9) -> int:
         """A number in the query; the default if it is not a number."""
@@ -81,9 +83,9 @@ def key_form(problem: str = "") -> Html:
     return render("key.html", title="Key", problem=problem, revision=None, has_plots=False)
 
 
-def notice(title: str, sentence: str) -> Html:
+def notice(title: str, sentence: str, root: str) -> Html:
     """A page that says why there is no such page."""
-    return render("notice.html", title=title, sentence=sentence, revision=None, has_plots=False)
+    return render("notice.html", title=title, sentence=sentence, root=root, revision=None, has_plots=False)
 
 
 # --- projects -----------------------------------------------------------------------------------
@@ -98,8 +100,8 @@ def overview(records: Records, asked: Asked) -> Html:
         parts.append(
             {
                 "project": found,
-                "path": project_path(found),
-                "runs": [shown_run(found, row) for row in rows],
+                "path": project_path(asked.root, found),
+                "runs": [shown_run(asked.root, found, row) for row in rows],
                 "where": where,
                 "columns": _columns(where),
                 "found": values_of(records, found["uuid"], rows, where),
@@ -137,14 +139,14 @@ def project_page(records: Records, asked: Asked) -> Html:
         asked,
         title=found["display_name"],
         project=found,
-        path=project_path(found),
+        path=project_path(asked.root, found),
         wanted=wanted,
         searched=described,
         statuses=STATUSES,
         tags=tags_in_use(records, found["uuid"]),
         all_metrics=all_metrics,
         where=where,
-        runs=[shown_run(found, row) for row in rows],
+        runs=[shown_run(asked.root, found, row) for row in rows],
         columns=_columns(where, wanted, described),
         values=values_of(records, found["uuid"], rows, where),
         total=total,
@@ -160,7 +162,7 @@ def compare_page(records: Records, asked: Asked) -> Html:
     found = _project(records, asked)
     chosen = list(dict.fromkeys(asked.lists.get("run", [])))[:MOST_RUNS]
     rows = [row for uuid in chosen if (row := run(records, found["uuid"], uuid)) is not None]
-    rows = [shown_run(found, row) for row in rows]
+    rows = [shown_run(asked.root, found, row) for row in rows]
     metrics, only_different = asked.lists.get("metric", []), asked.query.get("different") == "1"
     return _page(
         "compare.html",
@@ -169,9 +171,9 @@ def compare_page(records: Records, asked: Asked) -> Html:
         has_plots=True,
         title=f"Runs of {found['display_name']}",
         project=found,
-        path=project_path(found),
+        path=project_path(asked.root, found),
         searched={"run": chosen, "metric": metrics, "different": "1" if only_different else None},
-        **comparison(records, found, rows, metrics, only_different=only_different),
+        **comparison(records, asked.root, found, rows, metrics, only_different=only_different),
     )
 
 
@@ -198,23 +200,23 @@ def _columns(where: list[str], wanted: Wanted | None = None, described: Row | No
 def run_page(records: Records, asked: Asked) -> Html:
     """One run: its metrics and its parameters."""
     found, row = run_of(records, asked)
-    names = metrics.names_of_metrics(records, row["uuid"])
-    marks = Marks(records, row["uuid"], run_path(found, row))
+    names, path = metrics.names_of_metrics(records, row["uuid"]), run_path(asked.root, found, row)
+    marks = Marks(records, row["uuid"], path)
     used = usage(records, row["uuid"])
     return _page(
         "run.html",
         asked,
         scripts=("live.js", "plots.js"),
         has_plots=True,
-        **_about_run(found, row, ""),
-        plots=plots(records, row, names[:METRICS_SHOWN], run_path(found, row), marks),
+        **_about_run(asked.root, found, row, ""),
+        plots=plots(records, row, names[:METRICS_SHOWN], path, marks),
         more_metrics=len(names) > METRICS_SHOWN,
         marks=marks.all,
         usage=used,
         used=total_usage(used),
         steps=usage_by_step(records, row["uuid"]),
         configuration=configuration([row], only_different=False),
-        parameters=[_parameter(records, found, row, *one) for one in enumerate(parameters(records, row["uuid"]), 1)],
+        parameters=[_parameter(records, path, row, *one) for one in enumerate(parameters(records, row["uuid"]), 1)],
     )
 
 
@@ -223,20 +225,20 @@ def total_usage(used: list[Row]) -> Row:
     return {name: sum(row[name] for row in used) for name in names}
 
 
-def _parameter(records: Records, project: Row, run: Row, position: int, newest: Row) -> Row:
+def _parameter(records: Records, path: str, run: Row, position: int, newest: Row) -> Row:
     before = version_before(records, run["uuid"], newest["variable_id"], newest["version"])
     words = compare(before["value"] if before else newest["value"], newest["value"])
-    return {**newest, "words": only_new(words), "path": f"{run_path(project, run)}prompts/{position}/"}
+    return {**newest, "words": only_new(words), "path": f"{path}prompts/{position}/"}
 
 
-def _about_run(project: Row, run: Row, here: str) -> Row:
+def _about_run(root: str, project: Row, run: Row, here: str) -> Row:
     """The part that all pages of a run have; ``here`` is the part that is shown."""
-    path = run_path(project, run)
+    path = run_path(root, project, run)
     return {
         "title": run["name"],
         "project": project,
-        "project_path": project_path(project),
-        "run": shown_run(project, run),
+        "project_path": project_path(root, project),
+        "run": shown_run(root, project, run),
         "path": path,
         "run_parts": [(label, path + part, part == here) for label, part in _PARTS],
     }
@@ -245,11 +247,11 @@ def _about_run(project: Row, run: Row, here: str) -> Row:
 _PARTS = (("Overview", ""), ("Samples", "samples/"), ("Graph", "graph/"))
 
 
-def shown_run(project: Row, run: Row) -> Row:
+def shown_run(root: str, project: Row, run: Row) -> Row:
     is_over = run["status"] != "RUNNING"
     return {
         **run,
-        "path": run_path(project, run),
+        "path": run_path(root, project, run),
         "took": age(run["date_created"], run["date_updated"] if is_over else None),
     }
 
@@ -266,7 +268,7 @@ def story_page(records: Records, asked: Asked) -> Html:
         "against": asked.number("against", 0, least=0),
         "metric": asked.query.get("metric"),
     }
-    values = story(records, row, run_path(found, row), position, wanted)
+    values = story(records, row, run_path(asked.root, found, row), position, wanted)
     if values is None:
         raise NotFound("There is no such parameter.")
     return _page(
@@ -274,7 +276,7 @@ def story_page(records: Records, asked: Asked) -> Html:
         asked,
         scripts=("live.js", "plots.js"),
         has_plots=True,
-        **{**_about_run(found, row, f"prompts/{position}/"), "title": f"Prompt of {row['name']}"},
+        **{**_about_run(asked.root, found, row, f"prompts/{position}/"), "title": f"Prompt of {row['name']}"},
         **values,
     )
 
@@ -324,7 +326,7 @@ def samples_page(records: Records, asked: Asked) -> Html:
     return _page(
         "samples.html",
         asked,
-        **{**_about_run(found, row, "samples/"), "title": f"Samples of {row['name']}"},
+        **{**_about_run(asked.root, found, row, "samples/"), "title": f"Samples of {row['name']}"},
         purposes=PURPOSES,
         states=("right", "wrong", "error"),
         wanted=wanted,
@@ -354,7 +356,7 @@ def sample_page(records: Records, asked: Asked) -> Html:
     shown = sample(records, row["uuid"], _position(asked.names["number"]))
     if shown is None:
         raise NotFound("This sample is not kept, or not any more.")
-    path = run_path(found, row)
+    path = run_path(asked.root, found, row)
     prompts = []
     for position, parameter in enumerate(parameters(records, row["uuid"]), 1):
         version = shown["prompts"].get(parameter["variable_id"])
@@ -364,7 +366,7 @@ def sample_page(records: Records, asked: Asked) -> Html:
     return _page(
         "sample.html",
         asked,
-        **{**_about_run(found, row, ""), "title": f"Sample of {row['name']}"},
+        **{**_about_run(asked.root, found, row, ""), "title": f"Sample of {row['name']}"},
         sample=shown,
         prompts=prompts,
         others=same_sample(records, row["uuid"], shown, _OTHERS_SHOWN),
@@ -384,7 +386,7 @@ def graph_page(records: Records, asked: Asked) -> Html:
     return _page(
         "graph.html",
         asked,
-        **{**_about_run(found, row, "graph/"), "title": f"Graph of {row['name']}"},
+        **{**_about_run(asked.root, found, row, "graph/"), "title": f"Graph of {row['name']}"},
         svg=_zoomed(graph.svg, zoom) if shown else "",
         passes=kept,
         number=number,
@@ -437,4 +439,5 @@ def _page(
     template: str, asked: Asked, *, scripts: tuple[str, ...] = ("live.js",), has_plots: bool = False, **values: Any
 ) -> Html:
     styles = ("style.css", "uPlot.min.css") if has_plots else ("style.css",)
-    return render(template, scripts=scripts, styles=styles, revision=asked.revision, has_plots=has_plots, **values)
+    frame = {"root": asked.root, "revision": asked.revision, "has_plots": has_plots}
+    return render(template, scripts=scripts, styles=styles, **frame, **values)

@@ -89,14 +89,25 @@ def _seen(found: re.Match[str]) -> str:
 # --- addresses ------------------------------------------------------------------------------------
 
 
-def project_path(project: dict[str, Any]) -> str:
-    """Where the page of a project is. Begins with exactly one slash, whatever its names hold."""
-    return f"/{_segment(project['namespace'])}/projects/{_segment(project['slug'])}/"
+# All are relative to the page that holds them: so they are right under whatever path a proxy serves them.
 
 
-def run_path(project: dict[str, Any], run: dict[str, Any]) -> str:
+def root_of(pattern: str) -> str:
+    """From a page whose address is of this pattern, the address of all pages: ``./``, or as many ``../`` as it takes.
+
+    The pattern counts, not the address: a name in it may hold anything, but no slash.
+    """
+    return "../" * (pattern.count("/") - 1) or "./"
+
+
+def project_path(root: str, project: dict[str, Any]) -> str:
+    """Where the page of a project is, from a page with this root."""
+    return f"{root}{_segment(project['namespace'])}/projects/{_segment(project['slug'])}/"
+
+
+def run_path(root: str, project: dict[str, Any], run: dict[str, Any]) -> str:
     """Where the page of a run is."""
-    return f"{project_path(project)}runs/{_segment(run['uuid'])}/"
+    return f"{project_path(root, project)}runs/{_segment(run['uuid'])}/"
 
 
 def _segment(name: str) -> str:

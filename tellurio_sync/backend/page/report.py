@@ -86,7 +86,7 @@ def report(records: Records, project: Row, run: Row) -> str:
             styles=styles,
             scripts=scripts,
             project=project,
-            run=shown_run(project, run),
+            run=shown_run("", project, run),
             path="",
             configuration=configuration([run], only_different=False),
             plots=made,

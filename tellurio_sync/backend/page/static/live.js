@@ -95,7 +95,7 @@ function lookInTime() {
 
 function listen() {
   source?.close();
-  source = new EventSource("/events/");
+  source = new EventSource(`${document.documentElement.dataset.root}events/`);
   source.onmessage = (event) => {
     if (event.data !== revision || !line.textContent.startsWith("Live")) lookInTime();
   };
