@@ -15,14 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from .conftest import FAILSAFE
+from .ports import free_port
 
 KEY = "key-of-the-backend-under-test"
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 class BackendProcess:

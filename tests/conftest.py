@@ -147,7 +147,9 @@ def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.Te
     monkeypatch.delenv("XDG_DATA_HOME", raising=False)
     monkeypatch.setenv("TELLURIO_JOURNAL_DIR", f"{home}/journals")
     monkeypatch.setenv("TELLURIO_QUIET", "1")  # without the thread that shows long calls
-    monkeypatch.setenv("TELLURIO_FINISH_TIMEOUT", "20")  # a busy machine is slow
+    # A busy machine is slow.
+    monkeypatch.setenv("TELLURIO_FINISH_TIMEOUT", "20")
+    monkeypatch.setenv("TELLURIO_TIMEOUT", str(FAILSAFE))
 
 
 @pytest.fixture(autouse=True)

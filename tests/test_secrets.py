@@ -19,9 +19,10 @@ from tellurio_sync.model.model_config import ModelConfig
 from tellurio_sync.secret import Secret
 from tellurio_sync.transport.base import Ending, NoRoom, TransportEnded
 
-from .backend_process import KEY, BackendProcess, free_port
+from .backend_process import KEY, BackendProcess
 from .conftest import FAILSAFE
 from .faults.scripted import ScriptedServer, ServerConnection
+from .ports import closed_port
 
 WRONG_KEY = "wrong-key-5f3a"
 LM_KEY = "sk-language-model-9c1e"
@@ -129,14 +130,14 @@ FAILURES: dict[str, Callable[[], object]] = {
     ),
     "echo in an error": lambda: lose(reply_with(error={"code": 1, "message": WRONG_KEY, "data": {"x": [WRONG_KEY]}})),
     "echo in a reply of no form": lambda: lose(reply_with(x=PADDING + WRONG_KEY)),
-    "closed port": lambda: connect(free_port(), retries=1),
+    "closed port": lambda: connect(closed_port(), retries=1),
     "unencrypted": lambda: te.TellurioWebSocketClient("ws://192.0.2.1", 80).connect(WRONG_KEY),
     "not printable": lambda: te.TellurioWebSocketClient("ws://127.0.0.1", 80).connect(WRONG_KEY + "\n"),
     "blanks in it": lambda: te.Session().login(WRONG_KEY + " x"),
     "bad option beside a key": lambda: te.TellurioWebSocketClient(default_timeout=-1, api_key=WRONG_KEY),
     "bad retries": lambda: connect(80, retries=0),
     "bad mode": lambda: te.Session().login(WRONG_KEY, mode="elsewhere"),
-    "no backend": lambda: te.Session(http_base_url="http://127.0.0.1", http_port=free_port()).login(WRONG_KEY),
+    "no backend": lambda: te.Session(http_base_url="http://127.0.0.1", http_port=closed_port()).login(WRONG_KEY),
 }
 
 
@@ -274,7 +275,7 @@ def test_a_whole_session_shows_no_key(
     with te.Session(**address, on_restored=restored.append) as session:
         session.login(KEY)
         with session.init(None, "Secrets") as run:
-            lm = te.OpenAI(api_key=LM_KEY, base_url=f"http://127.0.0.1:{free_port()}/v1", max_retries=0)
+            lm = te.OpenAI(api_key=LM_KEY, base_url=f"http://127.0.0.1:{closed_port()}/v1", max_retries=0)
             te.set_backward_model_client("openai/gpt-4o", client_args={"api_key": LM_KEY, "max_retries": 0})
             prompt = te.Parameter("p", "prompt")
             optimizer = te.TGD([prompt], lm, model="m")

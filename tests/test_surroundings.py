@@ -131,6 +131,7 @@ def test_a_context_checks_certificates_and_names() -> None:
 
 
 def test_one_timeout_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TELLURIO_TIMEOUT")
     assert (StudioRest("http://127.0.0.1", 1).timeout, te.Session()._default_timeout) == (5.0, 30.0)
     monkeypatch.setenv("TELLURIO_TIMEOUT", "12.5")
     assert (StudioRest("http://127.0.0.1", 1).timeout, te.Session()._default_timeout) == (12.5, 12.5)

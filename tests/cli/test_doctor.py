@@ -22,6 +22,7 @@ from tellurio_sync.local import default_local_backend
 from ..backend.conftest import RunningBackend
 from ..backend.lm_endpoint import LmEndpoint, Reply, completion
 from ..faults.scripted import ScriptedServer, ServerConnection
+from ..ports import closed_port
 from .conftest import KEY, Run
 
 STAGES = ["configuration", "DNS", "proxy", "TCP", "TLS", "REST", "key", "handshake", "greeting", "round trip"]
@@ -153,11 +154,6 @@ def test_a_name_without_an_address(run: Run, set_variables: Set, monkeypatch: py
     text, hint = failure(run, "DNS", 5)
     assert text == "the name 'platfrom.example' has no address: Name or service not known"
     assert "Check the spelling" in hint
-
-
-def closed_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def test_a_proxy_that_is_not_there(run: Run, set_variables: Set) -> None:

@@ -19,8 +19,10 @@ from tellurio_sync.errors import (
     RemoteProtocolError,
     WouldDeadlock,
 )
+from tellurio_sync.peer.lifecycle import Lifecycle
 
 from ..conftest import FAILSAFE
+from ..fake_clock import FakeClock
 from ..faults.scripted import ScriptedServer, ServerConnection
 from .conftest import Connect, echo
 
@@ -254,21 +256,23 @@ class TestDeadlines:
             client.call("last")
         assert seen == ["queued", "queued", "last"]
 
-    def test_heartbeats_keep_a_long_call_alive(self, connect: Connect) -> None:
-        beats = 6
-        stop = threading.Event()
+    def test_heartbeats_keep_a_long_call_alive(self, connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+        clock = FakeClock()
+        monkeypatch.setitem(Lifecycle.__init__.__kwdefaults__, "clock", clock)
 
         def script(connection: ServerConnection) -> None:
             request = connection.receive()
-            for _ in range(beats):
+            for _ in range(6):
+                clock.advance(25)
                 connection.send({"jsonrpc": "2.0", "method": "heartbeat", "params": {"id": request["id"]}})
-                stop.wait(0.1)
+                connection.send({"jsonrpc": "2.0", "method": "no such method", "id": 1})
+                assert connection.receive()["id"] == 1, "it has read what came before"
             connection.reply(request, "done")
             connection.wait_for_end()
 
         with ScriptedServer(script) as server:
-            # Without its heartbeats the call would end after a third of the time that the server takes.
-            assert connect(server).call("run_step", {}, timeout=0.2 * beats / 4)["result"] == "done"
+            # Without its heartbeats the call would end after a fifth of the time that the server takes.
+            assert connect(server, ping_interval=None).call("run_step", {}, timeout=30)["result"] == "done"
 
     def test_a_cancelled_future_gives_up_its_call(self, connect: Connect) -> None:
         with ScriptedServer() as server:
@@ -315,7 +319,7 @@ def test_a_failed_call_tells_whether_the_server_may_have_acted(
     with ScriptedServer(acting) as server:
         client = connect(server, reconnect=False)
         with pytest.raises(error) as caught:
-            client.call(method, params, timeout=0.5)
+            client.call(method, params, timeout=0.05 if method == "keep" else FAILSAFE)
         client.close()
     assert caught.value.was_sent is has_acted  # type: ignore[attr-defined]
     assert acting.done == ([method] if has_acted else [])

@@ -78,7 +78,7 @@ def test_however_the_server_ends_every_waiting_call_fails_at_once(
 def test_silence_is_found_by_an_unanswered_ping() -> None:
     lost: list[ConnectionLost] = []
     with ScriptedServer(echo) as server, Proxy(server.port) as proxy:
-        peer = peer_on(proxy.port, ping_interval=0.05, ping_timeout=0.1, on_lost=lost.append)
+        peer = peer_on(proxy.port, ping_interval=0.05, ping_timeout=2.0, on_lost=lost.append)
         assert peer.request("echo", {"n": 1}, FAILSAFE)["result"] == {"n": 1}
         proxy.stall()
         error = Background(peer.request, "echo", {"n": 2}, 10 * FAILSAFE).error()
@@ -107,7 +107,7 @@ def test_silence_is_found_also_while_a_callable_runs() -> None:
             proxy.port,
             {"run": Method(callable_, on_worker=True)},
             ping_interval=0.05,
-            ping_timeout=0.1,
+            ping_timeout=2.0,
             on_lost=lambda _: lost.set(),
         )
         assert entered.wait(FAILSAFE)

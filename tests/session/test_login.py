@@ -16,8 +16,8 @@ from tellurio_sync.errors import ConnectFailed, HttpUnreachable, InvalidAPIKeyEr
 from tellurio_sync.session import default
 
 from ..backend.conftest import RunningBackend
-from ..backend_process import free_port
 from ..conftest import FAILSAFE
+from ..ports import closed_port
 from .conftest import KEY, MakeSession
 
 
@@ -77,7 +77,7 @@ class TestLogin:
     def test_a_backend_that_is_not_running_is_named_with_how_to_start_one(
         self, make_session: MakeSession, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        port = free_port()
+        port = closed_port()
         connect = te.TellurioWebSocketClient.connect
         monkeypatch.setattr(te.TellurioWebSocketClient, "connect", lambda self, key: connect(self, key, 2, 0))
         with pytest.raises(HttpUnreachable, match=rf"http://127\.0\.0\.1:{port}.*tellurio-sync backend") as caught:

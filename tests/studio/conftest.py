@@ -11,6 +11,8 @@ import pytest
 
 from tellurio_sync.studio import StudioRest
 
+from ..conftest import FAILSAFE
+
 KEY = "te-0123456789-secret"
 
 
@@ -25,6 +27,7 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     monkeypatch.setenv("TELLURIO_JOURNAL_DIR", str(tmp_path / "journals"))
     monkeypatch.setenv("TELLURIO_FINISH_TIMEOUT", "20")
+    monkeypatch.setenv("TELLURIO_TIMEOUT", str(FAILSAFE))
     return tmp_path
 
 

@@ -22,6 +22,7 @@ from tellurio_sync.transport.tls import check_context
 from ..conftest import FAILSAFE
 from ..faults import scripted
 from ..faults.scripted import GREETING, ScriptedServer
+from ..ports import closed_port
 from .conftest import Tls
 from .ends import receive
 
@@ -45,11 +46,6 @@ def failure(attempt: Dialer) -> DialFailed:
     with pytest.raises(DialFailed) as caught:
         attempt.dial()
     return caught.value
-
-
-def closed_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def wait_for_the_client_to_leave(sock: socket.socket) -> None:

@@ -17,9 +17,9 @@ from tellurio_sync.transport.handshake import Dialer
 
 from ..conftest import FAILSAFE
 from ..faults.scripted import ScriptedServer
+from ..ports import closed_port
 from .conftest import Tls
 from .ends import receive
-from .test_handshake import closed_port
 
 KEY = "key-of-many-letters"
 VARIABLES = ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY")

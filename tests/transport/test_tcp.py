@@ -14,7 +14,8 @@ import pytest
 from tellurio_sync.transport import tcp
 
 from ..conftest import FAILSAFE, in_thread
-from .test_handshake import closed_port, full_listener
+from ..ports import closed_port
+from .test_handshake import full_listener
 
 UNREACHABLE = (socket.AF_INET6, ("fe80::1", 9, 0, 0))
 """Without the number of an interface: the system refuses it at once."""
