@@ -28,11 +28,16 @@ FAILSAFE = 30.0
 TEST_LIMIT = 900.0
 """Seconds: a test that takes longer hangs, and ends the whole run."""
 
-# No test depends on how fast the machine is: neither one example of a property, nor making it.
-hypothesis.settings.register_profile(
-    "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
-)
-hypothesis.settings.load_profile("unhurried")
+# No test depends on how fast the machine is: neither one example of a property, nor making it. And none on chance: the
+# examples are the same each time. `--hypothesis-profile=exploring` draws others.
+for _profile, _is_repeatable in (("exploring", False), ("repeatable", True)):
+    hypothesis.settings.register_profile(
+        _profile,
+        deadline=None,
+        derandomize=_is_repeatable,
+        suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    )
+hypothesis.settings.load_profile("repeatable")
 
 
 def _is_coverage_on() -> bool:

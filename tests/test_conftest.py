@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import re
 import threading
+from pathlib import Path
 
 import hypothesis
+import pytest
 
 from .conftest import FAILSAFE, Watchdog
 
 
-def test_no_property_depends_on_how_fast_the_machine_is() -> None:
+def test_no_property_depends_on_how_fast_the_machine_is_nor_on_chance(request: pytest.FixtureRequest) -> None:
     settings = hypothesis.settings()
     assert settings.deadline is None
     assert hypothesis.HealthCheck.too_slow in settings.suppress_health_check
+    assert settings.derandomize or request.config.getoption("--hypothesis-profile") == "exploring"
+
+
+def test_no_property_brings_that_back() -> None:
+    """A list of its own replaces that of all."""
+    lists = [
+        (path.name, found)
+        for path in Path(__file__).parent.rglob("*.py")
+        for found in re.findall(r"suppress_health_check=\[([^]]*)\]", path.read_text(encoding="utf-8"))
+    ]
+    assert len(lists) > 1
+    assert [path for path, found in lists if "HealthCheck.too_slow" not in found] == []
 
 
 def test_a_test_that_hangs_ends_the_run_with_the_stacks_of_all_threads() -> None:

@@ -84,7 +84,9 @@ def new_run(db: sqlite3.Connection) -> int:
     return number
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(st.lists(CALLS, max_size=5))
 def test_what_is_added_is_read(db: sqlite3.Connection, batches: list[Any]) -> None:
     metrics, run = Metrics(db), new_run(db)

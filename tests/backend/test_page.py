@@ -170,7 +170,9 @@ def plots_of(page: str) -> list[dict[str, Any]]:
     gaps=st.lists(st.integers(0, 2**40), min_size=1, max_size=9),
     columns=st.integers(1, 12),
 )
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 def test_no_extreme_is_lost(
     stored_run: tuple[Store, Row, Row], values: list[float], times: int, gaps: list[int], columns: int
 ) -> None:
