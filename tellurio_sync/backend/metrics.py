@@ -23,6 +23,7 @@ import sqlite3
 import struct
 import sys
 from array import array
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -352,6 +353,63 @@ def unpack(data: bytes) -> _Block:
     return block
 
 
+class Line:
+    """The numbers of packed rows one behind the other, joined without looking at each.
+
+    Attributes:
+        steps: of the values; a ``range`` where each is as far from the one before.
+        doubles: the values.
+    """
+
+    def __init__(self, rows: Iterable[bytes]) -> None:
+        self._rows = list(rows)
+        self._begins: list[int] = []
+        total, pieces, packed = 0, [], []
+        for data in self._rows:
+            flags, count, _, first_step = _HEAD.unpack_from(data)
+            self._begins.append(total)
+            at = _HEAD.size + (4 if flags & _REGULAR_NUMBERS else 4 * count)
+            if flags & _REGULAR_STEPS:
+                (distance,) = struct.unpack_from("<q", data, at)
+                pieces.append(_evenly(first_step, distance, count))
+            else:
+                pieces.append(_array("q", data[at : at + 8 * count]))
+            packed.append(data[len(data) - 8 * count :])
+            total += count
+        self.steps = _in_one(pieces)
+        self.doubles = _array("d", b"".join(packed))
+
+    def number(self, place: int) -> int:
+        """The number of the value at a place: how many values of the run came before it."""
+        row = bisect_right(self._begins, place) - 1
+        data, place = self._rows[row], place - self._begins[row]
+        flags, _, first_number, _ = _HEAD.unpack_from(data)
+        if flags & _REGULAR_NUMBERS:
+            return int(first_number + place * struct.unpack_from("<I", data, _HEAD.size)[0])
+        return int(first_number + struct.unpack_from("<I", data, _HEAD.size + 4 * place)[0])
+
+
+def _in_one(pieces: list[Sequence[int]]) -> Sequence[int]:
+    """The same numbers as one sequence: a range, if that holds them all."""
+    if not pieces:
+        return ()
+    first = pieces[0][0]
+    second = pieces[0][1] if len(pieces[0]) > 1 else pieces[1][0] if len(pieces) > 1 else first + 1
+    distance, at = second - first, first
+    for piece in pieces:
+        is_even = len(piece) == 1 or (isinstance(piece, range) and piece.step == distance)
+        if not (is_even and piece[0] == at):
+            break
+        at += distance * len(piece)
+    else:
+        if distance:
+            return range(first, at, distance)
+    joined = array("q")
+    for piece in pieces:
+        joined.extend(piece)
+    return joined
+
+
 class Packed(NamedTuple):
     """What one packed row holds, as far as it can be told without looking at each number."""
 
@@ -364,7 +422,7 @@ class Packed(NamedTuple):
 
 
 def look_into(data: bytes) -> Packed:
-    """The numbers of one packed row, quickly: a plot of a million values looks into thousands of rows."""
+    """The numbers of one packed row, quickly."""
     flags, count, first_number, first_step = _HEAD.unpack_from(data)
     at = _HEAD.size
     number_distance = step_distance = None

@@ -89,7 +89,7 @@ def test_a_run_with_its_metrics(browser: Browser, make_run: MakeRun) -> None:
     ):
         assert text in page
     (plot,) = plots_of(page)
-    assert (plot["name"], plot["runs"][0]["x"], plot["runs"][0]["y"]) == ("accuracy", [0, 1, 2], [0.25, 0.75, 0.5])
+    assert (plot["name"], plot["x"], plot["runs"][0]["y"]) == ("accuracy", [0, 1, 2], [0.25, 0.75, 0.5])
     run.finish()
     assert "completed" in browser.look(run.path).text
 
@@ -152,7 +152,7 @@ def test_a_long_history_is_drawn_from_its_begin_to_its_end(stored_run: tuple[Sto
     assert page.count("<tr>") == plots.VALUES_IN_TABLE + 1
     (plot,) = plots_of(page)
     assert plot["isThinned"]
-    assert len(plot["runs"][0]["x"]) <= 2 * plots.columns_for(1) + 4
+    assert len(plot["x"]) <= 2 * plots.columns_for(1) + 4
     assert len(page) < 100_000
 
 
@@ -168,26 +168,38 @@ def plots_of(page: str) -> list[dict[str, Any]]:
     values=st.lists(st.floats(-1e6, 1e6) | st.sampled_from([math.nan, 1e308, 10**16]), min_size=1, max_size=60),
     times=st.sampled_from([1, 12]),
     gaps=st.lists(st.integers(0, 2**40), min_size=1, max_size=9),
+    others=st.lists(st.integers(0, 2), min_size=1, max_size=4),
     columns=st.integers(1, 12),
 )
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 def test_no_extreme_is_lost(
-    stored_run: tuple[Store, Row, Row], values: list[float], times: int, gaps: list[int], columns: int
+    stored_run: tuple[Store, Row, Row],
+    values: list[float],
+    times: int,
+    gaps: list[int],
+    others: list[int],
+    columns: int,
 ) -> None:
-    """Of few values and of several packed rows of them; NaN is a gap, and what is too large is left out."""
+    """Of few values and of several packed rows of them; NaN is a gap, and what is too large is left out.
+
+    ``others``: how many values of another metric come between them.
+    """
     store, project, _ = stored_run
     run = store.create_run(project["uuid"], None, None, "RUNNING")
     assert run is not None
     values = values * times
     steps = list(itertools.islice(itertools.accumulate(itertools.cycle(gaps)), len(values)))
     with store.transaction():
-        for step, value in zip(steps, values):
+        for step, value, count in zip(steps, values, itertools.cycle(others)):
+            for _ in range(count):
+                store.add_metric(run["uuid"], "other", 0.5, None)
             store.add_metric(run["uuid"], "loss", value, step)
+    numbered = itertools.accumulate(itertools.islice(itertools.cycle(others), len(values)), lambda at, n: at + n + 1)
     wanted = [
         (step, None if math.isnan(value) else float(value), number)
-        for number, (step, value) in enumerate(zip(steps, values))
+        for number, step, value in zip(numbered, steps, values)
         if value != 1e308
     ]
     assert series(store, run["uuid"], "loss", len(values)) == wanted

@@ -229,6 +229,13 @@ def url_of(backend: RunningBackend, run: WatchedRun) -> str:
     return f"{backend.http_url}{run.path}?token={TOKEN}"
 
 
+def see_plot(chromium: Chromium) -> None:
+    """Go to the first plot, if there is one, and wait until it is drawn."""
+    if chromium.look("document.querySelector('tellurio-plot') !== null"):
+        chromium.place("tellurio-plot")
+        chromium.wait("document.querySelector('tellurio-plot .u-over')")
+
+
 # How many values the first plot draws.
 CORNERS = "document.querySelector('tellurio-plot').chart.data[0].length"
 
@@ -239,6 +246,7 @@ def test_a_run_is_seen_and_followed(chromium: Chromium, backend: RunningBackend,
     prompt = run.parameter("Be brief.", "system prompt")
     run.step(prompt, "Be brief.\nBe kind.")
     chromium.open(url_of(backend, run))
+    see_plot(chromium)
 
     box = chromium.look("document.querySelector('tellurio-plot canvas').getBoundingClientRect().toJSON()")
     assert box["width"] > 200

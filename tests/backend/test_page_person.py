@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from tellurio_sync.backend.page import plots
 from tellurio_sync.backend.page.report import write_report
 
 from .conftest import RunningBackend
 from .rpc_client import FAILSAFE
-from .test_page_browser import Chromium, pytestmark  # noqa: F401 - skips, and is slow, for the same reason
+from .test_page_browser import Chromium, pytestmark, see_plot  # noqa: F401 - skips, and is slow, for the same reason
 from .test_page_story import Trained
 from .watched_run import TOKEN, WatchedRun
 
@@ -50,6 +51,7 @@ class Person:
     def open(self, path: str) -> None:
         sign = "&" if "?" in path else "?"
         self.chromium.open(f"{self._url}{path}{sign}token={TOKEN}")
+        see_plot(self.chromium)
 
     def text(self, selector: str = "main") -> str:
         return re.sub(r"\s+", " ", self.chromium.look(f"document.querySelector({json.dumps(selector)}).innerText"))
@@ -57,6 +59,7 @@ class Person:
     def follow(self, selector: str) -> None:
         self.chromium.click(selector)
         self.chromium.wait_for_load()
+        see_plot(self.chromium)
 
     def got(self, name: str) -> bytes:
         """The content of a file that was taken away; waits until it is whole."""
@@ -219,15 +222,71 @@ def test_a_long_metric_is_looked_at_more_closely(person: Person, chromium: Chrom
     assert chromium.complaints == []
 
 
+def test_plots_are_drawn_and_fetched_when_they_come_into_view(
+    chromium: Chromium, backend: RunningBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plots, "POINTS_IN_PAGE", 4)
+    run = WatchedRun(backend)
+    for name in "abcdefghi":
+        for value in (1, 2, 3):
+            run.log(name, value)
+    chromium.resize(360)
+    chromium.open(f"{backend.http_url}{run.path}?token={TOKEN}")
+    asked = "performance.getEntriesByType('resource').filter((one) => one.name.includes('series.json')).length"
+    last = "document.querySelector('tellurio-plot[data-name=i]')"
+    chromium.wait("document.getElementById('live').textContent.startsWith('Live')")
+    assert chromium.look(f"{last}.chart == null")
+    assert chromium.look(asked) < 5, "not those far down"
+    # What can be taken away does not wait for that.
+    assert chromium.look(f"{last}.nextElementSibling.querySelector('a').href").endswith("values.csv?metric=i")
+    chromium.place("tellurio-plot[data-name=i]")
+    chromium.wait(f"{last}.querySelector('.u-over')")
+    assert chromium.look(f"[...{last}.chart.data[1]]") == [1, 2, 3]
+    # New values of what has come into view come by themselves.
+    run.log("i", 7)
+    chromium.wait(f"{last}.chart?.data[1].length === 4")
+    chromium.choose("[name=x]", "time", "input")
+    chromium.wait(f"{last}.chart?.data[0][0] > 1e9")
+    chromium.choose("[name=x]", "step", "input")
+    chromium.wait(f"{last}.chart?.data[0][0] === 0")
+    run.close()
+    assert chromium.complaints == []
+
+
+def test_many_long_runs_share_their_steps(person: Person, chromium: Chromium, backend: RunningBackend) -> None:
+    runs = [WatchedRun(backend, name=name) for name in ("first", "second")]
+    for run in runs:
+        run.log_all("loss", [step % 50 + (step == 700) * 100 for step in range(1500)])
+        run.close()
+    person.open(f"{runs[0].project_path}compare/?run={runs[0].uuid}&run={runs[1].uuid}")
+    whole = chromium.look(f"{PLOT}.chart.data[0].length")
+    assert whole <= 1000
+    assert chromium.look(f"{PLOT}.chart.data.slice(1).map((values) => Math.max(...values))") == [100, 100]
+    left, top, width, height = chromium.place("tellurio-plot .u-over")
+    chromium.command("Input.dispatchMouseEvent", type="mouseMoved", x=left + width / 2, y=top + height / 2)
+    chromium.wait("!document.querySelector('.tip').hidden")
+    assert re.match(r"steps 7\d\d to 7\d\d (first|second): \d+", person.text(".tip"))
+    chromium.drag("tellurio-plot .u-over", 0.5, 0.6)
+    chromium.wait(f"Number({PLOT}.dataset.points) > 0")
+    steps = chromium.look(f"{PLOT}.chart.data[0]")
+    assert steps == list(range(steps[0], steps[-1] + 1)), "every value of that span"
+    chromium.choose("[name=x]", "time", "input")
+    chromium.wait(f"{PLOT}.chart.axes[0].incrs && {PLOT}.along.t")
+    assert [len(run["t"]) > 500 for run in chromium.look(f"{PLOT}.lines()")] == [True, True]
+    chromium.choose("[name=x]", "step", "input")
+    chromium.wait(f"{PLOT}.chart.data[0].length === {whole}")
+    assert chromium.complaints == []
+
+
 def test_a_gap_is_a_gap_and_every_axis_works(person: Person, chromium: Chromium, trained: Trained) -> None:
     person.open(trained.path)
     for axis in ("time", "version", "step"):
         chromium.look(f"document.querySelector('[name=x]').value = '{axis}'")
         chromium.look("document.querySelector('[name=x]').dispatchEvent(new Event('input', {bubbles: true}))")
-        key = {"time": "t", "version": "v", "step": "x"}[axis]
+        wanted = {"time": "lines()[0].t", "version": "lines()[0].v", "step": "data.x"}[axis]
         chromium.look("new Promise((resolve) => requestAnimationFrame(resolve))")
         chromium.look(f"{PLOT}.show()")
-        assert chromium.look(f"JSON.stringify({PLOT}.chart.data[0]) === JSON.stringify({PLOT}.data.runs[0].{key})")
+        assert chromium.look(f"JSON.stringify({PLOT}.chart.data[0]) === JSON.stringify({PLOT}.{wanted})")
         assert chromium.look(f"{PLOT}.chart.data[0].length") == 3, axis
         assert chromium.look(f"{PLOT}.marks().length") == 2, axis
     assert chromium.complaints == []
@@ -416,6 +475,7 @@ def test_a_report_is_read_without_a_server(
         "Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=0, uploadThroughput=0
     )
     chromium.open(path.as_uri())
+    see_plot(chromium)
     assert chromium.look(f"{PLOT}.chart.data[0].length") == 3
     chromium.choose("[name=x]", "version", "input")
     chromium.wait(f"{PLOT}.chart.data[0][0] === {PLOT}.data.runs[0].v[0]")

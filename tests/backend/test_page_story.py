@@ -125,7 +125,10 @@ def test_versions_are_marks_on_the_curve(browser: Browser, run: Trained) -> None
         assert urljoin(path, marks[0]["href"]) == f"{run.path}prompts/1/?version=2"
         # The other axes come when they are asked for.
         line = browser.look(f"{run.path}series.json?metric=accuracy").json()["runs"][0]
+        assert line.keys() == {"label", "y", "marks"}
         assert line["marks"] == [0.5, 1.5]
+        for axis in "tv":
+            line |= browser.look(f"{run.path}series.json?metric=accuracy&axis={axis}").json()["runs"][0]
         assert [int(at) for at in line["v"]] == [1, 2, 3], "each value belongs to one version"
         assert len(line["t"]) == 3
         assert line["t"] == sorted(line["t"])

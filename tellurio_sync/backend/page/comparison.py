@@ -8,10 +8,11 @@ from typing import Any
 from ..snapshot import Records
 from ..store import Row
 from .direction import is_lower_better
-from .plots import columns_for, in_words, line_of
-from .queries.metrics import count_of_values, last_values_of_run
+from .overlay import overlay
+from .plots import POINTS_IN_PAGE, columns_for, in_words
+from .queries.metrics import highest, last_values_of_run
 from .queries.parameters import parameters
-from .queries.series import finite, is_number, series
+from .queries.series import EVERYTHING, is_number, line_of
 from .render import run_path, shown
 from .words import compare
 
@@ -19,6 +20,7 @@ MOST_RUNS = 100
 METRICS_SHOWN = 12
 PROMPTS_SHOWN = 8
 _LINE_COLOURS = 8
+_RUNS_IN_WORDS = 10
 
 
 def comparison(
@@ -42,7 +44,7 @@ def comparison(
         "lines": lines,
         "names": names,
         "drawn": drawn,
-        "plots": [plot for name in drawn if (plot := _plot(records, root, project, rows, name, len(drawn)))],
+        "plots": _plots(records, root, project, rows, drawn),
         "last": last,
         "best": {name: _best(name, [last[row["uuid"]].get(name) for row in rows]) for name in names},
         "configuration": configuration(rows, only_different=only_different),
@@ -51,20 +53,38 @@ def comparison(
     }
 
 
-def _plot(records: Records, root: str, project: Row, rows: list[Row], name: str, plots: int) -> Row | None:
-    columns = columns_for(len(rows) * plots)
-    runs, words, is_thinned = [], [], False
-    for row in rows:
-        points = series(records, row["uuid"], name, columns)
-        is_thinned = is_thinned or count_of_values(records, row["uuid"], name) > 2 * columns
-        if finite(points):
-            words.append(f"{row['name']}, {in_words(name, points)}")
-        runs.append({**line_of(row["name"], points), "key": row["uuid"]})
-    if not words:
-        return None
-    path = run_path(root, project, rows[0])
-    data = {"name": name, "runs": runs, "isSpan": True, "isThinned": is_thinned, "path": path}
-    return {"name": name, "in_words": ". ".join(words[:10]), "data": data}
+def _plots(records: Records, root: str, project: Row, rows: list[Row], names: list[str]) -> list[Row]:
+    """One plot per metric that has numbers; the data of the first ones is in the page."""
+    found, points = [], 0
+    columns = columns_for(len(rows))
+    for name in names:
+        data: Row = {"name": name, "path": run_path(root, project, rows[0]), "isSpan": True}
+        words = _in_words(records, rows, name)
+        if not words:
+            continue
+        is_here = points < POINTS_IN_PAGE
+        if is_here:
+            data |= drawn_together(records, rows, name, columns)
+            points += sum(len(one["y"]) for one in data["runs"])
+        else:
+            data["runs"] = [{"label": row["name"], "key": row["uuid"]} for row in rows]
+        found.append({"name": name, "in_words": ". ".join(words), "data": data})
+    return found
+
+
+def drawn_together(
+    records: Records, rows: list[Row], name: str, columns: int, span: tuple[int, int] = EVERYTHING
+) -> Row:
+    """What the script needs to draw one metric of several runs in one plot."""
+    found = overlay([line_of(records, row["uuid"], name) for row in rows], columns, span)
+    runs = [{"label": row["name"], "key": row["uuid"], "y": y} for row, y in zip(rows, found["ys"])]
+    return {"x": found["x"], "runs": runs, "columns": found["columns"], "isThinned": found["columns"] is not None}
+
+
+def _in_words(records: Records, rows: list[Row], name: str) -> list[str]:
+    """The first of the runs that have numbers, for a screen reader."""
+    with_numbers = [row for row in rows if highest(records, row["uuid"], name) is not None][:_RUNS_IN_WORDS]
+    return [f"{row['name']}, {in_words(name, line_of(records, row['uuid'], name))}" for row in with_numbers]
 
 
 def _best(name: str, values: list[Any]) -> tuple[Any, str]:

@@ -11,12 +11,13 @@ from typing import NamedTuple
 from ..passes import from_json
 from ..snapshot import Records
 from ..store import Row
+from .comparison import drawn_together
 from .pages import Asked, NotFound, run_of
-from .plots import axes_of, columns_for, line_of
+from .plots import columns_for, drawn
 from .queries.parameters import parameters, version
 from .queries.passes import backward_pass
 from .queries.runs import run
-from .queries.series import series, values
+from .queries.series import line_of, values
 from .render import visible
 from .report import report
 from .story import Marks, export
@@ -85,18 +86,25 @@ def values_file(records: Records, asked: Asked) -> File:
 
 
 def series_file(records: Records, asked: Asked) -> File:
-    """One metric in a span of steps, of this run or of several, thinned out to what can be seen."""
-    rows, name = _runs(records, asked), asked.query.get("metric", "")
+    """One metric in a span of steps, of this run or of several, thinned out to what can be seen.
+
+    With ``axis`` "t" (time) or "v" (version of the prompt) each run has that instead of common steps.
+    """
+    rows, name, axis = _runs(records, asked), asked.query.get("metric", ""), asked.query.get("axis", "")
     span = (asked.number("from", 0, least=0, most=2**63 - 1), asked.number("to", 2**63 - 1, most=2**63 - 1))
     columns = columns_for(len(rows))
-    lines = []
-    for row in rows:
-        points = series(records, row["uuid"], name, columns, span)
-        marks = Marks(records, row["uuid"], "")
-        lines.append(
-            {**line_of(row["name"], points), **axes_of(records, row, points, marks), "marks": marks.on(points)}
-        )
-    return File(json.dumps({"runs": lines}).encode(), "application/json", None)
+    if len(rows) > 1 and not axis:
+        found = drawn_together(records, rows, name, columns, span)
+    else:
+        each = [
+            drawn(
+                *(records, row, line_of(records, row["uuid"], name), Marks(records, row["uuid"], "")),
+                *(columns, span, (axis,)),
+            )
+            for row in rows
+        ]
+        found = {**each[0], "runs": [one["runs"][0] for one in each]}
+    return File(json.dumps(found, separators=(",", ":")).encode(), "application/json", None)
 
 
 def _runs(records: Records, asked: Asked) -> list[Row]:

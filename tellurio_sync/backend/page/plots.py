@@ -1,31 +1,67 @@
-"""The data of plots, reduced to what can be seen."""
+"""The data of plots, reduced to what can be seen.
+
+A page holds the data of its first plots. What is further down is fetched when a reader comes there: a page of many
+metrics would else be made, sent and read for what nobody may look at.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..snapshot import Records
 from ..store import Row
 from .direction import is_lower_better
 from .queries.metrics import count_of_values, last_values
-from .queries.series import Point, finite, series
+from .queries.series import EVERYTHING, Line, line_of, thinned
 from .queries.times import times
 from .render import number
 
 if TYPE_CHECKING:
     from .story import Marks
 
-VALUES_IN_TABLE = 50
+VALUES_IN_TABLE, _FEWEST_IN_TABLE = 50, 10
+# Of all tables of a page together.
+ROWS_IN_PAGE = 200
 
-# Of all plots of a page together: more would make the page larger than what can be seen of it.
-_POINTS_PER_PAGE = 12_000
+# Of all plots of a page together, and of those whose data is in the page: more is not seen at first.
+_POINTS_PER_PAGE, POINTS_IN_PAGE = 12_000, 4_000
 _MOST_COLUMNS, _FEWEST_COLUMNS = 500, 60
 
 
-def plots(records: Records, run: Row, names: list[str], path: str, marks: Marks) -> list[Row]:
-    """One plot per metric of a run, with the versions of its prompts as marks and its last values as a table."""
+def plots(
+    records: Records, run: Row, names: list[str], path: str, marks: Marks, *, is_whole: bool = False
+) -> list[Row]:
+    """One plot per metric of a run, with the versions of its prompts as marks and its last values as a table.
+
+    ``is_whole``: with all data and all axes, for a page that cannot ask for more.
+    """
     columns = columns_for(len(names))
-    return [_plot(records, run, name, columns, path, marks) for name in names]
+    rows = min(max(ROWS_IN_PAGE // max(len(names), 1), _FEWEST_IN_TABLE), VALUES_IN_TABLE)
+    found, points = [], 0
+    for name in names:
+        line = line_of(records, run["uuid"], name)
+        size = min(len(line.values), 2 * columns)
+        is_here = is_whole or points + size <= POINTS_IN_PAGE
+        points += size if is_here else 0
+        data: Row = {"name": name, "path": path}
+        if is_here:
+            data.update(drawn(records, run, line, marks, columns, axes=("t", "v") if is_whole else ()))
+        else:
+            data["runs"] = [{"label": run["name"]}]
+        found.append(
+            {
+                "name": name,
+                "rows": last_values(records, run["uuid"], name, rows),
+                "total": count_of_values(records, run["uuid"], name),
+                "is_thinned": len(line.values) > 2 * columns,
+                "now": number(line.ends[1].value) if line.ends else "",
+                "best": _best(name, line, marks),
+                "in_words": in_words(name, line),
+                "data": data if line.ends else None,
+            }
+        )
+    return found
 
 
 def columns_for(lines: int) -> int:
@@ -33,64 +69,55 @@ def columns_for(lines: int) -> int:
     return min(max(_POINTS_PER_PAGE // (2 * max(lines, 1)), _FEWEST_COLUMNS), _MOST_COLUMNS)
 
 
-def _plot(records: Records, run: Row, name: str, columns: int, path: str, marks: Marks) -> Row:
-    rows = last_values(records, run["uuid"], name, VALUES_IN_TABLE)
-    total = count_of_values(records, run["uuid"], name)
-    points = series(records, run["uuid"], name, columns)
-    is_thinned = total > 2 * columns
-    line = {**line_of(run["name"], points), "marks": marks.on(points)}
-    data = {"name": name, "runs": [line], "isThinned": is_thinned, "path": path}
-    return {
-        "name": name,
-        "rows": rows,
-        "total": total,
-        "is_thinned": is_thinned,
-        "now": number(finite(points)[-1][1]) if finite(points) else "",
-        "best": _best(name, points, marks),
-        "in_words": in_words(name, points),
-        "data": data if finite(points) else None,
-    }
+def drawn(
+    records: Records,
+    run: Row,
+    line: Line,
+    marks: Marks,
+    columns: int,
+    span: tuple[int, int] = EVERYTHING,
+    axes: Sequence[str] = (),
+) -> Row:
+    """What the script needs to draw one metric of one run.
+
+    ``axes``: what else may be along x: time ("t"), and the version of the prompt ("v"); None where that is not known.
+    """
+    points = thinned(line, columns, span)
+    one = {"label": run["name"], "y": [None if point.value is None else rounded(point.value) for point in points]}
+    one["marks"] = marks.on(points)
+    if "t" in axes:
+        one["t"] = times(records, run["uuid"], points)
+    if "v" in axes:
+        one["v"] = marks.axis(points) if points else None
+    return {"x": [point.step for point in points], "runs": [one], "isThinned": len(line.values) > 2 * columns}
 
 
-def _best(name: str, points: list[Point], marks: Marks) -> dict[str, Any] | None:
+def _best(name: str, line: Line, marks: Marks) -> dict[str, Any] | None:
     """The first of the best values, and the versions of prompts that it belongs to; None where all are the same."""
-    numbers = finite(points)
-    if len({value for _, value in numbers}) < 2:
-        return None
     is_lower = is_lower_better(name)
-    best = (min if is_lower else max)(value for _, value in numbers)
-    point = next(point for point, value in numbers if value == best)
+    best = line.low if is_lower else line.high
+    if best is None or line.low == line.high:
+        return None
+    place = line.values.index(best)
     return {
         "end": "lowest" if is_lower else "highest",
         "value": best,
-        "step": point.step,
-        "versions": marks.in_force(point.number),
+        "step": line.steps[place],
+        "versions": marks.in_force(line.number(place)),
     }
 
 
-def line_of(label: str, points: list[Point]) -> dict[str, Any]:
-    """One line of a plot, as the script wants it."""
-    return {"label": label, "x": [point.step for point in points], "y": [_rounded(point.value) for point in points]}
+def rounded(value: float) -> float:
+    """A number with as many digits as can be seen: more would be half of the page."""
+    return float(f"{value:.7g}")
 
 
-def axes_of(records: Records, run: Row, points: list[Point], marks: Marks) -> dict[str, Any]:
-    """What else may be along the x axis: time ("t"), and the version of the prompt ("v"); None for neither."""
-    return {"t": times(records, run["uuid"], points), "v": marks.axis(points) if points else None}
-
-
-def _rounded(value: float | None) -> float | None:
-    # More digits cannot be seen, and would be half of the page.
-    return None if value is None else float(f"{value:.7g}")
-
-
-def in_words(name: str, points: list[Point]) -> str:
+def in_words(name: str, line: Line) -> str:
     """The text for a line that a screen reader reads."""
-    numbers = finite(points)
-    if not numbers:
+    if not line.ends:
         return f"{name}: no numbers"
-    values = [value for _, value in numbers]
-    first, last = numbers[0][0], numbers[-1][0]
+    first, last = line.ends
     return (
-        f"{name}: {number(values[0])} at step {first.step}, {number(values[-1])} at step {last.step}; "
-        f"lowest {number(min(values))}, highest {number(max(values))}"
+        f"{name}: {number(first.value)} at step {first.step}, {number(last.value)} at step {last.step}; "
+        f"lowest {number(line.low)}, highest {number(line.high)}"
     )

@@ -14,13 +14,12 @@ from ..store import Row
 from . import assets
 from .comparison import configuration
 from .pages import shown_run, total_usage
-from .plots import axes_of, columns_for, plots
+from .plots import plots
 from .queries.metrics import names_of_metrics
 from .queries.parameters import parameters, version, versions
 from .queries.passes import backward_pass, passes
 from .queries.samples import with_answers
 from .queries.scores import changed_samples, scores_of_versions
-from .queries.series import series
 from .queries.usage import usage, usage_by_step
 from .render import environment
 from .story import Marks, feedback_texts
@@ -67,14 +66,11 @@ def report(records: Records, project: Row, run: Row) -> str:
     """The report of a run as HTML."""
     styles, scripts = tuple(map(assets.text_of, _STYLES)), tuple(map(assets.text_of, _SCRIPTS))
     marks = Marks(records, run["uuid"], "")
-    made = plots(records, run, names_of_metrics(records, run["uuid"])[:METRICS_SHOWN], "", marks)
+    # There is no server to ask for more.
+    made = plots(records, run, names_of_metrics(records, run["uuid"])[:METRICS_SHOWN], "", marks, is_whole=True)
     for plot in made:
         if plot["best"]:
             plot["best"]["versions"] = [(label, "") for label, _ in plot["best"]["versions"]]
-        if plot["data"]:
-            # There is no server to ask for the other axes.
-            points = series(records, run["uuid"], plot["name"], columns_for(len(made)))
-            plot["data"]["runs"][0].update(axes_of(records, run, points, marks))
     used = usage(records, run["uuid"])
     kept = passes(records, run["uuid"])
     last = backward_pass(records, run["uuid"], kept[0]["number"]) if kept else None

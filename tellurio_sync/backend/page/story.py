@@ -10,13 +10,13 @@ from typing import Any
 
 from ..snapshot import Records
 from ..store import Row
-from .plots import columns_for, in_words, line_of
+from .plots import columns_for, drawn, in_words
 from .queries.around import around
 from .queries.metrics import count_of_values, highest, names_of_metrics
 from .queries.parameters import parameters, version, versions
 from .queries.samples import with_answers
 from .queries.scores import changed_samples, scores_of_versions
-from .queries.series import Point, series
+from .queries.series import Point, line_of
 from .render import number, query
 from .words import compare
 
@@ -135,7 +135,6 @@ def story(records: Records, run: Row, path: str, position: int, asked: dict[str,
     names = names_of_metrics(records, run["uuid"])[:_METRICS_SHOWN]
     names = [name for name in names if highest(records, run["uuid"], name) is not None]
     metric = asked["metric"] if asked.get("metric") in names else _best_to_see(records, run["uuid"], names)
-    points = series(records, run["uuid"], metric, columns_for(1)) if metric else []
     base = {"version": here, "against": against if against != earlier else None, "metric": asked.get("metric")}
     changes = changed_samples(records, run["uuid"], variable_id, earlier, here) if place else []
     return {
@@ -162,7 +161,7 @@ def story(records: Records, run: Row, path: str, position: int, asked: dict[str,
         "mended": _changed(records, run["uuid"], [row for row in changes if row["now"] > row["was"]], earlier, here),
         "most": SAMPLES_SHOWN,
         "curves": [(name, query(base, metric=name), name == metric) for name in names],
-        "plot": _plot(records, run, path, metric, points, (position, here)) if metric else None,
+        "plot": _plot(records, run, path, metric, (position, here)) if metric else None,
         "restore": restore_lines(parameter["role"], shown),
         "looked_at": base,
     }
@@ -173,14 +172,13 @@ def _best_to_see(records: Records, run_uuid: str, names: list[str]) -> str | Non
     return max(names, key=lambda name: count_of_values(records, run_uuid, name), default=None)
 
 
-def _plot(records: Records, run: Row, path: str, name: str, points: list[Point], here: tuple[int, int]) -> Row:
-    marks = Marks(records, run["uuid"], path, here)
-    line = {**line_of(run["name"], points), "marks": marks.on(points)}
+def _plot(records: Records, run: Row, path: str, name: str, here: tuple[int, int]) -> Row:
+    marks, line = Marks(records, run["uuid"], path, here), line_of(records, run["uuid"], name)
     return {
         "name": name,
         "marks": marks.all,
-        "in_words": in_words(name, points),
-        "data": {"name": name, "runs": [line], "isThinned": False, "path": path},
+        "in_words": in_words(name, line),
+        "data": {"name": name, "path": path, **drawn(records, run, line, marks, columns_for(1))},
     }
 
 

@@ -1,13 +1,27 @@
 // Plots of metrics: <tellurio-plot> with its data as JSON inside. Drawn by uPlot.
 //
 // What is drawn is thinned out by the server (of every span the lowest and the highest value); a closer look fetches
-// the values of that span. The controls of a page hold for all its plots, its legend too.
+// the values of that span. A plot is drawn when it comes near the window, and then fetches its data, if the page has
+// none of it. The controls of a page hold for all its plots, its legend too.
+//
+// Data: `x`, the steps, which all `runs` share, and of each run `y`: null is a gap, false is no value at that step.
+// Where there are `columns` [first step, last step, count], x only says in which of them a value is. Along time and
+// version each run has its own: `t`, `v`.
 
-const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const known = new Map();
+// Asking for a colour makes the browser look at all styles, so it is asked once.
+const css = (name) => {
+  if (!known.has(name)) known.set(name, getComputedStyle(document.documentElement).getPropertyValue(name).trim());
+  return known.get(name);
+};
 const LINES = 8;
 const DASHES = [[], [6, 4], [2, 3], [10, 3, 2, 3]];
 const settings = {x: "step", log: false, smoothing: 0, off: new Set()};
+const KEYS = {time: "t", version: "v"};
 const plots = new Set();
+const near = new IntersectionObserver((entries) => {
+  for (const {target, isIntersecting} of entries) target.onNear(isIntersecting);
+}, {rootMargin: "300px 0px"});
 
 const format = (value) => {
   if (value == null) return "";
@@ -44,22 +58,34 @@ function growing(values) {
   return values.map((value) => (last = value > last ? value : last + hair));
 }
 
+// The versions of the prompts of a page, for all its plots.
+let marksText = null;
+let marks = [];
+function marksOfPage() {
+  const text = document.getElementById("marks")?.textContent ?? "[]";
+  if (text !== marksText) [marksText, marks] = [text, JSON.parse(text)];
+  return marks;
+}
+
 class Plot extends HTMLElement {
   connectedCallback() {
     plots.add(this);
-    if (this.chart) {
+    near.observe(this);
+    if (this.data) {
       this.tools();
       return;
     }
     this.data = JSON.parse(this.querySelector("script").textContent);
+    this.isWanted = !this.data.x;
+    this.along = {};
     this.view = null;
+    this.isStale = true;
     this.tip = document.createElement("div");
     this.tip.className = "tip";
     this.tip.hidden = true;
-    this.draw();
     this.observer = new ResizeObserver(() => {
       const width = this.clientWidth;
-      if (width && width !== this.chart.width) this.chart.setSize({width, height: this.height()});
+      if (width && this.chart && width !== this.chart.width) this.chart.setSize({width, height: this.height()});
     });
     this.observer.observe(this);
     this.addEventListener("keydown", (event) => this.onKey(event));
@@ -71,55 +97,100 @@ class Plot extends HTMLElement {
     queueMicrotask(() => {
       if (this.isConnected) return;
       plots.delete(this);
+      near.unobserve(this);
       this.observer?.disconnect();
       this.chart?.destroy();
       this.chart = null;
     });
   }
 
+  onNear(isNear) {
+    this.isNear = isNear;
+    if (isNear && this.isStale) this.show();
+  }
+
   // New values of the same metric.
   take(json) {
-    this.data = JSON.parse(json);
+    const data = JSON.parse(json);
+    this.isWanted = !data.x;
+    // What is drawn stays until the new values have come.
+    if (data.x) this.data = data;
+    this.along = {};
     this.closer = null;
-    this.show();
+    this.change();
     if (this.view) this.lookCloser();
   }
 
-  // Time and versions come when they are asked for.
+  // Draws anew. What is not drawn yet, or must be fetched, waits until it comes near.
+  change() {
+    this.isStale = true;
+    if (this.isNear || (this.chart && !this.isIncomplete)) this.show();
+  }
+
+  get isIncomplete() {
+    const axis = KEYS[settings.x];
+    return Boolean(this.data.path) && (axis ? !this.has(axis) : this.isWanted);
+  }
+
+  // What is missing is fetched: time and versions, or the whole of a plot that was far down.
   async show() {
-    const key = {step: "x", time: "t", version: "v"}[settings.x];
-    if (this.data.path && this.data.runs.some((run) => run[key] === undefined)) {
-      const found = await this.fetchSeries({});
-      if (found) this.data.runs = this.data.runs.map((run, i) => ({...run, ...found.runs[i]}));
+    this.isStale = false;
+    const axis = KEYS[settings.x] ?? "";
+    if (this.isIncomplete) {
+      const found = await this.fetchSeries(axis ? {axis} : {});
+      this.isStale = !found;
+      // In the meantime something else may have been asked for.
+      if (!found || axis !== (KEYS[settings.x] ?? "")) return;
+      const runs = found.runs.map((run, i) => ({...this.data.runs[i], ...run}));
+      if (axis) this.along[axis] = runs;
+      else this.data = {...this.data, ...found, runs};
+      this.isWanted &&= Boolean(axis);
     }
     this.draw();
+  }
+
+  has(axis) {
+    return axis in this.along || this.data.runs.every((run) => run[axis] !== undefined);
   }
 
   async fetchSeries(span) {
     const query = new URLSearchParams({metric: this.data.name, ...span});
     for (const run of this.data.runs) if (run.key) query.append("run", run.key);
-    const reply = await fetch(`${this.data.path}series.json?${query}`);
-    return reply.ok ? reply.json() : null;
+    try {
+      const reply = await fetch(`${this.data.path}series.json?${query}`);
+      return reply.ok ? await reply.json() : null;
+    } catch {
+      // The page says that the backend is gone.
+      return null;
+    }
   }
 
   height() {
     return this.closest(".single") ? 360 : 240;
   }
 
+  // The runs along the axis that is chosen.
+  lines() {
+    return this.along[KEYS[settings.x]] ?? (this.closer ?? this.data).runs;
+  }
+
   // What is drawn: x, then a line per run; where lines are smoothed, those in front of the raw ones.
   table() {
-    const runs = (this.closer ?? this.data).runs;
-    const key = {step: "x", time: "t", version: "v"}[settings.x];
-    const usable = (values) => (this.isLog ? values.map((value) => (value > 0 ? value : null)) : values);
+    const usable = (values) => (this.isLog ? values.map((value) => (value > 0 || value === undefined ? value : null)) : values);
+    const key = KEYS[settings.x];
+    if (!key) {
+      const {x} = this.closer ?? this.data;
+      return [x, ...this.lines().map(({y}) => usable(x.map((_, i) => (y[i] === false ? undefined : y[i]))))];
+    }
     // Runs of different days are compared by how long they had been running.
-    const since = (x) => (settings.x === "time" && this.data.isSpan ? x.map((value) => value - x[0]) : x);
-    const tables = runs.map((run) => [since(run[key] ?? []), run[key] ? usable(run.y) : []]);
+    const since = (x) => (key === "t" && this.data.isSpan ? x.map((value) => value - x[0]) : x);
+    const tables = this.lines().map((run) => [since(run[key] ?? []), run[key] ? usable(run.y) : []]);
     if (tables.length === 1) return tables[0];
     return uPlot.join(tables.map(([x, y]) => [growing(x), y]));
   }
 
   get isLog() {
-    return settings.log && this.data.runs.some((run) => run.y.some((value) => value > 0));
+    return settings.log && this.lines().some((run) => run.y.some((value) => value > 0));
   }
 
   draw() {
@@ -175,7 +246,7 @@ class Plot extends HTMLElement {
 
   marks() {
     const run = this.data.runs.length === 1 ? this.data.runs[0] : {};
-    const all = JSON.parse(document.getElementById("marks")?.textContent ?? "[]");
+    const all = marksOfPage();
     const at = (mark, i) => ({step: run.marks?.[i], time: mark.t, version: mark.v})[settings.x];
     return all.map((mark, i) => ({...mark, at: at(mark, i)})).filter((mark) => mark.at != null);
   }
@@ -251,11 +322,11 @@ class Plot extends HTMLElement {
       if (!this.view) return;
       const found = await this.fetchSeries({from: Math.floor(this.view.min), to: Math.ceil(this.view.max)});
       if (!found || !this.view) return;
-      this.closer = {runs: this.data.runs.map((run, i) => ({...run, ...found.runs[i]}))};
+      this.closer = {...found, runs: this.data.runs.map((run, i) => ({...run, ...found.runs[i]}))};
       this.isTaking = true;
       this.draw();
       this.isTaking = false;
-      this.dataset.points = String(this.closer.runs[0].x.length);
+      this.dataset.points = String(this.closer.x.length);
     }, 120);
   }
 
@@ -263,13 +334,13 @@ class Plot extends HTMLElement {
     this.view = null;
     this.closer = null;
     this.dataset.zoom = "";
-    this.draw();
+    if (this.chart) this.draw();
   }
 
   onKey(event) {
     const u = this.chart;
-    const x = u.data[0];
-    if (!x.length) return;
+    const x = u?.data[0];
+    if (!x?.length) return;
     const {min, max} = u.scales.x;
     if (event.key === "ArrowLeft" || event.key === "ArrowRight") {
       const at = (u.cursor.idx ?? (event.key === "ArrowRight" ? -1 : x.length)) + (event.key === "ArrowRight" ? 1 : -1);
@@ -294,8 +365,8 @@ class Plot extends HTMLElement {
   }
 
   xs() {
-    const key = {step: "x", time: "t", version: "v"}[settings.x];
-    return this.data.runs.filter((run) => run[key]?.length).map((run) => run[key]);
+    const key = KEYS[settings.x];
+    return key ? this.lines().filter((run) => run[key]?.length).map((run) => run[key]) : [this.data.x];
   }
 
   first() {
@@ -308,7 +379,14 @@ class Plot extends HTMLElement {
 
   formatX(value) {
     if (settings.x === "time") return this.data.isSpan ? `after ${span(value)}` : clock(value);
-    return settings.x === "version" ? `version ${Math.floor(value)}` : `step ${format(value)}`;
+    if (settings.x === "version") return `version ${Math.floor(value)}`;
+    const {columns} = this.closer ?? this.data;
+    if (!columns || columns[0] === columns[1]) return `step ${format(value)}`;
+    const [low, high, count] = columns;
+    const width = (high - low) / count;
+    const column = Math.min(Math.floor((value - low) / width + 1e-6), count - 1);
+    const end = column === count - 1 ? high : Math.ceil(low + (column + 1) * width - 1e-6) - 1;
+    return `steps ${format(Math.ceil(low + column * width - 1e-6))} to ${format(end)}`;
   }
 
   // --- the value under the pointer ------------------------------------------------------------------
@@ -369,6 +447,7 @@ class Plot extends HTMLElement {
   }
 
   savePng() {
+    if (!this.chart) return;
     const from = this.chart.ctx.canvas;
     const canvas = document.createElement("canvas");
     const head = 28 * devicePixelRatio;
@@ -387,6 +466,7 @@ class Plot extends HTMLElement {
   // The same lines, axes and marks as elements: for papers, and for who wants to change them.
   saveSvg() {
     const u = this.chart;
+    if (!u) return;
     const {left, top, width, height} = Object.fromEntries(Object.entries(u.bbox).map(([k, v]) => [k, v / devicePixelRatio]));
     const out = [];
     const add = (name, attributes, text) => {
@@ -458,7 +538,7 @@ function save(blob, name) {
 
 // --- what holds for all plots of the page -------------------------------------------------------------
 
-const drawAll = () => plots.forEach((plot) => plot.draw());
+const drawAll = () => plots.forEach((plot) => plot.change());
 
 document.addEventListener("input", (event) => {
   const controls = event.target.closest("#plot-controls");
@@ -466,7 +546,7 @@ document.addEventListener("input", (event) => {
   settings.x = controls.querySelector("[name=x]").value;
   settings.log = controls.querySelector("[name=log]").checked;
   settings.smoothing = Number(controls.querySelector("[name=smoothing]").value);
-  plots.forEach((plot) => { plot.closer = null; plot.show(); });
+  plots.forEach((plot) => { plot.closer = null; plot.change(); });
 });
 
 // Of use with script only, so they are hidden without. A page that was replaced gets them as they were.
@@ -486,5 +566,10 @@ document.addEventListener("change", (event) => {
   settings.off = new Set(Array.from(document.querySelectorAll("[name=line]:not(:checked)"), (box) => box.value));
   drawAll();
 });
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+  known.clear();
+  drawAll();
+});
+// On paper there is no coming near.
+addEventListener("beforeprint", () => plots.forEach((plot) => !plot.chart && plot.data.x && plot.draw()));
 customElements.define("tellurio-plot", Plot);
