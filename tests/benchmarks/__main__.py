@@ -23,7 +23,7 @@ from typing import Any
 from . import rows
 from .compiled import compiled_server
 from .processes import ROOT, START_TIMEOUT, Failed, Worker, afnio_python, cores, running
-from .rows import AFNIO, OTHER, OURS, RAW_TCP, ROUND_TRIPS, SPEED, Row
+from .rows import AFNIO, FLOOR, OTHER, OURS, RAW_TCP, ROUND_TRIPS, SPEED, UNDER, Row
 from .series import SERIES, Operation, measure
 from .table import Values, lines
 
@@ -53,8 +53,8 @@ class Benchmark:
         self.results: dict[str, dict[str, Values]] = {}
         self.missing: dict[str, str] = {}
         self._server, self._tls_server, self._server_kind = self._choose_servers()
-        self._pythons = dict.fromkeys(rows.EVERYBODY, sys.executable)
-        self._trees = dict.fromkeys(rows.EVERYBODY, ROOT)
+        self._pythons = dict.fromkeys((*rows.EVERYBODY, UNDER, FLOOR), sys.executable)
+        self._trees = dict.fromkeys(self._pythons, ROOT)
         if options.other is None:
             del self._pythons[OTHER]
         else:
@@ -64,9 +64,11 @@ class Benchmark:
             del self._pythons[SPEED]
             self.missing[SPEED] = "orjson is not installed"
         try:
-            self._pythons[AFNIO] = options.afnio_python or afnio_python(may_install=not options.quick)
+            python = options.afnio_python or afnio_python(may_install=not options.quick)
+            self._pythons.update(dict.fromkeys((AFNIO, UNDER, FLOOR), python))
         except Failed as exc:
-            del self._pythons[AFNIO]
+            for peer in (AFNIO, UNDER, FLOOR):
+                del self._pythons[peer]
             self.missing[AFNIO] = str(exc)
 
     @staticmethod
@@ -85,6 +87,7 @@ class Benchmark:
         with running(self._server, self._server_core) as ports:
             port = ports["port"]
             self._run_phase("ws:// on loopback", rows.local_rows(tls=False), "connect", port, False)
+            self._run_phase("a program for afnio on loopback", rows.ways_rows(), "login", port, port)
             self._run_tls()
             with running("delay.py", self._server_core, port, rows.ROUND_TRIP_S) as link:
                 far = f"over a link of {rows.ROUND_TRIP_S * 1000:g} ms"

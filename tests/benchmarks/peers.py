@@ -124,12 +124,19 @@ class TellurioSync:
         self._session.__enter__()  # the current one, until the process ends
         self._session.login("key")
         self.make_variables(1)  # not measured
+        self._pair = [tellurio_sync.Variable("x", "r") for _ in range(2)]
 
     def make_variables(self, count: int) -> float:
         """Make a data set; how many times it is as large as what was made."""
         made = self._te.variables([f"mail {number}" for number in range(count)], "mail")
         assert all(variable.variable_id for variable in made)
         return 1.0
+
+    def variable(self) -> None:
+        assert self._te.Variable("x", "r").variable_id
+
+    def function(self) -> None:
+        assert self._te.functional.add(*self._pair).variable_id
 
     def make_batch(self, count: int) -> float:
         with self._te.batch():
@@ -217,11 +224,19 @@ class Afnio:
         os.environ["TELLURIO_BACKEND_WS_BASE_URL"] = "ws://127.0.0.1"
         os.environ["TELLURIO_BACKEND_WS_PORT"] = str(ws_port)
         from afnio import Variable
+        from afnio.autodiff.basic_ops import Add
         from afnio.tellurio import login
 
         login(api_key="key", relogin=True)
-        self._variable = Variable
+        self._variable, self._add = Variable, Add.apply
         self.make_variables(1)
+        self._pair = [Variable("x", role="r") for _ in range(2)]
+
+    def variable(self) -> None:
+        assert self._variable("x", role="r").variable_id
+
+    def function(self) -> None:
+        assert self._add(*self._pair).variable_id
 
     def make_variables(self, count: int) -> float:
         """One by one, for it knows no other way; ten of them, which tell what the others cost."""
@@ -234,6 +249,35 @@ class Afnio:
 
     def close(self) -> None:
         self._run(self._client.close())
+
+
+class AfnioOverOurs(Afnio):
+    """The same with the client of this package under it (``tellurio_sync.afnio``), with the standard library's json."""
+
+    def __init__(self) -> None:
+        sys.modules.setdefault("orjson", None)  # type: ignore[arg-type]
+        import tellurio_sync.afnio
+
+        tellurio_sync.afnio.install()
+        super().__init__()
+
+
+class AfnioWithoutCalls(AfnioOverOurs):
+    """The same with a client that answers by itself: what is left is afnio's own work, which no client can lessen."""
+
+    def login(self, http_port: int, ws_port: int) -> None:
+        super().login(http_port, ws_port)
+        from afnio.tellurio._client_manager import get_default_clients
+
+        client = get_default_clients()[1].client
+        numbers = itertools.count(1000)  # the server of this process has made a few
+
+        def call(method: str, params: dict[str, Any], timeout: float | None = None) -> dict[str, Any]:
+            id_ = str(next(numbers))
+            made = {"variable_id": id_} if method == "create_variable" else {"data": {**PUSHED, "variable_id": id_}}
+            return {"jsonrpc": "2.0", "result": {"message": "Ok", **made}, "id": id_}
+
+        client.call = call
 
 
 class _Blocking:
@@ -344,6 +388,8 @@ PEERS: dict[str, Any] = {
     "tellurio_sync + speed": TellurioSyncSpeed,
     "other tree": TellurioSync,
     "afnio 0.3.7": Afnio,
+    "afnio over tellurio_sync": AfnioOverOurs,
+    "afnio without calls": AfnioWithoutCalls,
     "websocket-client": WebsocketClient,
     "websockets.sync": WebsocketsSync,
     "raw TCP": RawTcp,

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,7 @@ def cores(pinning: str) -> tuple[int, int]:
 def afnio_python(may_install: bool) -> str:
     """The interpreter of a virtual environment with afnio, made on first use under ``.cache/``.
 
+    What this package needs is there, too, for its client under afnio; the package itself is the one that is measured.
     With ``TELLURIO_INTEROP_ENV``, it is that of the interop tests.
 
     Raises:
@@ -151,7 +153,7 @@ def afnio_python(may_install: bool) -> str:
     """
     tag = f"cpython-{sys.version_info[0]}{sys.version_info[1]}"
     named = os.environ.get("TELLURIO_INTEROP_ENV")
-    folder = Path(named) if named else CACHE / f"afnio-{AFNIO_VERSION}-{tag}"
+    folder = Path(named) if named else CACHE / f"afnio-{AFNIO_VERSION}-and-ours-{tag}"
     python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
     installed = folder / "installed"
     if installed.exists():
@@ -163,7 +165,8 @@ def afnio_python(may_install: bool) -> str:
         subprocess.run(
             [sys.executable, "-m", "venv", "--clear", str(folder)], check=True, capture_output=True, timeout=120
         )
-        pip = [str(python), "-m", "pip", "install", "--quiet", f"afnio=={AFNIO_VERSION}"]
+        core = [each for each in metadata.requires("tellurio_sync") or [] if "extra ==" not in each]
+        pip = [str(python), "-m", "pip", "install", "--quiet", f"afnio=={AFNIO_VERSION}", *core]
         if CONSTRAINTS.exists():
             pip += ["--constraint", str(CONSTRAINTS)]
         subprocess.run(pip, check=True, capture_output=True, timeout=600)

@@ -8,6 +8,10 @@ OURS = "tellurio_sync"
 SPEED = "tellurio_sync + speed"
 OTHER = "other tree"
 AFNIO = "afnio 0.3.7"
+UNDER = "afnio over tellurio_sync"
+"""afnio's own layers, unchanged, with the client of this package under them."""
+FLOOR = "afnio without calls"
+"""The same with a client that answers by itself: what afnio's own layers cost, whatever is under them."""
 WEBSOCKET_CLIENT = "websocket-client"
 WEBSOCKETS_SYNC = "websockets.sync"
 RAW_TCP = "raw TCP"
@@ -156,6 +160,41 @@ def making_rows() -> list[Row]:
     ):
         target, quick = Target(None, 2), (make, 100)
         rows.append(Row(title, "made", (make, 1000), ROUND_TRIPS, 1, RPC, (target,), rounds=5, quick=quick))
+    return rows
+
+
+def ways_rows() -> list[Row]:
+    """The rows of a program for afnio: over afnio's client, over ours, and moved over here."""
+    rows = []
+    peers, judged = (*PACKAGE, AFNIO, UNDER, FLOOR), (*PACKAGE, UNDER)
+    for title, make in (("Variable creation", "variable"), ("run_function", "function")):
+        objects = ("objects", (make, 500))
+        quick = (make, 20)
+        rows += [
+            Row(
+                f"{title}, one thread, calls/s",
+                *objects,
+                "/s",
+                1,
+                peers,
+                (Target(AFNIO, 2.0),),
+                "rate",
+                is_rate=True,
+                quick=quick,
+                judged=judged,
+            ),
+            Row(
+                f"{title}, CPU per call",
+                *objects,
+                "µs",
+                1e6,
+                peers,
+                (Target(AFNIO, 0.5),),
+                "cpu",
+                quick=quick,
+                judged=judged,
+            ),
+        ]
     return rows
 
 

@@ -47,6 +47,10 @@ enum {
     "\"message\":\"Variable updated successfully.\",\"field\":\"data\",\"value\":\"a text of a few words\"},"
 #define CREATED \
     "{\"jsonrpc\":\"2.0\",\"result\":{\"message\":\"Variable created successfully.\",\"variable_id\":\"%u\"},"
+#define RAN \
+    "{\"jsonrpc\":\"2.0\",\"result\":{\"message\":\"Function executed successfully.\"," \
+    "\"data\":{\"variable_id\":\"%u\",\"data\":\"xx\",\"role\":\"r\",\"requires_grad\":false,\"_retain_grad\":false," \
+    "\"_grad\":[],\"_output_nr\":0,\"_grad_fn\":null,\"is_leaf\":true}},"
 #define BIG_BEGIN "{\"jsonrpc\":\"2.0\",\"result\":{\"data\":\""
 #define BIG_END "\"},"
 #define SWITCHING \
@@ -385,7 +389,7 @@ static bool holds(const char *text, size_t size, const char *word)
 static bool answer(Connection *connection, const Frame *frame)
 {
     Bytes *out = &connection->out;
-    char text[SMALL_BYTES + 1], created[sizeof CREATED + 10] = "";
+    char text[SMALL_BYTES + 1], made[sizeof RAN + 10] = ""; /* RAN is the longer one */
     size_t size = (size_t)frame->size, text_size = size;
     if (size <= SMALL_BYTES) {
         unmask(text, frame->payload, size, frame->mask);
@@ -399,13 +403,15 @@ static bool answer(Connection *connection, const Frame *frame)
     if (holds(text, text_size, "bench_hold"))
         return true;
     bool is_big = holds(text, text_size, "bench_big");
-    if (holds(text, text_size, "\"create_variable\"") && !is_big)
-        snprintf(created, sizeof created, CREATED, ++connection->created);
+    if (!is_big && holds(text, text_size, "\"create_variable\""))
+        snprintf(made, sizeof made, CREATED, ++connection->created);
+    else if (!is_big && holds(text, text_size, "\"run_function\""))
+        snprintf(made, sizeof made, RAN, ++connection->created);
     size_t member_size, filling = is_big ? size : 0;
     const char *member = find_id_member(text, text_size, &member_size);
     if (member == NULL)
         return false;
-    const char *begin = is_big ? BIG_BEGIN : *created ? created : SMALL_REPLY, *end = is_big ? BIG_END : "";
+    const char *begin = is_big ? BIG_BEGIN : *made ? made : SMALL_REPLY, *end = is_big ? BIG_END : "";
     begin_frame(out, FINAL_TEXT, strlen(begin) + filling + strlen(end) + member_size);
     put_text(out, begin);
     memset(out->start + out->size, 'x', filling);

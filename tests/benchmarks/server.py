@@ -4,7 +4,8 @@ A program of its own (standard library only), in a process of its own: ``python 
 It prints one JSON line with its ports, serves each connection in a thread, and ends at the end of its standard input.
 
 What a request gets depends on a word in its text: ``bench_hold`` nothing, ``bench_big`` a reply as large as itself,
-``create_variable`` a Variable's id, everything else a reply of about 200 bytes.  A GET that asks for no WebSocket is
+``create_variable`` a Variable's id, ``run_function`` a Variable that needs no gradient (protocol §E.1: its reply is all
+that comes of it), everything else a reply of about 200 bytes.  A GET that asks for no WebSocket is
 answered as the verification of a key, so that a whole session can log in here.
 
 ``server.c`` is the same in C; without TLS where it cannot be compiled with OpenSSL. What is changed here, is changed
@@ -39,6 +40,11 @@ SMALL_REPLY = (
     b'"message":"Variable updated successfully.","field":"data","value":"a text of a few words"},'
 )
 CREATED = b'{"jsonrpc":"2.0","result":{"message":"Variable created successfully.","variable_id":"%d"},'
+RAN = (
+    b'{"jsonrpc":"2.0","result":{"message":"Function executed successfully.","data":{"variable_id":"%d",'
+    b'"data":"xx","role":"r","requires_grad":false,"_retain_grad":false,"_grad":[],"_output_nr":0,"_grad_fn":null,'
+    b'"is_leaf":true}},'
+)
 VERIFIED = (
     b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 42\r\nConnection: close\r\n\r\n"
     b'{"email":"a@example.org","username":"ann"}'
@@ -170,10 +176,11 @@ class Connection:
             id_member = b'"id":' + found[1] + b"}"
         if b"bench_big" in text:
             return frame(self._big_result(size) + id_member)
-        if b'"create_variable"' in text:
-            self._created += 1
-            return frame(CREATED % self._created + id_member)
-        return frame(SMALL_REPLY + id_member)
+        form = CREATED if b'"create_variable"' in text else RAN if b'"run_function"' in text else None
+        if form is None:
+            return frame(SMALL_REPLY + id_member)
+        self._created += 1
+        return frame(form % self._created + id_member)
 
     def _big_result(self, size: int) -> bytes:
         if size not in self._big_results:

@@ -87,10 +87,12 @@ def test_each_kind_of_request(ports: Ports) -> None:
         masked(request("bench_big", "4", 1000)),
         masked(request("create_variable", "5")),
         masked(request("bench_up", "6", 100_000)),
+        masked(request("run_function", "7")),
     )
     parsed = [json.loads(reply) for reply in heard]
-    assert [reply["id"] for reply in parsed] == ["1", "2", "4", "5", "6"]
+    assert [reply["id"] for reply in parsed] == ["1", "2", "4", "5", "6", "7"]
     assert [reply["result"]["variable_id"] for reply in parsed if "created" in str(reply)] == ["1", "2"]
+    assert parsed[5]["result"]["data"]["variable_id"] == "3"
     assert len(parsed[2]["result"]["data"]) == len(request("bench_big", "4", 1000))
 
 
@@ -139,11 +141,11 @@ def test_a_request_without_an_id_ends_the_connection(ports: Ports, text: bytes) 
 
 def test_which_word_counts(ports: Ports) -> None:
     """Of several in a request."""
-    words = ["bench_hold", "bench_big", '"create_variable"']
+    words = ["bench_hold", "bench_big", '"create_variable"', '"run_function"']
     mixed = [f"{one} {other}" for one in words for other in words]
     heard = replies(ports, *(masked(f'{{"x":{text},"id":"1"}}'.encode()) for text in [*mixed, words[2]]))
-    assert len(heard) == 5  # all but those with "bench_hold"
-    assert b'"variable_id":"2"' in heard[-1]
+    assert len(heard) == 10  # all but those with "bench_hold"
+    assert b'"variable_id":"5"' in heard[-1]
 
 
 def test_words_in_the_middle_count_in_small_requests(ports: Ports) -> None:
@@ -157,7 +159,7 @@ def test_words_in_the_middle_count_in_small_requests(ports: Ports) -> None:
 SIZES = [125, 126, 127, 4095, 4096, 4097, 4098, 4099, 4100, 65535, 65536, 65537, 262_130, 262_144, 262_158, 700_001]
 
 
-@pytest.mark.parametrize("method", ["bench_big", "bench_up", "create_variable"])
+@pytest.mark.parametrize("method", ["bench_big", "bench_up", "create_variable", "run_function"])
 @pytest.mark.parametrize("mask", [bytes(4), b"\x01\x02\x03\x04"])
 def test_requests_of_sizes_where_something_changes(ports: Ports, method: str, mask: bytes) -> None:
     def of_size(size: int) -> bytes:
@@ -180,7 +182,8 @@ def test_large_requests_one_behind_another(ports: Ports, method: str) -> None:
 def test_random_bytes_behind_the_handshake(ports: Ports) -> None:
     """Whatever they are taken for, both take them for the same."""
     source = random.Random(1)
-    words = [b'"id"', b":", b",", b'"', b"12", b" ", b"}", b"bench_big", b'"create_variable"', b"x" * 60]
+    words = [b'"id"', b":", b",", b'"', b"12", b" ", b"}", b"x" * 60]
+    words += [b"bench_big", b'"create_variable"', b'"run_function"']
     texts = [b"".join(source.choices(words, k=source.randrange(12))) for _ in range(500)]
     for text in texts:
         both(ports, lambda port, text=text: said(port, UPGRADE + masked(text)))  # type: ignore[misc]

@@ -49,6 +49,18 @@ class Worker:
         share = getattr(self._peer, make)(count)
         return (time.perf_counter() - start) * share
 
+    def objects(self, make: str, count: int) -> dict[str, float]:
+        """Calls per second, and processor time of a call, of ``count`` in a row in one thread."""
+        call = getattr(self._peer, make)
+        for _ in range(WARM_UP_CALLS):
+            call()
+        gc.collect()
+        start, cpu = time.perf_counter(), time.process_time()
+        for _ in range(count):
+            call()
+        seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+        return {"rate": count / seconds, "cpu": cpu / count}
+
     def round_trip(self, count: int) -> dict[str, float]:
         """The median time of one call, and the processor time of a call, over ``count`` calls in a row."""
         call = self._peer.call
