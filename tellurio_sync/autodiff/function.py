@@ -59,7 +59,7 @@ class Function:
         if hasattr(cls, "forward"):
             return _apply_here(cls, args, kwargs)
         on_error = kwargs.pop("on_error", RAISE)
-        mirrored = list(mirrored_in((args, kwargs)))
+        mirrored = mirrored_in((args, kwargs))
         wait_until_made(mirrored)
         link = link_of(mirrored)
         registries = link.registries
@@ -139,12 +139,12 @@ def _apply_here(cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Vari
         raise TypeError(f"{cls.__name__} has forward(), but no backward(): write one in the class.")
     inputs = [*args, *kwargs.values()]
     names = list(kwargs)
-    mirrored = list(mirrored_in(inputs))
+    mirrored = mirrored_in(inputs)
     wait_until_made(mirrored)
     # With a Variable there is a login, so that it is known what the server understands.
     if mirrored and _EXTENSION not in link_of(mirrored).extensions:
         raise UsageError("This server runs no functions of the client: only a local backend does.")
-    counts = [sum(1 for _ in mirrored_in(value)) for value in inputs]
+    counts = [len(mirrored_in(value)) for value in inputs]
     roles = [variable.role for variable in mirrored if isinstance(variable, Variable)]
     role = f"output of {cls.__name__}" + (f" for {' and '.join(map(str, roles))}" if roles else "")
     context = Context()

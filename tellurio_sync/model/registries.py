@@ -268,6 +268,8 @@ class Registries:
         """Note that the reply to a call has come: earlier pushes are not taken back any more. On the receive thread."""
         with self.lock:
             call.is_answered = True
+            if not call.ids:
+                return
             # All pushes, although another running call may have caused some of them: a push does not name its call.
             for address in self._undo.keys() & call.ids:
                 self._undo.pop(address, None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import BuiltinFunctionType
 from typing import Any
 
@@ -84,24 +84,31 @@ def serialise(value: Any, registries: Registries, keep: list[object]) -> Any:
     raise TypeError(f"Cannot serialize object of type {type(value).__name__}: {shorten(repr(value))}")
 
 
-def mirrored_in(value: Any) -> Iterator[Variable | ChatCompletionModel]:
-    """The Variables and models in these arguments, in lists, tuples and dicts too."""
+def mirrored_in(value: Any) -> list[Variable | ChatCompletionModel]:
+    """The Variables and models in these arguments, in lists, tuples and dicts too, in their order."""
+    found: list[Variable | ChatCompletionModel] = []
+    _collect(value, found)
+    return found
+
+
+def _collect(value: Any, found: list[Variable | ChatCompletionModel]) -> None:
     if isinstance(value, (Variable, ChatCompletionModel)):
-        yield value
+        found.append(value)
     elif isinstance(value, (list, tuple)):
         for item in value:
-            yield from mirrored_in(item)
+            _collect(item, found)
     elif isinstance(value, dict):
-        yield from mirrored_in(list(value.values()))
+        for item in list(value.values()):
+            _collect(item, found)
 
 
 def link_of(arguments: Any) -> SessionLink:
     """The session of the first Variable or model in these arguments that has one, else the current one."""
-    links = (
-        mirrored.link if isinstance(mirrored, ChatCompletionModel) else own_link(mirrored)
-        for mirrored in mirrored_in(arguments)
-    )
-    return next((link for link in links if link is not None), None) or current_link()
+    for mirrored in mirrored_in(arguments):
+        link = mirrored.link if isinstance(mirrored, ChatCompletionModel) else own_link(mirrored)
+        if link is not None:
+            return link
+    return current_link()
 
 
 def wait_until_made(arguments: Any) -> None:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from typing import Any
 from weakref import WeakSet
 
@@ -53,6 +53,8 @@ LOGGED = "logged"
 
 _STEPS = frozenset({"run_step", "run_optimizer_tgd"})
 
+_UNWATCHED = nullcontext()
+
 
 class Admission:
     """The permission to make a call on one connection (``model.session_link.Admission``)."""
@@ -73,8 +75,8 @@ class Admission:
         self._tell_released()
         timeout = self._timeout(method)
         if method in LONG_RUNNING_METHODS:
-            with ExitStack() as watches:
-                params = self._extended(method, params, watches)
+            params, watch = self._extended(method, params)
+            with watch or _UNWATCHED:
                 reply = self._client.call_on(self._connection, method, params, timeout, on_reply, on_late)
         else:
             reply = self._client.call_on(self._connection, method, params, timeout, on_reply, on_late)
@@ -90,23 +92,26 @@ class Admission:
         timeout = self._timeout(*(method for method, _ in requests))
         timeout = _burst_timeout(self._client, requests, timeout)
         with ExitStack() as watches:
-            extended = [(method, self._extended(method, params, watches)) for method, params in requests]
+            extended = []
+            for method, params in requests:
+                params, watch = self._extended(method, params)
+                if watch is not None:
+                    watches.enter_context(watch)
+                extended.append((method, params))
             replies = self._client.call_many_on(self._connection, extended, timeout, on_reply, on_late)
         return [_outcome(method, reply) for (method, _), reply in zip(requests, replies)]
 
-    def _extended(self, method: str, params: dict[str, Any], watches: ExitStack) -> dict[str, Any]:
-        """The parameters with those of extensions; ``watches`` ends when the request does."""
+    def _extended(self, method: str, params: dict[str, Any]) -> tuple[dict[str, Any], long_calls.Watch | None]:
+        """The parameters with those of extensions, and what shows the progress of the request while it is entered."""
         if method not in LONG_RUNNING_METHODS:
-            return params
+            return params, None
         known = self._client.extensions
         if method in _STEPS and LOGGED in known and (logged := self._gate.logged()) is not None:
             params = {**params, LOGGED: logged}
         watch = long_calls.watch(method)
-        if watch is not None:
-            watches.enter_context(watch)
-            if long_calls.PARAMETER in known:
-                params = {**params, long_calls.PARAMETER: watch.token}
-        return params
+        if watch is not None and long_calls.PARAMETER in known:
+            params = {**params, long_calls.PARAMETER: watch.token}
+        return params, watch
 
     def leave(self) -> None:
         """See ``model.session_link.Admission``."""
