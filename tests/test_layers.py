@@ -217,7 +217,7 @@ AUTOGRAD = {
 ONLY_IN = {
     "websocket": {"transport/handshake.py"},
     "requests": {"studio/rest.py", "studio/http_session.py"},
-    "asyncio": {"backend"},
+    "asyncio": {"backend", "model/language.py"},  # there for programs that have a loop of their own: achat()
     "aiohttp": {"backend"},
     "keyring": {"studio/keystore.py"},
 }

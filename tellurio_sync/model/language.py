@@ -159,6 +159,33 @@ class ChatCompletionModel(Restorable):
         vectors = self._embedded(listed, arguments) if listed else []
         return vectors[0] if isinstance(texts, str) else vectors
 
+    async def achat(self, messages: Sequence[Mapping[str, str]], **completion_args: Any) -> str:
+        """As ``chat``, awaited, for a program that has an event loop: a worker thread of the loop makes the call.
+
+        Several at once: ``await asyncio.gather(model.achat(...), model.achat(...))``. A task that is cancelled does
+        not take back its question: the thread waits for the answer.
+        """
+        from asyncio import to_thread
+
+        return await to_thread(self.chat, messages, **completion_args)
+
+    async def acomplete(self, prompt: str, **completion_args: Any) -> str:
+        """As ``complete``, awaited: see ``achat``."""
+        return await self.achat([{"role": "user", "content": prompt}], **completion_args)
+
+    @overload
+    async def aembed(self, texts: str, **arguments: Any) -> list[float]: ...
+
+    @overload
+    async def aembed(self, texts: Sequence[str], **arguments: Any) -> list[list[float]]: ...
+
+    async def aembed(self, texts: str | Sequence[str], **arguments: Any) -> list[float] | list[list[float]]:
+        """As ``embed``, awaited: see ``achat``."""
+        from asyncio import to_thread
+
+        embed: Callable[..., list[float] | list[list[float]]] = self.embed
+        return await to_thread(embed, texts, **arguments)
+
     def _embedded(self, texts: list[str], arguments: dict[str, Any]) -> list[list[float]]:
         parts = [texts[start : start + _TEXTS_PER_REQUEST] for start in range(0, len(texts), _TEXTS_PER_REQUEST)]
         with Call(self._link) as call:
