@@ -25,6 +25,8 @@ import sys
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from operator import le
 from typing import Any, NamedTuple, Protocol
 
 # A packed row stays below half a page of SQLite, so that two of them share a page.
@@ -59,30 +61,53 @@ class Records(Protocol):
 def add_values(
     db: sqlite3.Connection, run: int, values: Iterable[tuple[str, Any, int | None]], now: float | None = None
 ) -> list[int]:
-    """Add values (name, value, step) to a run in this order, and return their steps.
+    """Add values (name, value, step) to a run as :func:`add_columns` does, and return their steps."""
+    names: list[str] = []
+    items: list[Any] = []
+    steps: list[int | None] = []
+    for name, value, step in values:
+        names.append(name)
+        items.append(value)
+        steps.append(step)
+    found = {name: iter(own) for name, own in add_columns(db, run, names, items, steps, now).items()}
+    return [next(found[name]) for name in names]
+
+
+def add_columns(
+    db: sqlite3.Connection,
+    run: int,
+    names: Sequence[str],
+    values: Sequence[Any],
+    steps: Sequence[int | None],
+    now: float | None = None,
+) -> dict[str, list[int]]:
+    """Add values to a run in this order, part by part, and return the steps of each metric.
 
     Without a step a value gets the one after the highest of its metric, the first is 0. To be called inside a
     transaction: all are kept or none.
 
     Args:
         run: its ``number`` in the table ``runs``.
+        names: of which metric each value is.
         now: when they came, in seconds since 1970; None: that is not known.
     """
-    (number,) = db.execute("SELECT value_count FROM runs WHERE number = ?", (run,)).fetchone()
+    (first,) = db.execute("SELECT value_count FROM runs WHERE number = ?", (run,)).fetchone()
     if now is not None:
-        _note_time(db, run, number, now)
-    begun: dict[str, _Series] = {}
-    steps = []
-    for name, value, step in values:
-        series = begun.get(name)
-        if series is None:
-            series = begun[name] = _Series(db, run, name)
-        steps.append(series.add(number, value, step))
-        number += 1
-    for series in begun.values():
-        series.write()
-    db.execute("UPDATE runs SET value_count = ? WHERE number = ?", (number, run))
-    return steps
+        _note_time(db, run, first, now)
+    places: dict[str, list[int]] = {name: [] for name in dict.fromkeys(names)}
+    if len(places) == 1:
+        places[names[0]] += range(len(names))
+    else:
+        for place, name in enumerate(names):
+            places[name].append(place)
+    found = {}
+    for name, own in places.items():
+        numbers = array("q", [first + place for place in own])
+        found[name] = _Series(db, run, name).add(
+            numbers, [values[place] for place in own], [steps[place] for place in own]
+        )
+    db.execute("UPDATE runs SET value_count = ? WHERE number = ?", (first + len(names), run))
+    return found
 
 
 def _note_time(db: sqlite3.Connection, run: int, number: int, now: float) -> None:
@@ -207,62 +232,94 @@ class _Series:
         self._number, self._count, self._first_step, self._first_number = row[0], row[1], row[2], row[3]
         self._last_step, last, self._low, self._high, self._is_in_order = row[4], row[5], row[6], row[7], row[8]
         self._last: Any = None if last is None else json.loads(last)
-        self._block: _Block | None = None
-        self._block_row: int | None = None
 
-    def add(self, number: int, value: Any, step: int | None) -> int:
-        last = self._last_step
-        if step is None:
-            step = 0 if last is None else min(last + 1, _MAX_STEP)
-        if last is None or step >= last:
-            self._last_step, self._last = step, value
+    def add(self, numbers: array[int], values: list[Any], given_steps: list[int | None]) -> list[int]:
+        """Add values, at least one, and return their steps."""
+        steps = self._steps(given_steps)
+        self._note_steps(numbers, values, steps)
+        self._count += len(values)
+        kinds = set(map(type, values))
+        if kinds == {float} or (kinds <= {float, int} and all(map(is_packed, values))):
+            self._pack(numbers, array("q", steps), values, has_integers=int in kinds)
+        else:
+            self._add_mixed(numbers, values, steps)
+        self._write()
+        return steps
+
+    def _steps(self, given: list[int | None]) -> list[int]:
+        if None not in given:
+            return given  # type: ignore[return-value]
+        steps = []
+        last = -1 if self._last_step is None else self._last_step
+        for step in given:
+            if step is None:
+                step = min(last + 1, _MAX_STEP)
+            if step > last:
+                last = step
+            steps.append(step)
+        return steps
+
+    def _note_steps(self, numbers: array[int], values: list[Any], steps: list[int]) -> None:
+        before = self._last_step
+        if all(map(le, steps, islice(steps, 1, None))):
+            self._is_in_order = self._is_in_order and (before is None or steps[0] >= before)
+            lowest, highest = 0, len(steps) - 1
         else:
             self._is_in_order = False
-        if self._first_step is None or step < self._first_step:
-            self._first_step, self._first_number = step, number
-        self._count += 1
-        if is_packed(value):
-            if -math.inf < value < math.inf:
-                if self._low is None or value < self._low:
-                    self._low = value
-                if self._high is None or value > self._high:
-                    self._high = value
-            self._packed(number, value, step)
-        else:
-            self._db.execute("INSERT INTO others VALUES (?, ?, ?, ?)", (self._number, number, step, json.dumps(value)))
-        return step
+            lowest = steps.index(min(steps))
+            highest = len(steps) - 1 - steps[::-1].index(max(steps))
+        if self._first_step is None or steps[lowest] < self._first_step:
+            self._first_step, self._first_number = steps[lowest], numbers[lowest]
+        if before is None or steps[highest] >= before:
+            self._last_step, self._last = steps[highest], values[highest]
 
-    def _packed(self, number: int, value: float, step: int) -> None:
-        block = self._block
-        if block is None:
-            block = self._block = self._last_block()
-        if block.size_bytes > _PACKED_BYTES or (block.numbers and number - block.numbers[0] > _MAX_OFFSET):
-            self._write_block()
-            block = self._block = _Block()
-        block.add(number, value, step)
+    def _add_mixed(self, numbers: array[int], values: list[Any], steps: list[int]) -> None:
+        packed: list[int] = []
+        others: list[int] = []
+        for place, value in enumerate(values):
+            (packed if is_packed(value) else others).append(place)
+        self._db.executemany(
+            "INSERT INTO others VALUES (?, ?, ?, ?)",
+            [(self._number, numbers[place], steps[place], json.dumps(values[place])) for place in others],
+        )
+        if packed:
+            self._pack(
+                array("q", [numbers[place] for place in packed]),
+                array("q", [steps[place] for place in packed]),
+                [values[place] for place in packed],
+                has_integers=True,
+            )
 
-    def _last_block(self) -> _Block:
+    def _pack(self, numbers: array[int], steps: array[int], values: list[float], *, has_integers: bool) -> None:
+        """Add values that :func:`is_packed` accepts."""
+        # A sum is finite if all are, as a rule, and it is known sooner.
+        finite = values if math.isfinite(sum(values)) else list(filter(math.isfinite, values))
+        if finite:
+            low, high = min(finite), max(finite)
+            self._low = low if self._low is None else min(self._low, low)
+            self._high = high if self._high is None else max(self._high, high)
+        doubles = array("d", values)
+        integers = bytes(type(value) is int for value in values) if has_integers else bytes(len(values))
+        row, block = self._last_block()
+        rows = []
+        begin = block.add(numbers, steps, doubles, integers, 0)
+        if begin and row is not None:
+            self._db.execute("UPDATE points SET data = ? WHERE number = ?", (block.pack(), row))
+        elif begin:
+            rows.append((self._number, block.pack()))
+        while begin < len(values):
+            block = _Block()
+            begin += block.add(numbers, steps, doubles, integers, begin)
+            rows.append((self._number, block.pack()))
+        self._db.executemany("INSERT INTO points (series, data) VALUES (?, ?)", rows)
+
+    def _last_block(self) -> tuple[int | None, _Block]:
         row = self._db.execute(
             "SELECT number, data FROM points WHERE series = ? ORDER BY number DESC LIMIT 1", (self._number,)
         ).fetchone()
-        if row is None:
-            return _Block()
-        self._block_row = row[0]
-        return unpack(row[1])
+        return (None, _Block()) if row is None else (row[0], unpack(row[1]))
 
-    def _write_block(self) -> None:
-        if self._block is None:
-            return
-        data = self._block.pack()
-        if self._block_row is None:
-            self._db.execute("INSERT INTO points (series, data) VALUES (?, ?)", (self._number, data))
-        else:
-            self._db.execute("UPDATE points SET data = ? WHERE number = ?", (data, self._block_row))
-        self._block_row = None
-
-    def write(self) -> None:
-        self._write_block()
-        self._block = None
+    def _write(self) -> None:
         last = self._last
         is_number = type(last) in (int, float) and abs(last) < math.inf and is_packed(last)
         self._db.execute(
@@ -282,41 +339,34 @@ class _Block:
         self.numbers: array[int] = array("q")
         self.steps: array[int] = array("q")
         self.doubles: array[float] = array("d")
-        self.integers: set[int] = set()  # places
+        self.integers: bytes = b""  # of each value whether it is one: 1 or 0
         # The distance from each to the next while that is always the same, else None.
         self.number_distance: int | None = 0
         self.step_distance: int | None = 0
 
-    def add(self, number: int, value: float, step: int) -> None:
-        count = len(self.doubles)
-        if count == 1:
-            self.number_distance = number - self.numbers[0]
-            if self.number_distance > _MAX_OFFSET:
-                self.number_distance = None
-            self.step_distance = step - self.steps[0]
-        elif count:
-            if number - self.numbers[-1] != self.number_distance:
-                self.number_distance = None
-            if step - self.steps[-1] != self.step_distance:
-                self.step_distance = None
-        if type(value) is int:
-            self.integers.add(count)
-        self.numbers.append(number)
-        self.steps.append(step)
-        self.doubles.append(value)
-
-    @property
-    def size_bytes(self) -> int:
-        """How many bytes :meth:`pack` makes of it."""
-        count = len(self.doubles)
-        numbers = 4 * count if self.number_distance is None else 4
-        steps = 8 * count if self.step_distance is None else 8
-        return _HEAD.size + numbers + steps + (count if self.integers else 0) + 8 * count
+    def add(self, numbers: array[int], steps: array[int], doubles: array[float], integers: bytes, begin: int) -> int:
+        """Add as many values as there is room for, from this place on; returns how many."""
+        own = len(self.doubles)
+        end = begin + max(0, _MOST - own)
+        if own or numbers[-1] - numbers[begin] > _MAX_OFFSET:
+            first = self.numbers[0] if own else numbers[begin]
+            end = min(end, bisect_right(numbers, first + _MAX_OFFSET, begin))
+        number_distance = _distance(self.number_distance, self.numbers[-2:] + numbers[begin:end])
+        step_distance = _distance(self.step_distance, self.steps[-2:] + steps[begin:end])
+        has_integers = 1 in self.integers or 1 in integers[begin:end]
+        end = min(end, begin + max(0, _room(number_distance, step_distance, has_integers) - own))
+        if end > begin:
+            self.numbers += numbers[begin:end]
+            self.steps += steps[begin:end]
+            self.doubles += doubles[begin:end]
+            self.integers += integers[begin:end]
+            self.number_distance, self.step_distance = number_distance, step_distance
+        return len(self.doubles) - own
 
     def values(self) -> Iterator[Value]:
         doubles: Iterable[float] = self.doubles
-        if self.integers:
-            doubles = [int(one) if at in self.integers else one for at, one in enumerate(self.doubles)]
+        if 1 in self.integers:
+            doubles = [int(one) if is_integer else one for one, is_integer in zip(self.doubles, self.integers)]
         return map(Value._make, zip(self.numbers, self.steps, doubles))
 
     def pack(self) -> bytes:
@@ -333,13 +383,38 @@ class _Block:
             parts.append(struct.pack("<q", self.step_distance))
         else:
             parts.append(_bytes(self.steps))
-        if not self.integers:
-            flags |= _FLOATS
+        if 1 in self.integers:
+            parts.append(self.integers)
         else:
-            parts.append(bytes(at in self.integers for at in range(len(self.doubles))))
+            flags |= _FLOATS
         parts.append(_bytes(self.doubles))
         parts[0] = _HEAD.pack(flags, len(self.doubles), self.numbers[0], self.steps[0])
         return b"".join(parts)
+
+
+def _room(number_distance: int | None, step_distance: int | None, has_integers: bool) -> int:
+    """How many values a row takes at most, if :meth:`_Block.pack` is to keep within the bytes of a row."""
+    once = _HEAD.size + (4 if number_distance is not None else 0) + (8 if step_distance is not None else 0)
+    each = 8 + (4 if number_distance is None else 0) + (8 if step_distance is None else 0) + has_integers
+    return (_PACKED_BYTES - once) // each
+
+
+# Of values at equal distances.
+_MOST = _room(0, 0, False)
+
+
+def _distance(known: int | None, numbers: array[int]) -> int | None:
+    """The distance from each to the next if it is always the same, else None; 0 if there are not two.
+
+    Args:
+        known: of the numbers before the second of these.
+    """
+    if known is None or len(numbers) < 2:
+        return known
+    distance = numbers[1] - numbers[0]
+    if numbers[-1] - numbers[0] != distance * (len(numbers) - 1):
+        return None
+    return distance if numbers == array("q", _evenly(numbers[0], distance, len(numbers))) else None
 
 
 def unpack(data: bytes) -> _Block:
@@ -348,8 +423,8 @@ def unpack(data: bytes) -> _Block:
     block = _Block()
     block.numbers, block.steps = array("q", packed.numbers), array("q", packed.steps)
     block.number_distance, block.step_distance = packed.number_distance, packed.step_distance
-    block.integers = {place for place, is_integer in enumerate(packed.integers) if is_integer}
     block.doubles = packed.doubles
+    block.integers = packed.integers or bytes(len(packed.doubles))
     return block
 
 

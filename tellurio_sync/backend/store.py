@@ -298,23 +298,22 @@ class Store:
             decoder = Decoder(json.loads(known["state"]) if known is not None else None, begin)
             malformed = None
             try:
-                records = decoder.feed(data[begin - position :])
+                read = decoder.read(data[begin - position :])
             except MalformedJournal as exc:
-                records, malformed = exc.records, str(exc)
+                read, malformed = exc.columns, str(exc)
+            problems = {name: problem for name in set(read.names) if (problem := _problem(name)) is not None}
             refused = []
-            values = []
-            ends = []
-            for step, items, end in records:
-                for name, value in items:
-                    if problem := _problem(name, value):
-                        refused.append({"name": name[:MAX_NAME_CHARS], "step": step, "detail": problem})
-                    else:
-                        values.append((name, value, step))
-                        ends.append(end)
+            if problems:
+                refused = [
+                    {"name": name[:MAX_NAME_CHARS], "step": step, "detail": problems[name]}
+                    for name, step in zip(read.names, read.steps)
+                    if name in problems
+                ]
+                read = read.without(problems)
             before = self.value_count(run_uuid)
-            if values:
-                metrics.add_values(self._db, run, values, time.time())
-            self._tell_waiting(run, writer, decoder.position, before, ends)
+            if read.names:
+                metrics.add_columns(self._db, run, read.names, read.values, read.steps, time.time())
+            self._tell_waiting(run, writer, decoder.position, before, read.ends)
             if decoder.position > begin:
                 self._db.execute(
                     "INSERT OR REPLACE INTO writers VALUES (?, ?, ?, ?)",
@@ -409,8 +408,8 @@ def _lock(directory: Path) -> sqlite3.Connection:
     return lock
 
 
-def _problem(name: str, value: Any) -> str | None:
-    """Why a value from a journal cannot be kept, or None."""
+def _problem(name: str) -> str | None:
+    """Why values from a journal cannot be kept under this name, or None."""
     if not name.strip():
         return "The name is empty."
     if len(name) > MAX_NAME_CHARS:

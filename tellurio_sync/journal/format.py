@@ -24,7 +24,8 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
+from itertools import accumulate, chain, compress, starmap
 from typing import Any, NamedTuple
 
 MAGIC = b"tellurio journal 1\n"
@@ -42,6 +43,19 @@ _pack_short = struct.Struct("<Bd").pack
 _pack_double = struct.Struct("<d").pack
 _unpack_double = struct.Struct("<d").unpack_from
 
+# How many single numbers are read one by one before it is tried to read as many again at once.
+_FEW = 8
+# A single number with a step of nine bytes: those below 2**63.
+_LONGEST_NUMBER = 20
+# By the size of the record of a single number: what the checksum is made of, and the number.
+_BODIES = {size: struct.Struct(f"{size - 2}s2x") for size in range(11, _LONGEST_NUMBER + 1)}
+_DOUBLES = {size: struct.Struct(f"<xd{size - 9}x") for size in range(11, _LONGEST_NUMBER + 1)}
+# Bytes that may stand at one place of such a record: its kind, and its step.
+_WITHOUT_STEP, _WITH_STEP = bytes(range(NEW << 5)), bytes(range(NEW << 5, _NAME))
+_LAST, _NOT_LAST = bytes(range(0x80)), bytes(range(0x80, 0x100))
+# By the kind of such a record: how far it moves the current step.
+_MOVES = bytes(kind >> 5 == NEXT for kind in range(0x100))
+
 
 class Record(NamedTuple):
     """The values of one call of ``log``.
@@ -57,18 +71,56 @@ class Record(NamedTuple):
     end: int
 
 
+class Columns(NamedTuple):
+    """The values of many records in their order, part by part: a list of each part costs far less than a record each.
+
+    Attributes:
+        names: of the metrics.
+        values: numbers, or other JSON values.
+        steps: None: none was given, so the server counts.
+        ends: where the record of a value ends. Values with the same end were logged together.
+    """
+
+    names: list[str]
+    values: list[Any]
+    steps: list[int | None]
+    ends: list[int]
+
+    def without(self, names: Container[str]) -> Columns:
+        """Those of other metrics."""
+        kept = [name not in names for name in self.names]
+        columns = [list(compress(column, kept)) for column in self]
+        return Columns._make(columns)
+
+    def records(self) -> list[Record]:
+        """The same, record by record."""
+        records: list[Record] = []
+        last = -1
+        for name, value, step, end in zip(*self):
+            if end != last:
+                records.append(Record(step, [], end))
+                last = end
+            records[-1].values.append((name, value))
+        return records
+
+
 class MalformedJournal(ValueError):
     """A record cannot be read, and so nothing that follows it can.
 
     Attributes:
         position: where it begins.
-        records: those before it that were read in the same step.
+        columns: the values before it that were read in the same step.
     """
 
     def __init__(self, position: int, why: str) -> None:
         super().__init__(f"The journal cannot be read from byte {position} on: {why}.")
         self.position = position
-        self.records: list[Record] = []
+        self.columns: Columns = Columns([], [], [], [])
+
+    @property
+    def records(self) -> list[Record]:
+        """The records before it that were read in the same step."""
+        return self.columns.records()
 
 
 def _sealed(record: bytes) -> bytes:
@@ -218,49 +270,105 @@ class Decoder:
         }
 
     def feed(self, data: bytes) -> list[Record]:
-        """The whole records in ``data``, which begins at ``position``; ``position`` moves to the end of the last one.
+        """The whole records in ``data``, as :meth:`read` reads them. Records without a value are left out."""
+        return self.read(data).records()
+
+    def read(self, data: bytes) -> Columns:
+        """The values of the whole records in ``data``, which begins at ``position``; ``position`` moves to their end.
 
         Bytes of a record that has not ended are left over: they come again, with more, as the next piece.
 
         Raises:
-            MalformedJournal: something that is no record; the records before it are in ``records`` of the error.
+            MalformedJournal: something that is no record; the values before it are in ``columns`` of the error.
         """
-        records: list[Record] = []
+        columns = Columns([], [], [], [])
         at, base, length = 0, self.position, len(data)
         if base == 0:
             if not data.startswith(MAGIC):
                 if MAGIC.startswith(data[: len(MAGIC)]):
-                    return []
+                    return columns
                 raise MalformedJournal(0, "it does not begin as a journal of this version does")
             at = len(MAGIC)
-        self.position = base + at
-        names = self._names
+        streak = 0  # so many single numbers were read before this place, and nothing in between
         while at < length:
-            kind = data[at]
-            if kind < 0x60:  # the usual case, in a few steps
-                end = at + 11
-                if end > length:
-                    break
-                name = names.get(kind & 0x1F)
-                if name is not None and _crc32(data[at : at + 9]) & 0xFFFF == _unpack_crc(data, at + 9)[0]:
-                    step = self._step_of(kind >> 5, None)
-                    records.append(Record(step, [(name, _unpack_double(data, at + 1)[0])], base + end))
+            self.position = base + at
+            is_number = data[at] < _NAME
+            if is_number and streak >= _FEW:
+                count, end = self._read_alike(data, at, streak, columns)
+                if count:
+                    streak += count
                     at = end
-                    self.position = base + at
                     continue
             try:
-                end, record = self._read(data, at)
+                at = self._read_one(data, at, columns)
             except _Incomplete:
                 break
-            except (MalformedJournal, ValueError, KeyError) as exc:
+            except (ValueError, KeyError, RecursionError) as exc:
                 error = MalformedJournal(base + at, str(exc) or type(exc).__name__)
-                error.records = records
+                error.columns = columns
                 raise error from None
-            at = end
+            streak = streak + 1 if is_number else 0
+        else:
             self.position = base + at
-            if record is not None:
-                records.append(record._replace(end=base + at))
-        return records
+        return columns
+
+    def _read_alike(self, data: bytes, at: int, most: int, columns: Columns) -> tuple[int, int]:
+        """Read single numbers whose records are equally long, up to ``most`` of them, in a few steps for all.
+
+        Returns:
+            How many were read, and where the next record begins. It may be that the first one cannot be read in this
+            way. Then nothing is read, and :meth:`_read_one` tells what is the matter with it.
+        """
+        has_step = data[at] >> 5 == NEW
+        size = 11
+        if has_step:
+            size += 1
+            while size <= _LONGEST_NUMBER and data[at + size - 3 : at + size - 2] >= b"\x80":
+                size += 1
+        count = min(most, (len(data) - at) // size)
+        if not count or size > _LONGEST_NUMBER:
+            return 0, at
+        count = _leading(data[at : at + size * count : size], _WITH_STEP if has_step else _WITHOUT_STEP)
+        for place in range(9, size - 2):
+            # All bytes of a step but its last one say that another one follows.
+            count = _leading(data[at + place : at + size * count : size], _LAST if place == size - 3 else _NOT_LAST)
+        count = _sealed_count(data, at, size, count)
+        if not count:
+            return 0, at
+        end = at + size * count
+        kinds = data[at:end:size]
+        known = {kind: self._names.get(kind & 0x1F) for kind in set(kinds)}
+        steps = self._steps_after(data, at, size, kinds) if has_step else self._steps_of(kinds)
+        if steps is None or None in known.values():
+            return 0, at
+        columns.names.extend(map(known.__getitem__, kinds))  # type: ignore[arg-type]
+        columns.values.extend(chain.from_iterable(_DOUBLES[size].iter_unpack(data[at:end])))
+        columns.steps.extend(steps)
+        first = self.position + size
+        columns.ends.extend(range(first, first + size * count, size))
+        return count, end
+
+    def _steps_after(self, data: bytes, at: int, size: int, kinds: bytes) -> list[int | None]:
+        """The steps of records that tell them, all in equally many bytes."""
+        steps = [0] * len(kinds)
+        for place in range(size - 3, 8, -1):
+            steps = [step << 7 | byte & 0x7F for step, byte in zip(steps, data[at + place :: size])]
+        self._step = steps[-1]
+        return steps  # type: ignore[return-value]
+
+    def _steps_of(self, kinds: bytes) -> list[int | None] | None:
+        """The steps of records that do not tell them; None: they cannot be known."""
+        if max(kinds) < CURRENT << 5:
+            return [None] * len(kinds)
+        if self._step is None:
+            return None
+        steps = list(accumulate(kinds.translate(_MOVES), initial=self._step))[1:]
+        if steps[-1] >= _MAX_STEP:
+            return None
+        self._step = steps[-1]
+        if min(kinds) >= CURRENT << 5:
+            return steps  # type: ignore[return-value]
+        return [None if kind < CURRENT << 5 else step for kind, step in zip(kinds, steps)]
 
     def _step_of(self, mode: int, step: int | None) -> int | None:
         if mode == NONE:
@@ -268,6 +376,8 @@ class Decoder:
         if mode == NEXT:
             if self._step is None:
                 raise ValueError("a step after none")
+            if self._step + 1 >= _MAX_STEP:
+                raise ValueError("a step beyond the last one")
             self._step += 1
             return self._step
         if mode == CURRENT:
@@ -278,10 +388,15 @@ class Decoder:
             self._step = step
         return step
 
-    def _read(self, data: bytes, at: int) -> tuple[int, Record | None]:
-        """The record at ``at``, and where the next one begins. Looks at the checksum before anything has an effect."""
+    def _read_one(self, data: bytes, at: int, columns: Columns) -> int:
+        """Read the record at ``at``; returns where the next one begins.
+
+        Looks at the checksum before anything has an effect.
+        """
         cursor = _Cursor(data, at + 1)
         kind = data[at]
+        names: list[str]
+        values: list[Any]
         if kind < 0x80:
             mode, numbers, values = kind >> 5, [kind & 0x1F], [cursor.double()]
             step = cursor.varint() if mode == NEW else None
@@ -301,32 +416,52 @@ class Decoder:
             step = cursor.varint() if mode in (NEW, ASIDE) else None
             if number not in self._lists:
                 raise ValueError("it names a list that was not told")
-            list_names, packer = self._lists[number]
+            names, packer = self._lists[number]
             values = list(packer.unpack(cursor.take(packer.size)))
-            cursor.check(at)
-            return cursor.at, Record(self._step_of(mode, step), list(zip(list_names, values)), 0)
+            numbers = []
         elif kind == _NAME:
             number = cursor.varint()
             text = cursor.take(cursor.varint())
             cursor.check(at)
             self._names[number] = text.decode(errors="surrogatepass")
-            return cursor.at, None
+            return cursor.at
         elif kind == _LIST:
             number = cursor.varint()
             listed = [cursor.varint() for _ in range(cursor.varint())]
             cursor.check(at)
             known = [self._names[one] for one in listed]
             self._lists[number] = known, struct.Struct(f"<{len(known)}d")
-            return cursor.at, None
+            return cursor.at
         else:
             raise ValueError("a record of an unknown kind")
         cursor.check(at)
         if mode > ASIDE or (step is not None and step >= _MAX_STEP):
             raise ValueError("a step of an unknown form")
-        if any(number not in self._names for number in numbers):
-            raise ValueError("it names a metric that was not told")
-        read = [(self._names[number], value) for number, value in zip(numbers, values)]
-        return cursor.at, Record(self._step_of(mode, step), read, 0)
+        if kind != _NUMBERS:
+            if any(number not in self._names for number in numbers):
+                raise ValueError("it names a metric that was not told")
+            names = [self._names[number] for number in numbers]
+        count = len(values)
+        columns.steps.extend([self._step_of(mode, step)] * count)
+        columns.names.extend(names)
+        columns.values.extend(values)
+        columns.ends.extend([self.position + cursor.at - at] * count)
+        return cursor.at
+
+
+def _leading(column: bytes, accepted: bytes) -> int:
+    """How many of the first bytes are among those accepted."""
+    return len(column) - len(column.lstrip(accepted))
+
+
+def _sealed_count(data: bytes, at: int, size: int, count: int) -> int:
+    """How many of the first of these records, all of one size, have the right checksum."""
+    wanted = struct.pack(f"<{count}I", *starmap(_crc32, _BODIES[size].iter_unpack(data[at : at + size * count])))
+    for place in range(2):
+        found = data[at + size - 2 + place : at + size * count : size]
+        if found != wanted[place : 4 * count : 4]:
+            count = next(number for number in range(count) if found[number] != wanted[4 * number + place])
+    return count
 
 
 class _Cursor:
@@ -345,22 +480,27 @@ class _Cursor:
         return part
 
     def byte(self) -> int:
-        return self.take(1)[0]
+        try:
+            byte = self._data[self.at]
+        except IndexError:
+            raise _Incomplete from None
+        self.at += 1
+        return byte
 
     def double(self) -> float:
         value: float = _unpack_double(self.take(8))[0]
         return value
 
     def varint(self) -> int:
-        number = shift = 0
-        while True:
+        byte = self.byte()
+        number, shift = byte & 0x7F, 7
+        while byte >= 0x80:
             byte = self.byte()
             number |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                return number
             shift += 7
             if shift > 700:
                 raise ValueError("an integer without an end")
+        return number
 
     def value(self) -> Any:
         kind = self.byte()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sqlite3
+import sys
 import time
 from collections.abc import Iterator
 from itertools import accumulate
@@ -19,8 +20,13 @@ from tellurio_sync.backend.store import JournalGap, Logged, Store
 from tellurio_sync.errors import BackendError
 from tellurio_sync.journal.format import MAGIC, Encoder
 
+from ..benchmarks.counting import instructions
+from ..conftest import not_under_coverage
 from .conftest import KEY, RunningBackend
 from .rpc_client import FAILSAFE, RpcClient, RpcError
+
+INSTRUCTIONS_PER_STORED_VALUE = 80
+"""Of Python's bytecode, from the journal's bytes to the database."""
 
 
 class Client:
@@ -283,6 +289,30 @@ def test_not_too_many_wait(store: Store, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_what_does_not_tell_how_much_was_logged(rpc: RpcClient, logged: object) -> None:
     with pytest.raises(RpcError, match="`logged` must be a writer and a number of bytes"):
         rpc.call("run_step", optimizer_id="none", logged=logged)
+
+
+# --- what it costs -----------------------------------------------------------------------------------
+
+
+@not_under_coverage
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="instructions are counted by sys.monitoring, new in Python 3.12")
+@pytest.mark.parametrize(("metrics", "gap"), [(1, 1), (1, 10), (5, 1), (20, 1)])
+def test_a_value_takes_a_few_instructions_to_be_stored(metrics: int, gap: int, store: Store) -> None:
+    """As a program logs them, one by one: what keeps a backend from being slower than its clients."""
+    run, encoder, made = new_run(store), Encoder(), [MAGIC]
+    for place in range(6_000):
+        step = place // metrics * gap
+        made.append(encoder.number(f"metric {place % metrics}", place / 3, step))
+        encoder.written()
+    data = b"".join(made)
+    known = 0
+
+    def store_it() -> None:
+        nonlocal known
+        known = store.add_journal(run, "w", 0, data)["position"]
+
+    assert instructions(store_it) / 6_000 < INSTRUCTIONS_PER_STORED_VALUE
+    assert (known, len(store.metrics(run))) == (len(data), 6_000)
 
 
 # --- what the database cannot do -------------------------------------------------------------------

@@ -117,6 +117,74 @@ def test_what_is_added_is_read(db: sqlite3.Connection, batches: list[Any]) -> No
             assert (summary["low"], summary["high"]) == ((min(finite), max(finite)) if finite else (None, None))
 
 
+# So many values of so many metrics in turn, of one kind, at steps that far apart; None: without steps.
+STRETCHES = st.lists(
+    st.tuples(
+        st.integers(1, 250),
+        st.integers(1, 3),
+        st.sampled_from(["float", "integer", "both", "other", "special"]),
+        st.sampled_from([None, 0, 1, 7, 2**40, "uneven", "back"]),
+    ),
+    min_size=1,
+    max_size=2,
+)
+
+
+def stretch(count: int, names: int, kind: str, gap: Any, step: int = 20) -> list[tuple[str, Any, int | None]]:
+    made: list[tuple[str, Any, int | None]] = []
+    for place in range(count):
+        value: Any = place / 7
+        if kind == "integer" or (kind == "both" and place % 5 == 0):
+            value = place
+        elif kind == "other" and place % 9 == 0:
+            value = ["text", None, True, 2**60][place % 4]
+        elif kind == "special" and place % 9 == 0:
+            value = [math.nan, math.inf, -math.inf, -0.0][place % 4]
+        made.append(("abc"[place % names], value, None if gap is None else step))
+        if gap == "uneven":
+            step += 1 + (place % 3 == 0)
+        elif gap == "back":
+            step = max(0, step + (5 if place % 4 else -13))
+        else:
+            step += gap or 0
+    return made
+
+
+@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(STRETCHES, min_size=1, max_size=2), st.integers(0, 2**33))
+def test_many_values_are_kept_as_if_they_had_come_one_by_one(
+    db: sqlite3.Connection, batches: list[Any], missing: int
+) -> None:
+    metrics, together, alone = Metrics(db), new_run(db), new_run(db)
+    for batch in batches:
+        values = [value for drawn in batch for value in stretch(*drawn)]
+        assert metrics.add(together, values) == [step for value in values for step in metrics.add(alone, [value])]
+        # As if so many values of another metric had come in between: numbers of more than 32 bits.
+        db.execute("UPDATE runs SET value_count = value_count + ?", (missing,))
+    assert repr(metrics.all(together)) == repr(metrics.all(alone))
+    columns = "name, count, first_step, first_number, last_step, last_value, last_number, low, high, is_in_order"
+    rows = [metrics.read(f"SELECT {columns} FROM series WHERE run = ? ORDER BY name", run) for run in (together, alone)]
+    assert repr(rows[0]) == repr(rows[1])
+    sizes = [row["size"] for row in metrics.read("SELECT length(data) AS size FROM points")]
+    assert max(sizes, default=0) <= table._PACKED_BYTES
+
+
+@pytest.mark.parametrize(
+    ("gap", "kind", "each"),
+    [(1, "float", 8), (None, "float", 8), (0, "integer", 9), (7, "both", 9), ("uneven", "float", 16)],
+)
+@pytest.mark.parametrize("together", [1, 10, 10_000])
+def test_rows_are_filled(db: sqlite3.Connection, gap: Any, kind: str, each: int, together: int) -> None:
+    """Whether values come one by one or by thousands."""
+    metrics, run = Metrics(db), new_run(db)
+    values = stretch(700, 1, kind, gap)
+    for begin in range(0, len(values), together):
+        metrics.add(run, values[begin : begin + together])
+    (found,) = metrics.read("SELECT count(*) AS rows, sum(length(data)) AS size FROM points")
+    assert found["size"] <= 700 * each + 31 * found["rows"]
+    assert found["rows"] <= -(-700 * each // (table._PACKED_BYTES - 50))
+
+
 def test_thousands_of_values_come_back_in_order_from_single_and_large_additions(db: sqlite3.Connection) -> None:
     metrics, run = Metrics(db), new_run(db)
     expected = []

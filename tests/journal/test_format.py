@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import itertools
 import math
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tellurio_sync.journal import format as journal_format
 from tellurio_sync.journal.format import MAGIC, Decoder, Encoder, MalformedJournal
 
 NAMES = st.sampled_from([f"metric {number}" for number in range(50)]) | st.text(min_size=1, max_size=5)
@@ -137,6 +141,125 @@ def test_after_forgetting_everything_is_told_again() -> None:
         (6, [("kept", 2.0)]),
         (7, [("kept", 1.0), ("lost", 2.0)]),
     ]
+
+
+# --- many at once -----------------------------------------------------------------------------------
+
+# How a loop may count its steps: none, the same, the next, one of many apart, and back.
+GAPS = st.sampled_from([None, 0, 1, 10, 1_000_000, -3, 2**62])
+STREAKS = st.lists(st.tuples(st.integers(1, 60), st.integers(1, 40), GAPS, st.booleans()), min_size=1, max_size=6)
+
+
+def streaks(drawn: list[Any]) -> list[Any]:
+    """Calls of a program that logs so many numbers of so many metrics one by one, and at times something else."""
+    calls: list[Any] = []
+    step = 0
+    for count, names, gap, has_other in drawn:
+        for number in range(count):
+            calls.append(("number", f"metric {number % names}", number / 3, None if gap is None else step))
+            step = min(max(0, step + (gap or 0)), 2**63 - 1)
+        if has_other:
+            calls.append(("any", {"other": step, "note": "text"}, step))
+    return calls
+
+
+@contextmanager
+def one_by_one() -> Iterator[None]:
+    """Inside, each record is read by itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(journal_format, "_FEW", math.inf)
+        yield
+
+
+def outcome(decoder: Decoder, data: bytes) -> Any:
+    problem = None
+    try:
+        columns = decoder.read(data)
+    except MalformedJournal as exc:
+        columns, problem = exc.columns, str(exc)
+    values = [struct.pack("<d", value) if type(value) is float else value for value in columns.values]
+    return columns.names, values, columns.steps, columns.ends, problem, decoder.position, decoder.state()
+
+
+@settings(deadline=None, max_examples=50)
+@given(STREAKS, st.lists(st.integers(1, 2000), max_size=10))
+def test_numbers_in_succession_are_read_in_any_pieces(drawn: list[Any], pieces: list[int]) -> None:
+    records, expected = written(streaks(drawn))
+    assert read(MAGIC + b"".join(records), pieces) == expected
+
+
+@settings(deadline=None, max_examples=100)
+@given(STREAKS, st.data())
+def test_many_at_once_are_read_as_one_by_one_whatever_is_wrong_with_them(drawn: list[Any], data: st.DataObject) -> None:
+    records, _ = written(streaks(drawn))
+    whole = bytearray(MAGIC + b"".join(records))
+    if data.draw(st.booleans()):
+        place = data.draw(st.integers(0, len(whole) - 1))
+        whole[place] ^= data.draw(st.integers(1, 255))
+    cut = data.draw(st.integers(0, len(whole)))
+    with one_by_one():
+        expected = outcome(Decoder(), bytes(whole[:cut]))
+    assert outcome(Decoder(), bytes(whole[:cut])) == expected
+
+
+@pytest.mark.parametrize("gap", [None, 0, 1, 300, "both"])
+def test_a_bit_changed_anywhere_among_many_changes_nothing_before_it(gap: Any) -> None:
+    steps = [
+        step * 300 if gap == "both" and step % 20 > 9 else step * (gap if type(gap) is int else 1) for step in range(40)
+    ]
+    records, _ = written([("number", "loss", step / 3, None if gap is None else at) for step, at in enumerate(steps)])
+    whole = MAGIC + b"".join(records)
+    for place in range(len(MAGIC), len(whole)):
+        changed = bytearray(whole)
+        changed[place] ^= 1 << place % 8
+        with one_by_one():
+            expected = outcome(Decoder(), bytes(changed))
+        assert outcome(Decoder(), bytes(changed)) == expected, place
+
+
+def sealed(*records: bytes) -> bytes:
+    return b"".join(map(journal_format._sealed, records))
+
+
+NAME = b"\x80\x00\x01a"
+ZERO = struct.pack("<d", 0.0)
+LATEST = b"\x60" + ZERO + b"\xff" * 8 + b"\x7f"  # at step 2**63 - 1
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "why"),
+    [
+        ([NAME], [b"\x40" + ZERO], "a step after none"),
+        ([NAME], [b"\x20" + ZERO], "no step was told"),
+        ([NAME], [b"\x01" + ZERO], "it names a metric that was not told"),
+        ([NAME, b"\x60" + ZERO + b"\x07"], [b"\x41" + ZERO], "it names a metric that was not told"),
+        ([NAME, LATEST], [b"\x40" + ZERO], "a step beyond the last one"),
+        ([NAME, LATEST], [b"\x60" + ZERO + b"\x80" * 9 + b"\x01"], "a step of an unknown form"),
+        ([NAME], [b"\x81\x00\x01\x00\x02" + b"\xa0\x8d\x06" + b"[" * 100_000], "recursion"),
+        ([NAME], [b"\x81\x05\x01\x00\x00" + ZERO], "a step of an unknown form"),
+        ([NAME, b"\x82\x00\x01\x00"], [b"\x83\x00\x03" + b"\x80" * 9 + b"\x01" + ZERO], "a step of an unknown form"),
+    ],
+)
+@pytest.mark.parametrize("others", [0, 1, 50])
+def test_what_a_record_cannot_say(good: list[bytes], bad: list[bytes], why: str, others: int) -> None:
+    """With all checksums right; after this many others, and the same however many are read at once."""
+    data = MAGIC + sealed(*good, *[b"\x00" + ZERO] * others, *bad * 50)
+    decoder = Decoder()
+    with pytest.raises(MalformedJournal, match=why) as caught:
+        decoder.read(data)
+    told_a_value = sum(record[0] < 0x80 for record in good)
+    assert len(caught.value.columns.values) == len(caught.value.records) == told_a_value + others
+    assert caught.value.position == decoder.position == len(MAGIC + sealed(*good)) + 11 * others
+
+
+@pytest.mark.parametrize("gap", [0, 1, 10, 12345, 2**40])
+def test_records_that_are_alike_are_read_many_at_once(gap: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    records, expected = written([("number", "loss", step / 3, gap * step) for step in range(20_000)])
+    calls = itertools.count()
+    real = Decoder._read_one
+    monkeypatch.setattr(Decoder, "_read_one", lambda *arguments: (next(calls), real(*arguments))[1])
+    assert read(MAGIC + b"".join(records), []) == expected
+    assert next(calls) < 100
 
 
 @pytest.mark.parametrize(
