@@ -25,6 +25,7 @@ import tellurio_sync as te
 from ..backend.scripted import answer_like_a_model
 from ..backend_process import BackendProcess
 from . import soak_kills
+from .soak import BUSY, SLOWEST_CLOSE
 from .soak_kills import connected
 
 SESSIONS, THREADS = 4, 4
@@ -156,14 +157,14 @@ def one_session(backend: BackendProcess) -> None:
         batch(prompt, lm, te.TGD([prompt], model_client=lm))
 
 
-def run(seconds: float, sessions: int, kills: int, seed: int) -> bool:
+def run(seconds: float, sessions: int, kills: int, seed: int, is_busy: bool = False) -> bool:
     """Whether both processes hold no more in the end than when they were warm, and nothing is lost by kills."""
     options = {"session-grace": GRACE}
     with tempfile.TemporaryDirectory() as directory, BackendProcess(Path(directory), **options) as backend:
         os.environ["TELLURIO_JOURNAL_DIR"] = f"{directory}/journals"
         problems = _run(backend, seconds, sessions)
         print("\n" + ("\n".join(problems) if problems else "memory and descriptors are where they were"), flush=True)
-        lost = soak_kills.run(backend, kills, seed)
+        lost = soak_kills.run(backend, kills, seed, SLOWEST_CLOSE * (BUSY if is_busy else 1.0))
         print("\n".join(lost) if lost else "nothing was lost", flush=True)
     return not problems and not lost
 
@@ -196,7 +197,7 @@ def _run(backend: BackendProcess, seconds: float, sessions: int) -> list[str]:
 def settle(is_reached: Callable[[], bool]) -> None:
     """Let the grace time of what has ended pass."""
     pause = threading.Event()
-    for _ in range(5):
+    for _ in range(int(FAILSAFE / GRACE)):
         pause.wait(GRACE)
         if is_reached():
             return
@@ -208,5 +209,6 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--sessions", type=int, default=1000)
     parser.add_argument("--kills", type=int, default=20, help="of the backend, at last")
     parser.add_argument("--seed", type=int, default=1, help="of the pauses between them")
+    parser.add_argument("--busy", action="store_true", help="other programs take the processor")
     options = parser.parse_args(arguments)
-    sys.exit(0 if run(options.seconds, options.sessions, options.kills, options.seed) else 1)
+    sys.exit(0 if run(options.seconds, options.sessions, options.kills, options.seed, options.busy) else 1)

@@ -26,12 +26,12 @@ def run(*arguments: str) -> str:
 
 @pytest.mark.parametrize("link", [[], ["--tls"]], ids=["tcp", "tls"])
 def test_under_random_faults_nothing_is_lost(link: list[str]) -> None:
-    report = run("tests.faults.soak", "--seconds", "5", "--seed", "1", *link)
+    report = run("tests.faults.soak", "--seconds", "5", "--seed", "1", "--busy", *link)
     assert "nothing was lost" in report
 
 
 def test_sessions_and_a_backend_hold_no_more_than_they_need() -> None:
-    report = run("tests.faults.soak", "--backend", "--seconds", "12", "--sessions", "20", "--kills", "3")
+    report = run("tests.faults.soak", "--backend", "--seconds", "12", "--sessions", "20", "--kills", "3", "--busy")
     assert "memory and descriptors are where they were" in report
     assert "nothing was lost" in report
 

@@ -9,14 +9,20 @@ from typing import Any
 import tellurio_sync as te
 
 from ..backend.scripted import answer_like_a_model
+from ..conftest import wait_until
 from .conftest import KEY, MakeSession
 
 
 def test_it_is_collected_with_all_it_held(make_session: MakeSession) -> None:
     """If its run is finished: an unfinished one is looked after until the process ends."""
     held = used_up(make_session)
-    gc.collect()
-    assert [kind for kind, one in held if one() is not None] == []
+
+    def left() -> list[str]:
+        gc.collect()
+        return [kind for kind, one in held if one() is not None]
+
+    # A thread that is just ending may hold one of them for a moment.
+    wait_until(lambda: not left(), "something is kept")
 
 
 def used_up(make_session: MakeSession) -> list[tuple[str, weakref.ref[Any]]]:

@@ -48,7 +48,7 @@ ENDINGS = {
 def train(backend: RunningBackend, end: str, http_port: int | None = None) -> str:
     """Runs a training that ends so; the id of its run."""
     command = [sys.executable, "-c", PROGRAM, str(backend.port), end, KEY, str(http_port or backend.port)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=FAILSAFE)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=4 * FAILSAFE)
     assert done.stdout, done.stderr
     return done.stdout.strip()
 
