@@ -19,13 +19,16 @@ from .patches import Patches
 
 log: logging.Logger = logging.getLogger("tellurio_sync.afnio")
 
+Address = tuple[Any, Any, Any]
+"""Base URL, port and key."""
+
 
 class Metrics:
     """Takes what afnio's runs log, once ``install`` was called, until ``undo``. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._logs: dict[str, RunLog] = {}
+        self._logs: dict[str, tuple[Any, Address, RunLog]] = {}  # the client that made each, None: afnio's default
         self._manager: Any = importlib.import_module("afnio.tellurio._client_manager")
 
     def install(self, patches: Patches) -> None:
@@ -34,11 +37,12 @@ class Metrics:
         original_log, original_finish = run_class.log, run_class.finish
 
         def log(run: Any, name: str, value: Any, step: int | None = None, client: Any = None) -> None:
-            """As afnio's, without waiting. A client that the program names is used as before."""
-            if client is not None:
+            """As afnio's, without waiting. A client of the program's own says where to; afnio's way, if it does not."""
+            run_log = self._log_of(run, client)
+            if run_log is None:
                 original_log(run, name=name, value=value, step=step, client=client)
             else:
-                self._log_of(run).log(name, value, step)
+                run_log.log(name, value, step)
 
         def finish(run: Any, *args: Any, **kwargs: Any) -> Any:
             """As afnio's; what was logged is sent before."""
@@ -51,9 +55,10 @@ class Metrics:
     def send(self, run_uuid: str) -> None:
         """Wait until the server has what the run has logged, as long as that goes on. Then it is closed."""
         with self._lock:
-            run_log = self._logs.pop(run_uuid, None)
-        if run_log is None:
+            found = self._logs.pop(run_uuid, None)
+        if found is None:
             return
+        run_log = found[-1]
         if not run_log.flush(float("inf"), patience=PATIENCE):
             log.warning(
                 "What is missing at the server of the metrics of a run is kept in %s. `%s` sends it. (%s)",
@@ -66,23 +71,38 @@ class Metrics:
         for run_uuid in list(self._logs):
             self.send(run_uuid)
 
-    def _log_of(self, run: Any) -> RunLog:
+    def _log_of(self, run: Any, client: Any) -> RunLog | None:
+        """What takes the values of this run; None: the client sends to another address than that, or says none."""
         with self._lock:
-            run_log = self._logs.get(run.uuid)
-            if run_log is None:
-                rest_client, _ = self._manager.get_default_clients()
-                rest = StudioRest(rest_client.base_url, rest_client.port, api_key=rest_client.api_key)
-                about = {
-                    "uuid": run.uuid,
-                    "remote_uuid": run.uuid,
-                    "namespace": run.organization.slug,
-                    "slug": run.project.slug,
-                    "project": run.project.display_name,
-                    "name": run.name,
-                    "description": run.description,
-                    "server": rest.url,
-                }
-                run_log = self._logs[run.uuid] = RunLog(about, rest)
+            of_client, address, run_log = self._logs.get(run.uuid, (None, None, None))
+            if run_log is not None and client is of_client:
+                return run_log
+            wanted = _address_of(self._manager.get_default_clients()[0] if client is None else client)
+            if run_log is None and wanted is not None:
+                run_log, address = _made(run, wanted), wanted
+                self._logs[run.uuid] = client, address, run_log
                 # Registered after the run was made: so it is called before what afnio does for it at the exit.
                 atexit.register(self.send, run.uuid)
-            return run_log
+            return run_log if wanted == address else None
+
+
+def _made(run: Any, address: Address) -> RunLog:
+    base_url, port, api_key = address
+    rest = StudioRest(base_url, port, api_key=api_key)
+    about = {
+        "uuid": run.uuid,
+        "remote_uuid": run.uuid,
+        "namespace": run.organization.slug,
+        "slug": run.project.slug,
+        "project": run.project.display_name,
+        "name": run.name,
+        "description": run.description,
+        "server": rest.url,
+    }
+    return RunLog(about, rest)
+
+
+def _address_of(client: Any) -> Address | None:
+    """Where a client of afnio's sends to, and its key; None: it does not say, as a stand-in of the program's may."""
+    address = tuple(getattr(client, name, None) for name in ("base_url", "port", "api_key"))
+    return None if None in address else address  # type: ignore[return-value]

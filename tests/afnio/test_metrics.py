@@ -52,7 +52,39 @@ def test_values_are_kept_here_and_the_server_is_not_waited_for(run, tmp_path, ca
     assert kept(tmp_path) == [("a", 0, 0.5), ("a", 7, 1)]
 
 
-def test_a_client_that_the_program_names_is_used(run, tmp_path):
+def own_client(**changes):
+    return SimpleNamespace(**{"base_url": "http://127.0.0.1", "port": 9, "api_key": "own", **changes})
+
+
+def test_a_client_of_the_program_is_not_waited_for_either(run, tmp_path):
+    client = own_client()
+    with install(metrics=True):
+        run.log("a", 1, client=client)
+        run.log("a", 2, client=client)
+        run.log("a", 3, client=own_client())
+    assert run.told == []
+    assert [value for _, _, value in kept(tmp_path)] == [1, 2, 3]
+    assert RunFolder(tmp_path / "run-1").about()["server"] == "http://127.0.0.1:9"
+
+
+@pytest.mark.parametrize("first", ["afnio's default", "one of its own"])
+def test_what_goes_elsewhere_goes_in_the_way_of_afnio(run, tmp_path, first):
+    """A run is kept for one address. A client that has another one, or none that can be seen, is used as before."""
+    others = [
+        own_client(port=10),
+        own_client(api_key="another"),
+        object(),
+        *([None] if first == "one of its own" else []),
+    ]
+    with install(metrics=True):
+        run.log("a", 1, client=own_client() if first == "one of its own" else None)
+        for other in others:
+            run.log("a", 2, client=other)
+    assert run.told == [("a", 2, None, other) for other in others]
+    assert [value for _, _, value in kept(tmp_path)] == [1]
+
+
+def test_a_client_that_tells_no_address_is_used_as_before(run, tmp_path):
     client = object()
     with install(metrics=True):
         run.log("a", 1, client=client)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import pickle
+import threading
 
 import pytest
 
@@ -10,6 +11,7 @@ from tellurio_sync.model import CallableModel, Parameter, Variable
 from tellurio_sync.model.graph import Node
 from tellurio_sync.model.variable_state import bind_node, received, set_local
 from tellurio_sync.optim import TGD, tgd
+from tests.conftest import FAILSAFE
 from tests.model.fake_link import Reader, lose, refusal, tag
 
 
@@ -522,6 +524,26 @@ def test_pass_and_step_are_sent_together(link, model, parameter, computed):
     assert parameter.data == "new0"
     assert [gradient.data for gradient in parameter.grad] == ["better", "g"]
     assert len(optimizer.state[parameter]["momentum_buffer"]) == 1
+
+
+def test_each_step_waits_for_the_pass_of_its_own_thread(link, model, parameter, computed):
+    """Both passes are under way at once: each has a name of its own."""
+    answer_steps(link, parameter)
+    first, second = (TGD([parameter], model, prompts()) for _ in range(2))
+    inner = threading.Thread(target=second.backward_and_step, args=(computed,))
+
+    def answer(params):
+        if not inner.ident:
+            inner.start()
+            inner.join(FAILSAFE)
+        return {"message": "Backward pass executed successfully."}
+
+    link.answers["run_backward"] = answer
+    first.backward_and_step(computed)
+    names = [params["name"] for params in link.calls("run_backward")]
+    after = {params["optimizer_id"]: params["after"] for params in link.calls("run_step")}
+    assert len(set(names)) == 2
+    assert after == {first.optimizer_id: names[0], second.optimizer_id: names[1]}
 
 
 @pytest.mark.parametrize("how", ["another server", "a changed group"])
