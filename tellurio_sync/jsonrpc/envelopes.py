@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, NamedTuple, Union
+from typing import Any, NamedTuple, TypeVar, Union
 
 from ..errors import shorten_repr
 from . import codec
@@ -20,6 +21,8 @@ VERSION = "2.0"
 # JSON-RPC 2.0 §4: an id is a String, a Number, or Null. A bool is a Python int but no JSON number; NaN and what is
 # beyond a float could not be sent back.
 Id = Union[str, int, float, None]
+
+T = TypeVar("T")
 
 
 class Request(NamedTuple):
@@ -67,15 +70,21 @@ class Batch(NamedTuple):
 Message = Union[Request, Notification, Reply, Invalid]
 
 
-def id_of_result(value: Any) -> str | None:
-    """The id, if the decoded JSON value certainly is a well-formed reply with a result; else None.
+def answered_by(value: Any, pop: Callable[[Any, None], T | None]) -> T | None:
+    """What ``pop`` takes out for the id of a decoded JSON value that certainly is a well-formed reply with a result.
 
-    A shortcut that spares ``classify`` for nearly every message that a client receives.
+    None if it is something else, or if ``pop`` has nothing for it. A shortcut that spares ``classify`` for nearly every
+    message that a client receives; each look at a type costs, so what is no such object is found out by what it cannot.
+
+    Args:
+        value: the message.
+        pop: that of a dict by id.
     """
-    if type(value) is dict and len(value) == 3 and "result" in value and value.get("jsonrpc") == VERSION:
-        id_ = value.get("id")
-        if type(id_) is str:
-            return id_
+    try:
+        if "result" in value and value["jsonrpc"] == VERSION and len(value) == 3:
+            return pop(value["id"], None)
+    except (TypeError, KeyError):  # no object; without a version or an id; an id that is an array or an object
+        pass
     return None
 
 

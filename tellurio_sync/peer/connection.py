@@ -3,7 +3,7 @@
 The loop (``run``), on the receive thread:
     1. wake the threads whose replies have come, then wait for messages, at most until the next timer
        (``Transport.receive``);
-    2. tell replies from requests (``jsonrpc.id_of_result``, ``jsonrpc.classify``);
+    2. tell replies from requests (``jsonrpc.answered_by``, ``jsonrpc.classify``);
     3. resolve a call, or give the message to the dispatcher.
 However the loop ends (end of stream, broken frame, a bug of this package), it passes through one ``finally``, which
 fails every waiting call.  So no caller waits for a thread that has ended.
@@ -164,18 +164,27 @@ class Connection:
                 "itself. Do it on another thread, or use submit()."
             )
 
-    def start(self, calls: Sequence[OpenCall], texts: list[str]) -> None:
-        """Register the calls and send their requests together. Waits for room at most until the first deadline.
+    def start(self, call: OpenCall, texts: list[str]) -> None:
+        """Register the call and send its request, the only one of ``texts``. Waits for room until its deadline at most.
 
         Raises:
             ConnectionLost: the connection is over; nothing was sent.
             CallTimeout: there was no room to send within the deadline; nothing was sent.
-            LocalProtocolError: one of them is longer than the server takes; nothing was sent.
+            LocalProtocolError: it is longer than the server takes; nothing was sent.
         """
-        count = len(calls)
-        if (len(texts[0]) if count == 1 else max(map(len, texts))) > self._certainly_small:
+        calls = (call,)
+        if len(texts[0]) > self._certainly_small:
             self._check_sizes(calls, texts)
-        self.pending.add(calls)
+        self.pending.put(call.id, call)
+        self._send(calls, texts, calls)
+
+    def start_many(self, calls: Sequence[OpenCall], texts: list[str]) -> None:
+        """As ``start``, for several: their requests are sent together. Waits at most until the first deadline."""
+        count = len(calls)
+        if max(map(len, texts)) > self._certainly_small:
+            self._check_sizes(calls, texts)
+        for call in calls:
+            self.pending.put(call.id, call)
         if count <= _TOGETHER:
             self._send(calls, texts, calls)
             return
@@ -341,7 +350,7 @@ class Connection:
         try:
             if self._opening is None:
                 self._on_open(None)
-            clock, transport = self._clock, self.transport  # each look-up in self counts in this loop
+            clock, transport, keepalive = self._clock, self.transport, self._keepalive  # each look-up in self counts
             now = clock.now()
             while True:
                 wake_at = self._plan_wake()
@@ -365,7 +374,7 @@ class Connection:
                 bytes_received = transport.bytes_received
                 if bytes_received != self._bytes_seen:
                     self._bytes_seen = bytes_received
-                    self._keepalive.note_life(now)
+                    keepalive.last_life = now
                 if now >= wake_at and not (count and self._is_late(wake_at)):
                     self._run_timers(now)
                 # Only after the transport accepts nothing more: before that, a thread that has registered a call may be
@@ -440,8 +449,7 @@ class Connection:
             release_all(self.transport.wakeups)
             self._on_malformed(exc, message)
             return
-        id_ = jsonrpc.id_of_result(value)
-        call = None if id_ is None else self.pending.pop(id_, None)
+        call = jsonrpc.answered_by(value, self.pending.pop)
         if call is not None:
             # Before the caller goes on, which may ask at once. No method of the tally, which would cost as much again.
             self.replies += 1
@@ -551,6 +559,8 @@ class Connection:
         elif self._keepalive.is_ping_due(now):
             self._keepalive.note_ping(now)
             self.transport.ping()
+        else:
+            self._keepalive.plan()
         stalled_since = self.transport.stalled_since
         if stalled_since is not None and now >= stalled_since + self._write_timeout:
             self.transport.abort(Ending(f"the server took nothing for {self._write_timeout:g} s", "network"))

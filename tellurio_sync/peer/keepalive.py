@@ -16,31 +16,38 @@ class Keepalive:
         interval: seconds, > 0; None: never ping.
         timeout: seconds, > 0.
         now: the time of the start.
+
+    Attributes:
+        last_life: when something came from the server last. Stored by the owner at each turn of its loop: one store, as
+            a method would cost each call one hundredth of its time.
+        next_at: when to look again; infinity if never. It may be too early, for what has come since the last ``plan``.
     """
 
     def __init__(self, interval: float | None, timeout: float, now: float) -> None:
         self._interval = math.inf if interval is None else interval
         self._timeout = timeout
-        self._last_life = now
-        self._pinged_at: float | None = None
+        self.last_life: float = now
+        self._pinged_at = -math.inf
         self.next_at: float = now + self._interval
-        """When to call ``is_ping_due`` and ``is_dead`` again; infinity if never."""
 
-    def note_life(self, now: float) -> None:
-        """Note that something came from the server."""
-        self._last_life = now
-        self._pinged_at = None
-        self.next_at = now + self._interval
+    @property
+    def _is_waiting(self) -> bool:
+        """Whether nothing has come since the last ping, which is sent later than what came before it."""
+        return self._pinged_at > self.last_life
+
+    def plan(self) -> None:
+        """Set ``next_at`` to when a ping is due, or the connection dead, if nothing comes."""
+        self.next_at = self._pinged_at + self._timeout if self._is_waiting else self.last_life + self._interval
 
     def note_ping(self, now: float) -> None:
         """Note that a ping was sent."""
         self._pinged_at = now
-        self.next_at = now + self._timeout
+        self.plan()
 
     def is_ping_due(self, now: float) -> bool:
         """Whether a ping must be sent now."""
-        return self._pinged_at is None and now >= self._last_life + self._interval
+        return not self._is_waiting and now >= self.last_life + self._interval
 
     def is_dead(self, now: float) -> bool:
         """Whether the server has not answered the ping in time."""
-        return self._pinged_at is not None and now >= self._pinged_at + self._timeout
+        return self._is_waiting and now >= self._pinged_at + self._timeout

@@ -85,7 +85,7 @@ class Peer:
                 connection = self._connection_for(call, texts)
         try:
             connection.check_may_wait()
-            connection.start((call,), texts)
+            connection.start(call, texts)
             return connection.wait(call)
         except BaseException:
             del texts[:]
@@ -132,7 +132,7 @@ class Peer:
         outcomes: list[Any] = []
         try:
             connection.check_may_wait()
-            connection.start(calls, texts)
+            connection.start_many(calls, texts)
             del texts[:]  # not needed while this waits for a thousand replies
             for call in calls:
                 try:
@@ -177,7 +177,7 @@ class Peer:
         connection = self._connection_for(future, texts)
         future.is_in(connection.pending)
         try:
-            connection.start((future,), texts)
+            connection.start(future, texts)
             connection.watch_expiry(future.expires_at)
         except BaseException:
             del texts[:]

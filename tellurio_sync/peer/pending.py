@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from ..deadlines import Clock, Deadline
@@ -100,7 +100,15 @@ class PendingCall(OpenCall):
         on_reply: Callable[[], None] | None = None,
         on_late: OnLate | None = None,
     ) -> None:
-        OpenCall.__init__(self, id_, method, timeout, now, hard_timeout, is_extendable)
+        # The same as OpenCall.__init__, and for the same reason.
+        self.timeout = timeout
+        self.started = now
+        self.last_sign_of_life = None
+        self.hard_limit = math.inf if hard_timeout is None else now + hard_timeout
+        self.id = id_
+        self.method = method
+        self.is_extendable = is_extendable
+        self.end_offset = None
         self.reply: dict[str, Any] | None = None
         self.error: BaseException | None = None
         self.on_reply: Callable[[], None] | None = on_reply
@@ -189,11 +197,8 @@ class PendingTable:
         # Take out by id, and note nothing. It is C code: Ctrl-C cannot interrupt it in a thread that was interrupted
         # while it gave a call up, and it costs each reply less than ``take``.
         self.pop: Callable[[str, None], OpenCall | None] = self._calls.pop
-
-    def add(self, calls: Sequence[OpenCall]) -> None:
-        """Register before sending: the reply may come before ``send`` returns."""
-        for call in calls:
-            self._calls[call.id] = call
+        # Register by id, before the request is sent: the reply may come before ``send`` returns.
+        self.put: Callable[[str, OpenCall], None] = self._calls.__setitem__
 
     def take(self, id_: object) -> OpenCall | None:
         """Take out the call with this id; None if it is not in the table."""

@@ -139,7 +139,7 @@ class RecordedTransport(Transport):
         return self._transport.is_held_up
 
     @property
-    def is_over(self) -> bool:
+    def is_over(self) -> bool:  # type: ignore[override]
         return self._transport.is_over
 
     def was_sent(self, receipt: Receipt) -> bool:

@@ -76,6 +76,7 @@ class Transport(ABC):
 
     Attributes:
         bytes_received: grows with everything that comes; a change is a sign of life.
+        is_over: whether ``send`` would raise ``TransportEnded``; ``receive`` may still return what came before.
         stalled_since: since when (monotonic) the other end has taken none of the bytes that are to be written; None if
             it takes them.
         wakeups: semaphores, which ``receive`` releases and takes out before it waits: so a thread that is woken finds
@@ -89,6 +90,7 @@ class Transport(ABC):
     """What a thread must not hold while it waits for the receive thread."""
 
     bytes_received: int
+    is_over: bool
     wakeups: list[Semaphore]
     stalled_since: float | None
 
@@ -112,11 +114,6 @@ class Transport(ABC):
     def is_held_up(self) -> bool:
         """Whether what this thread sends waits for a turn of this same thread, which was interrupted for it."""
         return False
-
-    @property
-    @abstractmethod
-    def is_over(self) -> bool:
-        """Whether ``send`` would raise ``TransportEnded``; ``receive`` may still return what came before."""
 
     @property
     @abstractmethod

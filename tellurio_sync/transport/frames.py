@@ -195,6 +195,8 @@ class FrameDecoder:
 
     def __init__(self, max_message_size: int) -> None:
         self._max_message_size = max_message_size
+        # Whether a frame begins with the next byte, outside a fragmented message; False without the C extension.
+        self._is_between = compiled is not None
         self._rest = b""  # an incomplete frame header
         self._first = 0  # first byte of the frame whose payload is incomplete
         self._payload: bytearray | None = None  # the part of that payload that has come
@@ -213,6 +215,20 @@ class FrameDecoder:
         Raises:
             FrameError: the stream is broken; the decoder must not be fed again.
         """
+        if self._is_between:
+            # First the usual case: whole text messages. The rest is another frame, not whole, or not valid.
+            position: int = compiled.split_texts(data, self._room, events)
+            if position == len(data):
+                return False
+            data = data[position:]
+        has_control = self._feed_frames(data, events)
+        self._is_between = (
+            compiled is not None and self._payload is None and not self._rest and not self._message_opcode
+        )
+        return has_control
+
+    def _feed_frames(self, data: bytes, events: list[Event]) -> bool:
+        """As ``feed``, for frames of every kind and parts of them."""
         has_control = False
         if self._payload is not None:
             missing = self._missing
@@ -230,11 +246,6 @@ class FrameDecoder:
             self._rest = b""
         position = 0
         end = len(data)
-        if compiled is not None and not self._message_opcode:
-            # First the usual case: whole text messages. The rest is another frame, not whole, or not valid.
-            position = compiled.split_texts(data, self._room, events)
-            if position == end:
-                return has_control
         while end - position >= 2:
             first = data[position]
             size = data[position + 1]

@@ -69,7 +69,7 @@ class MemoryTransport(Transport):
         return self._is_closing or self._ending is not None
 
     @property
-    def is_over(self) -> bool:
+    def is_over(self) -> bool:  # type: ignore[override]
         return self._is_over()  # two reads without the lock are exact enough
 
     @property

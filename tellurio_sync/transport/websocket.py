@@ -28,7 +28,7 @@ the lock.  The lock is re-entrant, because a signal handler may send while its t
 | State | Written by | Read by | Guarded by | Enforced by |
 |---|---|---|---|---|
 | ``_queue``, ``_queued`` (its end), ``_waiting_for_room`` | any thread | any thread | ``_queue_lock`` | asserts |
-| ``_ending``, ``_is_closing``, ``_is_disposed`` | any thread | any thread | the same | asserts |
+| ``_ending``, ``_is_closing``, ``is_over``, ``_is_disposed`` | any thread | any thread | the same | asserts |
 | taking the writer's role: ``_writer`` | any thread | any thread | the same | only ``send``, ``_flush``, ``_write`` |
 | giving it back: ``_writer`` | the writer | any thread | one store | the turn in it |
 | ``_rest``, ``_taken``, ``_written``, ``stalled_since`` | the writer | any thread | the role | the same |
@@ -71,6 +71,7 @@ _READ_SIZE = 64 * 1024  # for a larger buffer the allocator would map and unmap 
 _MAX_TLS_OUTPUT = 1024 * 1024  # beyond this the server asks again and again, and does not read the answers
 _LONGEST_WAIT = 3600.0  # a lock does not accept a wait of centuries
 _LAST_WORDS = 0.2  # seconds for another thread to write our close frame
+(_FLAG,) = FLAGS
 _OWN_FILES = {TlsStream.write.__code__.co_filename, ssl.SSLObject.write.__code__.co_filename, __file__}
 _LAST_READS = 64  # a server that sends for ever must not keep a dead connection
 
@@ -123,6 +124,7 @@ class WebSocketTransport(Transport):
         self._queued = 0  # offset of the end of what was queued, since the connection began
         self._is_closing = False
         self._ending: Ending | None = None
+        self.is_over: bool = False  # one of these two; each call looks at it twice
         self._is_disposed = False
 
         self._writer: list[int] | None = None  # whose turn it is to write: a list of that turn alone, with its thread
@@ -157,7 +159,7 @@ class WebSocketTransport(Transport):
             receipt = _NO_RECEIPT
             for each in receipts or ():
                 each.end_offset = -1  # until it is known, it counts as sent
-        is_over = is_overfull = False
+        start: int | None = None
         try:
             # In each branch, from the first look to the last store, there is no call, no loop and, on Python 3.10, no
             # jump that is taken. Where one is, a signal handler or a finaliser can run, and send; and other threads go
@@ -165,20 +167,14 @@ class WebSocketTransport(Transport):
             # makes its values by `and` and `or`, which jump without that, and its one `if` stands at the end.
             with self._queue_lock:
                 if (
-                    is_single
-                    and self._writer is None
-                    and not self._rest
-                    and not self._queue
-                    and not self._is_closing
-                    and self._ending is None
+                    is_single and self._writer is None and not self._rest and not self._queue and not self.is_over
                 ):  # the usual case: straight to the socket (after a failed write there is a rest)
-                    start = self._queued
-                    receipt.end_offset = self._queued = start + size
+                    receipt.end_offset = self._queued = self._queued + size
                     self._rest = encoded[0]
                     self._writer = turn
                 else:
                     start = self._queued
-                    is_over = self._ending is not None or self._is_closing
+                    is_over = self.is_over
                     is_overfull = timeout is None and start - self._written > _MAX_QUEUE
                     writer = self._writer
                     # A writer of this very thread was interrupted for us, and cannot go on before we are ready: its
@@ -193,12 +189,13 @@ class WebSocketTransport(Transport):
                     self._queue += queued or ()
                     if takes_role:
                         self._writer = turn
-            if not is_single and receipts is not None:
-                _fill_in(receipts, encoded, None if is_over else start)
-            if is_over:  # not raised above: on Python 3.10, Ctrl-C can come when an exception leaves a ``with``
-                raise TransportEnded(self._ending or Ending("the connection is closing", "local"))
-            if is_overfull:
-                self._abort_overfull()
+            if start is not None:  # not the usual case
+                if not is_single and receipts is not None:
+                    _fill_in(receipts, encoded, None if is_over else start)
+                if is_over:  # not raised above: on Python 3.10, Ctrl-C can come when an exception leaves a ``with``
+                    raise TransportEnded(self._ending or Ending("the connection is closing", "local"))
+                if is_overfull:
+                    self._abort_overfull()
             if self._writer is turn and not self._write(turn):
                 self.wake()  # the receive thread goes on when the socket is writable
         except BaseException:
@@ -206,10 +203,6 @@ class WebSocketTransport(Transport):
                 self._writer = None  # before any call: a second Ctrl-C may come, but the role is free
             self._leave()
             raise
-
-    @property
-    def is_over(self) -> bool:
-        return self._ending is not None or self._is_closing
 
     @property
     def bytes_sent(self) -> int:
@@ -237,8 +230,8 @@ class WebSocketTransport(Transport):
 
     def abort(self, ending: Ending) -> None:
         with self._queue_lock:
-            if self._ending is None:
-                self._ending = ending
+            self._ending = self._ending or ending
+            self.is_over = True
             self._wake_senders_locked()
         self.wake()
 
@@ -258,10 +251,10 @@ class WebSocketTransport(Transport):
         size = len(frame)
         with self._queue_lock:
             # RFC 6455 §5.5.1: nothing follows a close frame.
-            if self._is_closing or self._ending is not None:
+            if self.is_over:
                 return
             is_overfull = self._queued - self._written > _MAX_QUEUE
-            self._is_closing = is_last
+            self._is_closing = self.is_over = is_last
             self._queued += size
             self._queue.append(frame)
             if is_last:
@@ -272,7 +265,7 @@ class WebSocketTransport(Transport):
             self.wake()
 
     def _is_full(self) -> bool:
-        return self._queued - self._written > HIGH_WATER and self._ending is None and not self._is_closing
+        return self._queued - self._written > HIGH_WATER and not self.is_over
 
     def _wait_for_room(self, timeout: float) -> None:
         deadline = time.monotonic() + timeout
@@ -328,8 +321,22 @@ class WebSocketTransport(Transport):
         where the turn was taken over: who did that saw to the rest.
         """
         while True:
-            if self._taken:  # left by a writer that Ctrl-C interrupted
-                self._account(turn)
+            taken = self._taken
+            if taken:  # by the last turn of this loop, or of a writer that Ctrl-C interrupted
+                rest = self._rest
+                sent = taken[0]
+                rest = b"" if sent == len(rest) else memoryview(rest)[sent:]
+                fresh: list[int] = []
+                # These stores stand together, without a call between them, so that Ctrl-C cannot separate them. Their
+                # order matters because ``was_sent`` may read them at any moment: for an instant it may count unsent
+                # bytes as sent, but never sent bytes as unsent.
+                if self._writer is turn:
+                    self._written += sent
+                    self._rest = rest
+                    self._taken = fresh
+                    self.stalled_since = None
+                if self._waiting_for_room:
+                    self._wake_if_room()
             if self._queue and not self._rest:
                 self._take_queue(turn)
             if not self._rest or self._ending is not None:
@@ -349,7 +356,7 @@ class WebSocketTransport(Transport):
                     continue
                 return True
             # With the arguments ready, nothing is allocated for the call: no finaliser can run before it.
-            attempt = starmap(self._send_some, ((self._rest, *FLAGS),))
+            attempt = starmap(self._send_some, ((self._rest, _FLAG),))
             try:
                 # Without a jump in between, at which Python 3.10 runs signal handlers. One piece of C code calls `send`
                 # and stores the result: Ctrl-C cannot come in between.
@@ -368,7 +375,6 @@ class WebSocketTransport(Transport):
                     # Half a frame may have left, so nothing may follow it. What the server sent before is still read.
                     self._write_failure = exc
                 break
-            self._account(turn)
         with self._queue_lock:
             if self._writer is turn:
                 self._writer = None
@@ -404,24 +410,9 @@ class WebSocketTransport(Transport):
                 self._rest = rest
                 del self._queue[whole]
 
-    def _account(self, turn: list[int]) -> None:
-        """Note how much of the rest the socket has taken."""
-        taken, rest = self._taken, self._rest
-        if not taken:
-            return
-        sent = taken[0]
-        rest = b"" if sent == len(rest) else memoryview(rest)[sent:]
-        fresh: list[int] = []
-        # These stores stand together, without a call between them, so that Ctrl-C cannot separate them. Their order
-        # matters because ``was_sent`` may read them at any moment: for an instant it may count unsent bytes as sent,
-        # but never sent bytes as unsent.
-        if self._writer is turn:
-            self._written += sent
-            self._rest = rest
-            self._taken = fresh
-            self.stalled_since = None
-        if self._waiting_for_room and not self._is_full():
-            with self._queue_lock:
+    def _wake_if_room(self) -> None:
+        with self._queue_lock:
+            if not self._is_full():
                 self._wake_senders_locked()
 
     @property
@@ -443,8 +434,7 @@ class WebSocketTransport(Transport):
         with self._queue_lock:
             if self._writer is None:
                 self._close_if_disposed_locked()
-            if not self._is_full():
-                self._wake_senders_locked()
+        self._wake_if_room()
         self.wake()
 
     def _has_unwritten(self) -> bool:
@@ -457,9 +447,9 @@ class WebSocketTransport(Transport):
             raise TransportEnded(self._ending)
         # While another thread writes, the socket is writable, and to watch that would only make this loop turn. A
         # writer that leaves something unwritten wakes this thread.
-        watches_writes = self._writer is None and bool(self._rest or self._queue) and self._has_unwritten()
-        if watches_writes and self._tls is not None:
-            watches_writes = not self._tls.waits_for_server
+        watches_writes = False
+        if self._writer is None and (self._rest or self._queue) and self._has_unwritten():
+            watches_writes = self._tls is None or not self._tls.waits_for_server
         try:
             if self._has_early:
                 self._has_early = False
@@ -487,6 +477,7 @@ class WebSocketTransport(Transport):
             self._let_writer_finish()
             with self._queue_lock:
                 self._ending = self._ending or ended.ending
+                self.is_over = True
             if not self._messages:
                 raise
         messages, self._messages = self._messages, []
@@ -617,6 +608,7 @@ class WebSocketTransport(Transport):
                 return
             self._is_disposed = True
             self._ending = self._ending or Ending("the connection was disposed of", "local")
+            self.is_over = True
             self._queue.clear()
             self._wake_senders_locked()
             if self._writer is None:
@@ -637,6 +629,7 @@ class WebSocketTransport(Transport):
         self._ending = self._ending or Ending(
             "this process was forked, and the connection belongs to its parent", "local"
         )
+        self.is_over = True
         self._close_descriptors()
 
     def _close_descriptors(self) -> None:

@@ -104,14 +104,16 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counts]:
             counts.add("messages_in", len(messages))
             return messages
 
-    start = Connection.start
+    def counted(start: Callable[..., None]) -> Callable[..., None]:
+        def start_counted(self: Connection, *args: Any) -> None:
+            counts.add("trips")
+            start(self, *args)
 
-    def counted_start(self: Connection, *args: Any) -> None:
-        counts.add("trips")
-        start(self, *args)
+        return start_counted
 
     with monkeypatch.context() as patch:
-        patch.setattr(Connection, "start", counted_start)
+        for name in ("start", "start_many"):
+            patch.setattr(Connection, name, counted(getattr(Connection, name)))
         patch.setattr(handshake, "WebSocketTransport", Transport)
         yield counts
 

@@ -17,10 +17,10 @@ from tellurio_sync.jsonrpc import (
     Notification,
     Reply,
     Request,
+    answered_by,
     classify,
     encode,
     error_reply,
-    id_of_result,
     notification,
     request,
     result_reply,
@@ -379,11 +379,21 @@ def test_what_is_built_is_read_as_what_it_was_meant_to_be() -> None:
 GOOD = {"jsonrpc": V, "id": "1", "result": None}
 
 
+def taken_by(value: Any) -> list[str]:
+    """The ids, of all that there are, of the calls that a value takes out of the table."""
+    calls = {id_: f"call {id_}" for id_ in ("1", "2", "ü\ud800", "", V)}
+    before = dict(calls)
+    call = answered_by(value, calls.pop)
+    taken = [id_ for id_ in before if id_ not in calls]
+    assert [before[id_] for id_ in taken] == ([] if call is None else [call])
+    return taken
+
+
 @pytest.mark.parametrize("result", [None, 0, {}, [], "x"])
 @pytest.mark.parametrize("members", list(permutations(GOOD)))
-def test_the_id_of_a_reply_with_a_result_is_seen_at_once(members: tuple[str, ...], result: Any) -> None:
+def test_a_reply_with_a_result_is_seen_at_once(members: tuple[str, ...], result: Any) -> None:
     reply = {**GOOD, "result": result}
-    assert id_of_result({member: reply[member] for member in members}) == "1"
+    assert taken_by({member: reply[member] for member in members}) == ["1"]
 
 
 @pytest.mark.parametrize(
@@ -409,7 +419,7 @@ def test_the_id_of_a_reply_with_a_result_is_seen_at_once(members: tuple[str, ...
     ids=repr,
 )
 def test_what_is_no_such_reply_for_certain_is_left_to_classify(value: Any) -> None:
-    assert id_of_result(value) is None
+    assert taken_by(value) == []
 
 
 MEMBERS = st.sampled_from(["jsonrpc", "id", "result", "error", "method", "x"])
@@ -418,8 +428,7 @@ VALUES = st.sampled_from([V, "1", "2", "", "ü\ud800", 1, 1.5, True, None, [], {
 
 @given(value=st.dictionaries(MEMBERS, VALUES, max_size=5) | VALUES)
 def test_the_shortcut_sees_nothing_that_classify_does_not_see(value: Any) -> None:
-    id_ = id_of_result(value)
-    if id_ is not None:
+    for id_ in taken_by(value):
         message = classify(value)
         assert isinstance(message, Reply)
         assert (message.id, message.problem) == (id_, None)

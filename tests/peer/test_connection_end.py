@@ -155,7 +155,7 @@ def test_was_sent_is_false_for_what_never_left(rig: Rig) -> None:
     connection = rig.peer.lifecycle.connection
     assert connection is not None
     call = PendingCall("stuck", "m", TIMEOUT, rig.clock.now())
-    connection.pending.add([call])
+    connection.pending.put(call.id, call)
     rig.transport.send(["{}"], [call])
     rig.transport.server_end(Ending("reset", "network"))
     error = sent.exception(FAILSAFE)

@@ -35,7 +35,7 @@ def at_once(callback: Callable[[], None]) -> None:
 def submitted(table: PendingTable | None = None, run_callback: Any = at_once) -> CallFuture:
     future = CallFuture("1", "m", 30.0, 1000.0, run_callback=run_callback)
     table = PendingTable() if table is None else table
-    table.add([future])
+    table.put(future.id, future)
     future.is_in(table)
     return future
 

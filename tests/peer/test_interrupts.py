@@ -323,7 +323,7 @@ def request_that_finds_the_connection_over(line: Line, strike: Strike) -> None:
     transport = line.server.far.transport
 
     def send_too_late(send: Callable[[], None]) -> None:
-        transport._ending = Ending("it is over", "network")
+        transport._ending, transport.is_over = Ending("it is over", "network"), True
         send()
 
     line.server.sends = [send_too_late]

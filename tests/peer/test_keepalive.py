@@ -31,8 +31,14 @@ CASES = [
 def test_the_table(history: list[tuple[str, float]], now: float, is_ping_due: bool, is_dead: bool) -> None:
     keepalive = Keepalive(20, 5, 100)
     for what, at in history:
-        (keepalive.note_life if what == "life" else keepalive.note_ping)(at)
+        if what == "life":
+            keepalive.last_life = at
+        else:
+            keepalive.note_ping(at)
     assert (keepalive.is_ping_due(now), keepalive.is_dead(now)) == (is_ping_due, is_dead)
+    if is_ping_due or is_dead:  # it may be too early, but never too late
+        assert keepalive.next_at <= now
+    keepalive.plan()
     assert (keepalive.next_at <= now) == (is_ping_due or is_dead)
 
 

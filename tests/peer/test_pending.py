@@ -146,7 +146,7 @@ class TestTable:
     def test_who_takes_a_call_out_has_it_alone(self) -> None:
         table = PendingTable()
         pending = call()
-        table.add([pending])
+        table.put(pending.id, pending)
         assert table.get("1") is pending
         assert table.take("1") is pending
         assert table.take("1") is None
@@ -158,7 +158,7 @@ class TestTable:
         for _ in range(200):
             table = PendingTable()
             pending = call()
-            table.add([pending])
+            table.put(pending.id, pending)
             barrier = threading.Barrier(2)
 
             def give_up(table: PendingTable = table, pending: PendingCall = pending, b: Any = barrier) -> bool:
@@ -173,7 +173,7 @@ class TestTable:
     @pytest.mark.parametrize("id_", [None, 1, 1.0, True, [], {}, b"1", "2"])
     def test_a_foreign_id_is_not_found_whatever_its_type(self, id_: Any) -> None:
         table = PendingTable()
-        table.add([call("1")])
+        table.put("1", call("1"))
         assert table.take(id_) is None
         assert table.get(id_) is None
         assert not table.was_given_up(id_)
@@ -183,7 +183,7 @@ class TestTable:
         table = PendingTable()
         for number in range(3000):
             pending = call(str(number))
-            table.add([pending])
+            table.put(pending.id, pending)
             assert table.give_up(pending)
         assert table.snapshot() == {}
         assert table.was_given_up("2999")
@@ -193,13 +193,14 @@ class TestTable:
     def test_take_all_empties_it(self) -> None:
         table = PendingTable()
         calls = [call(str(i)) for i in range(5)]
-        table.add(calls)
+        for each in calls:
+            table.put(each.id, each)
         assert table.take_all() == calls
         assert table.take_all() == []
         assert table.snapshot() == {}
 
     def test_a_snapshot_is_a_copy(self) -> None:
         table = PendingTable()
-        table.add([call("1")])
+        table.put("1", call("1"))
         table.snapshot().clear()
         assert table.snapshot() == {"1": "m"}

@@ -463,7 +463,7 @@ def error_of_a_call(clock: Clock) -> Wait:
 def submitted(clock: Clock) -> CallFuture:
     future = CallFuture("1", "m", FAILSAFE, clock.now(), run_callback=lambda callback: callback())
     table = PendingTable()
-    table.add([future])
+    table.put(future.id, future)
     future.is_in(table)
     return future
 

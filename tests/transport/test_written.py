@@ -14,14 +14,14 @@ from .ends import Slip, SocketFarEnd, tcp_pair
 
 
 @pytest.mark.parametrize("size", [1, 20_000])
-def test_what_was_sent_is_told_as_sent_at_every_line_of_the_accounting(size: int) -> None:
+def test_what_was_sent_is_told_as_sent_at_every_line_of_a_write(size: int) -> None:
     """Another thread may ask between any two of its stores, as it does when the connection ends."""
     far = SocketFarEnd(*tcp_pair())
     receipt = Slip()
     told: list[bool] = []
 
     def trace(frame: Any, event: str, _: Any) -> Any:
-        if frame.f_code is not WebSocketTransport._account.__code__:
+        if frame.f_code is not WebSocketTransport._write.__code__:
             return None
         told.append(far.transport.was_sent(receipt))
         return trace
