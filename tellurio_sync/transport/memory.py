@@ -118,6 +118,8 @@ class MemoryTransport(Transport):
         self.is_disposed = True
 
     def forget_after_fork(self) -> None:
+        # No lock: in the child, the lock of another thread stays taken for ever.
+        self._ending = self._ending or Ending("this process was forked", "local")
         self.is_disposed = True
 
     # --- the other end ---------------------------------------------------------------------------

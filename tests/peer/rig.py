@@ -32,6 +32,28 @@ def read_greeting(envelope: dict[str, Any]) -> str:
     return str(result["session_id"])
 
 
+class WatchedTransport(MemoryTransport):
+    """Knows whether the receive thread is done with all that it was given, and waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._is_idle = False
+
+    def receive(self, timeout: float | None) -> list[str | bytes]:
+        with self._condition:
+            self._is_idle = True
+            self._condition.notify_all()
+        try:
+            return super().receive(timeout)
+        finally:
+            self._is_idle = False
+
+    def wait_until_idle(self) -> None:
+        """Return when the receive thread has ended the turn in which it did what was seen of it."""
+        with self._condition:
+            assert self._condition.wait_for(lambda: self._is_idle, FAILSAFE), "the receive thread is stuck"
+
+
 class FakeDialer:
     """One attempt of a ``Dialers``."""
 
@@ -40,7 +62,7 @@ class FakeDialer:
         self._aborted = threading.Event()
         self.is_aborted = False
 
-    def dial(self) -> MemoryTransport:
+    def dial(self) -> WatchedTransport:
         with self._dialers.changed:
             self._dialers.attempts += 1
             step = self._dialers.steps.pop(0) if self._dialers.steps else self._dialers.default
@@ -50,7 +72,7 @@ class FakeDialer:
             raise DialFailed("handshake", "given up by this side")
         if isinstance(step, BaseException):
             raise step
-        transport = MemoryTransport()
+        transport = WatchedTransport()
         if step == "greet":
             transport.server_send(GREETING)
         with self._dialers.changed:
@@ -76,7 +98,7 @@ class Dialers:
         self.default = default
         self.changed = threading.Condition()
         self.attempts = 0
-        self.transports: list[MemoryTransport] = []
+        self.transports: list[WatchedTransport] = []
         self.made: list[FakeDialer] = []
 
     def __call__(self) -> FakeDialer:
@@ -88,7 +110,7 @@ class Dialers:
         with self.changed:
             assert self.changed.wait_for(lambda: self.attempts >= count, FAILSAFE), f"{self.attempts} attempts"
 
-    def wait_for_transport(self, index: int) -> MemoryTransport:
+    def wait_for_transport(self, index: int) -> WatchedTransport:
         with self.changed:
             assert self.changed.wait_for(lambda: len(self.transports) > index, FAILSAFE), "no further connection"
             return self.transports[index]
@@ -130,7 +152,7 @@ class Rig:
         return self
 
     @property
-    def transport(self) -> MemoryTransport:
+    def transport(self) -> WatchedTransport:
         """The newest connection's."""
         return self.dialers.transports[-1]
 
@@ -148,10 +170,11 @@ class Rig:
         self.server_send({"jsonrpc": "2.0", "method": "heartbeat", "params": {"id": request_id}})
 
     def sync(self) -> None:
-        """Return when the receive thread has dealt with everything sent so far."""
+        """Return when the receive thread has dealt with everything sent so far, and has read the clock after it."""
         self.server_send({"jsonrpc": "2.0", "method": "no such method", "id": "sync"})
         while (reply := self.server_receive()).get("id") != "sync":
             raise AssertionError(f"unexpected message from the client: {reply}")
+        self.transport.wait_until_idle()
 
     def wait_for_state(self, state: str) -> None:
         """Return when the peer is in this state."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from tellurio_sync.errors import (
 from tellurio_sync.peer.dispatch import Method
 from tellurio_sync.peer.pending import PendingCall
 from tellurio_sync.transport.base import Ending
+from tellurio_sync.transport.memory import MemoryTransport
 
 from ..conftest import FAILSAFE
 from .rig import TIMEOUT, Background, HeldBack, Rig, pending, request, started
@@ -196,6 +198,39 @@ def test_an_answered_ping_keeps_the_connection() -> None:
             rig.clock.advance(4.999)
             rig.sync()  # any bytes count
         assert rig.peer.lifecycle.state == "open"
+
+
+def test_the_receive_thread_sleeps_until_the_next_ping_or_its_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Signs of life move the ping without a look at the plan; so the first plan is too early, once."""
+    sleeps: SimpleQueue[float | None] = SimpleQueue()
+    receive = MemoryTransport.receive
+
+    def receive_noted(transport: MemoryTransport, timeout: float | None) -> list[str | bytes]:
+        sleeps.put(timeout)
+        return receive(transport, timeout)
+
+    def wait_for_sleep(expected: float) -> None:
+        seen = []
+        for _ in range(20):  # it must not turn and turn instead
+            seen.append(sleeps.get(timeout=FAILSAFE))
+            if seen[-1] == pytest.approx(expected):
+                return
+        raise AssertionError(seen)
+
+    monkeypatch.setattr(MemoryTransport, "receive", receive_noted)
+    with Rig(ping_interval=20.0, ping_timeout=5.0) as rig:
+        rig.open()
+        wait_for_sleep(20)
+        rig.clock.advance(15)
+        rig.sync()
+        rig.clock.advance(5.5)
+        wait_for_sleep(14.5)
+        rig.clock.advance(14.5)
+        wait_for_sleep(5)
+        rig.clock.advance(1)
+        rig.sync()
+        rig.clock.advance(4)
+        wait_for_sleep(16)
 
 
 def _wait_for_ping(rig: Rig, count: int) -> None:

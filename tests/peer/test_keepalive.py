@@ -17,6 +17,7 @@ CASES = [
     ([("ping", 120)], 120, False, False),
     ([("ping", 120)], 124.9, False, False),
     ([("ping", 120)], 125, False, True),
+    ([("ping", 120), ("life", 120)], 125, False, False),  # a coarse clock: it came after the ping
     ([("ping", 120), ("life", 124.9)], 125, False, False),
     ([("ping", 120), ("life", 124.9)], 144.8, False, False),
     ([("ping", 120), ("life", 124.9)], 144.9, True, False),
@@ -35,6 +36,7 @@ def test_the_table(history: list[tuple[str, float]], now: float, is_ping_due: bo
             keepalive.last_life = at
         else:
             keepalive.note_ping(at)
+            assert keepalive.next_at == at + 5
     assert (keepalive.is_ping_due(now), keepalive.is_dead(now)) == (is_ping_due, is_dead)
     if is_ping_due or is_dead:  # it may be too early, but never too late
         assert keepalive.next_at <= now

@@ -212,6 +212,27 @@ def test_after_dispose_everything_is_harmless(far: FarEnd) -> None:
         far.transport.receive(0)
 
 
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda far: far.transport.close(1000, ""),
+        lambda far: far.transport.abort(Ending("first", "local")),
+        lambda far: (far.close(1001), receive_ending(far.transport)),
+        lambda far: (far.end(), receive_ending(far.transport)),
+        lambda far: far.transport.dispose(),
+        lambda far: far.transport.forget_after_fork(),
+    ],
+    ids=["close", "abort", "closed by the server", "end of stream", "dispose", "fork"],
+)
+def test_it_is_over_exactly_when_nothing_is_sent_any_more(far: FarEnd, end: Callable[[FarEnd], object]) -> None:
+    assert not far.transport.is_over
+    far.transport.send(['"a"'])
+    end(far)
+    assert far.transport.is_over
+    with pytest.raises(TransportEnded):
+        far.transport.send(['"b"'])
+
+
 def test_many_threads_may_send_at_once(far: FarEnd) -> None:
     names = [f"{i}" for i in range(8)]
     threads = [
