@@ -115,6 +115,11 @@ def test_wsproto_reads_our_close_frame(code: int, reason: str) -> None:
     assert reason.encode("utf-8", "replace").decode().startswith(event.reason or "")
 
 
+def cuts(stream: bytes) -> list[int]:
+    """Where to cut it in two: near its beginning and its end anywhere."""
+    return sorted({*range(min(len(stream), 300)), *range(max(0, len(stream) - 20), len(stream))})
+
+
 # --- decoding -----------------------------------------------------------------------------------
 
 
@@ -149,8 +154,10 @@ def test_wsproto_reads_our_close_frame(code: int, reason: str) -> None:
         (b"\x81\x05Hell", []),
     ],
 )
-def test_bytes_become_events_whole_and_byte_by_byte(stream: bytes, events: list[Event]) -> None:
+def test_bytes_become_events_whole_cut_anywhere_and_byte_by_byte(stream: bytes, events: list[Event]) -> None:
     assert decode(stream) == events
+    for cut in cuts(stream):
+        assert decode(stream[:cut], stream[cut:]) == events
     assert decode(*(stream[i : i + 1] for i in range(len(stream)))) == events
 
 
@@ -195,7 +202,8 @@ def test_a_close_code_that_never_travels_is_a_protocol_error(code: int) -> None:
     ],
 )
 def test_bytes_that_break_rfc_6455_end_the_stream_with_the_right_code(stream: bytes, code: int) -> None:
-    for pieces in ([stream], [stream[i : i + 1] for i in range(len(stream))]):
+    whole, bytes_of_it = [stream], [stream[i : i + 1] for i in range(len(stream))]
+    for pieces in (whole, bytes_of_it, *([stream[:cut], stream[cut:]] for cut in cuts(stream))):
         with pytest.raises(FrameError) as caught:
             decode(*pieces)
         assert caught.value.code == code
