@@ -503,7 +503,6 @@ def test_texts_stay_texts(browser: Browser, make_run: MakeRun, text: str) -> Non
         assert all(
             script == {"type": "module"}
             or script in ({"type": "application/json"}, {"type": "application/json", "id": "marks"})
-            or (set(script) == {"defer", "src"} and re.match(r"(\.\./)+static/", str(script["src"])))
             for script in scripts
         )
         for _, attributes in tags.found:

@@ -163,14 +163,18 @@ PAINTED = """new Promise((resolve) => {
         const paint = performance.getEntriesByName("first-contentful-paint")[0];
         const page = performance.getEntriesByType("navigation")[0];
         const parts = performance.getEntriesByType("resource").filter((one) => one.initiatorType !== "eventsource");
-        const last = Math.max(page.loadEventEnd, ...parts.map((one) => one.responseEnd));
+        const drawn = performance.getEntriesByName("plot drawn").map((one) => one.startTime);
+        const last = Math.max(page.loadEventEnd, ...drawn, ...parts.map((one) => one.responseEnd));
         if (!paint || !page.loadEventEnd || performance.now() - last < QUIET) { setTimeout(done, 20); return; }
         const bytes = [page, ...parts].reduce((sum, one) => sum + one.encodedBodySize, 0);
         resolve([paint.startTime, last, 1 + parts.length, bytes, performance.memory.usedJSHeapSize]);
     };
     done();
 })"""
-"""First paint and complete in ms, requests, bytes, bytes of the heap. Complete: nothing was asked for a while."""
+"""First paint and complete in ms, requests, bytes, bytes of the heap.
+
+Complete: nothing was asked for, and none of our plots drawn, for a while.
+"""
 
 
 def browse(browser: Chromium, url: str, rounds: int, quiet_ms: int) -> list[float]:

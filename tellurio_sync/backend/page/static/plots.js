@@ -67,6 +67,24 @@ function marksOfPage() {
   return marks;
 }
 
+// The library is run once the page has been seen: what a reader came for should not wait for it.
+const seen = new Promise((resolve) => {
+  new PerformanceObserver((list) => list.getEntriesByName("first-contentful-paint").length && resolve())
+    .observe({type: "paint", buffered: true});
+  setTimeout(resolve, 500);
+});
+let library = null;
+function loadLibrary() {
+  library ??= seen.then(() => new Promise((resolve, reject) => {
+    const script = document.createElement("script");
+    script.onload = resolve;
+    script.onerror = reject;
+    script.src = document.getElementById("uplot").href;
+    document.head.append(script);
+  }));
+  return library;
+}
+
 class Plot extends HTMLElement {
   connectedCallback() {
     plots.add(this);
@@ -135,6 +153,15 @@ class Plot extends HTMLElement {
   // What is missing is fetched: time and versions, or the whole of a plot that was far down.
   async show() {
     this.isStale = false;
+    if (!globalThis.uPlot) {
+      try {
+        await loadLibrary();
+      } catch {
+        library = null;
+        this.isStale = true;
+        return;
+      }
+    }
     const axis = KEYS[settings.x] ?? "";
     if (this.isIncomplete) {
       const found = await this.fetchSeries(axis ? {axis} : {});
@@ -238,6 +265,8 @@ class Plot extends HTMLElement {
       },
     }, [table[0], ...rows], this);
     this.append(this.tip);
+    performance.clearMarks("plot drawn");
+    performance.mark("plot drawn");
     if (this.view && this.view.x === settings.x) this.chart.setScale("x", this.view);
     else this.view = null;
   }
@@ -571,5 +600,5 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
   drawAll();
 });
 // On paper there is no coming near.
-addEventListener("beforeprint", () => plots.forEach((plot) => !plot.chart && plot.data.x && plot.draw()));
+addEventListener("beforeprint", () => plots.forEach((plot) => !plot.chart && plot.data.x && globalThis.uPlot && plot.draw()));
 customElements.define("tellurio-plot", Plot);
