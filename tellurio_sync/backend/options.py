@@ -1,4 +1,4 @@
-"""The options of the backend process.  Standard library only: read before anything else is imported."""
+"""The options of the backend process.  No other library is needed: read before anything else is imported."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import argparse
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from ..addresses import path_prefix
 
 DEFAULT_HEARTBEAT_INTERVAL = 5.0
 
@@ -25,7 +27,9 @@ class BackendOptions:
         tls_cert: file with the certificate and its chain, as PEM, so that all connections are encrypted; None: none is.
         tls_key: file with its private key; None: it is in ``tls_cert``.
         allow_hosts: names by which browsers may reach it, besides those of this machine: of a reverse proxy, say.
-            Empty: only those of this machine, if ``host`` is a loopback address, else any.
+            Empty: only those of this machine, if ``host`` is a loopback address, else any. ``*``: any.
+        path_prefix: the path under which a reverse proxy serves it, for one that passes on whole paths, such as
+            ``/tellurio``; without it everything is served, too. Empty: there is none, or the proxy takes it away.
         data_dir: where projects, runs and metrics are kept; None: a temporary directory, removed at exit.
         api_key: the key that clients must send; None: a new random one.
         username: the user of this backend.
@@ -67,8 +71,10 @@ class BackendOptions:
     session_grace: float = DEFAULT_SESSION_GRACE
     ready_file: Path | None = None
     exit_with_stdin: bool = False
+    path_prefix: str = ""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "path_prefix", path_prefix(self.path_prefix))
         if not self.email:
             object.__setattr__(self, "email", f"{self.username}@localhost")
         if not self.namespaces:
@@ -88,6 +94,7 @@ class BackendOptions:
             tls_cert=args.tls_cert,
             tls_key=args.tls_key,
             allow_hosts=tuple(args.allow_host or ()),
+            path_prefix=args.path_prefix,
             data_dir=args.data_dir,
             api_key=args.api_key or args.api_key_file,
             username=args.username,
@@ -130,7 +137,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--allow-host",
         action="append",
         metavar="NAME",
-        help="a name by which browsers may reach it, of a reverse proxy, say; may be repeated",
+        help="a name by which browsers may reach it, of a reverse proxy, say; * for any; may be repeated",
+    )
+    add(
+        "--path-prefix",
+        type=_path,
+        default="",
+        metavar="/PATH",
+        help="where a reverse proxy serves it that passes on whole paths; none is needed if it takes the prefix away",
     )
     add("--data-dir", type=Path, metavar="DIR", help="where projects, runs and metrics are kept (default: temporary)")
     add("--api-key", type=_text, metavar="KEY", help="key that clients must send (default: a new random one)")
@@ -225,6 +239,13 @@ def _key_in(path: str) -> str:
     if not key or len(key.splitlines()) > 1:
         raise argparse.ArgumentTypeError(f"must hold one key on one line: {path}")
     return key
+
+
+def _path(text: str) -> str:
+    try:
+        return path_prefix(text)
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(f"{text!r} {exc}; an example: /tellurio") from None
 
 
 def _text(text: str) -> str:

@@ -75,22 +75,18 @@ class Rest:
             web.post(run + "journal/{writer}/", self.add_journal),
         ]
 
-    @staticmethod
-    @web.middleware
-    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+    @property
+    def middleware(self) -> Any:
         """Says what this backend knows beyond the protocol, and answers what the database cannot do."""
-        if not request.path.startswith("/api/"):
-            return await handler(request)
-        try:
-            response = await handler(request)
-        except web.HTTPException as exc:
-            exc.headers[EXTENSIONS_HEADER] = ", ".join(EXTENSIONS)
-            raise
-        except sqlite3.Error as exc:
-            logger.warning("! %s %s: %s", request.method, request.path, exc)
-            raise _database_error(exc) from exc
-        response.headers[EXTENSIONS_HEADER] = ", ".join(EXTENSIONS)
-        return response
+        begins = ("/api/", f"{self._options.path_prefix}/api/")
+
+        @web.middleware
+        async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+            if not request.rel_url.raw_path.startswith(begins):
+                return await handler(request)
+            return await _told(request, handler)
+
+        return middleware
 
     async def verify_api_key(self, request: web.Request) -> web.Response:
         return web.json_response({"email": self._options.email, "username": self._options.username})
@@ -268,6 +264,19 @@ def error_response(status: int, detail: str) -> web.HTTPException:
         507: web.HTTPInsufficientStorage,
     }
     return classes[status](text=json.dumps({"detail": detail}), content_type="application/json")
+
+
+async def _told(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        response = await handler(request)
+    except web.HTTPException as exc:
+        exc.headers[EXTENSIONS_HEADER] = ", ".join(EXTENSIONS)
+        raise
+    except sqlite3.Error as exc:
+        logger.warning("! %s %s: %s", request.method, request.path, exc)
+        raise _database_error(exc) from exc
+    response.headers[EXTENSIONS_HEADER] = ", ".join(EXTENSIONS)
+    return response
 
 
 def _database_error(exc: sqlite3.Error) -> web.HTTPException:

@@ -88,6 +88,7 @@ class Backend:
         port: the port it listens on, once started.
         api_key: the key that clients must send.
         leashes: the programs that use it.
+        page_path: opens the pages in a browser, so it is as secret as they are: see the package ``page``.
 
     Args:
         on_unused: called when no program uses it any more.
@@ -103,7 +104,7 @@ class Backend:
         self.leashes: Leashes = Leashes(on_unused)
         self._tls = _tls_of(options)
         self._door = Door()
-        self._page_path = "/"
+        self.page_path: str = "/"
         self._directory = Path()
         self._lm = _language_models(options)
         self._connections: set[Connection] = set()
@@ -199,8 +200,7 @@ class Backend:
             "api_key": self.api_key,
             "username": self.options.username,
             "namespace": self.options.namespaces[0],
-            # Opens the pages in a browser, so it is as secret as they are: see the package `page`.
-            "page_url": f"http{secure}://{host}:{self.port}{self._page_path}",
+            "page_url": f"http{secure}://{host}:{self.port}{self.page_path}",
             "pid": os.getpid(),
             "data_dir": str(self._directory.absolute()),
         }
@@ -214,13 +214,25 @@ class Backend:
         for key in (self.api_key, self.options.lm_api_key, os.environ.get("OPENAI_API_KEY")):
             history.kept_out.add({"api_key": key})
         self._lm.on_question.append(history.question)
-        access = Access(self.options.host, self.api_key, self.options.allow_hosts, is_encrypted=self._tls is not None)
-        page = Page(access, store, history)
-        self._page_path = page.entry_path
+        prefix = self.options.path_prefix
+        access = Access(
+            self.options.host,
+            self.api_key,
+            self.options.allow_hosts,
+            is_encrypted=self._tls is not None,
+            path_prefix=prefix,
+        )
+        page = Page(access, store, history, prefix)
+        rest = Rest(self.options, store)
+        self.page_path = page.entry_path
         self._sessions = Sessions(self.options.session_grace, history)
-        app = web.Application(middlewares=[self._check_key(page), Rest.middleware], client_max_size=_MAX_BODY_BYTES)
-        app.add_routes([*Rest(self.options, store).routes(), *page.routes()])
-        app.add_routes([web.get(RPC_PATH, self._rpc), *self.leashes.routes()])
+        app = web.Application(middlewares=[self._check_key(page), rest.middleware], client_max_size=_MAX_BODY_BYTES)
+        routes = [*rest.routes(), *page.routes(), web.get(RPC_PATH, self._rpc), *self.leashes.routes()]
+        if prefix:
+            # Before the others: a path that could be of both is what a proxy has passed on.
+            app.add_routes([_under(prefix, route) for route in routes])
+            app.add_routes([web.get(prefix, page.enter_prefix)])
+        app.add_routes(routes)
         app.on_shutdown.append(page.stop)
         app.on_shutdown.append(self.leashes.close)
         app.on_shutdown.append(self._close_connections)
@@ -267,6 +279,10 @@ class Backend:
 
     async def _close_connections(self, app: web.Application) -> None:
         await asyncio.gather(*(connection.close() for connection in self._connections), return_exceptions=True)
+
+
+def _under(prefix: str, route: web.RouteDef) -> web.RouteDef:
+    return web.RouteDef(route.method, prefix + route.path, route.handler, route.kwargs)
 
 
 async def _look_for_lost_runs(store: Store) -> None:
@@ -371,6 +387,9 @@ def _announce(backend: Backend) -> None:
     key = backend.api_key if is_shown else _last_four(backend.api_key)
     print(f"tellurio-sync backend on {url} (key {key}, data {data})", flush=True)
     print(f"in a browser: {address['page_url'] if is_shown else f'{url}/ (asks for the key)'}", flush=True)
+    if options.path_prefix:
+        entry = backend.page_path if is_shown else "/"
+        print(f"behind the proxy: {options.path_prefix}{entry} at its address", flush=True)
 
 
 def _last_four(key: str) -> str:

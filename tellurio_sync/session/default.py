@@ -85,10 +85,13 @@ def login(
     mode: Mode | None = None,
     data_dir: str | os.PathLike[str] | None = None,
     ephemeral: bool = False,
+    base_url: str | None = None,
 ) -> dict[str, str]:
     """Log in and connect: see :meth:`Session.login`."""
     api_key = hidden(api_key)  # from here on, no frame of ours shows it
-    return current_session().login(api_key, relogin, mode=mode, data_dir=data_dir, ephemeral=ephemeral)
+    return current_session().login(
+        api_key, relogin, mode=mode, data_dir=data_dir, ephemeral=ephemeral, base_url=base_url
+    )
 
 
 def init(

@@ -4,6 +4,7 @@
 |---|---|---|---|---|
 | ``_rest``, ``_account``, ``_backend``, ``client`` | a login | any thread | ``_lock``; the client last | an assert |
 | ``mode`` | a login | any thread | one store | – |
+| ``http``, ``ws`` | a login that names another server | any thread; together: under ``_lock`` | ``_lock`` | an assert |
 
 ``_lock`` is held while logging in and connecting.
 """
@@ -34,12 +35,15 @@ _MODES = ("online", "local", "offline", "auto")
 Address = tuple["str | None", "int | str | None"]
 """Base URL and port; None: the environment's (protocol §A.1)."""
 
+Places = tuple[Address, Address]
+"""Where a server's REST API and its WebSocket are."""
+
 
 class Login:
     """The login of one session. Thread-safe.
 
     Args:
-        http, ws: the addresses of the backend.
+        http, ws: the addresses of the backend, until a login names others.
         rest_options: keyword arguments of ``StudioRest``.
         make_client: makes a client for this address, not yet connected.
         on_login: called at the end of each login with the client, which is connected, and the id of its session.
@@ -86,10 +90,16 @@ class Login:
         mode: Mode | None = None,
         data_dir: str | os.PathLike[str] | None = None,
         ephemeral: bool = False,
+        base_url: str | None = None,
     ) -> dict[str, str]:
         """See ``Session.login``. Blocks."""
         api_key = hidden(api_key)  # from here on, no frame of ours shows it
         chosen = self.chosen_mode(mode)
+        places = None
+        if base_url is not None:
+            if mode is None and chosen == "local":
+                chosen = mode = "online"  # said by the argument, which wins over the environment and an earlier login
+            places = self._places(base_url, chosen)
         if chosen == "local":
             with self._lock:
                 self.mode = mode or self.mode
@@ -101,7 +111,7 @@ class Login:
         if chosen == "offline":
             self.mode = mode or self.mode
             return {"email": "", "username": "", "session_id": ""}
-        answer = self._login_online(api_key, relogin)
+        answer = self._login_online(api_key, relogin, places)
         self.mode = mode or self.mode
         return answer
 
@@ -116,12 +126,31 @@ class Login:
             raise ValueError(f"The mode must be 'online', 'local', 'offline' or 'auto', not {chosen!r}.")
         return chosen
 
-    def _login_online(self, api_key: str | None, relogin: bool) -> dict[str, str]:
+    def _places(self, base_url: str, mode: str) -> Places:
+        """The addresses of this server, which are those of this session from the first login on."""
+        from ..addresses import of_one_server
+
+        if mode == "local":
+            raise ValueError("base_url is the address of a server that runs: with mode='local' one is started.")
+        http, ws = ((address.url, None) for address in of_one_server(base_url))
+        with self._lock:
+            if self.client is None:
+                # Also if this login comes to nothing: what is kept for a server that is away is for this one.
+                self._move_locked((http, ws))
+        return http, ws
+
+    def _move_locked(self, places: Places) -> None:
+        assert is_held(self._lock)
+        self.http, self.ws = places
+
+    def _login_online(self, api_key: str | None, relogin: bool, places: Places | None) -> dict[str, str]:
         from ..addresses import http_address
         from ..studio.auth import ask_for_key, find_api_key, remember
         from ..studio.interactive import can_ask
 
-        server = http_address(*self.http).url
+        with self._lock:
+            http, ws = places or (self.http, self.ws)
+        server = http_address(*http).url
         # Without the lock: a keyring may take its time.
         try:
             found, source = find_api_key(api_key, relogin, server)
@@ -136,10 +165,11 @@ class Login:
         with self._lock:
             self._backend, previous = None, self._backend
             try:
-                answer = self._connect(key, self.http, self.ws, relogin)
+                answer = self._connect(key, http, ws, relogin)
             except BaseException:
                 self._backend = previous  # the login before this one still holds
                 raise
+            self._move_locked((http, ws))
         remember(key, answer["username"], source, server)
         return answer
 

@@ -170,6 +170,7 @@ class Session:
         mode: Mode | None = None,
         data_dir: str | os.PathLike[str] | None = None,
         ephemeral: bool = False,
+        base_url: str | None = None,
     ) -> dict[str, str]:
         """Log in and connect (protocol §A.6, §J.2). Blocks. Objects made before stay valid.
 
@@ -187,19 +188,24 @@ class Session:
                 the data of this user's programs (on Linux ``~/.local/share/tellurio``). Programs with the same folder
                 share one backend.
             ephemeral: for ``mode="local"``: keep nothing; what was logged is gone at the end of this process.
+            base_url: the address of the server, for REST and the WebSocket, as a browser shows it: such as
+                ``"https://hub.example/tellurio"``, with the path under which a reverse proxy serves it. The session
+                keeps it for later logins. None: as the session was made, or the environment says.
 
         Returns:
             ``{"email", "username", "session_id"}``
 
         Raises:
             InvalidAPIKeyError: the backend refused the key.
-            ValueError: there is no key, or an unknown mode.
+            ValueError: there is no key, an unknown mode, or no address of a server.
             HttpUnreachable, ConnectFailed: the backend could not be reached.
             BackendError: the local backend could not be started.
             UsageError: the local backend of this process keeps runs already, or in another folder.
         """
         api_key = hidden(api_key)  # from here on, no frame of ours shows it
-        return self._login.log_in(api_key, relogin, mode=mode, data_dir=data_dir, ephemeral=ephemeral)
+        return self._login.log_in(
+            api_key, relogin, mode=mode, data_dir=data_dir, ephemeral=ephemeral, base_url=base_url
+        )
 
     def close(self) -> None:
         """Disconnect. Idempotent; blocks at most about 1 s. ``login`` works again afterwards.

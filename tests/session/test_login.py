@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import pickle
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,13 +108,55 @@ class TestLogin:
         parameter.append_grad(te.Variable("g"))
         other = RunningBackend(BackendOptions(api_key=KEY, data_dir=tmp_path / "other"))
         try:
-            session._login.http, session._login.ws = ("http://127.0.0.1", other.port), ("ws://127.0.0.1", other.port)
-            session.login(KEY)
+            session.login(KEY, base_url=other.http_url)
             there = session.request("get_variable", {"variable_id": parameter.variable_id})
             assert (there["data"], there["role"], len(there["grad"])) == ("a", "prompt", 1)
         finally:
             session.close()
             other.stop()
+
+    def test_the_address_of_a_login_is_kept(self, backend: RunningBackend, make_session: MakeSession) -> None:
+        """Over that with which the session was made, and that of the environment."""
+        session = make_session(http_port=1, ws_port=1)
+        session.login(KEY, base_url=f"{backend.http_url}/")
+        session.login(KEY)
+        with pickle.loads(pickle.dumps(session)) as copy:
+            copy.login(KEY)
+            for one in (session, copy):
+                assert one.whoami()["server"] == backend.http_url
+                assert one.client.ws_url == backend.ws_url
+
+    @pytest.mark.parametrize("mode", ["online", "auto", "offline"])
+    def test_the_address_of_a_server_that_is_away_is_kept_where_there_is_none_yet(
+        self, make_session: MakeSession, mode: Any
+    ) -> None:
+        session, port = make_session(), closed_port()
+        with contextlib.nullcontext() if mode == "offline" else pytest.raises(HttpUnreachable):
+            session.login(KEY, mode=mode, base_url=f"http://127.0.0.1:{port}/tellurio")
+        with pytest.raises(HttpUnreachable, match=f":{port}/tellurio "):
+            session.login(KEY, mode="online")
+
+    def test_an_address_that_cannot_be_reached_leaves_the_former_login(
+        self, backend: RunningBackend, session: te.Session
+    ) -> None:
+        with pytest.raises(HttpUnreachable):
+            session.login(KEY, base_url=f"http://127.0.0.1:{closed_port()}")
+        assert te.Variable("a").data == "a"
+        session.login(KEY)
+        assert session.whoami()["server"] == backend.http_url
+
+    def test_an_address_means_online(
+        self, backend: RunningBackend, make_session: MakeSession, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("TELLURIO_MODE", "local")
+        session = make_session(http_port=1, ws_port=1)
+        session.login(KEY, base_url=backend.http_url)
+        session.login(KEY)
+        assert session.page_url is None
+        with pytest.raises(ValueError, match="base_url is the address of a server that runs"):
+            session.login(mode="local", base_url=backend.http_url)
+        with pytest.raises(ValueError, match="give what stands before '/ws/v0/rpc'"):
+            session.login(KEY, base_url=f"{backend.http_url}/ws/v0/rpc/")
 
     def test_closing_and_logging_in_again(self, session: te.Session) -> None:
         variable = te.Variable("a")

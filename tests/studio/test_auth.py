@@ -166,6 +166,8 @@ def test_a_keyring_that_refuses_is_reported_without_the_key(keyring, monkeypatch
 # --- several servers ----------------------------------------------------------------------------
 
 PLATFORM, OWN = "https://platform.tellurio.ai:443", "http://127.0.0.1:8000"
+# On a hub, the path says whose server it is.
+MINE, YOURS = "https://hub.example:443/user/me/proxy/8000", "https://hub.example:443/user/you/proxy/8000"
 
 
 def test_a_login_to_another_server_leaves_the_first_one(keyring, home):
@@ -179,19 +181,21 @@ def test_a_login_to_another_server_leaves_the_first_one(keyring, home):
         find_api_key(server="https://elsewhere:1")
 
 
-def test_a_key_goes_to_no_other_server(keyring, home):
-    remember("platform-key", "me", KeySource.ARGUMENT, PLATFORM)
+@pytest.mark.parametrize(("server", "other"), [(PLATFORM, OWN), (MINE, YOURS), (MINE, "https://hub.example:443")])
+def test_a_key_goes_to_no_other_server(keyring, home, server, other):
+    remember("a-key", "me", KeySource.ARGUMENT, server)
+    assert find_api_key(server=server) == ("a-key", KeySource.KEYRING)
     with pytest.raises(ValueError, match="API key is required"):
-        find_api_key(server=OWN)
+        find_api_key(server=other)
 
 
 def test_what_another_client_has_stored_is_used(stored):
     assert find_api_key(server=OWN) == ("from-keyring", KeySource.KEYRING)
 
 
-@pytest.mark.parametrize("server", [PLATFORM, OWN])
+@pytest.mark.parametrize("server", [PLATFORM, OWN, MINE, YOURS])
 def test_a_logout_forgets_the_key_of_one_server(keyring, home, server):
-    keys = {PLATFORM: "platform-key", OWN: "own-key"}
+    keys = {PLATFORM: "platform-key", OWN: "own-key", MINE: "my-key", YOURS: "your-key"}
     for one, key in keys.items():
         remember(key, "me", KeySource.ARGUMENT, one)
     assert not forget(server).is_stored

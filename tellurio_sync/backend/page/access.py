@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import time
 from collections.abc import Sequence
 from ipaddress import ip_address
@@ -11,12 +12,20 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
+ANY_HOST = "*"
 TOKEN_PARAMETER = "token"
+PREFIX_HEADER = "X-Forwarded-Prefix"
 
 # How long a browser that does not look at a page may look at the next one.
 PASS_SECONDS = 12 * 3600
 
 _MAX_FORM_BYTES = 4096
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
+
+# Of a path that goes into a cookie (RFC 6265 §4.1.1): no semicolon, and nothing that any reader takes for an end.
+_COOKIE_PATH = re.compile(r"(?:/[A-Za-z0-9._~%@+!$&'()*:=-]+)+")
+_LONGEST_PATH = 1000
 
 
 class Access:
@@ -26,8 +35,17 @@ class Access:
         token: opens the pages, and nothing else.
     """
 
-    def __init__(self, host: str, api_key: str, allow_hosts: Sequence[str] = (), *, is_encrypted: bool = False) -> None:
-        self._allows_any = not (_is_loopback(host) or allow_hosts)
+    def __init__(
+        self,
+        host: str,
+        api_key: str,
+        allow_hosts: Sequence[str] = (),
+        *,
+        is_encrypted: bool = False,
+        path_prefix: str = "",
+    ) -> None:
+        self._allows_any = ANY_HOST in allow_hosts or not (_is_loopback(host) or allow_hosts)
+        self._prefix = path_prefix
         self._allowed = {name.lower() for name in allow_hosts}
         self._is_encrypted = is_encrypted
         self._api_key = api_key
@@ -36,6 +54,11 @@ class Access:
         self.token: str = hmac.new(api_key.encode(), b"page", hashlib.sha256).hexdigest()[:32]
         # Browsers keep one set of cookies for all ports of a host; backends must not overwrite each other's cookies.
         self._cookie = f"tellurio_page_{hashlib.sha256(self.token.encode()).hexdigest()[:8]}"
+
+    def host_of(self, request: web.Request) -> str:
+        """The name by which the request was sent, if it looks like one: it is part of a command that people copy."""
+        name = _host_name(request.host)
+        return name if _NAME.fullmatch(name) else ""
 
     def is_expected_host(self, request: web.Request) -> bool:
         """Whether the request was sent by a name of this machine, or one that is allowed; False under DNS rebinding."""
@@ -67,9 +90,26 @@ class Access:
             return False
         return _is_same(str(form.get("key", "")), self._api_key)
 
-    def remember(self, response: web.Response) -> None:
+    def remember(self, request: web.Request, response: web.Response) -> None:
         """Let the browser that gets this response look at the pages until it is closed."""
-        response.set_cookie(self._cookie, self._new_pass(), httponly=True, samesite="Strict", secure=self._is_encrypted)
+        response.set_cookie(
+            self._cookie,
+            self._new_pass(),
+            path=self._cookie_path(request),
+            httponly=True,
+            samesite="Strict",
+            secure=self._is_encrypted,
+        )
+
+    def _cookie_path(self, request: web.Request) -> str:
+        """The narrowest that is known: behind a proxy, other paths of the host may be other people's.
+
+        A proxy that takes its prefix away may tell it. What it tells goes nowhere else: links are relative.
+        """
+        resource = request.match_info.route.resource
+        is_under = bool(self._prefix) and resource is not None and resource.canonical.startswith(f"{self._prefix}/")
+        path = self._prefix if is_under else request.headers.get(PREFIX_HEADER, "").rstrip("/")
+        return path if len(path) <= _LONGEST_PATH and _COOKIE_PATH.fullmatch(path) else "/"
 
     def _new_pass(self) -> str:
         # Not the token: browsers send cookies to all ports of a host, so also to another user's server on this machine

@@ -53,6 +53,9 @@ _FILES: dict[str, Callable[[Records, Asked], File]] = {
 _LOOK_INTERVAL = 0.25
 _SIGN_INTERVAL = 15.0
 
+# nginx would keep what is sent until it fills a buffer.
+_UNBUFFERED = {"X-Accel-Buffering": "no"}
+
 # For fewer bytes than these, compressing takes longer than sending.
 _WORTH_COMPRESSING = 4096
 
@@ -60,8 +63,9 @@ _WORTH_COMPRESSING = 4096
 class Page:
     """The pages of one backend. For the event loop's thread; the reader's threads read records and make pages."""
 
-    def __init__(self, access: Access, store: Store, history: History) -> None:
+    def __init__(self, access: Access, store: Store, history: History, path_prefix: str = "") -> None:
         self._access = access
+        self._prefix = path_prefix
         self._store = store
         self._changes = Changes(store, history)
         self._reader = Reader(store.path)
@@ -88,8 +92,8 @@ class Page:
 
     def serves(self, request: web.Request) -> bool:
         """Whether the request is for these pages, which check the key themselves."""
-        own = (self.show, self.enter, self.file, self.events, self.static, self.change_project, self.change_run)
-        return request.match_info.handler in own
+        shown = (self.show, self.enter, self.enter_prefix, self.file, self.events, self.static)
+        return request.match_info.handler in (*shown, self.change_project, self.change_run)
 
     async def stop(self, app: web.Application) -> None:
         """End the responses that wait for changes: for ``on_shutdown``."""
@@ -104,7 +108,7 @@ class Page:
     async def show(self, request: web.Request) -> web.Response:
         """A page, or the form that asks for the key."""
         if not self._access.is_expected_host(request):
-            return _page(_wrong_host(request), status=403)
+            return _page(self._wrong_host(request), status=403)
         if not self._access.is_allowed(request):
             return _page(pages.key_form(), status=401)
         # Taken before the records are read, so that a change in the meantime makes this page outdated.
@@ -113,25 +117,31 @@ class Page:
             response = web.Response(status=304, headers=PLAIN_HEADERS)
         else:
             response = await self._response(request, revision)
-        self._access.remember(response)
+        self._access.remember(request, response)
         return response
 
     async def enter(self, request: web.Request) -> web.Response:
         """Open the pages to a browser that sends the key."""
         if not self._access.is_expected_host(request):
-            return _page(_wrong_host(request), status=403)
+            return _page(self._wrong_host(request), status=403)
         if not await self._access.is_key_in_form(request):
             return _page(pages.key_form("This is not the key of this backend."), status=401)
         # The same page: all of them end in a slash.
         response = web.Response(status=303, headers={**PLAIN_HEADERS, "Location": "./"})
-        self._access.remember(response)
+        self._access.remember(request, response)
         return response
+
+    async def enter_prefix(self, request: web.Request) -> web.Response:
+        """From the prefix without a slash to the one with it, on which links can build."""
+        last = self._prefix.rpartition("/")[2]
+        query = f"?{request.rel_url.raw_query_string}" if request.rel_url.raw_query_string else ""
+        return web.Response(status=308, headers={**PLAIN_HEADERS, "Location": f"./{last}/{query}"})
 
     async def file(self, request: web.Request) -> web.Response:
         """Something to take away, or to draw."""
         if not (self._access.is_expected_host(request) and self._access.is_allowed(request)):
             return web.Response(status=401, headers=PLAIN_HEADERS)
-        make, asked = _FILES[_path_of(request)], _asked(request, self._revision)
+        make, asked = _FILES[self._pattern_of(request)], _asked(request, self._revision, self._root_of(request))
         try:
             found = await self._reader.run(lambda records: make(records, asked))
         except NotFound as exc:
@@ -142,12 +152,28 @@ class Page:
         return web.Response(body=found.content, headers=headers)
 
     async def _response(self, request: web.Request, revision: str) -> web.Response:
-        make, asked = _PAGES[_path_of(request)], _asked(request, revision)
+        make, asked = _PAGES[self._pattern_of(request)], _asked(request, revision, self._root_of(request))
         is_compressed = "gzip" in request.headers.get("Accept-Encoding", "")
         try:
             return await self._reader.run(lambda records: _page(make(records, asked), revision, is_compressed))
         except NotFound as exc:
-            return _page(pages.notice("Not found", str(exc), _root_of(request)), status=404)
+            return _page(pages.notice("Not found", str(exc), self._root_of(request)), status=404)
+
+    def _pattern_of(self, request: web.Request) -> str:
+        """Of the address, as it stands above."""
+        resource = request.match_info.route.resource
+        assert resource is not None
+        return resource.canonical.removeprefix(self._prefix)
+
+    def _root_of(self, request: web.Request) -> str:
+        return root_of(self._pattern_of(request))
+
+    def _wrong_host(self, request: web.Request) -> Html:
+        name = self._access.host_of(request)
+        text = "This backend answers to addresses of its own machine only, such as 127.0.0.1."
+        if name:
+            text += f" Where {name} is the name of your reverse proxy: tellurio-sync backend --allow-host {name}"
+        return pages.notice("Not here", text, self._root_of(request))
 
     @property
     def _revision(self) -> str:
@@ -186,22 +212,22 @@ class Page:
 
     async def _change(self, request: web.Request, change: Callable[[Form], Awaitable[str]]) -> web.Response:
         if not self._access.is_expected_host(request):
-            return _page(_wrong_host(request), status=403)
+            return _page(self._wrong_host(request), status=403)
         if not self._access.is_allowed(request):
             return _page(pages.key_form(), status=401)
         if not self._access.is_from_own_page(request):
             text = "Only these pages themselves may change something."
-            return _page(pages.notice("Not from here", text, _root_of(request)), status=403)
+            return _page(pages.notice("Not from here", text, self._root_of(request)), status=403)
         try:
             found = await request.post()
             form = {name: _whole(value) for name, value in found.items() if isinstance(value, str)}
             where = await change(form)
         except NotFound as exc:
-            return _page(pages.notice("Not found", str(exc), _root_of(request)), status=404)
+            return _page(pages.notice("Not found", str(exc), self._root_of(request)), status=404)
         except (Refusal, ValueError, LookupError) as exc:
             text = str(exc) if isinstance(exc, Refusal) else "The form cannot be read."
-            return _page(pages.notice("That cannot be done", text, _root_of(request)), status=400)
-        return web.Response(status=303, headers={**PLAIN_HEADERS, "Location": _root_of(request) + where})
+            return _page(pages.notice("That cannot be done", text, self._root_of(request)), status=400)
+        return web.Response(status=303, headers={**PLAIN_HEADERS, "Location": self._root_of(request) + where})
 
     # --- changes, and the library -----------------------------------------------------------------
 
@@ -209,7 +235,7 @@ class Page:
         """Say when there is something new, as server-sent events, until the browser or the backend goes."""
         if not (self._access.is_expected_host(request) and self._access.is_allowed(request)):
             return web.Response(status=401, headers=PLAIN_HEADERS)
-        response = web.StreamResponse(headers={**PLAIN_HEADERS, "Content-Type": "text/event-stream"})
+        response = web.StreamResponse(headers={**PLAIN_HEADERS, "Content-Type": "text/event-stream", **_UNBUFFERED})
         await response.prepare(request)
         said, silent = "", 0.0
         while not self._is_closing.is_set():
@@ -247,29 +273,14 @@ class Page:
         )
 
 
-def _path_of(request: web.Request) -> str:
-    resource = request.match_info.route.resource
-    assert resource is not None
-    return resource.canonical
-
-
-def _root_of(request: web.Request) -> str:
-    return root_of(_path_of(request))
-
-
-def _asked(request: web.Request, revision: str) -> Asked:
+def _asked(request: web.Request, revision: str, root: str) -> Asked:
     lists = {name: request.query.getall(name) for name in request.query}
-    return Asked(request.match_info, request.query, lists, revision, _root_of(request))
+    return Asked(request.match_info, request.query, lists, revision, root)
 
 
 def _whole(text: str) -> str:
     # The database takes no half of a surrogate pair.
     return text.encode(errors="replace").decode()
-
-
-def _wrong_host(request: web.Request) -> Html:
-    text = "This backend answers to addresses of its own machine only, such as 127.0.0.1."
-    return pages.notice("Not here", text, _root_of(request))
 
 
 def _page(page: Html, revision: str | None = None, is_compressed: bool = False, status: int = 200) -> web.Response:
