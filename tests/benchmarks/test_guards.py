@@ -37,9 +37,9 @@ from .processes import ROOT, running
 pytestmark = not_under_coverage
 
 SYSTEM_CALLS_PER_CALL = 6 if speedups.compiled is not None else 12
-INSTRUCTIONS_PER_CALL = 1100 if speedups.compiled is not None else 1300
+INSTRUCTIONS_PER_CALL = 970 if speedups.compiled is not None else 1220
 """Of Python's bytecode, in all threads, where the reply comes before the wait for it begins."""
-INSTRUCTIONS_PER_CALL_THAT_WAITS = 1200 if speedups.compiled is not None else 1450
+INSTRUCTIONS_PER_CALL_THAT_WAITS = 1080 if speedups.compiled is not None else 1380
 BYTES_PER_SUBMITTED_CALL = 400
 BYTES_PER_CALL_OF_A_BATCH = 400
 BYTES_FOR_A_MOMENT = 70_000
