@@ -84,9 +84,15 @@ def serialise(value: Any, registries: Registries, keep: list[object]) -> Any:
     raise TypeError(f"Cannot serialize object of type {type(value).__name__}: {shorten(repr(value))}")
 
 
+class _Found(list["Variable | ChatCompletionModel"]):
+    """What ``mirrored_in`` has found: there is nothing more to be found in it."""
+
+
 def mirrored_in(value: Any) -> list[Variable | ChatCompletionModel]:
     """The Variables and models in these arguments, in lists, tuples and dicts too, in their order."""
-    found: list[Variable | ChatCompletionModel] = []
+    if type(value) is _Found:
+        return value
+    found = _Found()
     _collect(value, found)
     return found
 
