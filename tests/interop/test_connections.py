@@ -16,16 +16,13 @@ COUNT = 200
 
 
 def test_no_connection_has_a_dead_listener(drive: Drive, backend: ScriptedBackend) -> None:
-    """Protocol §A.2: the greeting must come in one segment with the handshake's answer."""
-    seen = drive("connections", key=backend.api_key, namespace=backend.namespace, count=COUNT)
-    assert seen == {"connected": COUNT, "sessions": COUNT, "lost": []}
+    """Protocol §A.2: the greeting must come in one segment with the handshake's answer.
 
-
-def test_nor_through_a_proxy(drive: Drive, backend: ScriptedBackend) -> None:
-    """The plugin's proxy passes on segments as they come."""
-    address = {"TELLURIO_BACKEND_WS_PORT": str(backend.port), "TELLURIO_BACKEND_HTTP_PORT": str(backend.port)}
-    seen = drive("connections", address, key=backend.api_key, namespace=backend.namespace, count=COUNT)
-    assert seen["lost"] == []
+    Nor has one through the plugin's proxy, which passes on segments as they come.
+    """
+    ports = {"straight": str(backend.direct_port), "through the proxy": str(backend.port)}
+    seen = drive("connections", key=backend.api_key, namespace=backend.namespace, count=COUNT, ports=ports)
+    assert seen == {name: {"connected": COUNT, "sessions": COUNT, "lost": []} for name in ports}
 
 
 def test_logging_in(drive: Drive, backend: ScriptedBackend) -> None:
