@@ -150,7 +150,9 @@ def stretch(count: int, names: int, kind: str, gap: Any, step: int = 20) -> list
     return made
 
 
-@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(st.lists(STRETCHES, min_size=1, max_size=2), st.integers(0, 2**33))
 def test_many_values_are_kept_as_if_they_had_come_one_by_one(
     db: sqlite3.Connection, batches: list[Any], missing: int
