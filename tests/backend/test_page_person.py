@@ -193,6 +193,33 @@ def test_a_run_is_renamed_described_and_deleted(
     assert chromium.complaints == []
 
 
+@pytest.mark.parametrize(("width", "scheme"), SCREENS)
+def test_runs_are_found_by_their_tag_and_a_project_is_deleted(
+    person: Person, chromium: Chromium, backend: RunningBackend, width: int, scheme: str
+) -> None:
+    runs = [WatchedRun(backend, name=name) for name in ("first", "second")]
+    for run in runs:
+        run.close()
+    chromium.resize(width, scheme)
+    person.open(runs[0].path)
+    chromium.click("#describe summary")
+    chromium.look("document.querySelector('#describe input').value = 'baseline, old'")
+    person.follow("#describe button")
+    person.open(runs[0].project_path)
+    assert "second" in person.text("table")
+    chromium.choose("[name=tag]", "baseline")
+    chromium.wait_for_load()
+    table = person.text("table")
+    assert ("first" in table, "second" in table) == (True, False)
+    # Asked once: the first click only opens the question.
+    chromium.click("#delete summary")
+    assert "gone for good" in person.text("#delete")
+    person.follow("#delete button")
+    assert chromium.look("location.pathname") == "/"
+    assert "There are no projects yet" in person.text()
+    assert chromium.complaints == []
+
+
 def test_a_long_metric_is_looked_at_more_closely(person: Person, chromium: Chromium, backend: RunningBackend) -> None:
     run = WatchedRun(backend)
     for step in range(1500):

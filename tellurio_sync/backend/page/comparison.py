@@ -22,6 +22,9 @@ PROMPTS_SHOWN = 8
 _LINE_COLOURS = 8
 _RUNS_IN_WORDS = 10
 
+# So that many noisy lines are a band, and not the zigzag of their columns.
+_FEWEST_COLUMNS = 125
+
 
 def comparison(
     records: Records, root: str, project: Row, rows: list[Row], chosen: list[str], *, only_different: bool
@@ -56,7 +59,6 @@ def comparison(
 def _plots(records: Records, root: str, project: Row, rows: list[Row], names: list[str]) -> list[Row]:
     """One plot per metric that has numbers; the data of the first ones is in the page."""
     found, points = [], 0
-    columns = columns_for(len(rows))
     for name in names:
         data: Row = {"name": name, "path": run_path(root, project, rows[0]), "isSpan": True}
         words = _in_words(records, rows, name)
@@ -64,7 +66,7 @@ def _plots(records: Records, root: str, project: Row, rows: list[Row], names: li
             continue
         is_here = points < POINTS_IN_PAGE
         if is_here:
-            data |= drawn_together(records, rows, name, columns)
+            data |= drawn_together(records, rows, name)
             points += sum(len(one["y"]) for one in data["runs"])
         else:
             data["runs"] = [{"label": row["name"], "key": row["uuid"]} for row in rows]
@@ -72,10 +74,9 @@ def _plots(records: Records, root: str, project: Row, rows: list[Row], names: li
     return found
 
 
-def drawn_together(
-    records: Records, rows: list[Row], name: str, columns: int, span: tuple[int, int] = EVERYTHING
-) -> Row:
+def drawn_together(records: Records, rows: list[Row], name: str, span: tuple[int, int] = EVERYTHING) -> Row:
     """What the script needs to draw one metric of several runs in one plot."""
+    columns = max(columns_for(len(rows)), _FEWEST_COLUMNS)
     found = overlay([line_of(records, row["uuid"], name) for row in rows], columns, span)
     runs = [{"label": row["name"], "key": row["uuid"], "y": y} for row, y in zip(rows, found["ys"])]
     return {"x": found["x"], "runs": runs, "columns": found["columns"], "isThinned": found["columns"] is not None}

@@ -94,7 +94,7 @@ def series_file(records: Records, asked: Asked) -> File:
     span = (asked.number("from", 0, least=0, most=2**63 - 1), asked.number("to", 2**63 - 1, most=2**63 - 1))
     columns = columns_for(len(rows))
     if len(rows) > 1 and not axis:
-        found = drawn_together(records, rows, name, columns, span)
+        found = drawn_together(records, rows, name, span)
     else:
         each = [
             drawn(

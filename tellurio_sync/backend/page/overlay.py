@@ -58,7 +58,7 @@ def _in_columns(lines: Sequence[Line], places: list[tuple[int, int]], columns: i
         if edges is None:
             inner = [line.before(step, begin, end) for step in begins]
             edges = known[steps, begin, end] = [begin, *inner, end]
-        parts.append([_drawn(line.values[at] for at in line.extremes(*pair)) for pair in pairwise(edges)])
+        parts.append([_extremes(line, *pair) for pair in pairwise(edges)])
     x: list[float] = []
     ys: list[list[Any]] = [[] for _ in lines]
     for column, found in enumerate(zip(*parts)):
@@ -70,6 +70,17 @@ def _in_columns(lines: Sequence[Line], places: list[tuple[int, int]], columns: i
     # So that the plot ends where the last metric does.
     x[-1] = max(x[-1], high)
     return {"x": x, "ys": [_to_the_last(y) for y in ys], "columns": [low, high, columns]}
+
+
+def _extremes(line: Line, begin: int, end: int) -> list[float | None]:
+    if line.has_gaps or begin == end:
+        return _drawn(line.values[place] for place in line.extremes(begin, end))
+    # The same with less to do: it is done for each column of each run.
+    part = line.values[begin:end]
+    low, high = min(part), max(part)
+    if low == high:
+        return [rounded(low)]
+    return [rounded(low), rounded(high)] if part.index(low) < part.index(high) else [rounded(high), rounded(low)]
 
 
 def _drawn(values: Iterable[float]) -> list[float | None]:

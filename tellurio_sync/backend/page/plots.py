@@ -108,8 +108,8 @@ def _best(name: str, line: Line, marks: Marks) -> dict[str, Any] | None:
 
 
 def rounded(value: float) -> float:
-    """A number with as many digits as can be seen: more would be half of the page."""
-    return float(f"{value:.7g}")
+    """A number with one digit more than what a plot tells of it: all of them would be half of the page."""
+    return float(f"{value:.6g}")
 
 
 def in_words(name: str, line: Line) -> str:

@@ -13,6 +13,7 @@ let timer = 0;
 let isLooking = false;
 let isWanted = false;
 let notBefore = 0;
+let isLeaving = false;
 
 // --- what has changed -----------------------------------------------------------------------------
 
@@ -66,6 +67,7 @@ async function fetchPage(address, headers = {}) {
 }
 
 async function look() {
+  if (isLeaving) return;
   if (isLooking) {
     isWanted = true;
     return;
@@ -157,6 +159,11 @@ document.addEventListener("change", (event) => {
 });
 
 document.addEventListener("submit", (event) => {
+  // What is shown may be gone before the page that follows is here: do not ask for it in the meantime.
+  if (event.target.method === "post") {
+    source?.close();
+    isLeaving = true;
+  }
   const form = event.target.closest("form[data-swap]");
   if (!form) return;
   event.preventDefault();
