@@ -8,7 +8,7 @@ from typing import IO, Any
 import click
 
 from .sources import Source, logged_in, server_options, source_options
-from .terminal import FAILED, complain, plot, say, short, show_json, table
+from .terminal import FAILED, columns_of_terminal, complain, plot, say, short, show_json, table
 
 _UNSENT = ("failed", "refused", "busy")
 _SHOWN_STEPS = 20
@@ -138,14 +138,24 @@ def _print_steps(rows: Any, names: list[str], last: int | None, *, is_whole: boo
     for row in rows:
         steps.setdefault(row["step"], {})[row["name"]] = row["value"]
     chosen = sorted(steps)[-last:] if last is not None else sorted(steps)
-    lines = [
-        (str(step), *(short(steps[step][name]) if name in steps[step] else "" for name in shown)) for step in chosen
-    ]
-    click.echo(table(("step", *shown), lines, numbers_from=0))
+    text = _table_of_steps(steps, chosen, shown)
+    columns = columns_of_terminal()
+    # Lines that the terminal breaks are no table. Metrics that were asked for by name are all shown.
+    while columns is not None and not is_whole and len(shown) > 1 and max(map(len, text.splitlines())) > columns:
+        shown = shown[:-1]
+        text = _table_of_steps(steps, chosen, shown)
+    click.echo(text)
     if len(chosen) < len(steps):
         say(f"the last {len(chosen)} of {len(steps)} steps; --all shows them all, `export` writes them to a file.")
     if len(shown) < len(names):
         say(f"and {len(names) - len(shown)} more metrics: {', '.join(names[len(shown) :])}")
+
+
+def _table_of_steps(steps: dict[int, dict[str, Any]], chosen: list[int], names: list[str]) -> str:
+    lines = [
+        (str(step), *(short(steps[step][name]) if name in steps[step] else "" for name in names)) for step in chosen
+    ]
+    return table(("step", *names), lines, numbers_from=0)
 
 
 def _draw(rows: Any, title: str, path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -14,7 +15,8 @@ PROGRAM = "tellurio-sync"
 # Exit codes; 2, for wrong arguments, is click's.
 FAILED, NO_KEY, UNREACHABLE, INTERRUPTED = 1, 4, 5, 130
 
-_PLOT_WIDTH, _PLOT_HEIGHT = 72, 14
+# Of a plot with its labels; narrower terminals make it narrower.
+_PLOT_WIDTH, _PLOT_HEIGHT = 74, 14
 # The eight dots of a braille character, by column and row.
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 _BRAILLE = 0x2800
@@ -43,6 +45,11 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(one) for one in value]
     return value
+
+
+def columns_of_terminal() -> int | None:
+    """How many characters a line of the terminal has; None: the output goes elsewhere, where lines may be long."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], numbers_from: int | None = None) -> str:
@@ -81,7 +88,7 @@ def plot(name: str, points: Sequence[tuple[int, float]]) -> str:
     low, high, first, last = min(values), max(values), min(steps), max(steps)
     labels = [short(float(high)), short(float(low))]
     margin = max(map(len, labels))
-    width = _PLOT_WIDTH - margin
+    width = max(10, min(_PLOT_WIDTH, columns_of_terminal() or _PLOT_WIDTH) - margin - 2)
     columns, rows = (2, 4) if _is_unicode() else (1, 1)
     marks: dict[tuple[int, int], int] = {}
     for step, value in finite:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,24 @@ def test_metrics_as_plots_in_the_terminal(place: Place, run: Run) -> None:
     assert lines[-2].startswith("0.0333333 |")
     assert lines[-1].split() == ["step", "0", "29"]
     assert all(len(line) <= 80 for line in lines)
+
+
+def test_at_a_narrow_terminal_metrics_are_left_out_and_plots_are_narrower(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TELLURIO_JOURNAL_DIR", str(tmp_path / "journals"))
+    with te.Session() as session, session.init(None, "Mails", name="first", mode="offline") as made:
+        log(made)
+    wide = run("metrics", "first", "--kept")[1].splitlines()
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "24")
+    _, out, _ = run("metrics", "first", "--kept")
+    assert [line.split()[:3] for line in out.splitlines()[:21]] == [line.split()[:2] for line in wide[:21]]
+    assert "and 2 more metrics: accuracy, note" in out
+    asked_for = run("metrics", "first", "loss", "accuracy", "--kept")[1].splitlines()
+    assert [line.split() for line in asked_for[:21]] == [line.split()[:3] for line in wide[:21]]
+    _, out, _ = run("metrics", "first", "loss", "--plot", "--kept")
+    assert max(map(len, out.splitlines())) == 24
 
 
 def test_metrics_as_a_picture(place: Place, run: Run, tmp_path: Path) -> None:
