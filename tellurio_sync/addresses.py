@@ -9,12 +9,14 @@ import ipaddress
 import os
 import re
 from dataclasses import dataclass
+from importlib.util import find_spec
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from .errors import ConnectFailed
 
 _DEFAULT_PORT = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 _ENCRYPTED = {"http": "https", "ws": "wss"}
+_HUB_PREFIX = "JUPYTERHUB_SERVICE_PREFIX"
 
 # What a segment of a path may hold: RFC 3986 §3.3, and what is quoted then. The at sign only as %40, because it could
 # be that of credentials.
@@ -220,6 +222,23 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False
+
+
+def is_on_hub() -> bool:
+    """Whether this process runs on a JupyterHub: then the user's browser is on another machine."""
+    return bool(os.environ.get(_HUB_PREFIX))
+
+
+def hub_url(port: int) -> str | None:
+    """Where the user's browser reaches a port of this machine through JupyterHub, without a slash at the end.
+
+    Only a path, such as ``/user/me/proxy/7862``, where the hub does not tell its address. None: there is no hub, or no
+    jupyter-server-proxy, which passes requests on.
+    """
+    prefix = os.environ.get(_HUB_PREFIX)
+    if not prefix or find_spec("jupyter_server_proxy") is None:
+        return None
+    return f"{(os.environ.get('JUPYTERHUB_PUBLIC_URL') or prefix).rstrip('/')}/proxy/{port}"
 
 
 def check_may_send_key(address: Address, *, allow_insecure: bool = False) -> None:

@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from . import forked, workers
+from .addresses import hub_url
 from .deadlines import MONOTONIC, Deadline, check_timeout
 from .errors import BackendError, TellurioError, UsageError
 from .leash import GOES_ON, IN_USE_EXIT_CODE, DataDirectoryInUse, Leash, find_backend
@@ -80,7 +81,8 @@ class LocalBackend:
         api_key: what clients must send.
         username: the user of the backend.
         namespace: the namespace of this user's projects.
-        page_url: the page with projects, runs, plots and prompts; it opens without asking for the key.
+        page_url: the page with projects, runs, plots and prompts; it opens without asking for the key. On a JupyterHub
+            with jupyter-server-proxy it is the one that the user's browser reaches, maybe only its path.
         data_dir: where it keeps projects, runs and metrics, an absolute path; a temporary folder unless one was named.
         pid: the id of its process.
     """
@@ -93,7 +95,7 @@ class LocalBackend:
         self.api_key: str = str(ready["api_key"])
         self.username: str = str(ready["username"])
         self.namespace: str = str(ready["namespace"])
-        self.page_url: str = str(ready.get("page_url", ""))
+        self.page_url: str = _for_browsers(str(ready.get("page_url", "")), self.http_port)
         self.data_dir: str = str(ready.get("data_dir", ""))
         self.pid: int = child.pid
         self._child = child
@@ -127,6 +129,11 @@ class LocalBackend:
             workers.withdraw()
         self._child.end()
         _children.discard(self._child)
+
+
+def _for_browsers(page_url: str, port: int) -> str:
+    through_hub = hub_url(port)
+    return f"{through_hub}/?{page_url.partition('?')[2]}" if page_url and through_hub else page_url
 
 
 def start_local_backend(

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from tellurio_sync.addresses import check_may_send_key, http_address, is_loopback, of_one_server, ws_address
+from tellurio_sync import addresses
+from tellurio_sync.addresses import check_may_send_key, http_address, hub_url, is_loopback, of_one_server, ws_address
 from tellurio_sync.errors import ConnectFailed
 
 
@@ -131,6 +132,33 @@ def test_a_key_goes_nowhere_in_clear_text():
             check_may_send_key(address)
         assert caught.value.stage == "url"
         check_may_send_key(address, allow_insecure=True)
+
+
+@pytest.mark.parametrize(
+    ("environment", "has_proxy", "url"),
+    [
+        ({}, True, None),
+        ({"SERVICE_PREFIX": ""}, True, None),
+        ({"SERVICE_PREFIX": "/user/me/"}, False, None),
+        ({"SERVICE_PREFIX": "/user/me/"}, True, "/user/me/proxy/7862"),
+        ({"SERVICE_PREFIX": "/user/me/", "PUBLIC_URL": ""}, True, "/user/me/proxy/7862"),
+        (
+            {"SERVICE_PREFIX": "/user/me/", "PUBLIC_URL": "https://hub.example/user/me/"},
+            True,
+            "https://hub.example/user/me/proxy/7862",
+        ),
+    ],
+)
+def test_the_address_of_a_port_through_a_hub(environment, has_proxy, url, monkeypatch):
+    for name in ("SERVICE_PREFIX", "PUBLIC_URL"):
+        monkeypatch.delenv(f"JUPYTERHUB_{name}", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(f"JUPYTERHUB_{name}", value)
+    asked = []
+    monkeypatch.setattr(addresses, "find_spec", lambda name: asked.append(name) or (object() if has_proxy else None))
+    assert hub_url(7862) == url
+    assert {*asked} <= {"jupyter_server_proxy"}
+    assert addresses.is_on_hub() == bool(environment.get("SERVICE_PREFIX"))
 
 
 def test_the_port_is_left_out_for_people_where_it_is_the_usual_one():

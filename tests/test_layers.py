@@ -75,7 +75,7 @@ USES = {
     "transport": {"ownership", "secret", "speedups", "surroundings"},
     "leash": {"errors"},
     "workers": {"forked", "leash", "ownership"},
-    "local": {"deadlines", "errors", "forked", "leash", "surroundings", "workers"},
+    "local": {"addresses", "deadlines", "errors", "forked", "leash", "surroundings", "workers"},
     "studio": {
         "ownership",
         "_version",

@@ -27,7 +27,8 @@ class BackendOptions:
         tls_cert: file with the certificate and its chain, as PEM, so that all connections are encrypted; None: none is.
         tls_key: file with its private key; None: it is in ``tls_cert``.
         allow_hosts: names by which browsers may reach it, besides those of this machine: of a reverse proxy, say.
-            Empty: only those of this machine, if ``host`` is a loopback address, else any. ``*``: any.
+            Empty: only those of this machine, if ``host`` is a loopback address, else any, as on a JupyterHub. ``*``:
+            any.
         path_prefix: the path under which a reverse proxy serves it, for one that passes on whole paths, such as
             ``/tellurio``; without it everything is served, too. Empty: there is none, or the proxy takes it away.
         data_dir: where projects, runs and metrics are kept; None: a temporary directory, removed at exit.

@@ -20,7 +20,7 @@ from typing import Any
 
 from aiohttp import web
 
-from ..addresses import is_loopback
+from ..addresses import hub_url, is_loopback, is_on_hub
 from ..errors import BackendError
 from ..leash import FILE_NAME, IN_USE_EXIT_CODE, DataDirectoryInUse, machine
 from .connection import DEFAULT_MAX_OUTGOING_BYTES, MAX_INCOMING_BYTES, MAX_SIZE_HEADER, Connection
@@ -30,7 +30,7 @@ from .leashes import Leashes
 from .lm import AnswerCache, LanguageModels
 from .options import BackendOptions
 from .page import Page
-from .page.access import Access
+from .page.access import ANY_HOST, Access
 from .rest import Rest, error_response
 from .sessions import SESSION_HEADER, Sessions
 from .store import Store
@@ -218,7 +218,8 @@ class Backend:
         access = Access(
             self.options.host,
             self.api_key,
-            self.options.allow_hosts,
+            # On a hub, browsers come by its name, which it does not tell.
+            self.options.allow_hosts or ((ANY_HOST,) if is_on_hub() else ()),
             is_encrypted=self._tls is not None,
             path_prefix=prefix,
         )
@@ -387,9 +388,12 @@ def _announce(backend: Backend) -> None:
     key = backend.api_key if is_shown else _last_four(backend.api_key)
     print(f"tellurio-sync backend on {url} (key {key}, data {data})", flush=True)
     print(f"in a browser: {address['page_url'] if is_shown else f'{url}/ (asks for the key)'}", flush=True)
+    entry = backend.page_path if is_shown else "/"
     if options.path_prefix:
-        entry = backend.page_path if is_shown else "/"
         print(f"behind the proxy: {options.path_prefix}{entry} at its address", flush=True)
+    through_hub = hub_url(backend.port)
+    if through_hub is not None:
+        print(f"through the hub: {through_hub}{entry}", flush=True)
 
 
 def _last_four(key: str) -> str:

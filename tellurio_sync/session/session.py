@@ -361,7 +361,8 @@ class Session:
                 _log.warning("The server cannot be reached, so this run is kept on this machine. (%s)", exc)
                 run = self._init_offline(*wanted)
         if not run.is_offline:
-            run.page_query = (self.page_url or "").partition("?")[2]
+            base, _, run.page_query = (self.page_url or "").partition("?")
+            run.page_base = base.rstrip("/")
         run.is_strict = strict
         run.before_finish = self._send_queued
         run.on_finish = self._run_finished

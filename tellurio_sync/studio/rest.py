@@ -486,7 +486,10 @@ class StudioRest:
         if message:
             text += f": {message}"
         if 300 <= status < 400:
-            text += " (Redirects are not followed, as they would carry the API key elsewhere.)"
+            text += " (Redirects are not followed, as they would carry the API key elsewhere."
+            if self.address.path:
+                text += " A hub or proxy with a login of its own answers so: browsers get through it, programs do not."
+            text += ")"
         elif status == 401:
             text += " (The API key is not valid.)" if self.has_api_key else " (No API key was sent; log in first.)"
         return HttpStatusError(text, status=status, url=url)

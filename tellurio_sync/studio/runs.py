@@ -108,6 +108,7 @@ class Run:
         is_strict: ``log`` raises for what cannot be logged, instead of a warning.
         noted: something that makes it CRASHED at the end of the program.
         page_query: what opens the page of a local backend without asking for its key; part of ``link``.
+        page_base: where a browser finds the pages of a local backend; empty: where REST is.
     """
 
     uuid: str
@@ -126,6 +127,7 @@ class Run:
     is_strict: bool = False
     noted: str | None = None
     page_query: str = ""
+    page_base: str = ""
 
     def __post_init__(self) -> None:
         self._log = RunLog(self._about(), self.rest)
@@ -174,13 +176,11 @@ class Run:
 
     @property
     def url(self) -> str:
-        """Where a browser shows the run."""
+        """Where a browser shows the run; on a JupyterHub that does not tell its address, only the path there."""
         from slugify import slugify
 
-        project = self.project
-        return (
-            f"{self.rest.address.short_url}/{project.namespace_slug}/projects/{project.slug}/runs/{slugify(self.name)}/"
-        )
+        project, base = self.project, self.page_base or self.rest.address.short_url
+        return f"{base}/{project.namespace_slug}/projects/{project.slug}/runs/{slugify(self.name)}/"
 
     @property
     def link(self) -> str:
@@ -201,7 +201,8 @@ class Run:
         import webbrowser
 
         has_screen = sys.platform in ("win32", "darwin") or any(os.environ.get(name) for name in _SCREENS)
-        if not has_screen or not webbrowser.open(self.link):
+        is_whole = not self.link.startswith("/")
+        if not (has_screen and is_whole and webbrowser.open(self.link)):
             token = (
                 " It holds the token of the page: clear the output before you publish it." if self.page_query else ""
             )
@@ -331,7 +332,9 @@ class Run:
     def show_begin(self) -> None:
         """One line that says where to look at it: in a terminal and in a notebook; nowhere else, and not if quiet."""
         where = self.shown_link if not self.is_offline else "offline: te.sync() sends it later"
-        if self.page_query and where == self.url:
+        if where.startswith("/"):
+            where += " on this hub (print(run.link) adds the token)"
+        elif self.page_query and where == self.url:
             where += " (run.open() opens it)"
         say(f"run {self.name}: {where}")
 

@@ -290,6 +290,17 @@ def test_a_name_that_is_not_expected_is_told_how_it_would_be(backend: RunningBac
     assert "--allow-host" not in page("$(reboot).example"), "it would be copied into a shell"
 
 
+@pytest.mark.parametrize(("prefix", "status"), [("/user/me/", 401), ("", 403)])
+def test_on_a_hub_any_name_is_allowed(
+    start_backend: StartBackend, monkeypatch: pytest.MonkeyPatch, prefix: str, status: int
+) -> None:
+    """The hub does not tell its name, and no browser is on the machine that a name could be made to point to."""
+    monkeypatch.setenv("JUPYTERHUB_SERVICE_PREFIX", prefix)
+    backend = start_backend()
+    answer = requests.get(f"{backend.http_url}/", headers={"Host": "hub.example"}, timeout=FAILSAFE)
+    assert answer.status_code == status
+
+
 def test_any_name_may_be_allowed(start_backend: StartBackend) -> None:
     backend = start_backend(allow_hosts=("*",))
     answer = requests.get(f"{backend.http_url}/", headers={"Host": "any.example"}, timeout=FAILSAFE)

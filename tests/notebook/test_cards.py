@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import pytest
 
 import tellurio_sync as te
 from tellurio_sync import cards, console
 from tellurio_sync.errors import HttpUnreachable
+from tellurio_sync.local import LocalBackend
 from tellurio_sync.studio.runs import Run
+
+from ..session.conftest import KEY, MakeSession
 
 EVIL = "<script>alert('x')</script>\" onload=\"y"
 
@@ -187,6 +191,41 @@ def test_init_says_where_to_look_in_one_line(
     place = "terminal"
     run = session.init(None, "Lines", mode="offline")
     assert capsys.readouterr() == ("", f"run {run.name}: offline: te.sync() sends it later\n")
+    run.finish()
+
+
+@pytest.mark.parametrize("public_url", ["", "https://hub.example/user/me/"])
+def test_on_a_hub_links_lead_through_it(
+    make_session: MakeSession, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], public_url: str
+) -> None:
+    monkeypatch.setenv("JUPYTERHUB_SERVICE_PREFIX", "/user/me/")
+    monkeypatch.setenv("JUPYTERHUB_PUBLIC_URL", public_url)
+    monkeypatch.setattr("tellurio_sync.addresses.find_spec", lambda name: object())
+    monkeypatch.setattr("tellurio_sync.studio.runs.where_to_show", lambda: "notebook")
+    monkeypatch.setattr(console, "where_to_show", lambda: "notebook")
+    ready = {"http_base_url": "http://127.0.0.1", "http_port": 7862, "ws_base_url": "ws://127.0.0.1", "ws_port": 7862}
+    ready |= {"api_key": "k", "username": "me", "namespace": "local", "page_url": "http://127.0.0.1:7862/?token=geheim"}
+    backend = LocalBackend(ready, SimpleNamespace(pid=1, is_alive=True))  # type: ignore[arg-type]
+    base = f"{public_url or '/user/me/'}proxy/7862"
+    assert backend.page_url == f"{base}/?token=geheim"
+    session = make_session()
+    session.login(KEY)
+    monkeypatch.setattr(te.Session, "page_url", backend.page_url)
+    run = session.init(None, "Hub", name="calm river")
+    address = f"{base}/local/projects/hub/runs/calm-river/"
+    assert (run.url, run.link) == (address, f"{address}?token=geheim")
+    said = "run.open() opens it" if public_url else "on this hub (print(run.link) adds the token)"
+    assert said in capsys.readouterr().out
+    assert f'<a href="{address}"' in run._repr_html_()
+    monkeypatch.setenv("BROWSER", "a browser")
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", lambda link: not opened.append(link))
+    if public_url:
+        run.open()
+    else:
+        with pytest.raises(te.UsageError, match="no browser on this machine"):
+            run.open()
+    assert opened == ([run.link] if public_url else []), "a path would be taken for a file"
     run.finish()
 
 

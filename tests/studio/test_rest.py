@@ -256,14 +256,17 @@ def test_a_key_that_is_said_back_is_not_shown_in_part_where_a_text_is_shortened(
     assert KEY[:3] not in str(caught.value)
 
 
-def test_redirects_are_not_followed(server):
+@pytest.mark.parametrize("path", ["", "/user/me/proxy/7862"])
+def test_redirects_are_not_followed(server, path):
+    """And a person is told what it is that answers so, where a hub or a proxy may be in front."""
     server.status = 302
     server.headers = {"Location": "/elsewhere"}
-    client = client_of(server.port)
-    with pytest.raises(HttpStatusError, match="Redirects are not followed"):
+    client = StudioRest(f"http://127.0.0.1:{server.port}{path}", api_key=KEY)
+    with pytest.raises(HttpStatusError, match="Redirects are not followed") as caught:
         client.list_runs("a", "b")
     client.close()
     assert len(server.requests) == 1
+    assert ("A hub or proxy with a login of its own" in str(caught.value)) is bool(path)
 
 
 def test_neither_netrc_nor_a_proxy_of_the_environment_interferes(server, home, monkeypatch):
