@@ -23,7 +23,7 @@ def arguments(backend: ScriptedBackend) -> dict[str, Any]:
 
 def test_they_may_over_our_client(drive: Drive, backend: ScriptedBackend, way: str) -> None:
     if way == "afnio's client":
-        pytest.skip("it runs them where it listens, and waits for itself for ever (protocol §M.15)")
+        pytest.skip("it runs them where it listens, and waits for itself for ever")
     assert drive("nested", **arguments(backend)) == ENDED
 
 
