@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import threading
 from types import TracebackType
 from typing import Any
@@ -19,6 +20,8 @@ from .patches import Patches
 from .pushes import Pushes
 from .suppression import is_variable_notify_suppressed, suppress_variable_notifications
 from .trampoline import drive
+
+log: logging.Logger = logging.getLogger("tellurio_sync.afnio")
 
 KNOWN = ("0.3.",)
 """Beginnings of the versions of afnio that this is known to work with."""
@@ -79,7 +82,8 @@ def uninstall() -> None:
 
     With ``metrics`` it sends what was logged before, as long as that goes on.
 
-    afnio connects again at its next ``login``.
+    If it was open, afnio's own client is connected with the same key, for which this blocks. If that fails, there is a
+    warning in the log, and afnio connects at its next ``login``.
     """
     global _installation
     with _lock:
@@ -198,7 +202,24 @@ class _Installation:
         current = self._manager._default_ws_client
         self._patches.undo()
         if isinstance(getattr(current, "client", None), PushClient):
+            was_open = current.connection is not None
             current.client.close()
             # The next use makes one of afnio's own.
             if self._manager._default_ws_client is current:
                 self._manager._default_ws_client = None
+            if was_open:
+                self._connect_own(current)
+
+    def _connect_own(self, ours: Any) -> None:
+        """Let afnio go on with a connection of its own, in the place of ours."""
+        manager = self._manager
+        own = manager._default_ws_client
+        if own is None:
+            own = manager.TellurioWebSocketClient(ours.base_url, ours.port, ours.default_timeout)
+        run_in_loop = importlib.import_module("afnio.tellurio._eventloop")._event_loop_thread.run
+        try:
+            run_in_loop(own.connect(api_key=ours.api_key, retries=1))
+        except Exception as exc:  # noqa: BLE001 - whatever afnio raises: everything else is put back
+            log.warning("afnio could not connect again (%s); its next login does that.", type(exc).__name__)
+        else:
+            manager._default_ws_client = own

@@ -120,6 +120,7 @@ def test_an_open_connection_is_taken_over(fake, monkeypatch):
         assert connected == [("the key", 3, 5)]
         assert (closed, former.connection) == ([None], None)
     assert manager(fake)._default_ws_client is former
+    assert (former.api_key, former.connection is not None) == ("the key", True)
     monkeypatch.undo()
 
 
@@ -141,6 +142,33 @@ def test_an_open_connection_stays_if_ours_cannot_be_opened(fake, monkeypatch):
     assert not is_installed()
     assert (manager(fake)._default_ws_client, former.connection) == (former, connection)
     assert len(tried) == 1
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_uninstalling_leaves_afnio_connected_as_it_was(fake, monkeypatch, caplog, fails):
+    monkeypatch.setattr(PushClient, "connect", lambda self, *arguments: {})
+    monkeypatch.setattr(fake["afnio.tellurio._eventloop"]._event_loop_thread, "run", drive)
+    install()
+    manager(fake)._default_ws_client = ours = manager(fake).TellurioWebSocketClient("ws://127.0.0.1", 9, 7)
+    drive(ours.connect("the key"))
+
+    async def refuse(self, api_key, retries):
+        raise RuntimeError("the key is refused")
+
+    if fails:
+        monkeypatch.setattr(Original, "connect", refuse)
+    uninstall()
+    own, manager(fake)._default_ws_client = manager(fake)._default_ws_client, None
+    assert ours.client.state in ("new", "closed")
+    if fails:
+        assert own is None
+        assert "could not connect again (RuntimeError)" in caplog.text
+        assert "the key" not in caplog.text
+    else:
+        assert type(own) is Original
+        assert (own.base_url, own.port, own.default_timeout, own.api_key) == ("ws://127.0.0.1", 9, 7, "the key")
+        assert own.connection is not None
     monkeypatch.undo()
 
 

@@ -52,6 +52,12 @@ def test_every_long_running_request_shows_that_it_lives(drive: Drive, backend: S
         assert all_name_it, method
 
 
+def test_a_notebook_goes_from_one_client_to_the_other(drive: Drive, backend: ScriptedBackend) -> None:
+    """Its objects stay, and it stays connected: ``uninstall`` gives afnio a connection of its own again."""
+    seen = drive("notebook", namespace=backend.namespace)
+    assert seen == {"seen": ["aa", "aa", "aa", "bb", "bb", 2], "failed": {}}
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are how test and driver take turns")
 def test_objects_outlive_a_lost_connection(drive: Drive, backend: ScriptedBackend, tmp_path: Path, way: str) -> None:
     """Protocol §C.3. afnio does not come back by itself (§A.5): a login brings it back. Our client does."""
