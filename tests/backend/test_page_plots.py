@@ -8,15 +8,19 @@ import math
 import re
 from array import array
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tellurio_sync.backend.page import plots
+from tellurio_sync.backend import metrics
+from tellurio_sync.backend.page import comparison, plots
 from tellurio_sync.backend.page.overlay import overlay
 from tellurio_sync.backend.page.queries.series import Line
+from tellurio_sync.backend.page.queries.series import line_of as line_in_store
+from tellurio_sync.backend.store import Store
 
 from .conftest import RunningBackend
 from .watched_run import Browser, WatchedRun
@@ -134,6 +138,46 @@ def test_the_data_of_plots_further_down_comes_when_it_is_asked_for(
     later = browser.look(f"{run.path}series.json?metric=c").json()
     assert later.keys() == found[0].keys() - {"name", "path"}
     assert (later["x"], later["runs"][0]["y"]) == ([0, 1, 2, 3], [0.5, 1.5, 2.5, 3.5])
+
+
+def test_of_many_plots_of_several_runs_the_first_have_their_data_in_the_page(
+    browser: Browser, backend: RunningBackend, run: WatchedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparison, "POINTS_IN_PAGE", 6)
+    other = WatchedRun(backend)
+    for name in ("a", "b", "c", "d"):
+        for one in (run, other):
+            one.log(name, 1)
+            one.log(name, 2)
+    path = f"{run.project_path}compare/?run={run.uuid}&run={other.uuid}"
+    found = plots_of(browser.look(path).text)
+    assert [plot.get("x") for plot in found] == [[0, 1], [0, 1], None, None]
+    assert [[one["key"] for one in plot["runs"]] for plot in found] == [[run.uuid, other.uuid]] * 4
+    later = browser.look(f"{run.path}series.json?metric=c&run={run.uuid}&run={other.uuid}").json()
+    assert (later["x"], [one["y"] for one in later["runs"]]) == ([0, 1], [[1, 2], [1, 2]])
+    other.close()
+
+
+def test_steps_that_jump_between_two_packed_rows_stay_where_they_are(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    project = store.create_project("local", "p", "P", "TEAM")
+    assert project is not None
+    even, uneven = (store.create_run(project["uuid"], name, None, "RUNNING") for name in ("even", "uneven"))
+    with store.transaction():
+        for step in range(600):
+            store.add_metric(even["uuid"], "loss", step / 2, step)
+    first = store.read("SELECT data FROM points ORDER BY number LIMIT 1")[0]["data"]
+    size = len(metrics.look_into(first).doubles)
+    assert size < 600, "there are several rows"
+    steps = [step + 1000 * (step >= size) for step in range(600)]
+    with store.transaction():
+        for step in steps:
+            store.add_metric(uneven["uuid"], "loss", step / 2, step)
+    line = line_in_store(store, uneven["uuid"], "loss")
+    assert list(line.steps) == steps
+    assert list(line.values) == [step / 2 for step in steps]
+    assert isinstance(line_in_store(store, even["uuid"], "loss").steps, range)
+    store.close()
 
 
 def test_the_tables_of_many_metrics_are_short(
