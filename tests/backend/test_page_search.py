@@ -62,6 +62,18 @@ def ask(history: History, run: str, message: str, answer: str | None = "yes", er
 
 @pytest.fixture
 def runs(store: Store) -> list[str]:
+    return two_runs(store)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Store, str]]:
+    """What many tests only read: a store, and the first of its runs."""
+    store = Store(tmp_path_factory.mktemp("kept"))
+    yield store, two_runs(store)[0]
+    store.close()
+
+
+def two_runs(store: Store) -> list[str]:
     """Two runs that asked by turns, from time to time about the same."""
     history, made = History(store), [new_run(store), new_run(store)]
     for i in range(60):
@@ -102,8 +114,7 @@ def everything(store: Store, run: str, text: str, where: str, below: int, limit:
     ],
 )
 def test_it_finds_what_a_look_at_each_finds(
-    store: Store,
-    runs: list[str],
+    kept: tuple[Store, str],
     monkeypatch: pytest.MonkeyPatch,
     text: str,
     where: str,
@@ -112,16 +123,17 @@ def test_it_finds_what_a_look_at_each_finds(
 ) -> None:
     monkeypatch.setattr(search_module, "SEARCH_SECONDS", seconds)
     monkeypatch.setattr(search_module, "QUESTIONS_AT_ONCE", at_once)
+    store, run = kept
     wanted = []
-    for row in store.read(f"SELECT * FROM questions WHERE run_uuid = ? AND {where} ORDER BY number DESC", runs[0]):
+    for row in store.read(f"SELECT * FROM questions WHERE run_uuid = ? AND {where} ORDER BY number DESC", run):
         messages = store.read(
             "SELECT content FROM question_texts JOIN texts ON number = text WHERE question = ?", row["number"]
         )
         parts = [row["answer"] or "", row["error"] or "", *(message["content"] for message in messages)]
         if any(text.casefold() in one.casefold() for one in parts):
             wanted.append(row["number"])
-    assert everything(store, runs[0], text, where, 0, 3) == wanted
-    assert everything(store, runs[0], text, where, 0, 500) == wanted
+    assert everything(store, run, text, where, 0, 3) == wanted
+    assert everything(store, run, text, where, 0, 500) == wanted
 
 
 def test_it_stops_after_a_while(store: Store, runs: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
