@@ -220,7 +220,7 @@ def no_thread_left() -> Iterator[None]:
     """A thread that a test started and that does not end fails the test, with the thread's stack."""
     before = set(threading.enumerate())
     yield
-    end = time.monotonic() + 5.0
+    end = time.monotonic() + FAILSAFE
     left = [thread for thread in threading.enumerate() if thread not in before]
     for thread in left:
         thread.join(max(0.0, end - time.monotonic()))
