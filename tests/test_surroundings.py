@@ -9,19 +9,22 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
 import truststore
 
 import tellurio_sync as te
-from tellurio_sync import local
+from tellurio_sync import local, surroundings
 from tellurio_sync.backend.lm import exchange
 from tellurio_sync.backend.questions import QuestionFailed
 from tellurio_sync.errors import HttpUnreachable
 from tellurio_sync.studio import StudioRest
 from tellurio_sync.surroundings import timeout_or, tls_context
 from tellurio_sync.transport.tls import TlsStream, check_context
+
+from .transport.test_proxies import Proxy
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +65,7 @@ def port(authority: trustme.CA) -> Iterator[int]:
             """A client that trusts it not is no error here."""
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("localhost").configure_cert(context)
+    authority.issue_cert("localhost", "backend.example").configure_cert(context)
     server = Quiet(("127.0.0.1", 0), Handler)
     server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
@@ -117,6 +120,79 @@ def test_the_name_of_the_host_is_checked(port: int, bundle: str) -> None:
     with pytest.raises(HttpUnreachable):
         rest.verify_api_key()
     rest.close()
+
+
+def test_a_context_that_checks_no_names_is_the_users_own_choice(port: int, bundle: str) -> None:
+    """Certificates are checked all the same."""
+    for trusted in (bundle, None):
+        context = ssl.create_default_context(cafile=trusted)
+        context.check_hostname = False
+        rest = StudioRest("https://127.0.0.1", port, "key", ssl_context=context)
+        if trusted:
+            assert rest.verify_api_key()
+        else:
+            with pytest.raises(HttpUnreachable, match=r"(?i)certificate verify failed"):
+                rest.verify_api_key()
+        rest.close()
+
+
+@pytest.mark.parametrize("is_given", [True, False])
+def test_through_a_proxy_the_same_certificates_count(
+    is_given: bool, port: int, bundle: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTPS_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with Proxy(target=port) as proxy:
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.port}")
+        context = ssl.create_default_context(cafile=bundle if is_given else None)
+        rest = StudioRest("https://backend.example", 443, "key", ssl_context=context)
+        if is_given:
+            assert rest.verify_api_key()
+        else:
+            with pytest.raises(HttpUnreachable, match=r"(?i)certificate verify failed"):
+                rest.verify_api_key()
+        rest.close()
+    assert proxy.heads[0].startswith("CONNECT backend.example:443 ")
+
+
+def test_a_folder_of_certificates_is_a_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "trusted"
+    folder.mkdir()
+    loaded: list[str] = []
+
+    class Context(ssl.SSLContext):
+        def load_verify_locations(self, cafile: Any = None, capath: Any = None, cadata: Any = None) -> None:
+            loaded.append(f"{cafile} {capath}")
+
+    monkeypatch.setattr(surroundings, "default_context", lambda: Context(ssl.PROTOCOL_TLS_CLIENT))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(folder))
+    tls_context()
+    assert loaded == [f"None {folder}"]
+
+
+def test_of_two_bundles_the_one_of_requests_counts(
+    port: int, bundle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", bundle)
+    monkeypatch.setenv("CURL_CA_BUNDLE", str(tmp_path / "missing.pem"))
+    assert ask(port)
+
+
+def test_without_certificates_of_the_system_those_of_certifi_count(
+    bundle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a small container. What the system or the user names is not added to."""
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "missing"))
+    assert len(tls_context().get_ca_certs()) > 50
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", bundle)
+    assert len(tls_context().get_ca_certs()) == 1
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE")
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
+    assert tls_context().get_ca_certs() == []
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "missing"))
+    monkeypatch.setenv("SSL_CERT_FILE", bundle)
+    assert len(tls_context().get_ca_certs()) == 1
 
 
 def test_certificates_that_cannot_be_read_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

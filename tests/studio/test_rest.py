@@ -23,7 +23,9 @@ from tellurio_sync.errors import (
     LocalProtocolError,
 )
 from tellurio_sync.studio import StudioRest
+from tellurio_sync.studio.http_session import post_json
 
+from ..conftest import FAILSAFE
 from .conftest import KEY
 
 BASE = "http://127.0.0.1:8000/api/v0"
@@ -283,6 +285,16 @@ def test_neither_netrc_nor_a_proxy_of_the_environment_interferes(server, home, m
     assert with_key["Authorization"] == f"Api-Key {KEY}"
     assert with_key["User-Agent"].startswith("tellurio_sync/")
     assert "Authorization" not in without_key
+
+
+def test_a_single_request_to_this_machine_takes_no_proxy_either(server, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    server.body = b"answer"
+    assert post_json(f"http://127.0.0.1:{server.port}/x", {"a": 1}, {"X-Y": "z"}, FAILSAFE) == (200, b"answer")
+    ((verb, path, headers, body),) = server.requests
+    assert (verb, path, headers["X-Y"], json.loads(body)) == ("POST", "/x", "z", {"a": 1})
+    with pytest.raises(ConnectionError, match="ProxyError"):
+        post_json("http://backend.invalid/", {}, {}, FAILSAFE)
 
 
 def test_each_thread_has_its_own_http_session_and_close_closes_all(server):

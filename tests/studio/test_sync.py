@@ -150,6 +150,21 @@ def test_whatever_brings_progress_gives_four_new_tries(
     assert [value["step"] for value in the_run(rest)["values"]] == list(range(taken))
 
 
+@pytest.mark.skipif("sys.platform == 'win32'", reason="there is no lock between two that send")
+def test_what_another_process_is_sending_is_left_to_it(
+    rest: StudioRest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sync_module.time, "sleep", lambda seconds: pytest.fail("it was tried again"))
+    folder = left_folder(tmp_path / "run")
+    (writer,) = folder.writers()
+    with folder.sending(writer) as is_ours:
+        assert is_ours
+        (result,) = sync(rest, folder.path, username="local")
+    assert result.outcome == "busy"
+    assert writer in result.why
+    assert [one.outcome for one in sync(rest, folder.path)] == ["sent"]
+
+
 # --- what stays -----------------------------------------------------------------------------------------
 
 

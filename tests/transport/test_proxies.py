@@ -12,8 +12,9 @@ import pytest
 
 from tellurio_sync.client import TellurioWebSocketClient
 from tellurio_sync.errors import ConnectFailed
+from tellurio_sync.transport import tcp
 from tellurio_sync.transport.base import DialFailed
-from tellurio_sync.transport.handshake import Dialer
+from tellurio_sync.transport.handshake import Dialer, proxy_for
 
 from ..conftest import FAILSAFE
 from ..faults.scripted import ScriptedServer
@@ -153,6 +154,23 @@ def test_no_proxy_is_obeyed(no_proxy: str, proxy: Proxy, monkeypatch: pytest.Mon
     with ScriptedServer() as server:
         dial(f"ws://127.0.0.1:{server.port}/ws").dispose()
     assert proxy.heads == []
+
+
+def test_the_variable_of_the_scheme_names_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At port 80, unless it names another one."""
+    monkeypatch.setenv("http_proxy", "http://plain.example")
+    monkeypatch.setenv("https_proxy", "http://secure.example:3128")
+    plain, secure = proxy_for("far.example", False), proxy_for("far.example", True)
+    assert plain is not None
+    assert secure is not None
+    assert (plain.name, plain.host, plain.port) == ("http://plain.example:80", "plain.example", 80)
+    assert (secure.name, secure.host, secure.port) == ("http://secure.example:3128", "secure.example", 3128)
+
+
+def test_for_this_machine_no_name_server_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tcp, "_look_up", lambda host, port: pytest.fail(f"{host} was looked up"))
+    with ScriptedServer() as server:
+        dial(f"ws://localhost:{server.port}/ws", is_loopback=True).dispose()
 
 
 def test_a_proxy_that_cannot_be_reached_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
