@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 import sys
@@ -18,6 +19,7 @@ import truststore
 import tellurio_sync as te
 from tellurio_sync import local, surroundings
 from tellurio_sync.backend.lm import exchange
+from tellurio_sync.backend.lm.settings import Own, settings_of
 from tellurio_sync.backend.questions import QuestionFailed
 from tellurio_sync.errors import HttpUnreachable
 from tellurio_sync.studio import StudioRest
@@ -263,6 +265,31 @@ def test_language_models_and_the_websocket_ask_it_too(port: int, bundle: str, mo
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", bundle)
     with socket.create_connection(("localhost", port), 10) as sock:
         TlsStream(sock, tls_context(), "localhost").do_handshake()
+
+
+@pytest.mark.parametrize("by", ["ca_bundle", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", None])
+def test_each_way_is_enough_for_language_models(
+    by: str | None, port: int, bundle: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = {"base_url": "https://localhost/v1", "api_key": "none"}
+    if by == "ca_bundle":
+        config[by] = bundle
+    elif by is not None:
+        monkeypatch.setenv(by, bundle)
+    context = asyncio.run(exchange.Exchanges()._context(settings_of(config, Own())))
+    with socket.create_connection(("localhost", port), 10) as sock:
+        if by is None:
+            with pytest.raises(ssl.SSLCertVerificationError):
+                TlsStream(sock, context, "localhost").do_handshake()
+        else:
+            TlsStream(sock, context, "localhost").do_handshake()
+
+
+def test_language_models_trust_certifi_and_a_folder_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As other programs for language models do; also where the system has no certificates."""
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "missing"))
+    assert len(exchange._context([str(tmp_path)]).get_ca_certs()) > 50
 
 
 def test_a_local_backend_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
