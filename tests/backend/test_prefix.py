@@ -10,7 +10,6 @@ import pytest
 import requests
 
 import tellurio_sync as te
-from tellurio_sync.backend.command import main
 from tellurio_sync.backend.options import BackendOptions, arguments_parser
 
 from ..reverse_proxy import ReverseProxy
@@ -263,7 +262,8 @@ def test_the_option(given: str, prefix: str) -> None:
     ["/me%40example.org", "/Jörg", "/a;b", "/a//b", "//a", "/a/../b", "/{x}", "/a?b", "/a b", "/<b>", "http://a/b"],
 )
 def test_what_is_no_prefix_is_refused(given: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([f"--path-prefix={given}"]) == 2
+    with pytest.raises(SystemExit):
+        parse(f"--path-prefix={given}")
     assert "an example: /tellurio" in capsys.readouterr().err
 
 
