@@ -111,6 +111,8 @@ class TestLogin:
             session.login(KEY, base_url=other.http_url)
             there = session.request("get_variable", {"variable_id": parameter.variable_id})
             assert (there["data"], there["role"], len(there["grad"])) == ("a", "prompt", 1)
+            session.login(KEY)
+            assert session.whoami()["server"] == other.http_url, "it has moved there"
         finally:
             session.close()
             other.stop()
