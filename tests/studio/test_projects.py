@@ -6,7 +6,7 @@ from datetime import datetime, timezone
 import pytest
 import responses
 
-from tellurio_sync.errors import HttpError, HttpStatusError
+from tellurio_sync.errors import HttpError, HttpStatusError, UsageError
 from tellurio_sync.studio import Project, create_project, delete_project, get_project
 from tellurio_sync.studio.projects import get_or_create_project, slug_of
 
@@ -70,6 +70,30 @@ def test_an_answer_that_is_no_project(rest, answer, text):
 def test_get_or_create_takes_the_one_there_is(rest):
     responses.add("GET", f"{PROJECTS}my-project/", json=ANSWER)
     assert get_or_create_project(rest, "acme", "My Project", "RESTRICTED").uuid == "p1"
+
+
+@responses.activate
+@pytest.mark.parametrize(
+    ("there", "asked_for", "is_the_same"),
+    [
+        ("C", "C", True),
+        ("C", "c", True),
+        ("C++", "c", True),
+        ("C", "C++", False),
+        ("C", "C#", False),
+        ("C++", "C#", False),
+    ],
+)
+def test_names_that_differ_in_more_than_case_are_not_taken_for_one_project(there, asked_for, is_the_same, rest):
+    """Servers give "C", "C++" and "C#" one address; "c" is that address itself."""
+    responses.add("GET", f"{PROJECTS}c/", json={**ANSWER, "display_name": there, "slug": "c"})
+    if is_the_same:
+        assert get_or_create_project(rest, "acme", asked_for, "RESTRICTED").display_name == there
+        return
+    with pytest.raises(UsageError) as caught:
+        get_or_create_project(rest, "acme", asked_for, "RESTRICTED")
+    assert repr(there) in str(caught.value)
+    assert repr(asked_for) in str(caught.value)
 
 
 @responses.activate

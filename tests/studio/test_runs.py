@@ -481,6 +481,18 @@ def test_how_a_process_ends_its_run(ending, server):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="a process cannot send itself such a signal")
+@pytest.mark.parametrize("number", [15, 1], ids=["SIGTERM", "SIGHUP"])
+def test_a_handler_of_the_program_itself_still_runs_and_chooses_the_exit_code(number, server):
+    handler = f"import signal, sys\nsignal.signal({number}, lambda *_: (print('mine', flush=True), sys.exit(7)))\n"
+    end = f"os.kill(os.getpid(), {number}); threading.Event().wait(30)"
+    command = [sys.executable, "-W", "ignore", "-c", handler + SCRIPT.format(port=server.port) + end]
+    done = subprocess.run(command, timeout=60, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (7, "mine\n")
+    assert [json.loads(body)["status"] for verb, _, _, body in server.requests if verb == "PATCH"] == ["CRASHED"]
+
+
+@pytest.mark.slow
 def test_an_exit_does_not_hang_on_a_server_that_does_not_answer(server, monkeypatch):
     monkeypatch.delenv("TELLURIO_FINISH_TIMEOUT")
     answer = threading.Event()
