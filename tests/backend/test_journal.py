@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -192,7 +193,8 @@ def state(store: Store, uuid: str) -> tuple[str, str | None]:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [1000.0]
-    monkeypatch.setattr(store_module.time, "monotonic", lambda: now[0])
+    # Only the store's: other threads read the time, too.
+    monkeypatch.setattr(store_module, "time", SimpleNamespace(monotonic=lambda: now[0], time=time.time))
     return now
 
 

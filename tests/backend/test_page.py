@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -372,7 +373,7 @@ def test_a_cookie_is_of_use_for_hours_not_for_ever(
     ):
         assert status(wrong) == 401, wrong
     now = time.time()
-    monkeypatch.setattr(access.time, "time", lambda: now + access.PASS_SECONDS + 5)
+    monkeypatch.setattr(access, "time", SimpleNamespace(time=lambda: now + access.PASS_SECONDS + 5))
     assert status(value) == 401
 
 

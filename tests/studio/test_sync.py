@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -154,7 +155,8 @@ def test_whatever_brings_progress_gives_four_new_tries(
 def test_what_another_process_is_sending_is_left_to_it(
     rest: StudioRest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sync_module.time, "sleep", lambda seconds: pytest.fail("it was tried again"))
+    again = SimpleNamespace(sleep=lambda seconds: pytest.fail("it was tried again"))
+    monkeypatch.setattr(sync_module, "time", again)  # only there: other threads may sleep
     folder = left_folder(tmp_path / "run")
     (writer,) = folder.writers()
     with folder.sending(writer) as is_ours:
