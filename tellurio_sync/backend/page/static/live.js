@@ -104,7 +104,7 @@ function listen() {
   source.onerror = () => {
     // Not at once: a backend that stops should not be asked while it closes its connections.
     clearTimeout(timer);
-    timer = setTimeout(look, 500);
+    timer = setTimeout(look, Math.max(500, notBefore - performance.now()));
     // Where the answer was no stream, the browser does not try again by itself.
     if (source.readyState === EventSource.CLOSED) setTimeout(() => document.hidden || listen(), 2000);
   };
