@@ -11,7 +11,7 @@ from tellurio_sync.peer.lifecycle import CLOSED, OPEN
 from tellurio_sync.transport.base import DialFailed
 
 from ..conftest import FAILSAFE
-from .rig import GREETING, LOST, Background, Rig, failure, refused, unreachable
+from .rig import GREETING, LOST, Background, Rig, WatchedTransport, failure, refused, unreachable
 
 # --- the greeting -----------------------------------------------------------------------------------
 
@@ -110,10 +110,13 @@ def test_a_wrong_greeting_fails_at_once_and_closes_the_socket(message: Any, is_g
         assert rig.peer.lifecycle.state == CLOSED
 
 
-def test_a_greeting_that_never_comes_ends_at_its_own_timeout() -> None:
+def test_a_greeting_that_never_comes_ends_at_its_own_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads, receive = threading.Event(), WatchedTransport.receive
+    monkeypatch.setattr(WatchedTransport, "receive", lambda *args: (reads.set(), receive(*args))[1])
     with Rig("silent", opening_timeout=10.0) as rig:
         opening = Background(rig.peer.lifecycle.open, 1, 0)
         transport = rig.dialers.wait_for_transport(0)
+        assert reads.wait(FAILSAFE), "from now on its time counts"
         rig.clock.wait_for_waiting()
         rig.clock.advance(9.999)
         assert opening.is_running

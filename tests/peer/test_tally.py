@@ -69,6 +69,7 @@ def test_a_call_is_counted_by_how_it_ended() -> None:
         assert stats(rig).waiting == 1
         rig.transport.abort(LOST)
         assert isinstance(waiting.error(), ConnectionLost)
+        wait_until(lambda: stats(rig).answered == 2, "the replies on the lost connection do not count")
         found = stats(rig)
     assert (found.answered, found.errors, found.timeouts, found.given_up, found.lost) == (2, 1, 2, 1, 1)
     assert (found.calls, found.waiting) == (6, 0)
