@@ -122,12 +122,20 @@ class ClientStats:
 
 def stats_of(url: str, lifecycle: Lifecycle) -> ClientStats:
     """What has happened on the connections of this peer."""
-    tally, connection = lifecycle.tally, lifecycle.connection
-    waiting = answered = received = sent = 0
-    if connection is not None:
-        waiting, answered = len(connection.pending.copy()), connection.replies
-        received, sent = connection.transport.bytes_received, connection.transport.bytes_sent
-    answered += tally.past_answered
+    tally = lifecycle.tally
+    # A connection that ends is added to the past first, and then put away. So where the past stays the same while the
+    # connection is looked up, it is in one of the two; where it is in both, the past says so.
+    while True:
+        past, connection = tally.past, lifecycle.connection
+        if tally.past is past:
+            break
+    answered, received, sent, latest = past
+    waiting = 0
+    if connection is not None and connection is not latest:
+        waiting = len(connection.pending.copy())
+        answered += connection.replies
+        received += connection.transport.bytes_received
+        sent += connection.transport.bytes_sent
     given_up = tally.given_up - tally.timeouts_registered
     by_method: dict[str, list[float]] = {}
     for method, start, end in copied(tally.answers):
@@ -149,8 +157,8 @@ def stats_of(url: str, lifecycle: Lifecycle) -> ClientStats:
         pushes=tally.pushes,
         reconnects=tally.reconnects,
         failed_attempts=tally.failed_attempts,
-        bytes_sent=tally.past_sent + sent,
-        bytes_received=tally.past_received + received,
+        bytes_sent=sent,
+        bytes_received=received,
         latency=Latency.of(one for each in by_method.values() for one in each),
         latency_by_method={
             method: latency for method, each in by_method.items() if (latency := Latency.of(each)) is not None

@@ -366,13 +366,14 @@ class Lifecycle:
         ending = connection.run()
         lasted = self.clock.now() - connection.opened_at
         backoff.note_lost(lasted, has_replied=connection.replies > 0, code=ending.code)
+        self.tally.take_over(connection)
         with self._lock:
             was_open = self.connection is connection
             self.connection = None
             self._unopened = None
             if was_open:
                 self._set_state_locked(RECONNECTING if self._reconnect else CLOSED)
-        self.tally.ended(ending.reason, connection, was_open=was_open)
+        self.tally.ended(ending.reason, was_open=was_open)
         if was_open:
             level = logging.DEBUG if self.state == CLOSED else logging.INFO
             log.log(level, "connection to %s ended: %s", self._url, ending.reason)

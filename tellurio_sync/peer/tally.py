@@ -6,7 +6,7 @@ request ids, times and reasons.  Envelopes themselves are kept only where that w
 | State | Written by | Read by | Guarded by | Enforced by |
 |---|---|---|---|---|
 | ``errors``, ``heartbeats``, ``pushes``, ``lost`` | receive thread | any thread | ownership | – |
-| ``reconnects``, ``failed_attempts``, ``past_...`` | receive thread | any thread | ownership | – |
+| ``reconnects``, ``failed_attempts``, ``past`` | receive thread | any thread | ownership | – |
 | ``timeouts``, ``given_up``, ``waits_...`` | any thread | any thread | ``lock`` | only this module writes them |
 | ``answers``, ``happened`` | any thread | any thread | one C call on a deque each | – |
 | ``_told`` | any thread | any thread | one store | – |
@@ -18,7 +18,7 @@ import threading
 from collections import deque
 from collections.abc import Collection, Iterable
 from heapq import nsmallest
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ..deadlines import Clock
 from ..errors import CallTimeout, shorten
@@ -39,6 +39,19 @@ _SHOWN_WAITING = 5
 _SAME_MOMENT = 0.01  # seconds within which time-outs of many calls tell the same
 
 
+class Past(NamedTuple):
+    """The numbers of the connections that have ended. Replaced as a whole, so that any thread reads what fits together.
+
+    Attributes:
+        latest: the connection that has just been added, while it can still be taken for one that goes on.
+    """
+
+    answered: int = 0
+    received: int = 0
+    sent: int = 0
+    latest: Connection | None = None
+
+
 class Tally:
     """Counts for one peer, over all its connections.
 
@@ -52,7 +65,7 @@ class Tally:
         answers: of the last calls that were answered: method, start, end.
         happened: of the other things that happened last: when, and what.
         errors: replies that were errors.
-        past_answered, past_received, past_sent: of the connections that have ended: replies, and bytes.
+        past: of the connections that have ended: replies, and bytes.
         timeouts, lost, given_up: calls that ended otherwise; those that were given up include the time-outs of
             registered calls, ``timeouts_registered``.
     """
@@ -72,9 +85,7 @@ class Tally:
         self.lost: int = 0
         self.reconnects: int = 0
         self.failed_attempts: int = 0
-        self.past_answered: int = 0
-        self.past_received: int = 0
-        self.past_sent: int = 0
+        self.past: Past = Past()
         self.timeouts: int = 0
         self.timeouts_registered: int = 0
         self.given_up: int = 0
@@ -94,11 +105,19 @@ class Tally:
         if LISTENERS:
             tell(Event("opened" if is_first else "reopened", self.url))
 
-    def ended(self, reason: str, connection: Connection, *, was_open: bool) -> None:
-        """A connection has ended: from now on its numbers are counted here."""
-        self.past_answered += connection.replies
-        self.past_received += connection.transport.bytes_received
-        self.past_sent += connection.transport.bytes_sent
+    def take_over(self, connection: Connection) -> None:
+        """This connection has ended: from now on its numbers are counted here. Then it is put away, then ``ended``."""
+        past, transport = self.past, connection.transport
+        self.past = Past(
+            past.answered + connection.replies,
+            past.received + transport.bytes_received,
+            past.sent + transport.bytes_sent,
+            connection,
+        )
+
+    def ended(self, reason: str, *, was_open: bool) -> None:
+        """The connection that was taken over is put away."""
+        self.past = self.past._replace(latest=None)
         if was_open:
             self._note(f"the connection ended: {reason}")
             if LISTENERS:

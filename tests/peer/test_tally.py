@@ -6,8 +6,9 @@ import json
 import pickle
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,8 @@ from tellurio_sync import events
 from tellurio_sync.client.stats import ClientStats, Latency, stats_of
 from tellurio_sync.errors import CallTimeout, ConnectionLost
 from tellurio_sync.events import Event, on_event
+from tellurio_sync.peer.lifecycle import Lifecycle
+from tellurio_sync.peer.tally import Tally
 
 from ..conftest import FAILSAFE, wait_until
 from .rig import LOST, Background, Rig, unreachable
@@ -69,7 +72,6 @@ def test_a_call_is_counted_by_how_it_ended() -> None:
         assert stats(rig).waiting == 1
         rig.transport.abort(LOST)
         assert isinstance(waiting.error(), ConnectionLost)
-        wait_until(lambda: stats(rig).answered == 2, "the replies on the lost connection do not count")
         found = stats(rig)
     assert (found.answered, found.errors, found.timeouts, found.given_up, found.lost) == (2, 1, 2, 1, 1)
     assert (found.calls, found.waiting) == (6, 0)
@@ -120,6 +122,32 @@ def test_waits_heartbeats_pushes_and_bytes(rig: Rig) -> None:
     assert isinstance(full.error(), ConnectionLost)
     found = stats(rig)  # whichever thread comes first, counts it
     assert (found.given_up + found.lost, found.calls) == (1, 2)
+
+
+def test_what_a_connection_has_counted_is_there_once_at_every_step_of_its_end(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any thread may ask at any moment."""
+    answer(rig)
+    seen: list[tuple[int, bool]] = []
+
+    def watched(method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            seen.append((stats(rig).answered, stats(rig).bytes_sent > 0))
+            try:
+                return method(*args, **kwargs)
+            finally:
+                seen.append((stats(rig).answered, stats(rig).bytes_sent > 0))
+
+        return call
+
+    for owner, name in ((Tally, "take_over"), (Tally, "ended"), (Lifecycle, "_set_state_locked")):
+        monkeypatch.setattr(owner, name, watched(getattr(owner, name)))
+    rig.transport.abort(LOST)
+    wait_until(lambda: _reopened(rig), "the connection was not opened again")
+    assert len(seen) >= 6
+    assert set(seen) == {(1, True)}
+    assert rig.peer.lifecycle.tally.past.latest is None, "it keeps what nobody needs any more"
 
 
 def test_bytes_and_replies_of_a_former_connection_still_count(rig: Rig) -> None:
