@@ -125,9 +125,16 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the same with `nohup`
 
 
+@hypothesis.given(hypothesis.strategies.none())
+def _draw_something(_: None) -> None:
+    """The first example of all."""
+
+
 def pytest_collection_finish() -> None:
     # Many tests ask the collector what is left over. All the tests, the modules and what these have imported stay to
-    # the end, and looking through them would take a second each time.
+    # the end, and looking through them would take a second each time. What is frozen the collector does not find any
+    # more; Hypothesis asks it, at its first example, who holds its source of random numbers: so that is made before.
+    _draw_something()
     gc.collect()
     gc.freeze()
 
@@ -157,8 +164,8 @@ def make_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
 
 @pytest.fixture
 def tmp_path(request: pytest.FixtureRequest, make_folder: Callable[[str], Path]) -> Path:
-    """In the place of pytest's."""
-    return make_folder(re.sub(r"\W", "_", request.node.name)[:30])
+    """In the place of pytest's. Its name is short, because the address of a socket of Unix has 107 bytes at most."""
+    return make_folder(re.sub(r"\W", "_", request.node.name)[:16])
 
 
 @pytest.fixture(autouse=True)

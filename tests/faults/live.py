@@ -62,7 +62,7 @@ class Live:
 
     def start(self, id_: str) -> PendingCall:
         call = PendingCall(id_, "m", FAILSAFE, MONOTONIC.now())
-        self.connection.start([call], [jsonrpc.encode(jsonrpc.request(id_, "m", {}))])
+        self.connection.start(call, [jsonrpc.encode(jsonrpc.request(id_, "m", {}))])
         return call
 
     def join(self) -> Ending:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tellurio_sync.session.restore import Restored
 
 from ..backend.scripted import language_model
 from ..backend_process import KEY, BackendProcess, Cable, now_and_then
+from ..conftest import FAILSAFE
 
 
 class Training:
@@ -32,8 +34,11 @@ class Training:
             on_restored=self.reports.append,
         )
 
-    def run(self, batches: int, disturbance: Any) -> list[Any]:
-        """What the prompt, its gradients and the optimizer's memory were after each batch."""
+    def run(self, batches: int, disturbance: Any, between: Callable[[], object] | None = None) -> list[Any]:
+        """What the prompt, its gradients and the optimizer's memory were after each batch.
+
+        However fast the machine is, there is something to bear: ``between``, called once between two batches.
+        """
         with self._session:
             te.login(KEY)
             run = te.init(None, "Training")
@@ -46,6 +51,8 @@ class Training:
             trace = []
             with disturbance:
                 for number in range(batches):
+                    if between is not None and number == batches // 2:
+                        between()
                     while not self._batch(lm, optimizer, chat, number):
                         self.retries += 1
                     memory = optimizer.state[prompt]["momentum_buffer"]
@@ -90,10 +97,10 @@ def test_a_training_whose_connection_is_cut_at_random_ends_as_the_undisturbed_on
     with Cable(backend.port) as cable:
         undisturbed = Training(backend.port, cable.port, momentum).run(12, now_and_then(cable.cut, []))
         training = Training(backend.port, cable.port, momentum)
-        disturbed = training.run(12, now_and_then(cable.cut, pauses(momentum, 0.05)))
+        disturbed = training.run(12, now_and_then(cable.cut, pauses(momentum, 0.05)), cable.cut)
         assert disturbed == undisturbed
         assert len({undisturbed[n][0] for n in range(12)}) == 12
-        assert cable.cuts > 0  # how many depends on the machine; none would show nothing
+        assert cable.cuts > 0
         assert training.reports
 
 
@@ -105,6 +112,12 @@ def test_a_training_whose_backend_is_killed_and_started_again_ends_as_the_undist
     """All ids are lost each time."""
     undisturbed = Training(backend.port, backend.port, momentum).run(12, now_and_then(backend.kill, []))
     training = Training(backend.port, backend.port, momentum)
-    disturbed = training.run(12, now_and_then(backend.restart, [0.1, 0.3]))
+    is_restarted = threading.Event()
+
+    def restart() -> None:
+        backend.restart()
+        is_restarted.set()
+
+    disturbed = training.run(12, now_and_then(restart, [0.1, 0.3]), lambda: is_restarted.wait(FAILSAFE))
     assert disturbed == undisturbed
     assert any(report.known == 0 for report in training.reports)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import tellurio_sync as te
-from tellurio_sync.backend.lm import exchange, models
+from tellurio_sync.backend.lm import again, exchange
 from tellurio_sync.backend.prompts import OPTIMIZER
 from tellurio_sync.examples.data import Mail, load_mails
 from tellurio_sync.examples.facility_support import START_PROMPT
@@ -148,7 +148,7 @@ def test_a_training_bears_everything_that_endpoints_do(
     session: te.Session, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exchange, "MAX_ANSWER_BYTES", 200_000)
-    monkeypatch.setattr(models, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(again, "_FIRST_PAUSE", 0.01)
     mails = list({mail.text: mail for mail in load_mails()}.values())
     random.Random(seed).shuffle(mails)
     learning, held_out = mails[:60], mails[60:]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import tellurio_sync as te
-from tellurio_sync.backend.lm import models
+from tellurio_sync.backend.lm import again
 from tellurio_sync.backend.prompts import OPTIMIZER
 from tellurio_sync.examples.data import Mail, load_mails
 from tellurio_sync.examples.facility_support import START_PROMPT
@@ -66,7 +66,7 @@ def right(prompt: str, mails: list[Mail]) -> int:
 def test_no_step_makes_the_batch_worse_and_the_bill_is_right_to_the_question(
     session: te.Session, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(again, "_FIRST_PAUSE", 0.01)
     mails = load_mails()
     random.Random(seed).shuffle(mails)
     moves: Counter[str] = Counter()
