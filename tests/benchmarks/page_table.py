@@ -1,8 +1,9 @@
 """``make bench-page``: how long the pages of the local backend take, on its server and in Chromium, with a lot of data.
 
-The data: a run of 5,000 steps with 20 metrics, 200 versions of a prompt and 50,000 stored questions; a run of a million
-values; 100 runs of 10,000 values; 3,000 runs. Beside it the pages of trackio and mlflow, each in an environment of its
-own, with one run of 5,000 steps and 20 metrics. Bounded: each page is opened ``--rounds`` times, the medians count.
+The data: the run of the demo; a run of 5,000 steps with 20 metrics, 200 versions of a prompt and 50,000 stored
+questions; a run of a million values; 100 runs of 10,000 values; 3,000 runs. Beside it the pages of trackio and mlflow,
+each in an environment of its own, with one run of 5,000 steps and 20 metrics. Bounded: each page is opened ``--rounds``
+times, the medians count.
 While the pages are made, another client calls the backend all the time: the longest of its calls shows whether they
 hold others up.
 """
@@ -243,10 +244,14 @@ HEAD = f"{'':<32}{'server':>9}{'paint':>9}{'complete':>9}{'requests':>9}{'kB':>9
 def measure_ours(browser: Chromium, rounds: int, scale: float) -> None:
     with tempfile.TemporaryDirectory(prefix="bench-page-") as folder:
         paths = Data(Path(folder), scale).paths
+        demo = [sys.executable, "-m", "tellurio_sync", "demo", "--quiet", "--mode", "local", "--data-dir", folder]
+        subprocess.run(demo, check=True, stdout=subprocess.DEVNULL, timeout=SERVE_TIMEOUT)
         with start_local_backend(folder) as backend, requests.Session() as session:
             base = f"{backend.http_base_url}:{backend.http_port}"
             with contextlib.closing(StudioRest(backend.http_base_url, backend.http_port, backend.api_key)) as rest:
                 run_uuid = rest.list_runs("local", "big")[0]["uuid"]
+                demo_uuid = rest.list_runs("local", "facility-support")[0]["uuid"]
+            paths["the run of the demo"] = f"/local/projects/facility-support/runs/{demo_uuid}/"
             session.get(backend.page_url, timeout=SERVE_TIMEOUT)  # its cookie opens the other pages
             browser.open(backend.page_url)
             for name, path in paths.items():
