@@ -284,9 +284,7 @@ class Connection:
             raise
 
     def _timeout(self, call: OpenCall, *, was_sent: bool, is_registered: bool = True) -> CallTimeout:
-        return self._tally.timeout(
-            call, was_sent=was_sent, waiting=self.pending.copy().values(), is_registered=is_registered
-        )
+        return self._tally.timeout(call, was_sent=was_sent, waiting=self.pending.copy, is_registered=is_registered)
 
     def _tell_given_up(self, call: OpenCall) -> None:
         """Count it, and tell the server that nothing waits for a long call any more. Never blocks.

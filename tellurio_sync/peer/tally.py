@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from heapq import nsmallest
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -174,12 +174,17 @@ class Tally:
             self.waits_for_connection += not for_room
 
     def timeout(
-        self, call: OpenCall, *, was_sent: bool, waiting: Collection[OpenCall] = (), is_registered: bool = True
+        self,
+        call: OpenCall,
+        *,
+        was_sent: bool,
+        waiting: Callable[[], dict[str, OpenCall]] = dict,
+        is_registered: bool = True,
     ) -> CallTimeout:
         """The error of a call that expires now, with what happened last.
 
         Args:
-            waiting: the other calls that wait at the moment.
+            waiting: gives the calls that wait at the moment; not asked by each of many calls that expire together.
             is_registered: whether it was in the table of calls, and so counts as given up, too.
         """
         with self.lock:
@@ -188,7 +193,7 @@ class Tally:
         error = call.timeout_error(self.clock, was_sent)
         now, told = self.clock.now(), self._told
         if told is None or now - told[0] > _SAME_MOMENT:
-            self._told = told = (now, self.recent([call, *(one for one in waiting if one is not call)]))
+            self._told = told = (now, self.recent([call, *(one for one in waiting().values() if one is not call)]))
         error.tell_recent(told[1])
         return error
 

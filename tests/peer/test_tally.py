@@ -17,6 +17,7 @@ from tellurio_sync.client.stats import ClientStats, Latency, stats_of
 from tellurio_sync.errors import CallTimeout, ConnectionLost
 from tellurio_sync.events import Event, on_event
 from tellurio_sync.peer.lifecycle import Lifecycle
+from tellurio_sync.peer.pending import OpenCall, PendingTable
 from tellurio_sync.peer.tally import Tally
 
 from ..conftest import FAILSAFE, wait_until
@@ -176,6 +177,25 @@ def test_a_caller_that_waits_for_a_connection_is_counted_and_told_why(rig: Rig) 
     assert any("the connection ended: reset" in line for line in error.recent), error.recent
     found = stats(rig)
     assert (found.timeouts, found.given_up, found.waits_for_connection) == (1, 0, 1)
+
+
+def test_of_many_calls_that_expire_together_each_costs_the_same_however_many_wait(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look at all that wait, for each of them, would be quadratic."""
+    copies: list[PendingTable] = []
+    copy = PendingTable.copy
+
+    def copy_counted(table: PendingTable) -> dict[str, OpenCall]:
+        copies.append(table)
+        return copy(table)
+
+    futures = [rig.peer.submit("m", {}, 10.0) for _ in range(300)]
+    monkeypatch.setattr(PendingTable, "copy", copy_counted)
+    rig.clock.advance(11.0)
+    for future in futures:
+        assert isinstance(future.exception(FAILSAFE), CallTimeout)
+    assert 1 <= len(copies) <= 10
 
 
 def test_latencies_are_those_of_the_clock(rig: Rig) -> None:
