@@ -124,18 +124,22 @@ def test_the_name_of_the_host_is_checked(port: int, bundle: str) -> None:
     rest.close()
 
 
+def check_trust(rest: StudioRest, *, is_trusted: bool) -> None:
+    """That the server answers, or that its certificate is refused."""
+    if is_trusted:
+        assert rest.verify_api_key()
+    else:
+        with pytest.raises(HttpUnreachable, match=r"(?i)certificate verify failed"):
+            rest.verify_api_key()
+    rest.close()
+
+
 def test_a_context_that_checks_no_names_is_the_users_own_choice(port: int, bundle: str) -> None:
     """Certificates are checked all the same."""
     for trusted in (bundle, None):
         context = ssl.create_default_context(cafile=trusted)
         context.check_hostname = False
-        rest = StudioRest("https://127.0.0.1", port, "key", ssl_context=context)
-        if trusted:
-            assert rest.verify_api_key()
-        else:
-            with pytest.raises(HttpUnreachable, match=r"(?i)certificate verify failed"):
-                rest.verify_api_key()
-        rest.close()
+        check_trust(StudioRest("https://127.0.0.1", port, "key", ssl_context=context), is_trusted=bool(trusted))
 
 
 @pytest.mark.parametrize("is_given", [True, False])
@@ -147,13 +151,7 @@ def test_through_a_proxy_the_same_certificates_count(
     with Proxy(target=port) as proxy:
         monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.port}")
         context = ssl.create_default_context(cafile=bundle if is_given else None)
-        rest = StudioRest("https://backend.example", 443, "key", ssl_context=context)
-        if is_given:
-            assert rest.verify_api_key()
-        else:
-            with pytest.raises(HttpUnreachable, match=r"(?i)certificate verify failed"):
-                rest.verify_api_key()
-        rest.close()
+        check_trust(StudioRest("https://backend.example", 443, "key", ssl_context=context), is_trusted=is_given)
     assert proxy.heads[0].startswith("CONNECT backend.example:443 ")
 
 

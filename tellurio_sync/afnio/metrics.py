@@ -2,7 +2,7 @@
 
 | State | Written by | Read by | Guarded by | Enforced by |
 |---|---|---|---|---|
-| ``_logs``, by the id of the run | threads that log, ``finish``, ``undo`` | the same | ``_lock`` | – |
+| ``_logs``, by a run's id | threads that log, ``finish``, ``undo`` | the same | ``_lock``; look: one C call | – |
 """
 
 from __future__ import annotations
@@ -73,11 +73,13 @@ class Metrics:
 
     def _log_of(self, run: Any, client: Any) -> RunLog | None:
         """What takes the values of this run; None: the client sends to another address than that, or says none."""
+        of_client, _, run_log = self._logs.get(run.uuid, (None, None, None))
+        if run_log is not None and client is of_client:
+            return run_log
+        # Without the lock: afnio may have to log in for this, and other runs go on meanwhile.
+        wanted = _address_of(self._manager.get_default_clients()[0] if client is None else client)
         with self._lock:
-            of_client, address, run_log = self._logs.get(run.uuid, (None, None, None))
-            if run_log is not None and client is of_client:
-                return run_log
-            wanted = _address_of(self._manager.get_default_clients()[0] if client is None else client)
+            _, address, run_log = self._logs.get(run.uuid, (None, None, None))
             if run_log is None and wanted is not None:
                 run_log, address = _made(run, wanted), wanted
                 self._logs[run.uuid] = client, address, run_log

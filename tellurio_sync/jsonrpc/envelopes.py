@@ -74,7 +74,8 @@ def answered_by(value: Any, pop: Callable[[Any, None], T | None]) -> T | None:
     """What ``pop`` takes out for the id of a decoded JSON value that certainly is a well-formed reply with a result.
 
     None if it is something else, or if ``pop`` has nothing for it. A shortcut that spares ``classify`` for nearly every
-    message that a client receives; each look at a type costs, so what is no such object is found out by what it cannot.
+    message that a client receives. It looks at no types, because each look costs: a value that is no such object raises
+    an error where it is used as one.
 
     Args:
         value: the message.

@@ -13,6 +13,7 @@ from tellurio_sync.afnio import install, metrics, uninstall
 from tellurio_sync.journal.folder import RunFolder
 from tellurio_sync.studio import rows
 
+from ..conftest import FAILSAFE, in_thread
 from .test_install import fake, registered
 
 __all__ = ["fake", "registered"]
@@ -114,6 +115,31 @@ def test_each_run_has_its_own(fake, run, tmp_path):
         run.log("a", 3)
     assert [value for _, _, value in kept(tmp_path)] == [1, 3]
     assert len(run.at_exit) == 2
+
+
+def test_a_run_logs_on_while_afnio_logs_in_for_another(fake, run, tmp_path, monkeypatch):
+    other = fake["afnio.tellurio.run"].Run("run-2")
+    manager = fake["afnio.tellurio._client_manager"]
+    clients, begun, may_go_on = manager.get_default_clients, threading.Event(), threading.Event()
+
+    def log_in():
+        begun.set()
+        assert may_go_on.wait(FAILSAFE)
+        return clients()
+
+    with monkeypatch.context() as patch, install(metrics=True):
+        run.log("a", 1)
+        patch.setattr(manager, "get_default_clients", log_in)
+        waiting = threading.Thread(target=other.log, args=("b", 2))
+        waiting.start()
+        try:
+            assert begun.wait(FAILSAFE)
+            in_thread(run.log, "a", 3)
+        finally:
+            may_go_on.set()
+            waiting.join(FAILSAFE)
+    assert [value for _, _, value in kept(tmp_path)] == [1, 3]
+    assert (tmp_path / "run-2").exists()
 
 
 @pytest.mark.parametrize("flags", [[], ["--metrics"]])

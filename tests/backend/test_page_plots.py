@@ -117,6 +117,13 @@ def test_a_hundred_long_runs_are_a_small_table() -> None:
     assert found["columns"] == [0, 499 * 100 + 99, plots.columns_for(100)]
 
 
+def log_three(run: WatchedRun, count: int) -> None:
+    """The metrics a, b and c: no two values of one are the same."""
+    for name in ("a", "b", "c"):
+        for step in range(count):
+            run.log(name, step + 0.5)
+
+
 def plots_of(page: str) -> list[dict[str, Any]]:
     return [json.loads(found) for found in re.findall('<script type="application/json">(.*?)</script>', page)]
 
@@ -125,9 +132,7 @@ def test_the_data_of_plots_further_down_comes_when_it_is_asked_for(
     browser: Browser, run: WatchedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plots, "POINTS_IN_PAGE", 10)
-    for name in ("a", "b", "c"):
-        for step in range(4):
-            run.log(name, step + 0.5)
+    log_three(run, 4)
     page = browser.look(run.path).text
     found = plots_of(page)
     assert [plot.get("x") for plot in found] == [[0, 1, 2, 3], [0, 1, 2, 3], None]
@@ -184,9 +189,7 @@ def test_the_tables_of_many_metrics_are_short(
     browser: Browser, run: WatchedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plots, "ROWS_IN_PAGE", 36)
-    for name in ("a", "b", "c"):
-        for step in range(13):
-            run.log(name, step / 7)
+    log_three(run, 13)
     page = browser.look(run.path).text
     assert page.count("The last 12 values") == 3
     assert page.count("<tr>") == 3 * (1 + 12)
