@@ -28,7 +28,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,10 @@ _STOP_TIMEOUT = 2.0
 _JOIN_INTERVAL, _JOIN_PATIENCE, _JOIN_TIMEOUT = 0.05, 2.0, 10.0
 _LAST_LINES = 20
 _CHUNK_BYTES = 65536
+
+
+def _do_nothing() -> None:
+    pass
 
 
 def check_installed() -> None:
@@ -142,6 +146,7 @@ def start_local_backend(
     timeout: float = _START_TIMEOUT,
     command: Sequence[str] | None = None,
     inherits_lm: bool = True,
+    meanwhile: Callable[[], None] = _do_nothing,
     **options: Any,
 ) -> LocalBackend:
     """Start a local backend. Blocks until it serves. Thread-safe.
@@ -156,6 +161,7 @@ def start_local_backend(
         command: the program to run instead of ``tellurio-sync backend``; it must take the same arguments.
         inherits_lm: whether ``OPENAI_BASE_URL`` and ``OPENAI_API_KEY`` of this process become the address and the key
             for language models that bring none.
+        meanwhile: called while the process starts, for what else has to be loaded. What it raises ends the process.
         options: of the backend, by the names of ``BackendOptions``: ``port``, ``api_key``, ``username``, ``email``,
             ``namespaces`` (a list), ``lm_base_url``, ``lm_api_key``, ``heartbeat_interval``; None: the default.
 
@@ -180,6 +186,7 @@ def start_local_backend(
         arguments_file.write_bytes(os.fsencode(arguments))
         child = _Child([*command, f"@{arguments_file}"], _environment(inherits_lm))
         try:
+            meanwhile()
             child.wait_for_file(ready_file, deadline)
             try:
                 return LocalBackend(json.loads(ready_file.read_text(encoding="utf-8")), child)
@@ -200,10 +207,15 @@ def _environment(inherits_lm: bool) -> dict[str, str]:
 
 
 # The backend finds what this process finds, but for a folder in which the user's files lie: there, a file `email.py`
-# would stand in the place of a module that the backend needs.
+# would stand in the place of a module that the backend needs.  The package is there without having run: what its
+# `__init__` imports is the client, which the backend does not need, and which takes a third of the start.
 _PROGRAM = """
 import json, sys
+from importlib.util import find_spec, module_from_spec
 sys.path[:] = json.loads(sys.argv.pop(1))
+spec = find_spec("tellurio_sync")
+if spec is not None:
+    sys.modules["tellurio_sync"] = module_from_spec(spec)
 from tellurio_sync.backend.command import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -220,7 +232,7 @@ def _import_path() -> list[str]:
     return [*first, *(folder for folder in folders if folder in own)]
 
 
-def default_local_backend(**options: Any) -> LocalBackend:
+def default_local_backend(*, meanwhile: Callable[[], None] = _do_nothing, **options: Any) -> LocalBackend:
     """The backend that the sessions of this process share: the running one, or else a new one. Thread-safe.
 
     Where another program's backend uses ``data_dir``, it is that one, with the options, the proxies and the
@@ -232,6 +244,7 @@ def default_local_backend(**options: Any) -> LocalBackend:
     processes of this program are told of it (``workers``).
 
     Args:
+        meanwhile: called while one starts; perhaps not at all.
         options: for a new one, as :func:`start_local_backend`. An option that is None may differ in the running one.
 
     Raises:
@@ -246,7 +259,7 @@ def default_local_backend(**options: Any) -> LocalBackend:
     wanted = {name: str(value) for name, value in options.items() if value is not None}
     with _default_lock:
         if _default is None or not _default.is_running:
-            _default = _join_or_start(options)
+            _default = _join_or_start(options, meanwhile)
             _default_options = wanted
             if _default.data_dir:
                 workers.tell(_default.data_dir, is_kept="data_dir" in wanted)
@@ -273,7 +286,9 @@ def data_dir_of_this_user() -> Path:
     return user_data_path("tellurio", appauthor=False)
 
 
-def backend_of_this_user(*, ephemeral: bool = False, **options: Any) -> LocalBackend:
+def backend_of_this_user(
+    *, ephemeral: bool = False, meanwhile: Callable[[], None] = _do_nothing, **options: Any
+) -> LocalBackend:
     """As :func:`default_local_backend`, in :func:`data_dir_of_this_user`. A running one is used wherever its data are.
 
     In a worker process (``multiprocessing``'s, however it was started, loky's, Dask's) the running one is that of the
@@ -283,7 +298,7 @@ def backend_of_this_user(*, ephemeral: bool = False, **options: Any) -> LocalBac
 
     Args:
         ephemeral: keep nothing.
-        options: as for :func:`default_local_backend`.
+        meanwhile, options: as for :func:`default_local_backend`.
 
     Raises:
         UsageError: ``ephemeral``, and the running one keeps what it gets.
@@ -301,18 +316,18 @@ def backend_of_this_user(*, ephemeral: bool = False, **options: Any) -> LocalBac
         return default_local_backend(**options)
     check_installed()
     if ephemeral:
-        return default_local_backend(**options)
+        return default_local_backend(meanwhile=meanwhile, **options)
     try:
         directory = data_dir_of_this_user()
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
             raise PermissionError(f"{directory} cannot be written")
-        return default_local_backend(data_dir=directory, **options)
+        return default_local_backend(data_dir=directory, meanwhile=meanwhile, **options)
     except (DataDirectoryInUse, OSError, RuntimeError) as exc:
         if isinstance(exc, TellurioError) and not isinstance(exc, DataDirectoryInUse):
             raise
         _log.warning("Runs are not kept: %s  (login(data_dir=...) or %s names another folder.)", exc, DATA_VARIABLE)
-        return default_local_backend(**options)
+        return default_local_backend(meanwhile=meanwhile, **options)
 
 
 def _join_program(options: dict[str, Any]) -> None:
@@ -337,10 +352,10 @@ def _join_program(options: dict[str, Any]) -> None:
 _OF_ANY_BACKEND = {"data_dir", "namespaces", "timeout", "command"}
 
 
-def _join_or_start(options: dict[str, Any]) -> LocalBackend:
+def _join_or_start(options: dict[str, Any], meanwhile: Callable[[], None]) -> LocalBackend:
     given = {name for name, value in options.items() if value is not None}
     if "data_dir" not in given or given - _OF_ANY_BACKEND:
-        return _start_shared(options)
+        return _start_shared(options, meanwhile)
     directory = Path(options["data_dir"])
     timeout = check_timeout(options.get("timeout", _START_TIMEOUT))
     deadline = Deadline(min(timeout, _JOIN_TIMEOUT), MONOTONIC.now())
@@ -349,7 +364,7 @@ def _join_or_start(options: dict[str, Any]) -> LocalBackend:
         if joined is not None:
             return joined
         try:
-            return _start_shared(options)
+            return _start_shared(options, meanwhile)
         except DataDirectoryInUse:
             if refusal is not None:
                 raise refusal from None
@@ -361,10 +376,10 @@ def _join_or_start(options: dict[str, Any]) -> LocalBackend:
             time.sleep(_JOIN_INTERVAL)
 
 
-def _start_shared(options: dict[str, Any]) -> LocalBackend:
+def _start_shared(options: dict[str, Any], meanwhile: Callable[[], None]) -> LocalBackend:
     # Other sessions and programs will use it, each with language models of its own: a key of theirs must not go to the
     # address in the environment of the program that happened to be the first.
-    return start_local_backend(inherits_lm=False, **options)
+    return start_local_backend(inherits_lm=False, meanwhile=meanwhile, **options)
 
 
 def _is_known(directory: Path) -> bool:

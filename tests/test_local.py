@@ -227,6 +227,47 @@ def test_an_interrupted_start_leaves_nothing(command, lifelines, monkeypatch, te
     assert list(temporary.iterdir()) == []
 
 
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, ImportError])
+def test_what_is_done_meanwhile_may_fail(kind, command, temporary, monkeypatch):
+    """While the process starts, a login loads modules: a broken one, or Ctrl-C, leaves neither process nor files."""
+    started = []
+    child = local._Child
+
+    def note(*args: Any) -> Any:
+        started.append(child(*args))
+        return started[0]
+
+    def fail() -> None:
+        raise kind("meanwhile")
+
+    monkeypatch.setattr(local, "_Child", note)
+    with pytest.raises(kind, match="meanwhile"):
+        default_local_backend(command=command, meanwhile=fail)
+    assert not started[0].is_alive
+    assert list(temporary.iterdir()) == []
+    assert local._default is None
+
+
+def test_what_is_done_meanwhile_is_no_option(command, lifelines):
+    done: list[int] = []
+    with default_local_backend(command=command, meanwhile=lambda: done.append(1)) as backend:
+        assert default_local_backend(meanwhile=lambda: done.append(2)) is backend
+    assert done == [1]
+
+
+def test_the_process_loads_nothing_of_the_client():
+    """It would take a third longer until a login has its backend."""
+    program = [sys.executable, "-I", "-X", "importtime", "-c", local._PROGRAM, json.dumps(local._import_path())]
+    # It ends as soon as it has loaded everything: this key needs a certificate.
+    ended = subprocess.run([*program, "--tls-key=none"], stderr=subprocess.PIPE, text=True, timeout=FAILSAFE)
+    assert ended.returncode == 1
+    assert "needs --tls-cert" in ended.stderr
+    loaded = {line.rpartition("|")[2].strip() for line in ended.stderr.splitlines() if line.startswith("import time:")}
+    ours = {name.split(".")[1] for name in loaded if name.startswith("tellurio_sync.")}
+    assert "backend" in ours
+    assert not ours & {"client", "model", "session", "autodiff", "peer", "transport", "trainer", "studio", "local"}
+
+
 # --- ending -------------------------------------------------------------------------------------
 
 

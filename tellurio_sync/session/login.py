@@ -176,7 +176,7 @@ class Login:
     def _login_local(self, data_dir: str | os.PathLike[str] | None, ephemeral: bool) -> dict[str, str]:
         from ..local import backend_of_this_user, default_local_backend
 
-        options: dict[str, Any] = {"namespaces": ["local", "*"]}
+        options: dict[str, Any] = {"namespaces": ["local", "*"], "meanwhile": _load}
         if data_dir is not None:
             if ephemeral:
                 raise ValueError(
@@ -270,3 +270,12 @@ class Login:
     def backend(self) -> LocalBackend | None:
         """The local backend; None online."""
         return self._backend
+
+
+def _load() -> None:
+    """Load what logging in and the first run need, on the thread of the caller: while the backend's process starts."""
+    import multiprocessing.process  # for ``workers``
+
+    from ..studio import http_session, runs
+
+    del multiprocessing, http_session, runs
