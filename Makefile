@@ -16,7 +16,7 @@ BORDER_TESTS := tests/transport tests/jsonrpc tests/client tests/studio tests/ba
 	tests/test_testing.py tests/test_readme.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-core test-borders test-slow interop test-all soak fuzz bench bench-afnio bench-quick bench-log bench-page bench-questions pictures cover format lint type docs build check-dist check clean
+.PHONY: help install demo test test-core test-borders test-slow interop test-all soak fuzz bench bench-afnio bench-quick bench-log bench-page bench-questions company-proxy pictures cover format lint type docs build check-dist check clean
 
 help:  ## print this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -62,6 +62,9 @@ cover: install  ## run all tests and report branch coverage
 
 soak: install  ## inject random faults for five minutes, and show that nothing was lost; ARGS="--seconds N --seed N --tls", or "--backend", or "--trainings --kills N"
 	$(BIN)/python -m tests.faults.soak $(ARGS)
+
+company-proxy: install  ## log in, log a run and ask a language model through a real proxy that opens TLS (mitmproxy, installed once under .cache)
+	$(BIN)/python -m tests.company_proxy $(ARGS)
 
 fuzz: install  ## feed a million random and mutated frames, answers, TLS records and requests to everything that reads; ARGS="--frames N --seed N"
 	$(BIN)/python -m tests.faults.fuzz $(ARGS)

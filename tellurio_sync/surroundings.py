@@ -12,6 +12,8 @@ from .deadlines import check_timeout
 
 TIMEOUT_VARIABLE = "TELLURIO_TIMEOUT"
 SYSTEM_TRUST_VARIABLE = "TELLURIO_SYSTEM_TRUST"
+# OpenSSL's codes of what only its flag X509_STRICT looks at (RFC 5280), which Python sets from 3.13 on.
+_STRICT_ONLY = range(80, 95)
 _BUNDLE_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 
@@ -82,3 +84,22 @@ def timeout_or(default: float) -> float:
     except ValueError:
         raise ValueError(f"{TIMEOUT_VARIABLE} must be a number of seconds, not {text!r}") from None
     return check_timeout(seconds, TIMEOUT_VARIABLE)
+
+
+def certificate_hint(exc: ssl.SSLCertVerificationError) -> str:
+    """What to do about a certificate that was refused."""
+    text = exc.verify_message.lower()
+    if "expired" in text or "not yet valid" in text:
+        return "Check the clock of this machine; if it is right, the server's certificate must be renewed."
+    if "mismatch" in text or "not valid for" in text:
+        return "Use the name that the certificate is for in the address."
+    if exc.verify_code in _STRICT_ONLY:
+        return (
+            "Python 3.13 and later want more of a certificate than browsers do, and some proxies of companies do not "
+            f"keep to it: {SYSTEM_TRUST_VARIABLE}=1 (extra `truststore`) asks for what browsers ask for."
+        )
+    return (
+        "If your company or your server has a certificate authority of its own, name the file with its "
+        "certificates: SSL_CERT_FILE=/path/to/ca.pem (or REQUESTS_CA_BUNDLE, in addition to the system's). If "
+        f"browsers trust it, {SYSTEM_TRUST_VARIABLE}=1 makes this program ask where they ask."
+    )

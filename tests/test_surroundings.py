@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import socket
 import ssl
 import sys
@@ -15,17 +16,22 @@ from typing import Any
 import pytest
 import trustme
 import truststore
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 import tellurio_sync as te
 from tellurio_sync import local, surroundings
 from tellurio_sync.backend.lm import exchange
 from tellurio_sync.backend.lm.settings import Own, settings_of
 from tellurio_sync.backend.questions import QuestionFailed
-from tellurio_sync.errors import HttpUnreachable
+from tellurio_sync.client import TellurioWebSocketClient
+from tellurio_sync.errors import ConnectFailed, HttpUnreachable
 from tellurio_sync.studio import StudioRest
-from tellurio_sync.surroundings import timeout_or, tls_context
+from tellurio_sync.surroundings import certificate_hint, timeout_or, tls_context
 from tellurio_sync.transport.tls import TlsStream, check_context
 
+from .faults.scripted import ScriptedServer
 from .transport.test_proxies import Proxy
 
 
@@ -296,3 +302,94 @@ def test_a_local_backend_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     given = local._environment(True)
     assert given["TELLURIO_SYSTEM_TRUST"] == "1"
     assert "TELLURIO_TIMEOUT" not in given
+
+
+# --- certificates that are refused ------------------------------------------------------------------
+
+
+def refusal(**details: Any) -> ssl.SSLCertVerificationError:
+    exc = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    exc.verify_code, exc.verify_message = details["code"], details["message"]
+    return exc
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "says"),
+    [
+        (10, "certificate has expired", "the clock"),
+        (9, "certificate is not yet valid", "the clock"),
+        (62, "Hostname mismatch, certificate is not valid for 'x'.", "the name that the certificate is for"),
+        (20, "unable to get local issuer certificate", "SSL_CERT_FILE=/path/to/ca.pem"),
+        (19, "self-signed certificate in certificate chain", "SSL_CERT_FILE=/path/to/ca.pem"),
+        (85, "Missing Authority Key Identifier", "TELLURIO_SYSTEM_TRUST=1 (extra `truststore`)"),
+        (92, "CA cert does not include key usage extension", "TELLURIO_SYSTEM_TRUST=1 (extra `truststore`)"),
+    ],
+)
+def test_each_refusal_says_what_to_do(code: int, message: str, says: str) -> None:
+    assert says in certificate_hint(refusal(code=code, message=message))
+
+
+def test_the_errors_of_all_channels_say_it(port: int) -> None:
+    """And none says that no backend runs there."""
+    with pytest.raises(HttpUnreachable) as rest:
+        ask(port)
+    with pytest.raises(ConnectFailed) as websocket:
+        TellurioWebSocketClient("wss://localhost", port).connect("key", retries=1)
+    model = settings_of({"base_url": f"https://localhost:{port}/v1", "api_key": "none"}, Own())
+
+    async def question() -> None:
+        exchanges = exchange.Exchanges()
+        try:
+            await exchanges.post(model, {}, {}, b"{}", 10)
+        finally:
+            await exchanges.close()
+
+    with pytest.raises(exchange.Unreachable) as asked:
+        asyncio.run(question())
+    for error in (rest, websocket, asked):
+        assert "SSL_CERT_FILE=/path/to/ca.pem" in str(error.value)
+        assert "backend seems to run" not in str(error.value)
+    assert isinstance(rest.value.__cause__, ssl.SSLCertVerificationError)
+
+
+def issued(folder: Path) -> tuple[str, str]:
+    """A certificate for localhost and its authority's, as files, both without what RFC 5280 asks for beyond names."""
+    day, now = datetime.timedelta(days=1), datetime.datetime.now(datetime.timezone.utc)
+    key = ec.generate_private_key(ec.SECP256R1())
+    files = []
+    for subject, extension in (
+        ("An old company", x509.BasicConstraints(True, None)),
+        ("localhost", x509.SubjectAlternativeName([x509.DNSName("localhost")])),
+    ):
+        name, issuer = (
+            x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, text)]) for text in (subject, "An old company")
+        )
+        made = (
+            x509.CertificateBuilder(issuer, name, key.public_key(), x509.random_serial_number(), now - day, now + day)
+            .add_extension(extension, critical=False)
+            .sign(key, hashes.SHA256())
+        )
+        files.append(folder / f"{subject}.pem")
+        files[-1].write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    with open(files[1], "ab") as file:
+        file.write(key.private_bytes(*form))
+    return str(files[1]), str(files[0])
+
+
+def test_an_authority_that_only_browsers_take_works_by_the_setting_that_the_error_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the proxies of some companies have them: Python 3.13 and later refuse them, unless the system is asked."""
+    certificate, authority = issued(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    monkeypatch.setenv("SSL_CERT_FILE", authority)
+    with ScriptedServer(tls=context) as server:
+        if sys.version_info >= (3, 13):
+            with pytest.raises(ConnectFailed, match=r"Missing Authority Key Identifier.*TELLURIO_SYSTEM_TRUST=1"):
+                TellurioWebSocketClient("wss://localhost", server.port).connect("key", retries=1)
+        monkeypatch.setenv("TELLURIO_SYSTEM_TRUST", "1")
+        client = TellurioWebSocketClient("wss://localhost", server.port)
+        assert "session_id" in client.connect("key", retries=1)
+        client.close()

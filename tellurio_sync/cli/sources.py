@@ -220,14 +220,14 @@ def _of_data_dir(data_dir: Path) -> list[ShownRun]:
 
 
 def _of_journals() -> list[ShownRun]:
-    from ..journal.folder import RunFolder, default_base
+    from ..journal.folder import RunFolder, kept_runs
     from ..studio.rows import rows_of_folder
 
     def rows(folder: RunFolder) -> Callable[[], Rows]:
         return lambda: rows_of_folder(folder.path)
 
     found = []
-    for folder in RunFolder.all(default_base()):
+    for folder in kept_runs():
         about, end = folder.about(), folder.end()
         if about:
             found.append(

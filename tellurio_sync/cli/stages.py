@@ -29,7 +29,7 @@ from ..errors import (
 )
 from ..journal.folder import usable_base
 from ..secret import Secret, redact
-from ..surroundings import timeout_or, tls_context
+from ..surroundings import certificate_hint, timeout_or, tls_context
 from ..transport import tcp
 from ..transport.base import DialFailed
 from ..transport.handshake import Proxy, proxy_for
@@ -369,16 +369,7 @@ def _words(exc: BaseException) -> str:
 
 def _tls_hint(exc: BaseException) -> str:
     if isinstance(exc, ssl.SSLCertVerificationError):
-        text = exc.verify_message.lower()
-        if "expired" in text or "not yet valid" in text:
-            return "Check the clock of this machine; if it is right, the server's certificate must be renewed."
-        if "mismatch" in text or "not valid for" in text:
-            return "Use the name that the certificate is for in the address."
-        return (
-            "If your company or your server has a certificate authority of its own, name the file with its "
-            "certificates: SSL_CERT_FILE=/path/to/ca.pem (or REQUESTS_CA_BUNDLE, in addition to the system's). If "
-            "browsers trust it, TELLURIO_SYSTEM_TRUST=1 makes this program ask where they ask."
-        )
+        return certificate_hint(exc)
     if isinstance(exc, ssl.SSLError) and "WRONG_VERSION" in str(exc):
         return "There is no TLS at this port: correct the port, or use http:// and ws:// on this machine."
     return "Something ends the connection during the TLS handshake: a firewall, a proxy, or another program."

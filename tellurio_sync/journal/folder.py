@@ -56,16 +56,25 @@ def _shared_base() -> Path:
     return Path(tempfile.gettempdir()) / f"tellurio-{user}" / "journals"
 
 
+def _check_own(folder: Path) -> None:
+    """That only this user can put something there. Raises OSError. Anybody may make a folder of this name before us."""
+    status = os.lstat(folder)
+    if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o022 or not folder.is_dir()):
+        raise PermissionError(f"{folder} is not of this user alone")
+
+
 def usable_base() -> Path:
     """The default base, which is made if it is missing; else one in the directory for temporary files.
 
     Raises:
         OSError: neither can be made or written.
     """
-    base = default_base()
-    candidates = [base] if os.environ.get(VARIABLE) else [base, _shared_base()]
-    for candidate in candidates:
+    base, shared = default_base(), _shared_base()
+    for candidate in (base,) if os.environ.get(VARIABLE) or base == shared else (base, shared):
         try:
+            if candidate == shared:
+                candidate.parent.mkdir(mode=0o700, exist_ok=True)
+                _check_own(candidate.parent)
             candidate.mkdir(mode=0o700, parents=True, exist_ok=True)
             if hasattr(os, "getuid") and candidate.stat().st_uid != os.getuid():
                 raise PermissionError(f"{candidate} belongs to another user")
@@ -75,6 +84,18 @@ def usable_base() -> Path:
         except OSError as exc:
             problem = exc
     raise problem
+
+
+def kept_runs() -> list[RunFolder]:
+    """The runs of this user on this machine, oldest first; also those of when the default base could not be written."""
+    shared = _shared_base()
+    bases = {default_base(), *(() if os.environ.get(VARIABLE) else (shared,))}
+    if shared in bases:
+        try:
+            _check_own(shared.parent)  # else what somebody else has put there would be sent with this user's key
+        except OSError:
+            bases.discard(shared)
+    return sorted((folder for base in bases for folder in RunFolder.all(base)), key=RunFolder.age)
 
 
 class Sent(NamedTuple):
@@ -106,7 +127,14 @@ class RunFolder:
             found = [path for path in base.iterdir() if (path / "run.json").is_file()]
         except OSError:
             return []
-        return [RunFolder(path) for path in sorted(found, key=lambda path: (path.stat().st_mtime, path.name))]
+        return sorted(map(RunFolder, found), key=RunFolder.age)
+
+    def age(self) -> tuple[float, str]:
+        """Sorts folders: when it was changed last, and its name."""
+        try:
+            return self.path.stat().st_mtime, self.path.name
+        except FileNotFoundError:  # another process has just sent it
+            return 0.0, self.path.name
 
     # --- what it is, and how it ended -------------------------------------------------------------
 

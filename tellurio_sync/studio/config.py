@@ -106,13 +106,17 @@ def _path() -> Path:
 
 def _read() -> dict[str, Any]:
     try:
-        entries = json.loads(_read_text(_path()))
+        path = _path()
+    except RuntimeError:  # a user without a home has no such file
+        return {}
+    try:
+        entries = json.loads(_read_text(path))
         if isinstance(entries, dict):
             return entries
         problem = "it holds no JSON object"
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (OSError, ValueError, RuntimeError) as exc:  # RuntimeError: there is no home directory
+    except (OSError, ValueError) as exc:
         problem = str(exc)
     _log.warning("The file %s is taken as empty: %s", NAME, problem)
     return {}

@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
+from requests.utils import get_environ_proxies, select_proxy
 from urllib3 import PoolManager
 from urllib3.exceptions import ProtocolError
 
@@ -58,6 +59,15 @@ def ended_unanswered(failure: Exception) -> bool:
     that changes nothing may be sent again: RFC 9110 §9.2.2, RFC 9112 §9.3.1.
     """
     return bool(failure.args) and isinstance(failure.args[0], ProtocolError)
+
+
+def way_of(url: str) -> str:
+    """The proxy of the environment for this address, in words, without its password; empty if there is none."""
+    proxy = select_proxy(url, get_environ_proxies(url))
+    if not proxy:
+        return ""
+    shown = proxy.rsplit("@", 1)[-1]
+    return f" through the proxy {shown if '://' in shown else 'http://' + shown}"
 
 
 def new_session(user_agent: str, scheme: str, ssl_context: ssl.SSLContext | None = None) -> requests.Session:

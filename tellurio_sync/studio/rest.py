@@ -29,7 +29,7 @@ from ..addresses import Address, check_may_send_key, http_address
 from ..deadlines import check_timeout
 from ..errors import HttpError, HttpStatusError, HttpTooLarge, HttpUnreachable, LocalProtocolError, shorten
 from ..jsonrpc import MalformedText, decode, encode
-from ..surroundings import timeout_or
+from ..surroundings import certificate_hint, timeout_or
 from .keys import KeyHeader, clean_key
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ _PIECE = 64 * 1024
 _EXTENSIONS_HEADER = "Tellurio-Extensions"
 _IDEMPOTENCY_HEADER = "Idempotency-Key"
 
+# As http.client says it of a proxy that wants a password.
+_PROXY_REFUSED = "Tunnel connection failed: 407"
 _START_LOCAL = (
     "No backend seems to run there; `tellurio-sync backend` starts one, login(mode='local') does it by itself."
 )
@@ -424,7 +426,7 @@ class StudioRest:
         from urllib3.exceptions import HTTPError
         from urllib3.util import Timeout
 
-        from .http_session import ended_unanswered, is_time_over, time_limit
+        from .http_session import ended_unanswered, is_time_over, time_limit, way_of
 
         _log.debug("> %s %s", verb, url)
         # A proxy of the environment is for addresses outside; it could not reach this machine's loopback.
@@ -460,12 +462,21 @@ class StudioRest:
                     break
         # Raised outside of the handler. Otherwise the library's exception would be attached as __context__, with the
         # key in its request and in the local variables of its traceback.
-        hint = f" {_START_LOCAL}" if self.address.is_loopback else ""
+        way = "" if self.address.is_loopback else way_of(url)
         raise HttpUnreachable(
             "Network error occurred. Please check your connection. "
-            f"{self.url} could not be reached: {key.redact(why)}.{hint}",
+            f"{self.url} could not be reached{way}: {key.redact(why).rstrip('.')}.{self._hint(cause, why)}",
             url=url,
         ) from cause
+
+    def _hint(self, cause: OSError | None, why: str) -> str:
+        import ssl
+
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f" {certificate_hint(cause)}"
+        if _PROXY_REFUSED in why:
+            return " The proxy wants a user and a password: HTTPS_PROXY=http://USER:PASSWORD@HOST:PORT."
+        return f" {_START_LOCAL}" if self.address.is_loopback else ""
 
     def _body_of(self, response: requests.Response, verb: str, url: str) -> bytes:
         """The body, unpacked where it came packed."""
@@ -532,9 +543,14 @@ def _close_session(session: requests.Session) -> None:
 
 def _root_of(exc: BaseException) -> BaseException:
     """The first cause, without its traceback: usually the error of the operating system."""
-    while (cause := exc.__cause__ or exc.__context__) is not None:
+    while (cause := exc.__cause__ or exc.__context__ or _wrapped(exc)) is not None:
         exc = cause
     return exc.with_traceback(None)
+
+
+def _wrapped(exc: BaseException) -> BaseException | None:
+    # urllib3 wraps an error of TLS without raising it from there.
+    return exc.args[0] if exc.args and isinstance(exc.args[0], BaseException) else None
 
 
 def _message_in(content: bytes, key: KeyHeader) -> str:

@@ -24,7 +24,7 @@ from uuid import uuid4
 from ..active_run import HasUuid, get_active_run, set_active_run
 from ..console import say, where_to_show
 from ..errors import HttpStatusError, TellurioError, UsageError
-from ..journal.folder import RunFolder, usable_base
+from ..journal.folder import kept_runs
 from .projects import Project, find_project, get_or_create_project, optional_date, reading, slug_of
 from .rest import StudioRest
 from .run_guard import RunGuard, leaving_reason
@@ -631,7 +631,7 @@ def continue_offline_run(
 ) -> Run | None:
     """A run of this machine that was not sent yet, going on offline. Arguments and errors as ``continue_run``."""
     found = []
-    for folder in RunFolder.all(usable_base()):
+    for folder in kept_runs():
         about = folder.about()
         if about.get("project") != project_display_name or about.get("namespace") != namespace_slug:
             continue

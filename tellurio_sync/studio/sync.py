@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import HttpStatusError, TellurioError, UsageError
-from ..journal.folder import RunFolder, default_base
+from ..journal.folder import RunFolder, kept_runs
 from .delivery import Busy, Delivery, Refusal, is_passing
 from .rest import StudioRest
 
@@ -75,12 +75,12 @@ def sync(
     Raises:
         UsageError: there is no such folder.
     """
-    base = Path(path) if path is not None else default_base()
-    if path is not None and not base.is_dir():
+    base = None if path is None else Path(path)
+    if base is not None and not base.is_dir():
         raise UsageError(f"There is no folder {base} with journals.")
     results = []
     tries = _TRIES
-    for folder in RunFolder.all(base):
+    for folder in kept_runs() if base is None else RunFolder.all(base):
         if folder.about():
             results.append(_sync_one(folder, rest, dry_run, anyway, namespace, username, tries))
             if results[-1].outcome == "failed":

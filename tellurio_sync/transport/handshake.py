@@ -26,7 +26,7 @@ import websocket
 from websocket._url import get_proxy_info
 
 from ..secret import Secret
-from ..surroundings import tls_context
+from ..surroundings import certificate_hint, tls_context
 from . import tcp
 from .base import DialFailed
 from .tls import FLAGS, TlsStream
@@ -208,6 +208,8 @@ class Dialer:
         if self._proxy is not None:
             way = "the proxy" if self._stage == "proxy" else "on the way through the proxy"
             text = f"{way} {self._proxy.name} (of the environment's {self._proxy.variable}): {text}"
+        if isinstance(exc, ssl.SSLCertVerificationError):
+            text = f"{text.rstrip('.')}. {certificate_hint(exc)}"
         return DialFailed(self._stage_of(exc), text, status)
 
     def _refusal_status(self, exc: Exception) -> int | None:

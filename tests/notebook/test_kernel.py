@@ -127,6 +127,37 @@ def test_after_a_restart_the_runs_of_the_former_kernel_are_there() -> None:
     assert text_of(again[1]) == "('first kernel', [{'name': 'loss', 'step': 0, 'value': 0.5}])\n"
 
 
+STILL = "print([one.status.value for one in te.runs(project_display_name='Kernel') if one.uuid == run.uuid])"
+INTERRUPT = "import os, signal, threading\nos.kill(os.getpid(), signal.SIGINT)\nthreading.Event().wait(20)"
+ENDINGS = {
+    "raises": ([INTERRUPT, "raise ValueError('the data are odd')"], "CRASHED", "ValueError: the data are odd"),
+    "goes on": ([INTERRUPT, STILL, "run.log('loss', 0.25)"], "COMPLETED", None),
+}
+
+
+@pytest.mark.slow
+def test_a_kernel_whose_last_cell_failed_has_crashed_and_its_values_are_kept(tmp_path: Path) -> None:
+    """Not before the kernel ends: who mends a cell goes on with the same run."""
+    data = str(tmp_path / "data")
+
+    def train(name: str) -> list[list[dict[str, Any]]]:
+        login = LOGIN.replace('"local"', f'"local", data_dir={data!r}').replace("first kernel", name)
+        return outputs_of([login, "run.log('loss', 0.5)\nrun.log('loss', 0.75)", *ENDINGS[name][0]])
+
+    def shown(name: str) -> dict[str, Any]:
+        command = [sys.executable, "-m", "tellurio_sync", "show", name, "--json", "--data-dir", data]
+        found: dict[str, Any] = json.loads(subprocess.check_output(command, timeout=FAILSAFE))
+        return found
+
+    with ThreadPoolExecutor(len(ENDINGS)) as pool:
+        outputs = dict(zip(ENDINGS, pool.map(train, ENDINGS)))
+        found = dict(zip(ENDINGS, pool.map(shown, ENDINGS)))
+    assert text_of(outputs["goes on"][3]) == "['RUNNING']\n"
+    for name, (_, status, reason) in ENDINGS.items():
+        assert (found[name]["status"], found[name]["reason"]) == (status, reason), name
+        assert found[name]["metrics"]["loss"]["count"] == (3 if name == "goes on" else 2)
+
+
 @pytest.mark.slow
 def test_two_notebooks_at_once_on_the_same_data_with_autoreload(tmp_path: Path) -> None:
     """Each sees the run of the other while both are open, and finishes a batch; a module of the user is reloaded."""

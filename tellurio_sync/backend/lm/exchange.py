@@ -19,7 +19,7 @@ from typing import Any
 
 import aiohttp
 
-from ...surroundings import default_context
+from ...surroundings import certificate_hint, default_context
 from ..questions import QuestionFailed
 from .settings import Settings
 
@@ -265,9 +265,10 @@ def _no_response(exc: Exception, was_reused: bool) -> Unreachable:
     if isinstance(exc, (aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError)):
         cause = getattr(exc, "certificate_error", exc)
         reason = getattr(cause, "verify_message", "") or str(cause)
+        hint = certificate_hint(cause) if isinstance(cause, ssl.SSLCertVerificationError) else ""
         text = (
-            f"certificate verify failed: {reason}. If the certificate is one of your company's, name the file of "
-            "its CA in SSL_CERT_FILE before the backend starts, or as `ca_bundle` of the model"
+            f"certificate verify failed: {reason}. {hint} The variables count when the backend starts; `ca_bundle` of "
+            "the model names such a file, too"
         )
         return Unreachable(_unreachable(text), may_pass=False)
     if isinstance(exc, aiohttp.ClientConnectorError):
