@@ -146,7 +146,12 @@ class RunFolder:
         """Make the folder, unless it is there. Raises OSError."""
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not (self.path / "run.json").exists():
-            self._write("run.json", about)
+            try:
+                self._write("run.json", about)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    self.path.rmdir()
+                raise
 
     def change(self, **changes: Any) -> None:
         """Note something more about the run. Raises OSError."""

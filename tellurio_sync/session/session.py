@@ -336,7 +336,8 @@ class Session:
 
         Raises:
             ValueError: ``namespace_slug`` cannot be one, for it has blanks or capital letters.
-            UsageError: another project has the address that this name would get; or there is no run to go on with.
+            UsageError: another project has the address that this name would get; or there is no run to go on with; or
+                an offline run cannot be kept (a full disk).
             HttpStatusError: unknown namespace, or the server refused for another reason.
             HttpUnreachable: the server was not reached.
             As ``login``, where it logs in; and as the end of a batch, in one.

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import forked
+from ..errors import TellurioError
 from ..journal.folder import RunFolder, usable_base
 from ..journal.writer import JournalWriter
 from .delivery import Refusal
@@ -177,6 +178,7 @@ class RunLog:
         self.lost += count
         if "disk" not in self._complained:
             self._complained.add("disk")
+            self._problem = exc if isinstance(exc, OSError) else self._problem
             _log.warning(
                 "Values of metrics cannot be kept and are lost, from now on until it works again: %s. "
                 "(TELLURIO_JOURNAL_DIR names another place for them.)",
@@ -315,14 +317,34 @@ class RunLog:
         Returns:
             False: it was not sent in time. It is in the folder then, for :data:`SEND_COMMAND`.
         """
+        if "disk" in self._complained:
+            _log.warning(
+                "%d values of metrics of this run could not be kept and are lost: %s.", self.lost, self._problem
+            )
         try:
             self.make_folder().set_end(status, reason)
         except OSError as exc:
             self._problem = exc
-            _log.warning("The end of the run could not be noted: %s", exc)
-            return False
+            return self._end_without_note(status, reason, patience)
         self.start()
         return self.flush(float("inf"), patience=patience)
+
+    def _end_without_note(self, status: str, reason: str | None, patience: float) -> bool:
+        """The folder does not take the end (a full disk): send what there is, then tell the server from here."""
+        address = [self._about.get(key) for key in ("namespace", "slug", "remote_uuid")]
+        if self.is_offline or not self._rest.has_api_key or None in address:
+            _log.warning("The end of the run could not be noted: %s", self._problem)
+            return False
+        is_sent = not self.has_unsent or self.flush(float("inf"), patience=patience)
+        try:
+            self._rest.update_run(*map(str, address), status, reason=reason, timeout=patience)
+        except TellurioError as exc:
+            self._last_error = exc
+            _log.warning(
+                "The end of the run could neither be noted (%s) nor told to the server (%s).", self._problem, exc
+            )
+            return False
+        return is_sent
 
     def close(self) -> None:
         """Nothing is logged here any more. Delete the folder if the server has everything."""

@@ -321,9 +321,10 @@ class Run:
             _log.info("Run %r: %s", self.name, final)  # Protocol §J.1: the status itself
             if not is_exit:
                 self._show_end()
+            has_unsent = self._log.has_unsent
             self._log.close()
             self.on_finish(self)
-            if not is_sent and not self.is_offline:
+            if not is_sent and not self.is_offline and has_unsent:
                 _log.warning(
                     "The end of run %r and what is missing at the server are kept in %s. `%s` sends them. (%s)",
                     *(self.name, self._log.folder, self._log.send_command, self._log.last_error or "no answer yet"),
@@ -668,6 +669,11 @@ def _from_folder(about: dict[str, Any], rest: StudioRest, folder: Path | None) -
     run._log = RunLog(about, rest, folder)
     run._log.is_offline = True
     # Open from the begin: a run without an open journal counts as one whose process has ended.
-    run._log.make_folder()
+    try:
+        run._log.make_folder()
+    except OSError as exc:
+        raise UsageError(
+            f"The run cannot be kept on this machine: {exc}. TELLURIO_JOURNAL_DIR names another place for it."
+        ) from exc
     run._log.open()
     return run

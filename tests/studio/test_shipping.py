@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import pickle
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -289,15 +290,30 @@ def test_on_a_full_disk_the_loop_goes_on_and_the_loss_is_counted(
 
 
 def test_a_folder_that_cannot_be_made_is_said_and_the_loop_goes_on(
-    rest: StudioRest, caplog: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rest: StudioRest, direct: StudioRest, caplog: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TELLURIO_JOURNAL_DIR", str(tmp_path / "file" / "below"))
     run = start_run(rest, "local", "P")
     for step in range(100):
         run.log("loss", step)
-    assert len([record for record in caplog.records if "TELLURIO_JOURNAL_DIR" in record.getMessage()]) == 1
     run.finish()
+    first, last = [record.getMessage() for record in caplog.records]
+    assert "TELLURIO_JOURNAL_DIR" in first
+    assert re.match(r"100 values of metrics of this run could not be kept and are lost: \[Errno 20\]", last)
+    assert status(direct, run) == "COMPLETED", "the server is there: it is told the end all the same"
+
+
+def test_an_end_that_can_be_neither_noted_nor_told_is_said(
+    rest: StudioRest, flaky: FlakyServer, caplog: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TELLURIO_JOURNAL_DIR", str(tmp_path / "file" / "below"))
+    run = start_run(rest, "local", "P")
+    flaky.fail = lambda method, path: "500"
+    run.finish()
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert re.match(r"The end of the run could neither be noted \(.*\) nor told to the server \(.*\)\.$", said)
 
 
 # --- processes ------------------------------------------------------------------------------------
