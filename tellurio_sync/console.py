@@ -66,6 +66,19 @@ def say(text: str) -> None:
         print(text, file=sys.stdout if place == "notebook" else sys.stderr, flush=True)
 
 
+def one_line(text: str) -> str:
+    """Without what could move the cursor, change colours, or begin a new line: names come from other people."""
+    return "".join(sign if sign.isprintable() else "?" for sign in text)
+
+
+def columns() -> int:
+    """How many characters a line has where :func:`say` prints; 80 where that cannot be told."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    except (AttributeError, ValueError, OSError):  # replaced by something else, or no terminal
+        return 80
+
+
 def ipython() -> Any:
     """The shell of IPython that this program runs in, None if it does not."""
     # If IPython runs, it is loaded already, so it need not be imported here.

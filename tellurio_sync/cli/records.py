@@ -7,6 +7,7 @@ from typing import IO, Any
 
 import click
 
+from ..console import one_line
 from .sources import Source, logged_in, server_options, source_options
 from .terminal import FAILED, columns_of_terminal, complain, plot, say, short, show_json, table
 
@@ -226,7 +227,9 @@ def sync(folder: Path | None, dry_run: bool, anyway: bool, as_json: bool, data_d
         show_json([{name: _plain(getattr(result, name)) for name in names} for result in results])
     for result in () if as_json else results:
         why = f": {result.why}" if result.why else ""
-        click.echo(f"{result.outcome:<9} {result.run} of {result.project}, {result.unsent_bytes:,} bytes{why}")
+        click.echo(
+            one_line(f"{result.outcome:<9} {result.run} of {result.project}, {result.unsent_bytes:,} bytes{why}")
+        )
     if not results and not as_json:
         say("Nothing is left to send.")
     return FAILED if any(result.outcome in _UNSENT for result in results) else 0

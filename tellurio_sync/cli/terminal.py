@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+from ..console import one_line
+
 PROGRAM = "tellurio-sync"
 # Exit codes; 2, for wrong arguments, is click's.
 FAILED, NO_KEY, UNREACHABLE, INTERRUPTED = 1, 4, 5, 130
@@ -54,7 +56,7 @@ def columns_of_terminal() -> int | None:
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], numbers_from: int | None = None) -> str:
     """The rows under their heads; columns from ``numbers_from`` on stand to the right."""
-    lines = [[_one_line(cell) for cell in line] for line in (heads, *rows)]
+    lines = [[one_line(cell) for cell in line] for line in (heads, *rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     is_number = [numbers_from is not None and place >= numbers_from for place in range(len(widths))]
     return "\n".join(
@@ -74,16 +76,11 @@ def short(value: Any) -> str:
     return text if len(text) <= 24 else f"{text[:21]}..."
 
 
-def _one_line(text: str) -> str:
-    """Without what could move the cursor, change colours, or begin a new line: names come from other people."""
-    return "".join(sign if sign.isprintable() else "?" for sign in text)
-
-
 def plot(name: str, points: Sequence[tuple[int, float]]) -> str:
     """The points, by step, as text; without those that are not finite."""
     finite = [(step, value) for step, value in points if math.isfinite(value)]
     if not finite:
-        return f"{_one_line(name)}: no finite numbers"
+        return f"{one_line(name)}: no finite numbers"
     steps, values = [step for step, _ in finite], [value for _, value in finite]
     low, high, first, last = min(values), max(values), min(steps), max(steps)
     labels = [short(float(high)), short(float(low))]
@@ -102,7 +99,7 @@ def plot(name: str, points: Sequence[tuple[int, float]]) -> str:
         drawn = "".join(_sign(marks.get((row, column), 0)) for column in range(width)).rstrip()
         lines.append(f"{label:>{margin}} |{drawn}")
     axis = f"{first}{str(last).rjust(width - len(str(first)))}" if first != last else str(first)
-    return "\n".join([f"{_one_line(name)}  ({len(points)} values)", *lines, f"{'step':>{margin}}  {axis}"])
+    return "\n".join([f"{one_line(name)}  ({len(points)} values)", *lines, f"{'step':>{margin}}  {axis}"])
 
 
 def _place(value: float, low: float, high: float, places: int) -> int:

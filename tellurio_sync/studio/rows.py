@@ -6,12 +6,12 @@ import csv
 import json
 import math
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
 from ..journal.folder import RunFolder
-from ..journal.format import Decoder, MalformedJournal
+from ..journal.format import Columns, Decoder, MalformedJournal
 
 
 class Rows(list[dict[str, Any]]):
@@ -91,23 +91,37 @@ def is_number(value: Any) -> bool:
 def rows_of_folder(path: Path | None) -> Rows:
     """What is in the journals of a run, writer by writer; values without a step are numbered as the server does it."""
     rows = Rows()
-    if path is None:
-        return rows
-    folder = RunFolder(path)
     highest: dict[str, int] = {}
+    for columns in () if path is None else _journals_of(path):
+        for name, value, step in zip(columns.names, columns.values, columns.steps):
+            at = highest.get(name, -1) + 1 if step is None else step
+            highest[name] = max(at, highest.get(name, -1))
+            rows.append({"name": name, "step": at, "value": value})
+    return rows
+
+
+def numbers_of_folder(path: Path) -> dict[str, list[float]]:
+    """The numbers of each metric that has any, in the order in which they were logged."""
+    found: dict[str, list[Any]] = {}
+    for columns in _journals_of(path):
+        for name in dict.fromkeys(columns.names):
+            found.setdefault(name, [])
+        for name, value in zip(columns.names, columns.values):
+            found[name].append(value)
+    numbers = {name: list(map(float, filter(is_number, values))) for name, values in found.items()}
+    return {name: values for name, values in numbers.items() if values}
+
+
+def _journals_of(path: Path) -> Iterator[Columns]:
+    """What can be read of the journal of each writer."""
+    folder = RunFolder(path)
     for writer in folder.writers():
         try:
-            records = Decoder().feed(folder.read(writer, 0, folder.size(writer)))
+            yield Decoder().read(folder.read(writer, 0, folder.size(writer)))
         except MalformedJournal as exc:
-            records = exc.records
+            yield exc.columns
         except OSError:
             continue
-        for step, values, _ in records:
-            for name, value in values:
-                at = highest.get(name, -1) + 1 if step is None else step
-                highest[name] = max(at, highest.get(name, -1))
-                rows.append({"name": name, "step": at, "value": value})
-    return rows
 
 
 def plot(rows: Rows, names: tuple[str, ...], ax: Any, title: str) -> Any:

@@ -331,13 +331,13 @@ class RunLog:
 
     def _end_without_note(self, status: str, reason: str | None, patience: float) -> bool:
         """The folder does not take the end (a full disk): send what there is, then tell the server from here."""
-        address = [self._about.get(key) for key in ("namespace", "slug", "remote_uuid")]
-        if self.is_offline or not self._rest.has_api_key or None in address:
+        namespace, slug, uuid = (self._about.get(key) for key in ("namespace", "slug", "remote_uuid"))
+        if self.is_offline or not self._rest.has_api_key or not (namespace and slug and uuid):
             _log.warning("The end of the run could not be noted: %s", self._problem)
             return False
         is_sent = not self.has_unsent or self.flush(float("inf"), patience=patience)
         try:
-            self._rest.update_run(*map(str, address), status, reason=reason, timeout=patience)
+            self._rest.update_run(namespace, slug, uuid, status, reason=reason, timeout=patience)
         except TellurioError as exc:
             self._last_error = exc
             _log.warning(

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from ..active_run import HasUuid, get_active_run, set_active_run
-from ..console import say, where_to_show
+from ..console import columns, one_line, say, where_to_show
 from ..errors import HttpStatusError, TellurioError, UsageError
 from ..journal.folder import kept_runs
 from .projects import Project, find_project, get_or_create_project, optional_date, reading, slug_of
@@ -337,7 +337,7 @@ class Run:
             where += " on this hub (print(run.link) adds the token)"
         elif self.page_query and where == self.url:
             where += " (run.open() opens it)"
-        say(f"run {self.name}: {where}")
+        say(f"run {one_line(self.name)}: {where}")
 
     def _show_end(self) -> None:
         """In a terminal, one line per metric and the address."""
@@ -345,10 +345,10 @@ class Run:
             return
         from .sparklines import summary
 
-        lines = summary(self._log.folder)
+        lines = summary(self._log.folder, columns())
         if lines:
             where = self.link if not self.is_offline else f"offline, in {self._log.folder}"
-            say("\n".join([f"run {self.name}: {self.status}", *lines, where]))
+            say("\n".join([f"run {one_line(self.name)}: {self.status}", *lines, where]))
 
     # --- reading back ------------------------------------------------------------------------------
 

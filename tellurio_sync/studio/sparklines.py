@@ -5,11 +5,16 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from .rows import is_number, rows_of_folder
+from ..console import one_line
+from ..journal.folder import RunFolder
+from .rows import numbers_of_folder
 
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDTH = 40
+_LEAST_NAME, _NUMBER = 16, 12  # characters for a name, if it has so many, and for a number
 _MOST = 20
+# Journals with more than that are not read for it: some 700,000 values, which take a second or two.
+_MOST_BYTES = 8 * 2**20
 
 
 def sparkline(values: list[float], width: int = _WIDTH) -> str:
@@ -30,14 +35,30 @@ def sparkline(values: list[float], width: int = _WIDTH) -> str:
     )
 
 
-def summary(folder: Path) -> list[str]:
-    """A line for each metric of a run that has numbers, from what is in its journals here."""
-    numbers: dict[str, list[float]] = {}
-    for row in rows_of_folder(folder):
-        if is_number(row["value"]):
-            numbers.setdefault(row["name"], []).append(float(row["value"]))
-    widest = max((len(name) for name in numbers), default=0)
+def summary(folder: Path, columns: int) -> list[str]:
+    """A line for each metric of a run that has numbers, from what is in its journals here.
+
+    Args:
+        columns: what a line has room for; below 46, lines may be longer.
+    """
+    run = RunFolder(folder)
+    if sum(map(run.size, run.writers())) > _MOST_BYTES:
+        return ["  (too many values to draw here; `tellurio-sync show` draws them)"]
+    numbers = numbers_of_folder(folder)
+    shown = [(one_line(name), values) for name, values in list(numbers.items())[:_MOST]]
+    longest = max((len(name) for name, _ in shown), default=0)
+    room = columns - _NUMBER - 6  # six blanks between
+    width = max(10, min(_WIDTH, room - min(longest, _LEAST_NAME)))
+    widest = max(min(longest, room - width), min(longest, _LEAST_NAME))
     lines = [
-        f"  {name:<{widest}}  {sparkline(values)}  {values[-1]:.6g}" for name, values in list(numbers.items())[:_MOST]
+        f"  {_cut(name, widest):<{widest}}  {sparkline(values, width)}  {values[-1]:.6g}" for name, values in shown
     ]
     return lines if len(numbers) <= _MOST else [*lines, f"  and {len(numbers) - _MOST} more"]
+
+
+def _cut(name: str, width: int) -> str:
+    """The begin and the end of a name: both tell metrics apart."""
+    if len(name) <= width:
+        return name
+    end = (width - 1) // 2
+    return f"{name[: width - 1 - end]}…{name[len(name) - end :]}"

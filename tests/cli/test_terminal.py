@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
-import select
-import struct
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,82 +11,16 @@ import pytest
 
 import tellurio_sync as te
 
-from ..conftest import FAILSAFE
 from .conftest import KEY
 
 if sys.platform == "win32":
     pytest.skip("there are no pseudo-terminals", allow_module_level=True)
 
-import fcntl
-import pty
-import termios
+from ..screen import Screen  # below the skip: it needs pseudo-terminals
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("settings")]
 
-# The program becomes the leader of a session, whose terminal is its standard input: there Ctrl-C is a signal.
-_BEGIN = """
-import fcntl, os, sys, termios
-os.setsid()
-fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-os.execv(sys.executable, [sys.executable, "-m", "tellurio_sync", *sys.argv[1:]])
-"""
 PROMPT = "or press ctrl+c to quit: "
-
-
-class Screen:
-    """A terminal in which one command runs; what it shows, and a keyboard."""
-
-    def __init__(self, arguments: tuple[str, ...], columns: int) -> None:
-        self._keyboard, self.line = pty.openpty()
-        fcntl.ioctl(self.line, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-        self.text = ""
-        environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _BEGIN, *arguments],
-            **{"stdin": self.line, "stdout": self.line, "stderr": self.line},
-            env={**environment, "TERM": "xterm", "PYTHONIOENCODING": "utf-8"},
-        )
-
-    @property
-    def echoes(self) -> bool:
-        """Whether the terminal shows what is typed."""
-        return bool(termios.tcgetattr(self.line)[3] & termios.ECHO)
-
-    def wait_for(self, text: str, times: int = 1) -> None:
-        end = time.monotonic() + FAILSAFE
-        while self.text.count(text) < times:
-            assert time.monotonic() < end, f"{text!r} is not to be seen in: {self.text}"
-            self._read(0.05)
-
-    def type(self, text: str) -> None:
-        os.write(self._keyboard, text.encode())
-
-    def end(self) -> int:
-        """The exit code; all that was shown is in ``text`` then."""
-        end = time.monotonic() + FAILSAFE
-        while self._process.poll() is None:
-            assert time.monotonic() < end, f"it does not end: {self.text}"
-            self._read(0.05)
-        while self._read(0.0):
-            pass
-        return self._process.returncode
-
-    def close(self) -> None:
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait(FAILSAFE)
-        os.close(self._keyboard)
-        os.close(self.line)
-
-    @property
-    def lines(self) -> list[str]:
-        return self.text.replace("\r\n", "\n").splitlines()
-
-    def _read(self, seconds: float) -> bool:
-        if not select.select([self._keyboard], [], [], seconds)[0]:
-            return False
-        self.text += os.read(self._keyboard, 65536).decode()
-        return True
 
 
 Open = Callable[..., Screen]
@@ -103,7 +32,7 @@ def command(monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
     opened: list[Screen] = []
 
     def begin(*arguments: str, columns: int = 100) -> Screen:
-        opened.append(Screen(arguments, columns))
+        opened.append(Screen(("-m", "tellurio_sync", *arguments), columns))
         return opened[-1]
 
     yield begin
