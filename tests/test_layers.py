@@ -188,6 +188,7 @@ USES = {
         "addresses",
         "backend",
         "client",
+        "console",
         "errors",
         "examples",
         "journal",
