@@ -24,15 +24,18 @@ import struct
 import sys
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from operator import le
+from operator import le, lt
 from typing import Any, NamedTuple, Protocol
+
+from .outlines import BUCKET, Ends, ends_of, outline
 
 # A packed row stays below half a page of SQLite, so that two of them share a page.
 _PACKED_BYTES = 1_900
 _MAX_OFFSET = 0xFFFFFFFF
 _HEAD = struct.Struct("<BHqq")
+_DOUBLE = struct.Struct("<d")
 _REGULAR_NUMBERS, _REGULAR_STEPS, _FLOATS = 1, 2, 4
 _MAX_EXACT = 2**53
 _MAX_STEP = 2**63 - 1
@@ -292,26 +295,40 @@ class _Series:
 
     def _pack(self, numbers: array[int], steps: array[int], values: list[float], *, has_integers: bool) -> None:
         """Add values that :func:`is_packed` accepts."""
-        # A sum is finite if all are, as a rule, and it is known sooner.
-        finite = values if math.isfinite(sum(values)) else list(filter(math.isfinite, values))
-        if finite:
-            low, high = min(finite), max(finite)
-            self._low = low if self._low is None else min(self._low, low)
-            self._high = high if self._high is None else max(self._high, high)
         doubles = array("d", values)
         integers = bytes(type(value) is int for value in values) if has_integers else bytes(len(values))
         row, block = self._last_block()
-        rows = []
-        begin = block.add(numbers, steps, doubles, integers, 0)
+        rises = all(map(lt, steps, islice(steps, 1, None)))
+        begin = block.add(numbers, steps, doubles, integers, 0, rises=rises)
         if begin and row is not None:
             self._db.execute("UPDATE points SET data = ? WHERE number = ?", (block.pack(), row))
         elif begin:
-            rows.append((self._number, block.pack()))
-        while begin < len(values):
+            row = self._insert(block)
+        self._note_ends(ends_of(values[:begin]))
+        ends = ends_of(block.doubles.tolist()) if begin < len(values) else None
+        outlines = []
+        while ends is not None and begin < len(values):
+            # The row before grows no more.
+            outlines.append((row, outline(ends, len(block.doubles), block.steps[0], block.step_distance)))
             block = _Block()
-            begin += block.add(numbers, steps, doubles, integers, begin)
-            rows.append((self._number, block.pack()))
-        self._db.executemany("INSERT INTO points (series, data) VALUES (?, ?)", rows)
+            end = begin + block.add(numbers, steps, doubles, integers, begin, rises=rises)
+            ends, begin = ends_of(values[begin:end]), end
+            self._note_ends(ends)
+            row = self._insert(block)
+        self._db.executemany("INSERT OR REPLACE INTO outlines VALUES (?, ?)", outlines)
+
+    def _note_ends(self, ends: Ends) -> None:
+        lows, highs = ends.lows, ends.highs
+        if ends.has_gaps:
+            lows, highs = [low for low in lows if not math.isnan(low)], [high for high in highs if not math.isnan(high)]
+        if lows:
+            low, high = min(lows), max(highs)
+            self._low = low if self._low is None else min(self._low, low)
+            self._high = high if self._high is None else max(self._high, high)
+
+    def _insert(self, block: _Block) -> int | None:
+        made = self._db.execute("INSERT INTO points (series, data) VALUES (?, ?)", (self._number, block.pack()))
+        return made.lastrowid
 
     def _last_block(self) -> tuple[int | None, _Block]:
         row = self._db.execute(
@@ -344,15 +361,28 @@ class _Block:
         self.number_distance: int | None = 0
         self.step_distance: int | None = 0
 
-    def add(self, numbers: array[int], steps: array[int], doubles: array[float], integers: bytes, begin: int) -> int:
-        """Add as many values as there is room for, from this place on; returns how many."""
+    def add(
+        self,
+        numbers: array[int],
+        steps: array[int],
+        doubles: array[float],
+        integers: bytes,
+        begin: int,
+        *,
+        rises: bool,
+    ) -> int:
+        """Add as many values as there is room for, from this place on; returns how many.
+
+        ``rises``: each step is above the one before.
+        """
         own = len(self.doubles)
         end = begin + max(0, _MOST - own)
         if own or numbers[-1] - numbers[begin] > _MAX_OFFSET:
             first = self.numbers[0] if own else numbers[begin]
             end = min(end, bisect_right(numbers, first + _MAX_OFFSET, begin))
-        number_distance = _distance(self.number_distance, self.numbers[-2:] + numbers[begin:end])
-        step_distance = _distance(self.step_distance, self.steps[-2:] + steps[begin:end])
+        number_distance = _distance(self.number_distance, self.numbers[-2:] + numbers[begin:end], rises=True)
+        rises = rises and not (own and self.steps[-1] >= steps[begin])
+        step_distance = _distance(self.step_distance, self.steps[-2:] + steps[begin:end], rises=rises)
         has_integers = 1 in self.integers or 1 in integers[begin:end]
         end = min(end, begin + max(0, _room(number_distance, step_distance, has_integers) - own))
         if end > begin:
@@ -396,25 +426,37 @@ def _room(number_distance: int | None, step_distance: int | None, has_integers: 
     """How many values a row takes at most, if :meth:`_Block.pack` is to keep within the bytes of a row."""
     once = _HEAD.size + (4 if number_distance is not None else 0) + (8 if step_distance is not None else 0)
     each = 8 + (4 if number_distance is None else 0) + (8 if step_distance is None else 0) + has_integers
-    return (_PACKED_BYTES - once) // each
+    room = (_PACKED_BYTES - once) // each
+    # Whole buckets where few bytes are lost: as a rule, the outlines of rows then go on as if they were one.
+    return room - room % BUCKET if room % BUCKET < 4 else room
 
 
 # Of values at equal distances.
 _MOST = _room(0, 0, False)
 
 
-def _distance(known: int | None, numbers: array[int]) -> int | None:
+def _distance(known: int | None, numbers: array[int], *, rises: bool) -> int | None:
     """The distance from each to the next if it is always the same, else None; 0 if there are not two.
 
     Args:
         known: of the numbers before the second of these.
+        rises: each of them is above the one before.
     """
     if known is None or len(numbers) < 2:
         return known
     distance = numbers[1] - numbers[0]
     if numbers[-1] - numbers[0] != distance * (len(numbers) - 1):
         return None
+    # In so few steps those that rise can only rise by one each.
+    if rises and distance == 1:
+        return 1
     return distance if numbers == array("q", _evenly(numbers[0], distance, len(numbers))) else None
+
+
+def outline_of(data: bytes) -> bytes:
+    """The outline of a packed row that has none (outlines.py)."""
+    block = unpack(data)
+    return outline(ends_of(block.doubles.tolist()), len(block.doubles), block.steps[0], block.step_distance)
 
 
 def unpack(data: bytes) -> _Block:
@@ -457,11 +499,71 @@ class Line:
     def number(self, place: int) -> int:
         """The number of the value at a place: how many values of the run came before it."""
         row = bisect_right(self._begins, place) - 1
-        data, place = self._rows[row], place - self._begins[row]
-        flags, _, first_number, _ = _HEAD.unpack_from(data)
-        if flags & _REGULAR_NUMBERS:
-            return int(first_number + place * struct.unpack_from("<I", data, _HEAD.size)[0])
-        return int(first_number + struct.unpack_from("<I", data, _HEAD.size + 4 * place)[0])
+        return _number_in(self._rows[row], place - self._begins[row])
+
+
+class LazyLine:
+    """The numbers of packed rows one behind the other, of which a row is read once it is asked for."""
+
+    def __init__(self, read: Callable[[int], bytes], begins: Sequence[int], count: int, *, has_gaps: bool) -> None:
+        """Make one.
+
+        Args:
+            read: the packed row of this index.
+            begins: per row the place of its first value.
+            count: of the values of all rows.
+            has_gaps: whether there may be infinities, which are given as NaN.
+        """
+        self._read, self._has_gaps = read, has_gaps
+        self._begins, self._ends = begins, [*begins[1:], count]
+        self._rows: dict[int, bytes] = {}
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, places: slice) -> array[float]:
+        begin, end, _ = places.indices(len(self))
+        row = bisect_right(self._begins, begin) - 1
+        found = self._part(row, begin, min(end, self._ends[row]))
+        while self._ends[row] < end:
+            row += 1
+            found += self._part(row, self._begins[row], min(end, self._ends[row]))
+        return without_infinities(found) if self._has_gaps else found
+
+    def _part(self, row: int, begin: int, end: int) -> array[float]:
+        data = self._row(row)
+        at = len(data) - 8 * self._ends[row]
+        return _array("d", data[at + 8 * begin : at + 8 * end])
+
+    def value(self, place: int) -> float:
+        """The value at a place."""
+        row = bisect_right(self._begins, place) - 1
+        data = self._row(row)
+        value: float = _DOUBLE.unpack_from(data, len(data) - 8 * (self._ends[row] - place))[0]
+        return value if math.isfinite(value) else math.nan
+
+    def number(self, place: int) -> int:
+        """The number of the value at a place: how many values of the run came before it."""
+        row = bisect_right(self._begins, place) - 1
+        return _number_in(self._row(row), place - self._begins[row])
+
+    def _row(self, row: int) -> bytes:
+        data = self._rows.get(row)
+        if data is None:
+            data = self._rows[row] = self._read(row)
+        return data
+
+
+def without_infinities(values: array[float]) -> array[float]:
+    """The values, with NaN for infinities."""
+    return array("d", [value if math.isfinite(value) else math.nan for value in values])
+
+
+def _number_in(data: bytes, place: int) -> int:
+    flags, _, first_number, _ = _HEAD.unpack_from(data)
+    if flags & _REGULAR_NUMBERS:
+        return int(first_number + place * struct.unpack_from("<I", data, _HEAD.size)[0])
+    return int(first_number + struct.unpack_from("<I", data, _HEAD.size + 4 * place)[0])
 
 
 def _in_one(pieces: list[Sequence[int]]) -> Sequence[int]:

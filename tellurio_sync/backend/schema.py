@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BackendError
+from . import outlines
 from .metrics import add_values
 
 VERSION = 2
@@ -123,6 +124,7 @@ def prepare(db: sqlite3.Connection, path: Path) -> None:
     if version < VERSION:
         db.execute("BEGIN IMMEDIATE")
         try:
+            db.execute(outlines.TABLE)
             for step in _MIGRATIONS[version:]:
                 step(db)
             db.execute(f"PRAGMA user_version = {VERSION}")
@@ -133,6 +135,8 @@ def prepare(db: sqlite3.Connection, path: Path) -> None:
         db.execute("COMMIT")
     else:
         _check(db, path)
+        # Not of this version only: those that know nothing of it do without.
+        db.execute(outlines.TABLE)
 
 
 def _check(db: sqlite3.Connection, path: Path) -> None:

@@ -198,6 +198,14 @@ def test_thousands_of_values_come_back_in_order_from_single_and_large_additions(
     assert metrics.all(run) == expected
 
 
+@pytest.mark.parametrize("second", [[5, 7], [5, 6], [6, 7], [4, 8], [6, 6]])
+def test_steps_that_repeat_between_two_additions_stay_what_they_are(db: sqlite3.Connection, second: list[int]) -> None:
+    metrics, run = Metrics(db), new_run(db)
+    for steps in ([4, 5], second):
+        metrics.add(run, [("loss", step / 2, step) for step in steps])
+    assert [step for _, _, step in metrics.all(run)] == [4, 5, *second]
+
+
 def test_a_number_takes_at_most_24_bytes(tmp_path: Path) -> None:
     path = tmp_path / "db.sqlite3"
     connection = sqlite3.connect(path, isolation_level=None)

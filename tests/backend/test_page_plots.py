@@ -78,8 +78,8 @@ def test_runs_on_common_steps_lose_no_extreme_and_no_gap(values: list[list[tuple
         if found["columns"] is None:
             assert drawn(x, y) == wanted
             continue
-        low, high, count = found["columns"]
-        assert x[-1] == high
+        low, high, count, last = found["columns"]
+        assert x[-1] == high == last
 
         width = max(high - low, 1) / count
         for at in range(count):
@@ -114,7 +114,7 @@ def test_a_hundred_long_runs_are_a_small_table() -> None:
     lines = [line_of([(step * 100 + run, math.sin(step)) for step in range(500)]) for run in range(100)]
     found = overlay(lines, plots.columns_for(100))
     assert len(found["x"]) <= 3 * plots.columns_for(100)
-    assert found["columns"] == [0, 499 * 100 + 99, plots.columns_for(100)]
+    assert found["columns"] == [0, 499 * 100 + 99, plots.columns_for(100), 499 * 100 + 99]
 
 
 def log_three(run: WatchedRun, count: int) -> None:

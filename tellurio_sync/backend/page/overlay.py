@@ -11,9 +11,13 @@ from collections.abc import Iterable, Sequence
 from itertools import chain, pairwise
 from typing import Any
 
+from ..outlines import BUCKET, Outlines
 from ..store import Row
 from .plots import rounded
 from .queries.series import EVERYTHING, Line, column_begin
+
+# Fewer columns than this share of those that were asked for are too coarse.
+_COARSE = 0.75
 
 # In the list of a run: it has no value at this step, and its line goes on. None is a gap.
 _MISSING = False
@@ -24,9 +28,13 @@ def overlay(lines: Sequence[Line], columns: int, span: tuple[int, int] = EVERYTH
 
     Where all steps together are more than twice the ``columns``, each line has the lowest and the highest value of
     each column, and a gap if there is one, in their order. What is in ``x`` then only says in which column that is, and
-    ``columns`` is [first step, last step, number of columns]; else it is None.
+    ``columns`` is [begin of the first column, end of the last, number of columns, last step]; else it is None.
     """
     places = [line.within(*span) for line in lines]
+    in_buckets = _in_buckets(lines, places, columns)
+    if in_buckets is not None:
+        return in_buckets
+    lines = [line.near(columns, *place) for line, place in zip(lines, places)]
     if all(end - begin <= 2 * columns for begin, end in places):
         keys = [_keys(line.steps[begin:end]) for line, (begin, end) in zip(lines, places)]
         common = sorted(set(chain.from_iterable(keys)))
@@ -43,6 +51,36 @@ def _keys(steps: Iterable[int]) -> list[tuple[int, int]]:
     for step in steps:
         keys.append((step, keys[-1][1] + 1 if keys and keys[-1][0] == step else 0))
     return keys
+
+
+def _in_buckets(lines: Sequence[Line], places: list[tuple[int, int]], columns: int) -> Row | None:
+    """The same in columns of whole buckets, where that is possible: the values need not be looked at then."""
+    steps = next((line.steps for line in lines if len(line.steps)), None)
+    if not isinstance(steps, range):
+        return None
+    outlines: list[Outlines | None] = []
+    for line, place in zip(lines, places):
+        if not len(line.steps):
+            outlines.append(None)
+            continue
+        own = line.outlines
+        is_alike = isinstance(line.steps, range) and line.steps[:2] == steps[:2]
+        if own is None or not (is_alike and own.is_even and place == (0, own.count)) or own.has_gaps:
+            return None
+        outlines.append(own)
+    buckets = max(len(own.lows) for own in outlines if own is not None)
+    size = max(1, round(buckets / columns))
+    count = -(-buckets // size)
+    if count < columns * _COARSE:
+        return None
+    width = BUCKET * size * steps.step
+    last = max(line.steps[-1] for line in lines if len(line.steps))
+    x = [steps[0] + width * half / 2 for half in range(2 * count)]
+    x[-1] = last
+    ys = [
+        [] if own is None else [rounded(value) for pair in own.in_columns(size) for value in pair] for own in outlines
+    ]
+    return {"x": x, "ys": ys, "columns": [steps[0], steps[0] + width * count, count, last]}
 
 
 def _in_columns(lines: Sequence[Line], places: list[tuple[int, int]], columns: int) -> Row:
@@ -69,12 +107,12 @@ def _in_columns(lines: Sequence[Line], places: list[tuple[int, int]], columns: i
             y += [_MISSING] * (size - len(values))
     # So that the plot ends where the last metric does.
     x[-1] = max(x[-1], high)
-    return {"x": x, "ys": [_to_the_last(y) for y in ys], "columns": [low, high, columns]}
+    return {"x": x, "ys": [_to_the_last(y) for y in ys], "columns": [low, high, columns, high]}
 
 
 def _extremes(line: Line, begin: int, end: int) -> list[float | None]:
-    if line.has_gaps or begin == end:
-        return _drawn(line.values[place] for place in line.extremes(begin, end))
+    if line.has_gaps or begin == end or line.outlines is not None:
+        return _drawn(line.value(place) for place in line.extremes(begin, end))
     # The same with less to do: it is done for each column of each run.
     part = line.values[begin:end]
     low, high = min(part), max(part)

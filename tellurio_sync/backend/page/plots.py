@@ -98,7 +98,7 @@ def _best(name: str, line: Line, marks: Marks) -> dict[str, Any] | None:
     best = line.low if is_lower else line.high
     if best is None or line.low == line.high:
         return None
-    place = line.values.index(best)
+    place = line.place_of(best)
     return {
         "end": "lowest" if is_lower else "highest",
         "value": best,

@@ -11,7 +11,12 @@ from typing import Any, NamedTuple
 
 from ... import metrics
 from ...metrics import values_of
-from ...snapshot import Records
+from ...outlines import BUCKET, Outlines
+from ...snapshot import Records, Row
+from .tables import has_table
+
+# From so many values on, not all are read.
+_MANY = 1_000
 
 # Beyond this, differences and ticks would leave the range of floating point numbers.
 _MAX_NUMBER = 1e300
@@ -54,27 +59,35 @@ class Line:
         high: the highest.
         has_gaps: whether there are gaps.
         number: the number of the value at a place.
+        outlines: of the values, where these are read as they are asked for.
+        load: gives the same with all values at hand.
     """
 
     steps: Sequence[int]
-    values: array[float]
+    values: array[float] | metrics.LazyLine
     low: float | None
     high: float | None
     has_gaps: bool
     number: Callable[[int], int]
+    outlines: Outlines | None = None
+    load: Callable[[], Line] | None = None
 
     @property
     def ends(self) -> tuple[Point, Point] | None:
         """The first and the last point that are no gaps; None where all are."""
         places = range(len(self.values))
-        first = next((place for place in places if not math.isnan(self.values[place])), None)
+        first = next((place for place in places if not math.isnan(self.value(place))), None)
         if first is None:
             return None
-        return self.point(first), self.point(next(at for at in reversed(places) if not math.isnan(self.values[at])))
+        return self.point(first), self.point(next(at for at in reversed(places) if not math.isnan(self.value(at))))
+
+    def value(self, place: int) -> float:
+        """The value at a place; NaN is a gap."""
+        return self.values.value(place) if isinstance(self.values, metrics.LazyLine) else self.values[place]
 
     def point(self, place: int) -> Point:
         """The value at a place."""
-        value = self.values[place]
+        value = self.value(place)
         return Point(self.steps[place], None if math.isnan(value) else value, self.number(place))
 
     def within(self, low: int, high: int) -> tuple[int, int]:
@@ -88,17 +101,61 @@ class Line:
 
     def extremes(self, begin: int, end: int) -> list[int]:
         """Of the values from one place up to another the places of the lowest, the highest, and the first gap."""
+        if self.outlines is not None:
+            first, last = self.outlines.whole(begin, end)
+            if first < last:
+                return self._outlined(self.outlines, begin, end, first, last)
         part = self.values[begin:end]
         if not part:
             return []
         if not self.has_gaps or math.isfinite(sum(part)):
             low, high = part.index(min(part)), part.index(max(part))
             return [begin + low] if low == high else [begin + min(low, high), begin + max(low, high)]
-        places = [place for place, value in enumerate(part, begin) if not math.isnan(value)]
+        numbers = [value for value in part if not math.isnan(value)]
         found = {next(place for place, value in enumerate(part, begin) if math.isnan(value))}
-        if places:
-            found |= {min(places, key=self.values.__getitem__), max(places, key=self.values.__getitem__)}
+        if numbers:
+            found |= {begin + part.index(min(numbers)), begin + part.index(max(numbers))}
         return sorted(found)
+
+    def _outlined(self, outlines: Outlines, begin: int, end: int, first: int, last: int) -> list[int]:
+        """The same, where the buckets from one up to another lie within: only what is beside these is looked at."""
+        before, after = outlines.place(first), outlines.place(last)
+        places = [
+            *self.extremes(begin, before),
+            *(found[1] for found in (outlines.low(first, last), outlines.high(first, last)) if found is not None),
+            *self.extremes(after, end),
+        ]
+        values = [(self.value(place), place) for place in sorted(places)]
+        numbers = [pair for pair in values if not math.isnan(pair[0])]
+        gaps = [place for value, place in values if math.isnan(value)]
+        gap = outlines.gap(first, last)
+        if gap is not None:
+            gaps.append(gap)
+        found = {min(gaps)} if gaps else set()
+        if numbers:
+            found |= {min(numbers, key=_first)[1], max(numbers, key=_first)[1]}
+        return sorted(found)
+
+    def place_of(self, value: float) -> int:
+        """The first place of the lowest value, or of the highest."""
+        if self.outlines is None or not isinstance(self.values, metrics.LazyLine):
+            return self.values[:].index(value)
+        choose = self.outlines.low if value == self.low else self.outlines.high
+        found = choose(*self.outlines.whole(0, self.outlines.count))
+        assert found is not None
+        return found[1]
+
+    def near(self, columns: int, begin: int, end: int) -> Line:
+        """The same, with all values at hand where that is quicker: for so many columns from one place up to another."""
+        return self.load() if self.load is not None and end - begin < columns * _FEW else self
+
+
+def _first(pair: tuple[float, int]) -> float:
+    return pair[0]
+
+
+# Values per column, up to which their outlines do not help.
+_FEW = 4 * BUCKET
 
 
 def line_of(records: Records, run_uuid: str, name: str) -> Line:
@@ -107,7 +164,7 @@ def line_of(records: Records, run_uuid: str, name: str) -> Line:
     Values are looked at one by one only where some are no numbers, are too large, or did not come by step.
     """
     found = records.read(
-        "SELECT series.number, is_in_order, low, high FROM series JOIN runs ON runs.number = run"
+        "SELECT series.number, is_in_order, low, high, count FROM series JOIN runs ON runs.number = run"
         " WHERE uuid = ? AND series.name = ?",
         *(run_uuid, name),
     )
@@ -118,12 +175,40 @@ def line_of(records: Records, run_uuid: str, name: str) -> Line:
     has_others = records.read("SELECT 1 FROM others WHERE series = ? LIMIT 1", row["number"])
     if has_others or not (row["is_in_order"] and is_number(row["low"]) and is_number(row["high"])):
         return _line(list(points_of(values_of(records, run_uuid, name))))
+    if row["count"] >= _MANY and has_table(records, "outlines"):
+        return _outlined_line(records, row)
+    return _whole_line(records, row)
+
+
+def _whole_line(records: Records, row: Row) -> Line:
     rows = records.read("SELECT data FROM points WHERE series = ? ORDER BY number", row["number"])
     packed = metrics.Line(one["data"] for one in rows)
     values, has_gaps = packed.doubles, not math.isfinite(sum(packed.doubles))
     if has_gaps:
-        values = array("d", [value if math.isfinite(value) else math.nan for value in values])
+        values = metrics.without_infinities(values)
     return Line(packed.steps, values, row["low"], row["high"], has_gaps, packed.number)
+
+
+def _outlined_line(records: Records, row: Row) -> Line:
+    rows = records.read(
+        "SELECT points.number, outlines.data FROM points LEFT JOIN outlines ON point = points.number"
+        " WHERE series = ? ORDER BY points.number",
+        row["number"],
+    )
+
+    def read(index: int) -> bytes:
+        found: bytes = records.read("SELECT data FROM points WHERE number = ?", rows[index]["number"])[0]["data"]
+        return found
+
+    outlines = Outlines(one["data"] or metrics.outline_of(read(index)) for index, one in enumerate(rows))
+    if outlines.steps is None:
+        return _whole_line(records, row)
+    values = metrics.LazyLine(read, outlines.begins, outlines.count, has_gaps=outlines.has_gaps)
+    return Line(
+        *(outlines.steps, values, row["low"], row["high"], outlines.has_gaps, values.number),
+        outlines=outlines,
+        load=lambda: _whole_line(records, row),
+    )
 
 
 def _line(points: list[Point]) -> Line:
@@ -151,6 +236,7 @@ def thinned(line: Line, columns: int, span: tuple[int, int] = EVERYTHING) -> lis
     begin, end = line.within(*span)
     if end - begin <= 2 * columns:
         return [line.point(place) for place in range(begin, end)]
+    line = line.near(columns, begin, end)
     low, high = max(span[0], line.steps[0]), min(span[1], line.steps[-1])
     places = [begin]
     at = begin + 1

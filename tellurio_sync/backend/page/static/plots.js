@@ -5,7 +5,7 @@
 // none of it. The controls of a page hold for all its plots, its legend too.
 //
 // Data: `x`, the steps, which all `runs` share, and of each run `y`: null is a gap, false is no value at that step.
-// Where there are `columns` [first step, last step, count], x only says in which of them a value is. Along time and
+// Where there are `columns` [begin, end, count, last step], x only says in which of them a value is. Along time and
 // version each run has its own: `t`, `v`.
 
 const known = new Map();
@@ -411,10 +411,10 @@ class Plot extends HTMLElement {
     if (settings.x === "version") return `version ${Math.floor(value)}`;
     const {columns} = this.closer ?? this.data;
     if (!columns || columns[0] === columns[1]) return `step ${format(value)}`;
-    const [low, high, count] = columns;
+    const [low, high, count, last] = columns;
     const width = (high - low) / count;
     const column = Math.min(Math.floor((value - low) / width + 1e-6), count - 1);
-    const end = column === count - 1 ? high : Math.ceil(low + (column + 1) * width - 1e-6) - 1;
+    const end = column === count - 1 ? last : Math.ceil(low + (column + 1) * width - 1e-6) - 1;
     return `steps ${format(Math.ceil(low + column * width - 1e-6))} to ${format(end)}`;
   }
 
