@@ -7,7 +7,7 @@ so the order does not matter.
 
 | State | Written by | Read by | Guarded by | Enforced by |
 |---|---|---|---|---|
-| what is registered | any thread | the child, which has one thread | each change is one step of a set | – |
+| what is registered | any thread | the child, which has one thread | each change is one step of a dict | – |
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from typing import Protocol
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 
 class Renewable(Protocol):
@@ -25,18 +25,18 @@ class Renewable(Protocol):
         """Called in the child, before any other code. Must neither block nor raise."""
 
 
-_objects: WeakSet[Renewable] = WeakSet()
+_objects: WeakKeyDictionary[Renewable, None] = WeakKeyDictionary()
 _functions: list[Callable[[], None]] = []
 
 
 def renew(item: Renewable) -> None:
     """Renew ``item`` in forked children, as long as it lives. Thread-safe, does not block."""
-    _objects.add(item)
+    _objects[item] = None
 
 
 def leave_alone(item: Renewable) -> None:
     """Do not renew ``item`` any more, because it is closed. Thread-safe, does not block."""
-    _objects.discard(item)
+    _objects.pop(item, None)
 
 
 def renew_by(function: Callable[[], None]) -> None:
@@ -47,8 +47,10 @@ def renew_by(function: Callable[[], None]) -> None:
 def _in_child() -> None:
     for function in _functions:
         function()
-    for item in list(_objects):
-        item.renew_after_fork()
+    for reference in _objects.keyrefs():  # a copy, made by one C call, as `ownership.alive` does it
+        item = reference()
+        if item is not None:
+            item.renew_after_fork()
 
 
 if hasattr(os, "register_at_fork"):

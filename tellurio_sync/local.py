@@ -36,8 +36,9 @@ from typing import Any
 from . import forked, workers
 from .addresses import hub_url
 from .deadlines import MONOTONIC, Deadline, check_timeout
-from .errors import BackendError, TellurioError, UsageError
+from .errors import BackendError, TellurioError, UsageError, WouldDeadlock
 from .leash import GOES_ON, IN_USE_EXIT_CODE, DataDirectoryInUse, Leash, find_backend
+from .ownership import is_held
 from .surroundings import SYSTEM_TRUST_VARIABLE
 
 _log = logging.getLogger(__name__)
@@ -251,12 +252,14 @@ def default_local_backend(*, meanwhile: Callable[[], None] = _do_nothing, **opti
         BackendError, ValueError: as :func:`start_local_backend`; also: the backend that uses ``data_dir`` cannot be
             joined, because it runs on another machine, or may be another user's.
         UsageError: one runs already, with other options.
+        WouldDeadlock: this is a signal handler or a finaliser, within a call of this by the same thread.
     """
     global _default, _default_options
     if options.get("data_dir") is not None:
         options["data_dir"] = os.path.expanduser(options["data_dir"])
     # Compared as texts, because they are passed on as texts: so a path is equal to its name.
     wanted = {name: str(value) for name, value in options.items() if value is not None}
+    _check_not_within()
     with _default_lock:
         if _default is None or not _default.is_running:
             _default = _join_or_start(options, meanwhile)
@@ -330,9 +333,20 @@ def backend_of_this_user(
         return default_local_backend(meanwhile=meanwhile, **options)
 
 
+def _check_not_within() -> None:
+    """Raise ``WouldDeadlock`` within the start of the shared backend by this same thread."""
+    if is_held(_default_lock):
+        raise WouldDeadlock(
+            "This code runs in the middle of a login of this same thread, which starts or joins the local backend (it "
+            "is a signal handler or a finaliser), and that cannot go on before this is over. Do it on another thread, "
+            "or when the login is done."
+        )
+
+
 def _join_program(options: dict[str, Any]) -> None:
     """In a worker: use the backend of its program from now on, if that runs."""
     global _default, _default_options
+    _check_not_within()
     with _default_lock:
         if _default is not None and _default.is_running:
             return
@@ -545,7 +559,7 @@ class _Child:
 _children: set[_Child | Leash] = set()
 _default: LocalBackend | None = None
 _default_options: dict[str, str] = {}
-_default_lock = threading.Lock()
+_default_lock = threading.RLock()
 
 
 def _end_all() -> None:
@@ -560,7 +574,7 @@ def _end_all() -> None:
 def _after_fork_in_child() -> None:
     global _default_lock
     # A thread that does not exist here may have held it.
-    _default_lock = threading.Lock()
+    _default_lock = threading.RLock()
     for child in _children:
         child.on_fork_in_child()
     _children.clear()

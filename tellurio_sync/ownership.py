@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+T = TypeVar("T")
 
 
 def is_held(lock: Any) -> bool:
@@ -29,6 +32,16 @@ def owned(lock: threading.RLock) -> Callable[[], bool]:
     """As ``is_held``, for one lock and many questions: one call of C each."""
     is_owned: Callable[[], bool] = lock._is_owned  # type: ignore[attr-defined]
     return is_owned
+
+
+def alive(items: WeakKeyDictionary[T, None]) -> list[T]:
+    """Those objects, held weakly, that are still there.
+
+    What is registered in a ``WeakKeyDictionary`` is added, taken out and copied by one C call each. So it needs no
+    lock, which a signal handler or a finaliser could find taken by its own thread. A ``WeakSet`` is iterated over by
+    Python code, and that fails if such code adds something meanwhile.
+    """
+    return [item for reference in items.keyrefs() if (item := reference()) is not None]
 
 
 class Without:

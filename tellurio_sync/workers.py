@@ -158,12 +158,12 @@ def _remove_left(own: Path) -> None:
 
 
 _told: Told | None = None
-_lock = threading.Lock()
+_lock = threading.RLock()  # a signal handler may log in while its thread holds it
 
 
 def _after_fork_in_child() -> None:
     global _lock, _told
-    _lock = threading.Lock()  # a thread that does not exist here may have held it
+    _lock = threading.RLock()  # a thread that does not exist here may have held it
     _told = None  # it is the parent's to withdraw
 
 

@@ -75,7 +75,7 @@ USES = {
     "transport": {"ownership", "secret", "speedups", "surroundings"},
     "leash": {"errors"},
     "workers": {"forked", "leash", "ownership"},
-    "local": {"addresses", "deadlines", "errors", "forked", "leash", "surroundings", "workers"},
+    "local": {"addresses", "deadlines", "errors", "forked", "leash", "ownership", "surroundings", "workers"},
     "studio": {
         "ownership",
         "_version",

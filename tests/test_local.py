@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from tellurio_sync import local
-from tellurio_sync.errors import BackendError, HttpStatusError, InvalidAPIKeyError, UsageError
+from tellurio_sync.errors import BackendError, HttpStatusError, InvalidAPIKeyError, UsageError, WouldDeadlock
 from tellurio_sync.leash import DataDirectoryInUse
 from tellurio_sync.local import backend_of_this_user, default_local_backend, start_local_backend
 from tellurio_sync.studio import StudioRest, start_run, verify
@@ -608,3 +608,21 @@ def test_where_no_thread_can_be_started_it_is_an_error_of_ours_and_nothing_stays
         with pytest.raises(BackendError, match="daemon threads are disabled"):
             start_local_backend(data_dir=tmp_path)
     assert set(local._children) == before
+
+
+def test_a_login_within_the_start_of_the_backend_by_the_same_thread_says_so_at_once(told, monkeypatch):
+    """As a signal handler's, or a finaliser's: it would wait for the start, which waits for it."""
+    start = local.start_local_backend
+    refusals: list[WouldDeadlock] = []
+
+    def interrupted(**options: Any) -> Any:
+        for use in (backend_of_this_user, default_local_backend):
+            with pytest.raises(WouldDeadlock, match="in the middle of a login of this same thread") as caught:
+                use()
+            refusals.append(caught.value)
+        return start(**options)
+
+    monkeypatch.setattr(local, "start_local_backend", interrupted)
+    assert backend_of_this_user().is_running
+    assert len(refusals) == 2
+    assert backend_of_this_user() is default_local_backend()

@@ -158,7 +158,7 @@ class TellurioWebSocketClient:
     def _start_afresh(self) -> None:
         self._peer: Peer | None = None
         self._session_id: str | None = None  # to go on with at the next connection; None: a new one
-        self._lock = threading.Lock()  # guards the assignment of _peer; never held while connecting or closing
+        self._lock = threading.RLock()  # guards the assignment of _peer; never held while connecting or closing
         forked.renew(self)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -176,7 +176,7 @@ class TellurioWebSocketClient:
 
     def renew_after_fork(self) -> None:
         # In the child. Threads of the parent may have held the locks; they do not exist here.
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._session_id = None  # the parent's
         self.registries.renew_after_fork()
 

@@ -5,18 +5,19 @@ nothing holds the process after that.
 
 | State | Written by | Read by | Guarded by | Enforced by |
 |---|---|---|---|---|
-| ``_open``, ``_is_installed`` | callers, receive threads | the main thread | ``_lock`` | only this module has it |
+| ``_open`` | callers, receive threads | the main thread | one C call on a dict each | – |
+| ``_is_installed`` | callers | callers | one store: to install it twice does no harm | – |
 """
 
 from __future__ import annotations
 
 import atexit
-import threading
 import time
 import weakref
 from typing import Protocol
 
 from .. import forked
+from ..ownership import alive
 from .records import log
 
 EXIT_TIMEOUT = 1.0
@@ -28,41 +29,33 @@ class Closable(Protocol):
     def close_at_exit(self, timeout: float) -> None: ...
 
 
-_open: weakref.WeakSet[Closable] = weakref.WeakSet()
-_lock = threading.Lock()
+_open: weakref.WeakKeyDictionary[Closable, None] = weakref.WeakKeyDictionary()
 _is_installed = False
 
 
 def register(peer: Closable) -> None:
     """Close ``peer`` at exit."""
     global _is_installed
-    with _lock:
-        _open.add(peer)
-        if _is_installed:
-            return
+    _open[peer] = None
+    if not _is_installed:
         _is_installed = True
-    atexit.register(_close_all)
+        atexit.register(_close_all)
 
 
 def unregister(peer: Closable) -> None:
     """``peer`` is closed."""
-    with _lock:
-        _open.discard(peer)
+    _open.pop(peer, None)
 
 
 def _close_all() -> None:
     end = time.monotonic() + EXIT_TIMEOUT
-    with _lock:
-        peers = list(_open)
-    for peer in peers:
+    for peer in alive(_open):
         peer.close_at_exit(max(0.05, end - time.monotonic()))
     log.flush(max(0.05, end - time.monotonic()))
 
 
 def _forget_all() -> None:
-    # In a forked child: the peers are the parent's, which may have held the lock at the fork.
-    global _lock
-    _lock = threading.Lock()
+    # In a forked child: the peers are the parent's.
     _open.clear()
 
 

@@ -117,7 +117,7 @@ class Connection:
         self.transport = transport
         self._tally = tally or Tally(clock)
         self._can_nest = transport.can_nest
-        self.pending: PendingTable = PendingTable()
+        self.pending: PendingTable = PendingTable(dispatcher.lock)
         self.pending.locks += transport.locks
         # Of those that this thread may hold while it waits, in their order: whoever holds one in between holds these.
         self._has_first, self._has_last = owned(self.pending.locks[0]), owned(self.pending.locks[-1])

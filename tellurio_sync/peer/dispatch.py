@@ -7,11 +7,11 @@ receive thread goes on.
 | State | Written by | Read by | Guarded by | Enforced by |
 |---|---|---|---|---|
 | method table | the constructor | receive thread, workers | frozen | no method changes it |
-| open (unanswered) requests | receive thread, workers | the same | ``_lock`` | only this module has it |
-| ``_OneReply._is_given`` | receive thread, a worker | the same | its ``_lock`` | the class |
-| ``_BatchCollector._missing``, ``_replies`` | receive thread, workers | the same | its ``_lock`` | the class |
+| open (unanswered) requests | receive thread, workers | any thread | one C call on a dict each | – |
+| ``_OneReply._ungiven`` | receive thread, a worker, ``close`` | the same | one C call on a list | – |
+| ``_BatchCollector._missing``, ``_replies`` | the same | the same | one C call on a list each | – |
 
-``_lock`` is never held while sending or running a handler.
+There is no lock: a signal handler that closes the client could find it taken by its own thread.
 """
 
 from __future__ import annotations
@@ -73,8 +73,12 @@ class Dispatcher:
         self.max_outgoing: int | None = None  # bytes of a message that the server takes; None: it does not say
         self._pool = pool
         self._send = send
-        self._lock = threading.Lock()
         self._open: dict[int, _OneReply] = {}
+
+    @property
+    def lock(self) -> threading.RLock:
+        """That of the pool, in which code of the user may be run."""
+        return self._pool.lock
 
     def handle(self, message: Request | Notification | Invalid | Batch) -> None:
         """Handle one message. Runs on the receive thread; raises nothing, whatever a handler does."""
@@ -85,9 +89,7 @@ class Dispatcher:
 
     def refuse_open_requests(self) -> None:
         """Answer every open request with an error, because its result would come too late. Any thread."""
-        with self._lock:
-            replies = list(self._open.values())
-        for reply in replies:
+        for reply in self._open.copy().values():
             reply.fail(RpcError(CLOSING, "The client is closing.", {}))
 
     def _handle_batch(self, batch: Batch) -> None:
@@ -126,19 +128,16 @@ class Dispatcher:
 
     def _run_on_worker(self, method: Method, message: Request | Notification, reply: _OneReply) -> None:
         key = id(reply)
-        with self._lock:
-            self._open[key] = reply
+        self._open[key] = reply
 
         def task() -> None:
             try:
                 _run(method, message, reply)
             finally:
-                with self._lock:
-                    self._open.pop(key, None)
+                self._open.pop(key, None)
 
         def refuse(reason: str) -> None:
-            with self._lock:
-                self._open.pop(key, None)
+            self._open.pop(key, None)
             # An error, not a wait: if the receive thread waited, the heartbeats of all calls would stop.
             reply.fail(RpcError(BUSY, reason, {}))
 
@@ -172,8 +171,7 @@ class _OneReply:
         self._dispatcher = dispatcher
         self._is_wanted = is_wanted
         self._answer = answer
-        self._lock = threading.Lock()
-        self._is_given = False
+        self._ungiven = [True]
 
     def succeed(self, result: Any) -> None:
         if not self._is_wanted:
@@ -201,10 +199,10 @@ class _OneReply:
         self._give(_encode_error(self._id, error))
 
     def _give(self, text: str | None) -> None:
-        with self._lock:
-            if self._is_given:
-                return
-            self._is_given = True
+        try:
+            self._ungiven.pop()
+        except IndexError:
+            return
         self._answer(text)
 
 
@@ -219,16 +217,13 @@ class _BatchCollector:
     """Collects the replies of one batch, from any thread, and sends all of them when the last one has come."""
 
     def __init__(self, expected: int, send: Callable[[str], None]) -> None:
-        self._missing = expected
+        self._missing = list(range(expected))
         self._send = send
-        self._lock = threading.Lock()
         self._replies: list[str] = []
 
     def add(self, reply: str | None) -> None:
-        with self._lock:
-            if reply is not None:
-                self._replies.append(reply)
-            self._missing -= 1
-            is_last = self._missing == 0
-        if is_last and self._replies:
+        if reply is not None:
+            self._replies.append(reply)
+        # Only one thread takes out the 0, and by then each has added its reply.
+        if self._missing.pop() == 0 and self._replies:
             self._send(f"[{','.join(self._replies)}]")

@@ -298,7 +298,7 @@ class Lifecycle:
 
     def _locks(self) -> list[threading.RLock]:
         """What the receive thread may need, and this thread may have if it is a signal handler that waits."""
-        locks = [self._lock]
+        locks = [self._lock, self.pool.lock]
         for connection in (self.connection, self._unopened):
             if connection is not None:
                 locks += connection.pending.locks

@@ -178,19 +178,24 @@ class PendingTable:
     The dict needs no lock: to add, to take out and to copy are single steps of C code, and the keys are plain
     strings, whose hash and comparison are C code as well.
 
+    Args:
+        lock: that of the worker pool, which the receive thread may need as well: so a thread that is about to wait has
+            one lock less to look at. None: one of its own.
+
     Attributes:
         is_forked: whether this is the copy in a forked child: its calls belong to the parent and never end here.
-        lock: guards the ids given up, and what the connection keeps of deadlines.
+        lock: guards the ids given up, and what the connection keeps of deadlines; see the argument.
         locks: what the receive thread may need. A signal handler or a finaliser can run while this thread holds one; a
             thread that waits for a reply gives them up meanwhile (see ``ownership.Without``).
         on_given_up: called with each call that was given up, on the thread that does so; it must not block.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, lock: threading.RLock | None = None) -> None:
         self.is_forked = False
         self.on_given_up: Callable[[OpenCall], None] | None = None
         self._calls: dict[str, OpenCall] = {}
-        self.lock: threading.RLock = threading.RLock()  # a signal handler may call while this thread has it
+        # Re-entrant: a signal handler may call while this thread has it.
+        self.lock: threading.RLock = lock or threading.RLock()
         self.locks: tuple[threading.RLock, ...] = (self.lock,)
         # The ids of calls that were given up, so that a late reply is recognised. Bounded: the oldest ids go first.
         self._given_up: OrderedDict[str, OnLate | None] = OrderedDict()

@@ -16,28 +16,41 @@ nothing at all has begun or ended for ``patience`` seconds while a task is in th
 
 | State | Written by | Read by | Guarded by | Enforced by |
 |---|---|---|---|---|
-| ``_tasks``, ``_threads``, ``_is_closed`` | any thread | any thread | ``_lock`` | asserts |
-| ``_starting``, ``_idle``, ``_waiting``, ``_progress`` | any thread | any thread | ``_lock`` | asserts |
-| ``_has_watcher``, ``_extra`` | any thread | any thread | ``_lock`` | asserts |
-| ``WorkerWait``: what it counts as | the worker, the thread that ends the wait | the same | ``_lock`` | only the pool |
+| ``_tasks``, ``_threads``, ``_is_closed`` | any thread | any thread | ``lock`` | asserts |
+| ``_starting``, ``_idle``, ``_waiting``, ``_progress`` | any thread | any thread | ``lock`` | asserts |
+| ``_sleeping`` | any thread | any thread | ``lock``; one C call on a list each | – |
+| ``_has_watcher``, ``_extra`` | any thread | any thread | ``lock`` | asserts |
+| ``WorkerWait``: what it counts as | the worker, the thread that ends the wait | the same | ``lock`` | only the pool |
 | ``POOLS``: the pool of a worker, unless it waits | that worker | that worker | each step is one C call on a dict | – |
 
-``_lock`` is not held while a task runs or a thread is started.
+``lock`` is not held while a task runs, a thread is started or a worker has nothing to do.  A signal handler or a
+finaliser can run while its thread holds it, and may close the client, cancel a future or call.  So it is re-entrant, a
+thread that waits for the server gives it up meanwhile (see ``ownership.Without``), and a worker first says that it
+sleeps and then looks for a task.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from operator import methodcaller
 from typing import NamedTuple
+
+from ..ownership import is_held
+from ..speedups import Semaphore, make_semaphore, release_all
 
 log: logging.Logger = logging.getLogger("tellurio_sync.peer")
 
 MAX_THREADS = 512
 """Workers of one client at most, those included that wait for the server."""
+
+_RELEASE = methodcaller("release")
+_LAST = (-1,)
 
 Task = Callable[[], None]
 Refuse = Callable[[str], None]
@@ -56,6 +69,9 @@ class WorkerPool:
         max_queue: tasks, >= 0, that may wait for a thread.
         max_threads: threads in all, >= ``max_workers``.
         patience: seconds, > 0, without any progress after which a further thread is started.
+
+    Attributes:
+        lock: guards it; the connections that it works for share it.
     """
 
     def __init__(
@@ -65,12 +81,12 @@ class WorkerPool:
         self._max_queue = max_queue
         self._max_threads = max_threads
         self._patience = patience
-        self._lock = threading.Lock()
-        self._has_task = threading.Condition(self._lock)
-        self._is_closing = threading.Condition(self._lock)  # for the watcher, which must not take a worker's signal
+        self.lock: threading.RLock = threading.RLock()
+        self._sleeping: list[Semaphore] = []  # of the workers that wait for a task
+        self._closing = make_semaphore()  # for the watcher
         self._tasks: deque[_Queued] = deque()
         self._threads: set[threading.Thread] = set()
-        self._starting = 0  # threads, in the set or not yet, that have not looked at the queue
+        self._starting: set[threading.Thread] = set()  # threads that have not looked at the queue
         self._idle = 0
         self._waiting = 0  # for the server
         self._progress = 0  # grows with each task that begins or ends, and each wait that does
@@ -90,22 +106,28 @@ class WorkerPool:
         Returns:
             False if it will not run, for ``refusal``.
         """
-        with self._lock:
+        with self.lock:
             if not must_run and self._refusal_locked():
                 return False
             queued = _Queued(task, None if must_run else refuse)
             self._tasks.append(queued)
-            self._has_task.notify()
+            self._wake_one_locked()
         return self._start_workers() or self._stays(queued)
 
     @property
     def refusal(self) -> str:
         """Why a task would not be run now; empty: it would."""
-        with self._lock:
+        with self.lock:
             return self._refusal_locked()
 
+    def _wake_one_locked(self) -> None:
+        assert is_held(self.lock)
+        # One piece of C code, so that Ctrl-C cannot come in between; and a signal handler may take the last one.
+        with contextlib.suppress(IndexError):
+            list(map(_RELEASE, map(self._sleeping.pop, _LAST)))
+
     def _refusal_locked(self) -> str:
-        assert self._lock.locked()
+        assert is_held(self.lock)
         if self._is_closed:
             return "The client is closing."
         if self._all_wait_locked():
@@ -121,17 +143,17 @@ class WorkerPool:
         )
 
     def _all_wait_locked(self) -> bool:
-        assert self._lock.locked()
+        assert is_held(self.lock)
         return len(self._threads) >= self._max_threads and self._waiting >= len(self._threads)
 
     def close(self, timeout: float = 0.0) -> None:
         """Take no more tasks; threads end when the queue is empty. Waits for that at most ``timeout`` seconds."""
         end = time.monotonic() + timeout
-        with self._lock:
+        with self.lock:
             self._is_closed = True
-            self._has_task.notify_all()
-            self._is_closing.notify_all()
-            threads = [thread for thread in self._threads if thread is not threading.current_thread()]
+            release_all(self._sleeping)
+            self._closing.release()
+            threads = [thread for thread in self._threads.copy() if thread is not threading.current_thread()]
         for thread in threads:
             if thread.ident is not None:
                 thread.join(max(0.0, end - time.monotonic()))
@@ -141,9 +163,9 @@ class WorkerPool:
     def _start_workers(self) -> bool:
         """Start as many as the queue wants; False if the system lets none be started."""
         while True:
-            with self._lock:
+            with self.lock:
                 running = len(self._threads) - self._waiting
-                wants = len(self._tasks) > self._idle + self._starting
+                wants = len(self._tasks) > self._idle + len(self._starting)
                 is_full = running >= self._max_workers or len(self._threads) >= self._max_threads
                 wants_watcher = wants and is_full and not self._has_watcher and not self._is_closed
             if wants_watcher:
@@ -155,48 +177,58 @@ class WorkerPool:
 
     def _start_one(self) -> bool:
         thread = threading.Thread(target=self._run, name="tellurio-sync worker", daemon=True)
-        with self._lock:
-            if len(self._threads) >= self._max_threads:
-                return True
-            self._threads.add(thread)
-            self._starting += 1
         try:
+            with self.lock:
+                if len(self._threads) >= self._max_threads:
+                    return True
+                self._threads.add(thread)
+                self._starting.add(thread)
             thread.start()
-        except RuntimeError:
-            # The interpreter is shutting down, or the system has no thread left.
-            with self._lock:
-                self._threads.discard(thread)
-                self._starting -= 1
-            return False
+        except BaseException as exc:
+            if thread.ident is None:  # after Ctrl-C it may start all the same: then it adds itself
+                with self.lock:
+                    self._threads.discard(thread)
+                    self._starting.discard(thread)
+            if not isinstance(exc, (RuntimeError, MemoryError)):
+                raise
+            return False  # the interpreter is shutting down, or the system has no thread left
         return True
 
     def _stays(self, queued: _Queued) -> bool:
         """Whether a task stays in the queue for which no thread could be started: others may still run it."""
-        with self._lock:
-            if len(self._threads) > self._waiting or queued not in self._tasks:
-                return True
+        with self.lock:
+            return len(self._threads) > self._waiting or not self._take_back_locked(queued)
+
+    def _take_back_locked(self, queued: _Queued) -> bool:
+        """Take a task out of the queue; False if it is not in there any more."""
+        assert is_held(self.lock)
+        try:
             self._tasks.remove(queued)
+        except ValueError:
             return False
+        return True
 
     def _start_watcher(self) -> None:
         watcher = threading.Thread(target=self._watch, name="tellurio-sync worker", daemon=True)
-        with self._lock:
+        with self.lock:
             if self._has_watcher:
                 return
             self._has_watcher = True
         try:
             watcher.start()
-        except RuntimeError:
-            with self._lock:
+        except BaseException as exc:
+            if watcher.ident is None:
                 self._has_watcher = False
+            if not isinstance(exc, (RuntimeError, MemoryError)):
+                raise
 
     def _watch(self) -> None:
         """Start a worker each time that nothing has happened for a while, as long as a task is in the queue."""
         while True:
-            with self._lock:
-                before = self._progress
-                if not self._is_closed:
-                    self._is_closing.wait(self._patience)
+            before = self._progress
+            if not self._is_closed:
+                self._closing.acquire(True, self._patience)
+            with self.lock:
                 if not self._tasks or self._is_closed:
                     self._has_watcher = False
                     self._extra = 0
@@ -210,26 +242,12 @@ class WorkerPool:
 
     def _run(self) -> None:
         ident = threading.get_ident()
+        pid = os.getpid()
+        semaphore = make_semaphore()
         POOLS[ident] = self
         try:
-            is_new = True
-            while True:
-                with self._lock:
-                    self._starting -= is_new
-                    is_new = False
-                    self._progress += 1
-                    # One too many, since a wait has ended: the others see to the queue.
-                    is_surplus = len(self._threads) - self._waiting > self._max_workers + self._extra
-                    if not is_surplus:
-                        self._idle += 1
-                        while not self._tasks and not self._is_closed:
-                            self._has_task.wait()
-                        self._idle -= 1
-                    if is_surplus or not self._tasks:
-                        self._threads.discard(threading.current_thread())
-                        return
-                    task = (self._tasks.pop() if self._waiting else self._tasks.popleft()).task
-                    self._progress += 1
+            # A task may have forked, and come back here in the child as well, where this pool gets no more tasks.
+            while os.getpid() == pid and (task := self._next_task(semaphore)) is not None:
                 try:
                     task()
                 except BaseException:  # a worker goes on after a task that fails
@@ -238,9 +256,36 @@ class WorkerPool:
         finally:
             POOLS.pop(ident, None)
 
+    def _next_task(self, semaphore: Semaphore) -> Task | None:
+        """Wait for one. None: this worker is to end, and does not count any more."""
+        own = threading.current_thread()
+        with self.lock:
+            self._threads.add(own)
+            self._starting.discard(own)
+            self._progress += 1
+            # One too many, since a wait has ended: the others see to the queue.
+            if len(self._threads) - self._waiting > self._max_workers + self._extra:
+                self._threads.discard(own)
+                return None
+            self._idle += 1
+        while True:
+            with self.lock:
+                if semaphore not in self._sleeping:
+                    self._sleeping.append(semaphore)
+                if self._tasks or self._is_closed:
+                    with contextlib.suppress(ValueError):  # woken already
+                        self._sleeping.remove(semaphore)
+                    self._idle -= 1
+                    if not self._tasks:
+                        self._threads.discard(own)
+                        return None
+                    self._progress += 1
+                    return (self._tasks.pop() if self._waiting else self._tasks.popleft()).task
+            semaphore.acquire()
+
     def begin_wait(self, wait: WorkerWait) -> None:
         """For ``WorkerWait``."""
-        with self._lock:
+        with self.lock:
             if wait.is_over:
                 return
             wait.is_counted = True
@@ -248,18 +293,18 @@ class WorkerPool:
             self._progress += 1
         can_start = self._start_workers()
         refused: list[_Queued] = []
-        with self._lock:
+        with self.lock:
             if self._waiting >= len(self._threads) and (not can_start or len(self._threads) >= self._max_threads):
-                refused = [queued for queued in self._tasks if queued.refuse is not None]
-                for queued in refused:
-                    self._tasks.remove(queued)
+                for queued in self._tasks.copy():
+                    if queued.refuse is not None and self._take_back_locked(queued):
+                        refused.append(queued)
         for queued in refused:
             assert queued.refuse is not None
             queued.refuse(self._nested_too_deeply())
 
     def end_wait(self, wait: WorkerWait) -> None:
         """For ``WorkerWait``."""
-        with self._lock:
+        with self.lock:
             wait.is_over = True
             if wait.is_counted:
                 wait.is_counted = False

@@ -5,7 +5,7 @@ the one whose ``with`` block the thread is in, else the default.
 
 | State | Written by | Read by | Guarded by | Enforced by |
 |---|---|---|---|---|
-| the default session | the first use | any thread | ``_default_lock``, for the constructor | only this module has it |
+| the default session | the first use | any thread | ``_default_lock``; one store that keeps an earlier one | – |
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .login import Mode
 
 _default: Session | None = None
-_default_lock = threading.Lock()
+_default_lock = threading.RLock()  # a signal handler may be the first to use it, within the first use
 
 
 def default_session() -> Session:
@@ -38,7 +38,7 @@ def default_session() -> Session:
             if _default is None:
                 session = Session()
                 session.sets_active_run = True
-                _default = session
+                _default = _default or session
     return _default
 
 
@@ -160,7 +160,7 @@ set_default_link(_session_outside_of_blocks)
 
 def _after_fork_in_child() -> None:
     global _default_lock
-    _default_lock = threading.Lock()
+    _default_lock = threading.RLock()
 
 
 forked.renew_by(_after_fork_in_child)

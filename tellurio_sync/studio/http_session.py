@@ -38,12 +38,16 @@ _request = threading.local()
 
 @contextlib.contextmanager
 def time_limit(timeout: float) -> Iterator[None]:
-    """Let every wait of this thread's request, inside the block, end after these seconds (> 0) together."""
+    """Let every wait of this thread's request, inside the block, end after these seconds (> 0) together.
+
+    A signal handler or a finaliser may make a request of its own in the middle of another one, which keeps its limit.
+    """
+    interrupted: float | None = getattr(_request, "due", None)
     _request.due = time.monotonic() + timeout
     try:
         yield
     finally:
-        del _request.due
+        _request.due = interrupted
 
 
 def is_time_over() -> bool:

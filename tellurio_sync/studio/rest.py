@@ -6,9 +6,9 @@ State and threads:
 |---|---|---|---|---|
 | ``_key`` | ``set_api_key`` | any thread | one attribute store | – |
 | ``_of_thread`` (an HTTP session each) | that thread | that thread | ``threading.local`` | its type |
-| ``_sessions`` (all of these) | any thread | ``close`` | ``_lock``, never held while sending | – |
+| ``_sessions`` (all of these) | any thread | ``close`` | one C call on a dict each | – |
 | ``_extensions`` | a thread that gets an answer | any thread | one attribute store | – |
-| ``_outboxes`` | runs | readers, ``close`` | ``_lock``, never held while an outbox is used | – |
+| ``_outboxes`` | runs | readers, ``close`` | one C call on a dict each | – |
 
 This is the border to the HTTP library: none of its errors leaves this module, not even as a cause, because it holds the
 request with the key in it.
@@ -29,6 +29,7 @@ from ..addresses import Address, check_may_send_key, http_address
 from ..deadlines import check_timeout
 from ..errors import HttpError, HttpStatusError, HttpTooLarge, HttpUnreachable, LocalProtocolError, shorten
 from ..jsonrpc import MalformedText, decode, encode
+from ..ownership import alive
 from ..surroundings import certificate_hint, timeout_or
 from .keys import KeyHeader, clean_key
 
@@ -163,27 +164,21 @@ class StudioRest:
 
     def attach(self, outbox: Outbox) -> None:
         """Let calls that read wait for this outbox, so that they see what was logged before. Held weakly."""
-        with self._lock:
-            self._outboxes.add(outbox)
+        self._outboxes[outbox] = None
 
     def _flush(self, run_uuid: str | None = None) -> None:
-        with self._lock:
-            outboxes = [outbox for outbox in self._outboxes if run_uuid in (None, outbox.run_uuid)]
-        for outbox in outboxes:
-            outbox.flush(self.timeout)
+        for outbox in alive(self._outboxes):
+            if run_uuid in (None, outbox.run_uuid):
+                outbox.flush(self.timeout)
 
     def close(self) -> None:
         """Close the idle connections of all threads. A later call opens a new one. Idempotent.
 
         What was logged is sent before; not for longer than about 2 s without progress.
         """
-        with self._lock:
-            outboxes = list(self._outboxes)
-        for outbox in outboxes:
+        for outbox in alive(self._outboxes):
             outbox.pause()
-        with self._lock:
-            sessions = list(self._sessions)
-        for session in sessions:
+        for session in alive(self._sessions):
             _close_session(session)
 
     def release(self) -> None:
@@ -510,22 +505,20 @@ class StudioRest:
         session: requests.Session | None = getattr(self._of_thread, "session", None)
         if session is None:
             session = _new_session(self.address.scheme, self._ssl_context)
-            with self._lock:
-                self._sessions.add(session)
+            self._sessions[session] = None
             self._of_thread.session = session
         return session
 
     def renew_after_fork(self) -> None:
-        """In a forked child: the connections belong to the parent, and its lock may be held for ever."""
+        """In a forked child: the connections belong to the parent."""
         self._start_afresh()
 
     def _start_afresh(self) -> None:
-        self._lock = threading.Lock()
         self._of_thread = threading.local()
         # Weak, so that the session of a thread that has ended is freed together with the locals of the thread.
-        self._sessions: weakref.WeakSet[requests.Session] = weakref.WeakSet()
+        self._sessions: weakref.WeakKeyDictionary[requests.Session, None] = weakref.WeakKeyDictionary()
         # Outboxes of the parent are the parent's.
-        self._outboxes: weakref.WeakSet[Outbox] = weakref.WeakSet()
+        self._outboxes: weakref.WeakKeyDictionary[Outbox, None] = weakref.WeakKeyDictionary()
         forked.renew(self)
 
 

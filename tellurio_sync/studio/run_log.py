@@ -294,8 +294,9 @@ class RunLog:
             return
         if self.has_unsent:
             shipper.flush(float("inf"), patience=PATIENCE)
+        writer = None
         with self._lock:
-            if self._shipper is shipper:
+            if self._shipper is shipper:  # else another thread ends it, too
                 self._shipper = None
                 writer, self._writer = self._writer, None
         shipper.stop()

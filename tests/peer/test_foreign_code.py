@@ -6,6 +6,7 @@ import contextlib
 import functools
 import queue
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,7 +15,18 @@ import pytest
 import tellurio_sync as te
 from tellurio_sync import deadlines, speedups
 from tellurio_sync.errors import WouldDeadlock
-from tellurio_sync.peer import connection, futures, lifecycle, peer, pending, recording, tally
+from tellurio_sync.peer import (
+    at_exit,
+    connection,
+    dispatch,
+    futures,
+    lifecycle,
+    peer,
+    pending,
+    recording,
+    tally,
+    workers,
+)
 from tellurio_sync.queued import Queued
 from tellurio_sync.transport.tls import TlsStream
 from tellurio_sync.transport.websocket import WebSocketTransport
@@ -338,3 +350,64 @@ def test_a_finaliser_may_call_wherever_the_collector_runs(client: te.TellurioWeb
     assert finalise.failures == []
     handler.check()
     check_usable(client)
+
+
+def answer_after_a_callable(far: ServerConnection) -> None:
+    """Before it answers "asks", it wants an answer to a request of its own. "never": no reply."""
+    asked: list[dict[str, Any]] = []
+    for message in far.requests():
+        if message.get("method") == "asks":
+            asked.append(message)
+            far.send({"jsonrpc": "2.0", "id": 1, "method": "run_callable", "params": {}})
+        elif "method" not in message:
+            far.reply(asked.pop(), "answered")
+        elif message["method"] != "never":
+            far.reply(message, "at once")
+
+
+@pytest.mark.parametrize("nested", ["close", "cancel", "connect", "ask"])
+@pytest.mark.parametrize("outer", ["connect", "close", "cancel"])
+def test_a_signal_handler_may_close_or_connect_at_any_point(outer: str, nested: str) -> None:
+    """Such as that of a second SIGTERM, while the first one is being dealt with; and what runs callbacks holds nobody
+    up."""
+    run = {"run_uuid": "r"}
+
+    with ScriptedServer(answer_after_a_callable) as server:
+
+        def connected() -> te.TellurioWebSocketClient:
+            made = te.TellurioWebSocketClient(server.base_url, server.port)
+            made.connect("k", retries=1)
+            return made
+
+        def cancel(client: te.TellurioWebSocketClient) -> None:
+            future = client.submit("never", run, SOON)
+            future.add_done_callback(lambda _: None)
+            future.cancel()
+
+        def act() -> None:
+            if nested == "close":
+                client.close()
+            elif nested == "cancel":
+                with contextlib.suppress(te.NotConnected, te.ConnectionLost):
+                    cancel(client)
+            elif nested == "connect":
+                connected().close()
+            else:
+                with contextlib.suppress(te.NotConnected, te.ConnectionLost):
+                    assert client.call("asks", run, SOON)["result"] == "answered"
+
+        for strike in strikes(workers, dispatch, at_exit, weakref.WeakKeyDictionary, act=act):
+            client = connected()
+            asked = client.submit("never", run, SOON)
+            asked.add_done_callback(lambda _: None)
+            with contextlib.suppress(te.NotConnected, te.ConnectionLost), strike:
+                if outer == "connect":
+                    connected().close()
+                elif outer == "cancel":
+                    asked.cancel()
+                else:
+                    client.close()
+            if outer != "close" and nested != "close":
+                assert client.call("m", run, SOON)["result"] == "at once", strike
+            client.close()
+            assert client.state == "closed"

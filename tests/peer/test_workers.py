@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
@@ -13,12 +16,14 @@ import pytest
 
 from tellurio_sync.deadlines import MONOTONIC, Clock, Waitable
 from tellurio_sync.errors import NotConnected
+from tellurio_sync.peer import workers
 from tellurio_sync.peer.futures import CallFuture
 from tellurio_sync.peer.lifecycle import RECONNECTING, Lifecycle
 from tellurio_sync.peer.pending import OpenCall, PendingCall, PendingTable
 from tellurio_sync.peer.workers import WorkerPool, wait_of_worker
 
 from ..conftest import FAILSAFE, wait_until
+from ..interrupts import strikes
 from .rig import resolve
 
 
@@ -595,3 +600,65 @@ def test_a_worker_that_waits_on_after_a_change_that_does_not_help_is_one_that_wa
     lifecycle.close()
     wait_until(lambda: pool._waiting == 0, "a wait is still counted")
     pool.close(FAILSAFE)
+
+
+@pytest.mark.parametrize("kind", ["submit", "close", "Ctrl-C"])
+def test_a_signal_handler_at_any_point_of_submitting_loses_no_task(kind: str) -> None:
+    """It submits, closes the pool, or raises: every task runs, once, also those that come later."""
+    ran: list[str] = []
+
+    def act() -> None:
+        if kind == "submit":
+            assert pool.submit(lambda: ran.append("nested"))
+        elif kind == "close":
+            pool.close()
+        else:
+            raise KeyboardInterrupt
+
+    def is_idle() -> bool:
+        return ran == ["first"] and pool._idle == 1
+
+    def is_done() -> bool:
+        return "last" in ran and not pool._tasks
+
+    expected = KeyboardInterrupt if kind == "Ctrl-C" else None
+    for strike in strikes(workers, act=act, expected=expected):
+        ran.clear()
+        pool = WorkerPool(max_workers=2)
+        pool.submit(lambda: ran.append("first"))
+        wait_until(is_idle, "the first task does not run")
+        with strike:
+            pool.submit(lambda: ran.append("second"), must_run=True)
+            pool.submit(lambda: ran.append("third"), must_run=True)
+        pool.submit(lambda: ran.append("last"), must_run=True)
+        wait_until(is_done, f"only {ran}: {strike}")
+        pool.close(FAILSAFE)
+        assert expected or {"second", "third"} < set(ran)
+        assert len(ran) == len(set(ran)), strike
+
+
+FORKED = """
+import os, signal, threading
+from tellurio_sync.peer.workers import WorkerPool
+
+def fork():
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(20)  # instead of waiting for ever
+    else:
+        print("child ended with", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+        done.set()
+
+done = threading.Event()
+WorkerPool().submit(fork)
+assert done.wait(30)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_the_child_of_a_task_that_forks_and_returns_ends() -> None:
+    """In it there is nothing more to do for the worker, the only thread."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORKED], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "child ended with 0\n", "")

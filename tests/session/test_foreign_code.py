@@ -11,7 +11,7 @@ import pytest
 import tellurio_sync as te
 from tellurio_sync.errors import WouldDeadlock
 from tellurio_sync.model import call, pushed, registries
-from tellurio_sync.session import restore_gate
+from tellurio_sync.session import default, restore_gate
 
 from ..backend.scripted import answer_like_a_model
 from ..conftest import FAILSAFE
@@ -152,3 +152,14 @@ def test_a_call_within_a_restore_of_the_same_thread_says_so_at_once(
     assert [type(outcome) for outcome in outcomes] == [WouldDeadlock]
     assert "restore" in str(outcomes[0])
     assert kept.role == "s"
+
+
+def test_a_signal_handler_may_be_the_first_to_use_the_default_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also within the first use, and then both have the same one."""
+    found: list[te.Session] = []
+    for strike in strikes(default, te.Session.__init__, act=lambda: found.append(te.default_session())):
+        monkeypatch.setattr(default, "_default", None)
+        found.clear()
+        with strike:
+            found.append(te.default_session())
+        assert set(found) == {te.default_session()}, strike

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import traceback
+from weakref import WeakKeyDictionary
 
 import pytest
 import responses
@@ -22,10 +23,11 @@ from tellurio_sync.errors import (
     InvalidAPIKeyError,
     LocalProtocolError,
 )
-from tellurio_sync.studio import StudioRest
+from tellurio_sync.studio import StudioRest, http_session
 from tellurio_sync.studio.http_session import post_json
 
 from ..conftest import FAILSAFE
+from ..interrupts import strikes
 from .conftest import KEY
 
 BASE = "http://127.0.0.1:8000/api/v0"
@@ -327,12 +329,10 @@ from tellurio_sync.studio import StudioRest
 client = StudioRest("http://127.0.0.1", {server.port}, "k")
 client.verify_api_key()
 mine = client._session()
-client._lock.acquire()  # as another thread may hold it during the fork
 pid = os.fork()
 if pid == 0:
     client.verify_api_key()
     os._exit(0 if client._session() is not mine else 1)
-client._lock.release()
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], timeout=60, capture_output=True, text=True)
@@ -381,3 +381,24 @@ print(sorted({'requests', 'keyring', 'slugify', 'asyncio'} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", script], timeout=60, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_signal_handler_may_make_a_request_within_another_one(server):
+    """Also within the first request of a thread, and while the client is closed: at any point of what is shared."""
+
+    def act():
+        client.verify_api_key()
+
+    for strike in strikes(http_session.time_limit, StudioRest._session, WeakKeyDictionary, act=act):
+        client = client_of(server.port)
+        with strike:
+            client.verify_api_key()
+            client.close()
+        client.close()
+
+
+def test_a_request_within_another_one_leaves_that_its_own_limit():
+    with http_session.time_limit(FAILSAFE):
+        with http_session.time_limit(1e-9):
+            assert http_session.is_time_over()
+        assert not http_session.is_time_over()

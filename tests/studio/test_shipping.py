@@ -25,6 +25,7 @@ from tellurio_sync.journal import writer as writer_module
 from tellurio_sync.journal.folder import RunFolder
 from tellurio_sync.journal.format import Decoder
 from tellurio_sync.studio import Run, StudioRest, start_run
+from tellurio_sync.studio.run_log import RunLog
 from tellurio_sync.studio.runs import offline_run
 from tellurio_sync.studio.sync import sync
 
@@ -585,3 +586,24 @@ def test_the_end_waits_no_longer_than_two_seconds_for_a_server_that_hangs(
     assert time.monotonic() - begin < FAILSAFE  # it does not wait for the 30 s of the request
     assert "`tellurio-sync sync` sends them" in caplog.text
     flaky.release.set()
+
+
+def test_two_threads_that_close_at_once_do_not_disturb_each_other(
+    rest: StudioRest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = start_run(rest, "local", "P")
+    run.log("x", 1)
+    has_unsent = RunLog.has_unsent
+    paused: list[bool] = []
+
+    def other_first(log: RunLog) -> bool:
+        if not paused:
+            paused.append(True)
+            rest.close()
+        return bool(has_unsent.__get__(log))
+
+    monkeypatch.setattr(RunLog, "has_unsent", property(other_first))
+    rest.close()
+    assert paused
+    run.log("x", 2)
+    run.finish()
