@@ -76,7 +76,9 @@ async def _serve(options: BackendOptions) -> None:
         if options.ready_file is not None:
             _write_privately(options.ready_file, backend.address())
         _announce(backend)
+        preparing = asyncio.create_task(backend.prepare_pages())
         await stopping.wait()
+        preparing.cancel()
     finally:
         await backend.stop()
 
@@ -105,6 +107,7 @@ class Backend:
         self._tls = _tls_of(options)
         self._door = Door()
         self.page_path: str = "/"
+        self._page: Page | None = None
         self._directory = Path()
         self._lm = _language_models(options)
         self._connections: set[Connection] = set()
@@ -181,6 +184,11 @@ class Backend:
                 options.host,
             )
 
+    async def prepare_pages(self) -> None:
+        """Make the first look at a page as quick as the next one, after a while. May be cancelled."""
+        assert self._page is not None
+        await self._page.prepare()
+
     async def stop(self) -> None:
         """Close connections, port and data, and remove temporary data. Takes about a second at most."""
         await self._cleanup.aclose()
@@ -223,7 +231,7 @@ class Backend:
             is_encrypted=self._tls is not None,
             path_prefix=prefix,
         )
-        page = Page(access, store, history, prefix)
+        page = self._page = Page(access, store, history, prefix)
         rest = Rest(self.options, store)
         self.page_path = page.entry_path
         self._sessions = Sessions(self.options.session_grace, history)

@@ -19,7 +19,7 @@ from .changes import Changes, Refusal, found_project, found_run
 from .files import File
 from .pages import Asked, NotFound
 from .reader import Reader
-from .render import Html, root_of
+from .render import FIRST_TEMPLATES, Html, prepare, root_of
 
 if TYPE_CHECKING:
     from ..history import History
@@ -52,6 +52,9 @@ _FILES: dict[str, Callable[[Records, Asked], File]] = {
 # Seconds: how often to look for changes for a page that waits for them, and after how long a lost client is noticed.
 _LOOK_INTERVAL = 0.25
 _SIGN_INTERVAL = 15.0
+
+# Seconds after the start of a backend. Its first clients log in, and what they call should not share a processor.
+_PREPARE_AFTER = 2.0
 
 # nginx would keep what is sent until it fills a buffer.
 _UNBUFFERED = {"X-Accel-Buffering": "no"}
@@ -94,6 +97,16 @@ class Page:
         """Whether the request is for these pages, which check the key themselves."""
         shown = (self.show, self.enter, self.enter_prefix, self.file, self.events, self.static)
         return request.match_info.handler in (*shown, self.change_project, self.change_run)
+
+    async def prepare(self) -> None:
+        """Make the first page come as soon as any other, on a reading thread, once clients had time to begin.
+
+        May be cancelled at any time; a page that is asked for meanwhile does not wait for all of it.
+        """
+        await asyncio.sleep(_PREPARE_AFTER)
+        for template in FIRST_TEMPLATES:
+            # One by one: the end of the backend waits for what a thread is at.
+            await self._reader.run(lambda _, template=template: prepare(template))  # type: ignore[misc]
 
     async def stop(self, app: web.Application) -> None:
         """End the responses that wait for changes: for ``on_shutdown``."""

@@ -45,7 +45,7 @@ def render(
 
 @functools.cache
 def environment() -> Environment:
-    """The templates. Imported for the first page: a backend whose pages are never opened does not need them."""
+    """The templates. Their library is imported late: a backend that was just started has something else to do."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -71,6 +71,18 @@ def environment() -> Environment:
     }
     made.globals |= {"icon": assets.ICON, "uplot": assets.uplot_address(), "query": query, "utc": utc}
     return made
+
+
+# What most readers look at first, with its parts.
+FIRST_TEMPLATES = (
+    *("base.html", "macros.html", "projects.html", "project.html"),
+    *("run.html", "run_menu.html", "plot_controls.html", "usage.html"),
+)
+
+
+def prepare(template: str) -> None:
+    """Compile a template, so that the first page that it makes comes as soon as any other."""
+    environment().get_template(template)
 
 
 def visible(value: Any) -> Any:
