@@ -45,6 +45,8 @@ _unpack_double = struct.Struct("<d").unpack_from
 
 # How many single numbers are read one by one before it is tried to read as many again at once.
 _FEW = 8
+# Bits of an integer whose bytes are added up quickly: enough for steps; a file made to do harm may tell millions.
+_LONGEST_USUAL = 70
 # A single number with a step of nine bytes: those below 2**63.
 _LONGEST_NUMBER = 20
 # By the size of the record of a single number: what the checksum is made of, and the number.
@@ -300,7 +302,7 @@ class Decoder:
                     at = end
                     continue
             try:
-                at = self._read_one(data, at, columns)
+                at = self._read_usual(data, at, columns) or self._read_one(data, at, columns)
             except _Incomplete:
                 break
             except (ValueError, KeyError, RecursionError) as exc:
@@ -387,6 +389,69 @@ class Decoder:
         if mode == NEW:
             self._step = step
         return step
+
+    def _read_usual(self, data: bytes, at: int, columns: Columns) -> int:
+        """As :meth:`_read_one`, three times as fast, for what most records are: numbers of metrics with low numbers.
+
+        Returns:
+            0: it is another one, or something is wrong with it. Nothing was read.
+        """
+        kind = data[at]
+        try:
+            if kind < _NAME:
+                mode, place = kind >> 5, at + 9
+                names, values = [self._names[kind & 0x1F]], [_unpack_double(data, at + 1)[0]]
+            elif kind == _ANY:
+                mode, place = data[at + 1], at + 2
+            else:
+                return 0
+            step = shift = 0
+            if mode == NEW:
+                while (byte := data[place]) >= 0x80:
+                    step |= (byte & 0x7F) << shift
+                    shift += 7
+                    place += 1
+                    if shift > _LONGEST_USUAL:
+                        return 0
+                step |= byte << shift
+                place += 1
+            if mode > NEW or step >= _MAX_STEP:
+                return 0
+            if kind == _ANY:
+                names, values = [], []
+                count, place = data[place], place + 1
+                if count >= 0x80:
+                    return 0
+                for _ in range(count):
+                    # A number of 0x80 and more takes two bytes, the first of which no name has here.
+                    number, kind = data[place], data[place + 1]
+                    if number >= 0x80 or kind > _INTEGER:
+                        return 0
+                    names.append(self._names[number])
+                    if kind == _FLOAT:
+                        values.append(_unpack_double(data, place + 2)[0])
+                        place += 10
+                        continue
+                    whole, shift, place = 0, 0, place + 2
+                    while (byte := data[place]) >= 0x80:
+                        whole |= (byte & 0x7F) << shift
+                        shift += 7
+                        place += 1
+                        if shift > _LONGEST_USUAL:
+                            return 0
+                    whole |= byte << shift
+                    place += 1
+                    values.append(~(whole >> 1) if whole & 1 else whole >> 1)
+            if _crc32(data[at:place]) & 0xFFFF != data[place] | data[place + 1] << 8:
+                return 0
+        except (IndexError, KeyError, struct.error):
+            return 0
+        at_step, count = self._step_of(mode, step), len(values)
+        columns.steps.extend([at_step] * count)
+        columns.names.extend(names)
+        columns.values.extend(values)
+        columns.ends.extend([self.position + place + 2 - at] * count)
+        return place + 2
 
     def _read_one(self, data: bytes, at: int, columns: Columns) -> int:
         """Read the record at ``at``; returns where the next one begins.
