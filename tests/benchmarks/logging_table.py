@@ -1,7 +1,8 @@
 """``make bench-log``: the cost of logging beside the trackers that people know, each in an environment of its own.
 
-Bounded: VALUES single values and as many in records of twenty, one round per tracker. The figures are of the machine as
-it is: look at ratios, and run it where nothing else runs.
+Bounded: VALUES single values and as many in records of twenty, one round per tracker, each ended after ``--timeout``
+seconds (the first time also ten minutes to install each). Then ``--million`` values from ``log`` into the backend's
+database. The figures are of the machine as it is: look at ratios, and run it where nothing else runs.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ def environment(name: str, cache: Path) -> Path:
     python = cache / name / "bin" / "python"
     if not (cache / name / "ready").exists():
         subprocess.run([sys.executable, "-m", "venv", str(cache / name)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", PEERS[name]], check=True)
+        # Twice: without warnings, too.
+        command = [str(python), "-m", "pip", "install", "--quiet", "--quiet", PEERS[name]]
+        subprocess.run(command, check=True, timeout=600)
         (cache / name / "ready").touch()
     return python
 
@@ -57,12 +60,27 @@ def line(name: str, values: int, result: dict[str, Any]) -> str:
     )
 
 
+def all_the_way(values: int, timeout: float) -> bool:
+    """Print how long it takes until so many values are stored. Returns False if that could not be measured."""
+    result = run("--all-the-way", Path(sys.executable), values, timeout)
+    if "error" in result:
+        print(f"{values:,} values could not be stored: {result['error']}")
+        return False
+    print(
+        f"{values:,} values, one by one: logged in {result['logged_s']:.1f} s,"
+        f" all stored after {result['stored_s']:.1f} s ({result['missing']} missing), {result['cpu_us_per_value']:.2f} us of the program's CPU and"
+        f" {result['stored_bytes_per_value']:.1f} bytes a value"
+    )
+    return not result["missing"]
+
+
 def main() -> int:
-    """Print the table; the exit code is 1 where this package's own row could not be measured."""
+    """Print the table; the exit code is 1 where this package's own rows could not be measured."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--values", type=int, default=20_000)
     parser.add_argument("--only", action="append", help="this tracker only; may be given several times")
     parser.add_argument("--timeout", type=float, default=300.0, help="seconds per tracker")
+    parser.add_argument("--million", type=int, default=1_000_000, help="values that are stored; 0: none")
     parser.add_argument("--cache", type=Path, default=Path(".cache/bench-log"))
     args = parser.parse_args()
     print(f"load of the machine: {os.getloadavg()[0]:.1f}, processors: {os.cpu_count()}")
@@ -78,10 +96,12 @@ def main() -> int:
         try:
             python = Path(sys.executable) if name == "tellurio_sync" else environment(name, args.cache.absolute())
             result = run(name, python, values, args.timeout)
-        except (OSError, subprocess.CalledProcessError) as exc:
+        except (OSError, subprocess.SubprocessError) as exc:
             result = {"error": f"its environment could not be made: {exc}"}
         print(line(name, values, result), flush=True)
         failed += name == "tellurio_sync" and "error" in result
+    if args.million and (not args.only or "tellurio_sync" in args.only):
+        failed += not all_the_way(args.million, args.timeout)
     return min(failed, 1)
 
 
