@@ -68,7 +68,8 @@ def all_the_way(values: int, timeout: float) -> bool:
         return False
     print(
         f"{values:,} values, one by one: logged in {result['logged_s']:.1f} s,"
-        f" all stored after {result['stored_s']:.1f} s ({result['missing']} missing), {result['cpu_us_per_value']:.2f} us of the program's CPU and"
+        f" all stored after {result['stored_s']:.1f} s ({result['missing']} missing),"
+        f" {result['cpu_us_per_value']:.2f} us of the program's CPU and"
         f" {result['stored_bytes_per_value']:.1f} bytes a value"
     )
     return not result["missing"]
