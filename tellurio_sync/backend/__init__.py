@@ -7,7 +7,8 @@
     command.py       the same as a command;  options.py: its options
     leashes.py       the programs that use it
     rest.py          projects, runs, metrics over HTTP;  run_names.py: names for runs
-    store.py         the records in SQLite;  schema.py: their form and its versions;  metrics.py: packed values
+    store.py         the records in SQLite;  schema.py: their form and its versions;  metrics.py: packed values;
+                     outlines.py: what plots of many values need of them
     snapshot.py      the same records, read without a backend
     page/            the pages for a browser
     history.py       what people look at beside metrics: versions.py of parameters, question_log.py of questions,
