@@ -356,3 +356,49 @@ def test_a_backend_that_is_gone_and_comes_back(
     start_backend(port=first.port, api_key="another-key-of-the-backend")
     chromium.wait_for_load()
     assert chromium.look("document.querySelector('label').innerText") == "Key of this backend"
+
+
+# What the page waits for is held: timers of long pauses run when the test says so, and no stream is opened.
+HELD = """
+window.held = [];
+window.streams = [];
+window.asked = 0;
+const {setTimeout: later, clearTimeout: forget, fetch: ask} = window;
+window.setTimeout = (work, delay, ...rest) => (delay >= 400 ? -held.push({work, delay}) : later(work, delay, ...rest));
+window.clearTimeout = (timer) => (timer < 0 ? delete held[-timer - 1] : forget(timer));
+window.fetch = (...request) => { window.asked += 1; return ask(...request); };
+window.EventSource = class {
+  static CLOSED = 2;
+  readyState = 0;
+  constructor(address) { this.address = address; streams.push(this); document.body.dataset.streams = streams.length; }
+  close() { this.readyState = 2; }
+};
+"""
+
+
+def test_a_page_waits_after_an_error_of_its_stream_before_it_asks(
+    chromium: Chromium, backend: RunningBackend, run: WatchedRun
+) -> None:
+    """A backend that stops should not be asked while it closes its connections."""
+    chromium.command("Page.addScriptToEvaluateOnNewDocument", source=HELD)
+    chromium.open(url_of(backend, run))
+    chromium.wait("document.body.dataset.streams === '1'")
+    waiting = "held.filter((one) => one).map((one) => one.delay)"
+    # Others wait for other things.
+    before = chromium.look("held.fill(undefined) && asked")
+    chromium.look("streams[0].onerror(); streams[0].onerror()")
+    (delay,) = chromium.look(waiting)
+    assert delay >= 500, "one look, however many errors there are"
+    chromium.look("streams[0].onmessage({data: 'another revision'})")
+    assert chromium.look(waiting) == [delay], "what comes meanwhile makes it no earlier"
+    assert chromium.look("asked") == before
+    chromium.look("Object.values(held).pop().work()")
+    assert chromium.look("asked") == before + 1
+    chromium.wait("document.getElementById('live').textContent.startsWith('Live')")
+    assert chromium.look("streams.length") == 1, "the browser asks for a stream that broke off again by itself"
+
+    chromium.look("delete held[held.length - 1]; streams[0].close(); streams[0].onerror()")
+    assert sorted(chromium.look(waiting)) == [500, 2000], "one that was refused is asked for by the page"
+    chromium.look("held.find((one) => one?.delay === 2000).work()")
+    assert chromium.look("streams.length") == 2
+    assert chromium.look("streams[1].address").endswith("events/")

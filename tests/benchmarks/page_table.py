@@ -4,6 +4,9 @@ The data: the run of the demo; a run of 5,000 steps with 20 metrics, 200 version
 questions; a run of a million values; 100 runs of 10,000 values; 3,000 runs. Beside it the pages of trackio and mlflow,
 each in an environment of its own, with one run of 5,000 steps and 20 metrics. Bounded: each page is opened ``--rounds``
 times, the medians count.
+A browser takes its time to paint whatever it is sent: before each page an empty one is opened in the same way, and
+``empty`` is its first paint, ``own`` by how much that of the page is later. Each page is opened once before, and from a
+page of the same site, as a reader does whose browser is running; but with an empty cache.
 While the pages are made, another client calls the backend all the time: the longest of its calls shows whether they
 hold others up.
 """
@@ -12,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import http.server
 import math
 import os
 import random
@@ -25,7 +29,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 import requests
@@ -167,7 +171,8 @@ PAINTED = """new Promise((resolve) => {
         const page = performance.getEntriesByType("navigation")[0];
         const parts = performance.getEntriesByType("resource").filter((one) => one.initiatorType !== "eventsource");
         const drawn = performance.getEntriesByName("plot drawn").map((one) => one.startTime);
-        const last = Math.max(page.loadEventEnd, ...drawn, ...parts.map((one) => one.responseEnd));
+        const loaded = parts.map((one) => one.responseEnd);
+        const last = Math.max(page.loadEventEnd, paint?.startTime ?? 0, ...drawn, ...loaded);
         const isDrawn = !plot || drawn.length > 0;
         if (!paint || !page.loadEventEnd || !isDrawn || performance.now() - last < QUIET) {
             setTimeout(done, 20);
@@ -185,15 +190,77 @@ that is where the first one is brought.
 """
 
 
-def browse(browser: Chromium, url: str, rounds: int, quiet_ms: int) -> list[float]:
-    """The medians of what ``PAINTED`` gives."""
+EMPTY = b"<!doctype html><html lang=en><title>Empty</title><link rel=icon href='data:,'><p>Nothing</p></html>"
+
+
+class EmptyPage(http.server.BaseHTTPRequestHandler):
+    """Answers at once, with a page that has nothing but a word."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        for name, value in (
+            ("Content-Type", "text/html"),
+            ("Content-Length", len(EMPTY)),
+            ("Cache-Control", "no-store"),
+        ):
+            self.send_header(name, str(value))
+        self.end_headers()
+        self.wfile.write(EMPTY)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
+
+
+@contextlib.contextmanager
+def empty_page() -> Iterator[str]:
+    """The address of an empty page, on the same host as the others."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), EmptyPage)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+class Seen(NamedTuple):
+    """What a browser makes of a page: times in ms from the navigation on, medians.
+
+    Attributes:
+        empty: first paint of an empty page in the same round.
+        own: by how much the first paint of this page is later.
+    """
+
+    empty: float
+    paint: float
+    own: float
+    complete: float
+    requests: float
+    size: float
+    heap: float
+
+
+def browse(browser: Chromium, url: str, empty_url: str, rounds: int, quiet_ms: int) -> Seen:
+    """The medians of some looks at a page, each after one at an empty page; a first one of both does not count."""
     rows = []
-    for _ in range(rounds):
-        browser.open("about:blank")
-        browser.command("Network.clearBrowserCache")
-        browser.open(url)
-        rows.append(browser.look(PAINTED.replace("QUIET", str(quiet_ms))))
-    return [statistics.median(column) for column in zip(*rows)]
+    for _ in range(rounds + 1):
+        empty = _look(browser, empty_url, 0)[0]
+        paint, *others = _look(browser, url, quiet_ms)
+        rows.append((empty, paint, paint - empty, *others))
+    return Seen(*(statistics.median(column) for column in zip(*rows[1:])))
+
+
+def _look(browser: Chromium, url: str, quiet_ms: int) -> list[float]:
+    browser.command("Network.clearBrowserCache")
+    # What the pages before left behind in the same process is no part of this one.
+    browser.command("HeapProfiler.collectGarbage")
+    browser.open(url)
+    found: list[float] = browser.look(PAINTED.replace("QUIET", str(quiet_ms)))
+    return found
 
 
 def served(session: requests.Session, url: str, rounds: int) -> float:
@@ -230,18 +297,20 @@ class Bystander:
         self._client.close()
 
 
-def line(name: str, served_ms: float | None, found: list[float], others_ms: float | None) -> str:
-    paint, complete, count, size, heap = found
-    times = [served_ms, paint, complete]
-    shown = [f"{'-' if one is None else format(one, '.0f'):>9}" for one in times]
+def line(name: str, served_ms: float | None, seen: Seen, others_ms: float | None) -> str:
+    times = [served_ms, seen.empty, seen.paint, seen.own, seen.complete]
+    shown = "".join(f"{'-' if one is None else format(one, '.0f'):>9}" for one in times)
     others = "-" if others_ms is None else format(others_ms, ".0f")
-    return f"{name:<32}{''.join(shown)}{count:>9.0f}{size / 1000:>9.0f}{heap / 2**20:>9.1f}{others:>11}"
+    return f"{name:<32}{shown}{seen.requests:>9.0f}{seen.size / 1000:>7.0f}{seen.heap / 2**20:>8.1f}{others:>10}"
 
 
-HEAD = f"{'':<32}{'server':>9}{'paint':>9}{'complete':>9}{'requests':>9}{'kB':>9}{'heap MB':>9}{'others ms':>11}"
+HEAD = (
+    f"{'':<32}{'server':>9}{'empty':>9}{'paint':>9}{'own':>9}{'complete':>9}{'requests':>9}{'kB':>7}{'heap MB':>8}"
+    f"{'others ms':>10}"
+)
 
 
-def measure_ours(browser: Chromium, rounds: int, scale: float) -> None:
+def measure_ours(browser: Chromium, empty_url: str, rounds: int, scale: float) -> None:
     with tempfile.TemporaryDirectory(prefix="bench-page-") as folder:
         paths = Data(Path(folder), scale).paths
         demo = [sys.executable, "-m", "tellurio_sync", "demo", "--quiet", "--mode", "local", "--data-dir", folder]
@@ -258,9 +327,8 @@ def measure_ours(browser: Chromium, rounds: int, scale: float) -> None:
                 bystander = Bystander(backend, run_uuid)
                 served_ms = served(session, base + path, rounds)
                 bystander.close()
-                print(
-                    line(name, served_ms, browse(browser, base + path, rounds, 300), bystander.longest_ms), flush=True
-                )
+                seen = browse(browser, base + path, empty_url, rounds, 300)
+                print(line(name, served_ms, seen, bystander.longest_ms), flush=True)
 
 
 @contextlib.contextmanager
@@ -327,15 +395,16 @@ def main() -> int:
     with (
         tempfile.TemporaryDirectory(prefix="bench-page-profile-", ignore_cleanup_errors=True) as profile,
         contextlib.closing(Chromium(Path(profile))) as browser,
+        empty_page() as empty_url,
     ):
         browser.resize(1440)
         browser.command("Network.enable")
-        measure_ours(browser, args.rounds, scale)
+        measure_ours(browser, empty_url, args.rounds, scale)
         for name in () if args.only_ours else PEERS:
             try:
                 with peer_page(name, environment(name, args.cache.absolute()), scale) as url:
-                    browse(browser, url, 1, 2000)  # the first look may build caches
-                    print(line(f"{name}: a run of 5,000 x 20", None, browse(browser, url, args.rounds, 2000), None))
+                    seen = browse(browser, url, empty_url, args.rounds, 2000)
+                    print(line(f"{name}: a run of 5,000 x 20", None, seen, None))
             except (OSError, subprocess.CalledProcessError) as exc:
                 print(f"{name:<32} {exc}")
     return 0
