@@ -158,6 +158,14 @@ def test_through_a_proxy_the_same_certificates_count(
         monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.port}")
         context = ssl.create_default_context(cafile=bundle if is_given else None)
         check_trust(StudioRest("https://backend.example", 443, "key", ssl_context=context), is_trusted=is_given)
+        if not is_given:
+            monkeypatch.setenv("https_proxy", f"http://me:hunter2@127.0.0.1:{proxy.port}")
+            rest = StudioRest("https://backend.example", 443, "key", ssl_context=context)
+            says = rf"through the proxy http://127\.0\.0\.1:{proxy.port}: .*SSL_CERT_FILE=/path/to/ca\.pem"
+            with pytest.raises(HttpUnreachable, match=says) as caught:
+                rest.verify_api_key()
+            rest.close()
+            assert "hunter2" not in str(caught.value)
     assert proxy.heads[0].startswith("CONNECT backend.example:443 ")
 
 

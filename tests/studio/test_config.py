@@ -104,3 +104,17 @@ def test_a_directory_is_no_file(file, caplog):
     assert "is taken as empty" in caplog.text
     with pytest.raises(OSError, match="tellurio_config"):
         config.save_username("me")
+
+
+def test_a_user_without_a_home_has_none_and_is_not_warned(monkeypatch, caplog):
+    monkeypatch.setenv("HOME", "/dev/null/nobody")
+    assert config.username() is None
+
+    def homeless(self):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr("pathlib.Path.expanduser", homeless)
+    assert config.username() is None
+    assert caplog.text == ""
+    with pytest.raises(OSError, match="cannot be written: Could not determine home"):
+        config.save_username("me")
