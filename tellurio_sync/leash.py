@@ -34,11 +34,17 @@ LOCK_NAME = "backend.lock"  # an SQLite database, locked as long as a backend us
 PATH = "/leash/"
 IN_USE_EXIT_CODE = 3
 _NAMES = {"http_base_url", "http_port", "ws_base_url", "ws_port", "api_key", "username", "namespace", "pid", "machine"}
+SERVES = "tellurio-sync backend: it serves."
 GOES_ON = "tellurio-sync backend: other programs use this backend, so it goes on without the one that started it."
 
 
 class DataDirectoryInUse(BackendError):
     """Another backend keeps its data in the directory."""
+
+
+def exit_code(error: BackendError) -> int:
+    """With which a backend's process ends that could not be started."""
+    return IN_USE_EXIT_CODE if isinstance(error, DataDirectoryInUse) else 1
 
 
 class Leash:

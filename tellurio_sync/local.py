@@ -9,7 +9,9 @@ State and threads:
 | State | Written by | Read by | Guarded by | Enforced by |
 |---|---|---|---|---|
 | ``_children`` | threads that start or end a child | any thread | single operations on a set | – |
-| ``_Child.last_lines``, ``_goes_on`` | its reader thread | any thread | single operations on a deque; an event | – |
+| ``_Child.last_lines`` | its reader thread | any thread | single operations on a deque | – |
+| ``_Child._goes_on``, ``_serves`` | its reader thread | any thread | an event; one store | – |
+| ``_Child._never_served`` | a thread that waits for it | the same | one store: each of two would do | – |
 | ``_Child._is_parents`` | a forked child, before other code runs there | that child | – | – |
 | ``_default...`` | ``default_local_backend``, any thread | the same | ``_default_lock``, held while one starts | – |
 """
@@ -37,7 +39,7 @@ from . import forked, workers
 from .addresses import hub_url
 from .deadlines import MONOTONIC, Deadline, check_timeout
 from .errors import BackendError, TellurioError, UsageError, WouldDeadlock
-from .leash import GOES_ON, IN_USE_EXIT_CODE, DataDirectoryInUse, Leash, find_backend
+from .leash import GOES_ON, IN_USE_EXIT_CODE, SERVES, DataDirectoryInUse, Leash, find_backend
 from .ownership import is_held
 from .surroundings import SYSTEM_TRUST_VARIABLE
 
@@ -84,7 +86,7 @@ class LocalBackend:
         http_base_url, ws_base_url: scheme and host, without port.
         http_port, ws_port: 1 to 65535.
         api_key: what clients must send.
-        username: the user of the backend.
+        username, email: the user of the backend.
         namespace: the namespace of this user's projects.
         page_url: the page with projects, runs, plots and prompts; it opens without asking for the key. On a JupyterHub
             with jupyter-server-proxy it is the one that the user's browser reaches, maybe only its path.
@@ -92,18 +94,21 @@ class LocalBackend:
         pid: the id of its process.
     """
 
-    def __init__(self, ready: dict[str, Any], child: _Child | Leash) -> None:
+    def __init__(self, ready: dict[str, Any], child: _Child | Leash, until: Deadline | None = None) -> None:
         self.http_base_url: str = str(ready["http_base_url"])
         self.http_port: int = int(ready["http_port"])
         self.ws_base_url: str = str(ready["ws_base_url"])
         self.ws_port: int = int(ready["ws_port"])
         self.api_key: str = str(ready["api_key"])
         self.username: str = str(ready["username"])
+        self.email: str = str(ready.get("email", ""))
         self.namespace: str = str(ready["namespace"])
         self.page_url: str = _for_browsers(str(ready.get("page_url", "")), self.http_port)
         self.data_dir: str = str(ready.get("data_dir", ""))
         self.pid: int = child.pid
         self._child = child
+        # Of one that may still start: until when it must serve.
+        self._starting = (child, until) if isinstance(child, _Child) and until is not None else None
 
     def __repr__(self) -> str:
         state = "running" if self.is_running else "stopped"
@@ -119,6 +124,21 @@ class LocalBackend:
     def is_running(self) -> bool:
         """Whether its process is alive, and was not stopped here; in a forked child: whether it was at the fork."""
         return self._child.is_alive
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether it answers, or has done so; else it still starts, and what it is sent waits."""
+        return self._starting is None or self._starting[0].is_serving
+
+    def wait_until_serving(self) -> None:
+        """Return once it serves. Blocks while it starts.
+
+        Raises:
+            BackendError: it ended, or did not serve in time; with its last lines of output.
+        """
+        if self._starting is not None:
+            child, until = self._starting
+            child.wait_until_serving(until)
 
     @property
     def last_lines(self) -> list[str]:
@@ -148,6 +168,7 @@ def start_local_backend(
     command: Sequence[str] | None = None,
     inherits_lm: bool = True,
     meanwhile: Callable[[], None] = _do_nothing,
+    waits: bool = True,
     **options: Any,
 ) -> LocalBackend:
     """Start a local backend. Blocks until it serves. Thread-safe.
@@ -163,6 +184,8 @@ def start_local_backend(
         inherits_lm: whether ``OPENAI_BASE_URL`` and ``OPENAI_API_KEY`` of this process become the address and the key
             for language models that bring none.
         meanwhile: called while the process starts, for what else has to be loaded. What it raises ends the process.
+        waits: False: return as soon as its data and its port are open, which is what a start can fail at; what it is
+            sent waits until it serves (``LocalBackend.wait_until_serving``). Only without ``command``.
         options: of the backend, by the names of ``BackendOptions``: ``port``, ``api_key``, ``username``, ``email``,
             ``namespaces`` (a list), ``lm_base_url``, ``lm_api_key``, ``heartbeat_interval``; None: the default.
 
@@ -173,6 +196,7 @@ def start_local_backend(
     """
     data_dir = None if data_dir is None else os.path.expanduser(data_dir)
     deadline = Deadline(check_timeout(timeout), MONOTONIC.now())
+    waits = waits or command is not None
     if command is None:
         check_installed()
         if not sys.executable:
@@ -183,14 +207,16 @@ def start_local_backend(
         ready_file = Path(private, "ready.json")
         # In a file, because the list of processes shows command lines to every user of the machine.
         arguments_file = Path(private, "arguments")
-        arguments = _arguments({**options, "data_dir": data_dir, "ready_file": ready_file})
+        when = "ready_file" if waits else "opened_file"
+        arguments = _arguments({**options, "data_dir": data_dir, when: ready_file})
         arguments_file.write_bytes(os.fsencode(arguments))
         child = _Child([*command, f"@{arguments_file}"], _environment(inherits_lm))
         try:
             meanwhile()
             child.wait_for_file(ready_file, deadline)
             try:
-                return LocalBackend(json.loads(ready_file.read_text(encoding="utf-8")), child)
+                ready = json.loads(ready_file.read_text(encoding="utf-8"))
+                return LocalBackend(ready, child, None if waits else deadline)
             except (KeyError, TypeError, ValueError) as exc:
                 raise child.failure(f"did not say where it serves ({type(exc).__name__}: {exc})") from exc
         except BaseException:
@@ -233,7 +259,9 @@ def _import_path() -> list[str]:
     return [*first, *(folder for folder in folders if folder in own)]
 
 
-def default_local_backend(*, meanwhile: Callable[[], None] = _do_nothing, **options: Any) -> LocalBackend:
+def default_local_backend(
+    *, meanwhile: Callable[[], None] = _do_nothing, waits: bool = True, **options: Any
+) -> LocalBackend:
     """The backend that the sessions of this process share: the running one, or else a new one. Thread-safe.
 
     Where another program's backend uses ``data_dir``, it is that one, with the options, the proxies and the
@@ -246,6 +274,7 @@ def default_local_backend(*, meanwhile: Callable[[], None] = _do_nothing, **opti
 
     Args:
         meanwhile: called while one starts; perhaps not at all.
+        waits: False: the one that is returned may still start, see :func:`start_local_backend`.
         options: for a new one, as :func:`start_local_backend`. An option that is None may differ in the running one.
 
     Raises:
@@ -262,7 +291,7 @@ def default_local_backend(*, meanwhile: Callable[[], None] = _do_nothing, **opti
     _check_not_within()
     with _default_lock:
         if _default is None or not _default.is_running:
-            _default = _join_or_start(options, meanwhile)
+            _default = _join_or_start({**options, "meanwhile": meanwhile, "waits": waits})
             _default_options = wanted
             if _default.data_dir:
                 workers.tell(_default.data_dir, is_kept="data_dir" in wanted)
@@ -272,7 +301,10 @@ def default_local_backend(*, meanwhile: Callable[[], None] = _do_nothing, **opti
                 f"The local backend of this process runs already, with another {' and '.join(other)}. "
                 "Use it as it is, or end it first: tellurio_sync.local.default_local_backend().stop()"
             )
-        return _default
+        found = _default
+    if waits:
+        found.wait_until_serving()
+    return found
 
 
 def data_dir_of_this_user() -> Path:
@@ -290,7 +322,11 @@ def data_dir_of_this_user() -> Path:
 
 
 def backend_of_this_user(
-    *, ephemeral: bool = False, meanwhile: Callable[[], None] = _do_nothing, **options: Any
+    *,
+    ephemeral: bool = False,
+    meanwhile: Callable[[], None] = _do_nothing,
+    waits: bool = True,
+    **options: Any,
 ) -> LocalBackend:
     """As :func:`default_local_backend`, in :func:`data_dir_of_this_user`. A running one is used wherever its data are.
 
@@ -301,7 +337,7 @@ def backend_of_this_user(
 
     Args:
         ephemeral: keep nothing.
-        meanwhile, options: as for :func:`default_local_backend`.
+        meanwhile, waits, options: as for :func:`default_local_backend`.
 
     Raises:
         UsageError: ``ephemeral``, and the running one keeps what it gets.
@@ -316,21 +352,22 @@ def backend_of_this_user(
                 f"The local backend of this process runs already, and keeps runs in {kept}. For runs that are not "
                 "kept, end it first: tellurio_sync.local.default_local_backend().stop()"
             )
-        return default_local_backend(**options)
+        return default_local_backend(waits=waits, **options)
     check_installed()
+    how: dict[str, Any] = {"meanwhile": meanwhile, "waits": waits}
     if ephemeral:
-        return default_local_backend(meanwhile=meanwhile, **options)
+        return default_local_backend(**how, **options)
     try:
         directory = data_dir_of_this_user()
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
             raise PermissionError(f"{directory} cannot be written")
-        return default_local_backend(data_dir=directory, meanwhile=meanwhile, **options)
+        return default_local_backend(data_dir=directory, **how, **options)
     except (DataDirectoryInUse, OSError, RuntimeError) as exc:
         if isinstance(exc, TellurioError) and not isinstance(exc, DataDirectoryInUse):
             raise
         _log.warning("Runs are not kept: %s  (login(data_dir=...) or %s names another folder.)", exc, DATA_VARIABLE)
-        return default_local_backend(meanwhile=meanwhile, **options)
+        return default_local_backend(**how, **options)
 
 
 def _check_not_within() -> None:
@@ -363,13 +400,13 @@ def _join_program(options: dict[str, Any]) -> None:
 
 
 # With another option, the backend of another program may not be what is asked for.
-_OF_ANY_BACKEND = {"data_dir", "namespaces", "timeout", "command"}
+_OF_ANY_BACKEND = {"data_dir", "namespaces", "timeout", "command", "meanwhile", "waits"}
 
 
-def _join_or_start(options: dict[str, Any], meanwhile: Callable[[], None]) -> LocalBackend:
+def _join_or_start(options: dict[str, Any]) -> LocalBackend:
     given = {name for name, value in options.items() if value is not None}
     if "data_dir" not in given or given - _OF_ANY_BACKEND:
-        return _start_shared(options, meanwhile)
+        return _start_shared(options)
     directory = Path(options["data_dir"])
     timeout = check_timeout(options.get("timeout", _START_TIMEOUT))
     deadline = Deadline(min(timeout, _JOIN_TIMEOUT), MONOTONIC.now())
@@ -378,7 +415,7 @@ def _join_or_start(options: dict[str, Any], meanwhile: Callable[[], None]) -> Lo
         if joined is not None:
             return joined
         try:
-            return _start_shared(options, meanwhile)
+            return _start_shared(options)
         except DataDirectoryInUse:
             if refusal is not None:
                 raise refusal from None
@@ -390,10 +427,10 @@ def _join_or_start(options: dict[str, Any], meanwhile: Callable[[], None]) -> Lo
             time.sleep(_JOIN_INTERVAL)
 
 
-def _start_shared(options: dict[str, Any], meanwhile: Callable[[], None]) -> LocalBackend:
+def _start_shared(options: dict[str, Any]) -> LocalBackend:
     # Other sessions and programs will use it, each with language models of its own: a key of theirs must not go to the
     # address in the environment of the program that happened to be the first.
-    return start_local_backend(inherits_lm=False, meanwhile=meanwhile, **options)
+    return start_local_backend(inherits_lm=False, **options)
 
 
 def _is_known(directory: Path) -> bool:
@@ -461,6 +498,8 @@ class _Child:
         self.last_lines: deque[str] = deque(maxlen=_LAST_LINES)
         self._is_parents = False
         self._goes_on = threading.Event()
+        self._serves = False
+        self._never_served: str | None = None
         self._reader = threading.Thread(target=self._read_stderr, name="tellurio-sync-backend-stderr", daemon=True)
         try:
             self._reader.start()
@@ -484,6 +523,23 @@ class _Child:
                 continue
             failure = self.failure(f"ended while it started (exit code {status})")
             raise DataDirectoryInUse(str(failure)) if status == IN_USE_EXIT_CODE else failure
+
+    @property
+    def is_serving(self) -> bool:
+        # In a forked child nobody notes it; what is sent waits anyway.
+        return self._is_parents or self._serves
+
+    def wait_until_serving(self, deadline: Deadline) -> None:
+        # No lock of ours: a signal handler or a finaliser may wait here, too, in the middle of this.
+        while not self.is_serving:
+            status = self._process.poll()
+            if self._never_served is None and status is not None and not self._serves:
+                self._never_served = str(self.failure(f"ended while it started (exit code {status})"))
+            elif self._never_served is None and deadline.remaining(MONOTONIC.now()) <= 0:
+                self._never_served = str(self.failure(f"did not become ready within {deadline.timeout:g} s"))
+            if self._never_served is not None:
+                raise BackendError(self._never_served)  # to each that waits
+            self._has_ended(_POLL_INTERVAL)
 
     def failure(self, what: str) -> BackendError:
         """End the process, and return the error that says what went wrong, with its last lines."""
@@ -547,6 +603,9 @@ class _Child:
 
     def _note(self, line: bytes) -> None:
         text = line.decode(errors="replace").rstrip()
+        if text.endswith(SERVES):
+            self._serves = True
+            return
         self.last_lines.append(text)
         if text == GOES_ON:
             self._goes_on.set()

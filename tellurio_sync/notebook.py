@@ -77,8 +77,13 @@ def status() -> str:
     lines = [f"tellurio_sync {__version__}"]
     if not session.is_logged_in:
         return "\n".join([*lines, 'not logged in: te.login(), or te.login(mode="local") without an account'])
-    client = session.client
-    lines.append(f"server       {client.ws_url}, {client.state}")
+    if session.is_connection_pending:
+        lines.append("server       the local backend, which no call was made to yet")
+        waiting = []
+    else:
+        client = session.client
+        lines.append(f"server       {client.ws_url}, {client.state}")
+        waiting = list(client.pending.values())
     if session.page_url:
         # Without its token: a notebook is kept and published.
         lines.append(f"page         {session.page_url.partition('?')[0]} (%tellurio open opens it)")
@@ -89,7 +94,6 @@ def status() -> str:
     else:
         shown = getattr(run, "url", "")
         lines.append(f"run          {getattr(run, 'name', run.uuid)}, {getattr(run, 'status', '')} {shown}".rstrip())
-    waiting = list(client.pending.values())
     lines.append(f"waiting      {len(waiting)} calls" + (f": {', '.join(sorted(set(waiting)))}" if waiting else ""))
     for model in session.registries.models.snapshot().values():
         usage = model.get_usage()

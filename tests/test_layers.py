@@ -130,6 +130,7 @@ USES = {
         "active_run",
         "addresses",
         "autodiff",
+        "backend",
         "client",
         "deadlines",
         "errors",

@@ -23,7 +23,7 @@ import pytest
 
 from tellurio_sync import local
 from tellurio_sync.errors import BackendError, HttpStatusError, InvalidAPIKeyError, UsageError, WouldDeadlock
-from tellurio_sync.leash import DataDirectoryInUse
+from tellurio_sync.leash import SERVES, DataDirectoryInUse, find_backend
 from tellurio_sync.local import backend_of_this_user, default_local_backend, start_local_backend
 from tellurio_sync.studio import StudioRest, start_run, verify
 
@@ -266,6 +266,56 @@ def test_the_process_loads_nothing_of_the_client():
     ours = {name.split(".")[1] for name in loaded if name.startswith("tellurio_sync.")}
     assert "backend" in ours
     assert not ours & {"client", "model", "session", "autodiff", "peer", "transport", "trainer", "studio", "local"}
+
+
+# --- one that is not waited for -------------------------------------------------------------------
+
+
+STARTS = {
+    "that serves": (f"sys.stderr.write('{SERVES}\\n'); sys.stderr.flush(); sys.stdin.read()", None),
+    "whose line follows another one's": (
+        f"print('half {SERVES}', file=sys.stderr, flush=True); sys.stdin.read()",
+        None,
+    ),
+    "that ends": ("print('no such module', file=sys.stderr); sys.exit(3)", r"\(exit code 3\)\.\n  no such module"),
+    "that takes too long": ("sys.stdin.read()", r"did not become ready within 0\.2 s"),
+}
+
+
+@pytest.mark.parametrize("which", STARTS)
+def test_waiting_for_a_process_that_starts(which):
+    program, failure = STARTS[which]
+    child = local._Child([sys.executable, "-c", f"import sys; {program}"], dict(os.environ))
+    deadline = local.Deadline(FAILSAFE if "too long" not in which else 0.2, local.MONOTONIC.now())
+    try:
+        if failure is None:
+            child.wait_until_serving(deadline)
+            assert child.is_serving
+            assert child.is_alive
+        else:
+            for _ in range(2):  # whoever waits is told
+                with pytest.raises(BackendError, match=failure):
+                    child.wait_until_serving(deadline)
+            assert not child.is_alive
+    finally:
+        child.end()
+
+
+@pytest.mark.slow
+def test_one_that_is_not_waited_for_is_known_before_it_serves(temporary, tmp_path):
+    with start_local_backend(tmp_path / "data", waits=False, api_key="te-my-key") as backend:
+        assert list(temporary.iterdir()) == []
+        assert find_backend(tmp_path / "data")["pid"] == backend.pid
+        assert (backend.api_key, backend.email) == ("te-my-key", "local@localhost")
+        # What comes before it serves waits for that.
+        with socket.create_connection(("127.0.0.1", backend.http_port), FAILSAFE) as early:
+            early.sendall(
+                b"GET /api/v0/verify-api-key/ HTTP/1.1\r\nHost: x\r\nAuthorization: Api-Key te-my-key\r\n\r\n"
+            )
+            assert early.recv(100).startswith(b"HTTP/1.1 200")
+        backend.wait_until_serving()
+        assert backend.is_serving
+    assert not (tmp_path / "data" / "backend.json").exists()
 
 
 # --- ending -------------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 ::
 
-    server.py        the process: one port, signals, ready file
+    opening.py       its data and its port, before the web framework is loaded
+    server.py        the process: what is served, signals, ready file
     door.py          where connections come in, and which have to go
     command.py       the same as a command;  options.py: its options
     leashes.py       the programs that use it
@@ -24,7 +25,8 @@
     questions.py     a question to a language model, and its answer;  prompts.py: the texts of the questions;
                      records.py: what is known of samples without a question
     asking.py        asking until an answer can be used;  reading/: reading answers;  question_counts.py: the bill
-    kept_out.py      keys, kept out of all that is kept;  refused.py: the error that becomes an error reply
+    kept_out.py      keys, kept out of all that is kept;  key_names.py: settings that are keys
+    refused.py       the error that becomes an error reply
 
 Imports nothing of the client, except ``errors``, ``jsonrpc``, ``journal``, ``leash``, ``addresses``,
 ``surroundings`` and ``secret``.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Sequence
 
 from .options import BackendOptions, arguments_parser
@@ -22,6 +23,22 @@ def main(arguments: Sequence[str], level: str = "info") -> int:
         return int(exc.code or 0)
     logging.basicConfig(format=f"[{PROGRAM}] %(levelname)s %(name)s: %(message)s")
     logging.getLogger("tellurio_sync").setLevel(level.upper())
+    opening = None
+    if options.opened_file is not None:
+        from ..errors import BackendError
+        from ..leash import exit_code
+        from .opening import Opening, new_key, write_privately
+
+        # Before the web framework is loaded, because a program waits for it.
+        try:
+            opening = Opening(options, new_key(options))
+            opening.announce()
+            write_privately(options.opened_file, opening.address())
+        except BackendError as exc:
+            if opening is not None:
+                opening.close()
+            print(f"{PROGRAM} backend: {exc}", file=sys.stderr)
+            return exit_code(exc)
     from .server import serve
 
-    return serve(options)
+    return serve(options, opening)

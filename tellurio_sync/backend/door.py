@@ -23,7 +23,6 @@ logger: logging.Logger = logging.getLogger(__name__)
 FIRST_REQUEST_TIMEOUT = 15.0
 IDLE_TIMEOUT = 75.0
 
-_BACKLOG = 128  # connections that wait to be accepted
 _AT_ONCE = 16  # accepted, in one turn of the event loop
 _MOST = 4096
 # For the database, language models, and connections that are still being closed.
@@ -70,32 +69,18 @@ class Door:
         self._warned_at = float("-inf")
 
     async def open(
-        self, protocol: Callable[[], asyncio.Protocol], host: str, port: int, tls: ssl.SSLContext | None
-    ) -> int:
-        """Listen on all addresses of the host, with ``protocol`` for each connection; the port.
-
-        Raises:
-            OSError: that is not possible.
-        """
+        self, protocol: Callable[[], asyncio.Protocol], listeners: list[socket.socket], tls: ssl.SSLContext | None
+    ) -> None:
+        """Accept what comes to these sockets, with ``protocol`` for each connection. They are closed by ``close``."""
         self._loop = asyncio.get_running_loop()
         self._protocol, self._tls, self._limit = protocol, tls, connection_limit()
-        found = await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        try:
-            for family, _, _, _, address in dict.fromkeys(found):
-                # Without --port, all addresses get the port that the first one got.
-                self._listeners.append(_listen(family, (address[0], port, *address[2:])))
-                port = self._listeners[0].getsockname()[1]
-        except BaseException:
-            for listener in self._listeners:
-                listener.close()
-            raise
+        self._listeners = list(listeners)
         try:
             for listener in self._listeners:
                 self._listen_to(listener)
         except NotImplementedError:  # Windows: asyncio accepts, and there is no limit
             for listener in self._listeners:
                 self._servers.append(await self._loop.create_server(protocol, sock=listener, ssl=tls))
-        return port
 
     async def close(self) -> None:
         """Accept no more. Connections that were accepted stay. Idempotent."""
@@ -228,19 +213,3 @@ class Door:
         if self._loop.time() - self._warned_at >= _QUIET:
             self._warned_at = self._loop.time()
             logger.warning("! %s (said once a minute at most)", text)
-
-
-def _listen(family: int, address: tuple[object, ...]) -> socket.socket:
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        if sys.platform != "win32":  # there, it would take the port from who uses it
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listener.bind(address)
-        listener.listen(_BACKLOG)
-        listener.setblocking(False)
-    except BaseException:
-        listener.close()
-        raise
-    return listener

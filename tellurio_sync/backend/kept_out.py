@@ -1,28 +1,21 @@
-"""What must not stand in the records: the keys of language models, of this backend, and of a configuration.
+"""What must not stand in the records: the keys of language models and of this backend.
 
 For the event loop's thread only.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from .data import Data
+from .key_names import INSTEAD
 from .lm.settings import NO_KEYS, names_key
-
-INSTEAD = "***"
 
 # Shorter texts are words rather than keys, and would be found in every text. At most this many keys are searched for.
 _SHORTEST = 8
 _MOST = 1000
-
-_NAMES_OF_KEYS = re.compile(
-    r"(?:^|[^a-z])(?:api_?keys?|secret(?:_?key)?|pass(?:word|wd|phrase)|(?:access|auth|api|bearer|refresh|hf|github)_token"
-    r"|authorization|credentials?)$|^token$"
-)
 
 
 class KeptOut:
@@ -75,20 +68,3 @@ def _in_address(url: object) -> list[str]:
 
 def _keys_in(pairs: Iterable[tuple[Any, Any]]) -> list[Any]:
     return [value for name, value in pairs if isinstance(name, str) and names_key(name)]
-
-
-def without_keys(config: Any) -> Any:
-    """A configuration of a run in which the values of settings that are keys by their name are replaced."""
-    if isinstance(config, Mapping):
-        return {name: _instead(value) if _is_key(name) else without_keys(value) for name, value in config.items()}
-    return [without_keys(value) for value in config] if isinstance(config, list) else config
-
-
-def _is_key(name: str) -> bool:
-    # "lmApiKey" and "LM-API-KEY" are "lm_api_key".
-    return bool(_NAMES_OF_KEYS.search(re.sub("(?<=[a-z])(?=[A-Z])", "_", name).lower().replace("-", "_")))
-
-
-def _instead(value: Any) -> Any:
-    # Whether there was one may be told.
-    return INSTEAD if value not in (None, "", False, True) else value

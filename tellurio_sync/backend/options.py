@@ -47,7 +47,9 @@ class BackendOptions:
         session_grace: seconds, >= 0, for which the objects of a client are kept after its last connection has ended.
         questions_mb: how much is kept of questions to language models for the pages, in MiB; 0: none.
         questions_days: for how many days, > 0.
-        ready_file: receives one JSON object once the backend serves; None: none is written.
+        opened_file: receives one JSON object once the data and the port are open, which is before the backend serves:
+            what comes until then waits. That it serves is then said on standard error. None: none is written.
+        ready_file: receives the same object once the backend serves; None: none is written.
         exit_with_stdin: stop when standard input reaches its end, that is, when the parent is gone.
     """
 
@@ -70,6 +72,7 @@ class BackendOptions:
     questions_mb: float = 256.0
     questions_days: float = 90.0
     session_grace: float = DEFAULT_SESSION_GRACE
+    opened_file: Path | None = None
     ready_file: Path | None = None
     exit_with_stdin: bool = False
     path_prefix: str = ""
@@ -110,6 +113,7 @@ class BackendOptions:
             questions_mb=args.questions_mb,
             questions_days=args.questions_days,
             session_grace=args.session_grace,
+            opened_file=args.opened_file,
             ready_file=args.ready_file,
             exit_with_stdin=args.exit_with_stdin,
         )
@@ -194,6 +198,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="for how many days questions are kept (default: %(default)g)",
     )
+    add("--opened-file", type=Path, metavar="PATH", help="receives one JSON object once data and port are open")
     add("--ready-file", type=Path, metavar="PATH", help="receives one JSON object once the backend serves")
     add("--exit-with-stdin", action="store_true", help="stop when standard input reaches its end")
 

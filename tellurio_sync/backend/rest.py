@@ -24,7 +24,7 @@ from uuid import NAMESPACE_DNS, UUID, uuid5
 from aiohttp import web
 from slugify import slugify
 
-from .kept_out import without_keys
+from .key_names import without_keys
 from .options import BackendOptions
 from .question_log import questions_by_step
 from .store import MAX_NAME_CHARS, JournalGap, Row, Store

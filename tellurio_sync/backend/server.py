@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import secrets
@@ -12,22 +11,21 @@ import signal
 import sqlite3
 import ssl
 import sys
-import tempfile
 import threading
-from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
 
 from ..addresses import hub_url, is_loopback, is_on_hub
 from ..errors import BackendError
-from ..leash import FILE_NAME, IN_USE_EXIT_CODE, DataDirectoryInUse, machine
+from ..leash import SERVES, exit_code
 from .connection import DEFAULT_MAX_OUTGOING_BYTES, MAX_INCOMING_BYTES, MAX_SIZE_HEADER, Connection
 from .door import Door
 from .history import History
 from .leashes import Leashes
 from .lm import AnswerCache, LanguageModels
+from .opening import Opening, entry_path, new_key, page_token, write_privately
 from .options import BackendOptions
 from .page import Page
 from .page.access import ANY_HOST, Access
@@ -47,10 +45,13 @@ _MAX_BODY_BYTES = 16 * 2**20
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def serve(options: BackendOptions) -> int:
+def serve(options: BackendOptions, opening: Opening | None = None) -> int:
     """Run a backend until SIGTERM, SIGINT, or (if the options say so) the end of standard input.
 
     Blocks. Call it once, in the main thread of a separate process.
+
+    Args:
+        opening: its data and port, where they are open already.
 
     Returns:
         The process's exit code: 0 after an orderly end, 3 if another backend uses the data directory, 1 if the backend
@@ -58,23 +59,27 @@ def serve(options: BackendOptions) -> int:
     """
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     try:
-        asyncio.run(_serve(options))
+        asyncio.run(_serve(options, opening))
     except BackendError as exc:
         print(f"tellurio-sync backend: {exc}", file=sys.stderr)
-        return IN_USE_EXIT_CODE if isinstance(exc, DataDirectoryInUse) else 1
+        return exit_code(exc)
     return 0
 
 
-async def _serve(options: BackendOptions) -> None:
+async def _serve(options: BackendOptions, opening: Opening | None) -> None:
     stopping = asyncio.Event()
     _stop_on_signals(stopping)
-    backend = Backend(options, stopping.set)
+    backend = Backend(options, stopping.set, opening=opening)
     if options.exit_with_stdin:
         _watch_stdin(backend.leashes)
     await backend.start()
     try:
         if options.ready_file is not None:
-            _write_privately(options.ready_file, backend.address())
+            write_privately(options.ready_file, backend.address())
+        if options.opened_file is not None:
+            # In one write, so that no other thread's line stands within this one.
+            sys.stderr.write(f"{SERVES}\n")
+            sys.stderr.flush()
         _announce(backend)
         preparing = asyncio.create_task(backend.prepare_pages())
         await stopping.wait()
@@ -94,21 +99,28 @@ class Backend:
 
     Args:
         on_unused: called when no program uses it any more.
+        opening: its data and port, where they are open already, with its key.
 
     Raises:
         BackendError: the certificate cannot be used.
     """
 
-    def __init__(self, options: BackendOptions, on_unused: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        options: BackendOptions,
+        on_unused: Callable[[], None] = lambda: None,
+        *,
+        opening: Opening | None = None,
+    ) -> None:
         self.options = options
-        self.api_key: str = options.api_key or secrets.token_urlsafe(24)
+        self.opening = opening
+        self.api_key: str = new_key(options) if opening is None else opening.api_key
         self.port: int = options.port
         self.leashes: Leashes = Leashes(on_unused)
         self._tls = _tls_of(options)
         self._door = Door()
-        self.page_path: str = "/"
+        self.page_path: str = entry_path(page_token(self.api_key))
         self._page: Page | None = None
-        self._directory = Path()
         self._lm = _language_models(options)
         self._connections: set[Connection] = set()
         self._sessions = Sessions(options.session_grace)
@@ -122,50 +134,29 @@ class Backend:
         """
         self._check_openness()
         async with contextlib.AsyncExitStack() as cleanup:
-            directory = self.options.data_dir
-            if directory is None:
-                directory = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="tellurio-")))
-            self._directory = directory
-            store = Store(directory)
-            cleanup.callback(store.close)
-            joining = directory / FILE_NAME
-            with contextlib.suppress(OSError):  # another user's: nobody joins by it
-                joining.unlink(missing_ok=True)  # of a backend that was killed
-            looking = asyncio.create_task(_look_for_lost_runs(store))
+            opening = self.opening = self.opening or Opening(self.options, self.api_key)
+            cleanup.callback(opening.close)
+            looking = asyncio.create_task(_look_for_lost_runs(opening.store))
             cleanup.callback(looking.cancel)
             cleanup.push_async_callback(self._lm.close)
             cleanup.callback(lambda: self._sessions.close())
             # A browser sends the cookies of all programs that were ever served from this host: more than 8 kB.
             runner = web.AppRunner(
-                self._application(store), access_log=None, shutdown_timeout=1.0, max_field_size=_MAX_HEADER_BYTES
+                self._application(opening.store),
+                access_log=None,
+                shutdown_timeout=1.0,
+                max_field_size=_MAX_HEADER_BYTES,
             )
             await runner.setup()
             cleanup.push_async_callback(runner.cleanup)
             server = runner.server
             assert server is not None
-            try:
-                self.port = await self._door.open(server, self.options.host, self.options.port, self._tls)
-            except OSError as exc:
-                where = f"{self.options.host}:{self.options.port}"
-                raise BackendError(f"Cannot listen on {where}: {exc.strerror or exc}. Choose another --port.") from exc
+            self.port = opening.port
+            await self._door.open(server, opening.listeners, self._tls)
             cleanup.push_async_callback(self._door.close)
-            cleanup.enter_context(self._can_be_joined(joining))
+            opening.announce()
+            cleanup.callback(opening.withdraw)
             self._cleanup = cleanup.pop_all()
-
-    @contextlib.contextmanager
-    def _can_be_joined(self, file: Path) -> Iterator[None]:
-        try:
-            _write_privately(file, {**self.address(), "machine": machine()})
-        except BackendError as exc:
-            logger.warning("! other programs cannot join this backend: %s", exc)  # a full disk, say
-            yield
-            return
-        try:
-            yield
-        finally:
-            # Before all else is closed, so that nobody joins a backend that ends.
-            with contextlib.suppress(OSError):
-                file.unlink(missing_ok=True)
 
     def _check_openness(self) -> None:
         """For a backend that others than this machine can reach."""
@@ -194,24 +185,9 @@ class Backend:
         await self._cleanup.aclose()
 
     def address(self) -> dict[str, Any]:
-        """What a client needs to know, also the key: the content of the ready file."""
-        host = self.options.host
-        # A client cannot connect to "all addresses".
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-        host = f"[{host}]" if ":" in host else host
-        secure = "" if self._tls is None else "s"
-        return {
-            "http_base_url": f"http{secure}://{host}",
-            "http_port": self.port,
-            "ws_base_url": f"ws{secure}://{host}",
-            "ws_port": self.port,
-            "api_key": self.api_key,
-            "username": self.options.username,
-            "namespace": self.options.namespaces[0],
-            "page_url": f"http{secure}://{host}:{self.port}{self.page_path}",
-            "pid": os.getpid(),
-            "data_dir": str(self._directory.absolute()),
-        }
+        """What a client needs to know, also the key: the content of the ready file. Of one that has started."""
+        assert self.opening is not None
+        return self.opening.address()
 
     def _application(self, store: Store) -> web.Application:
         history = History(
@@ -233,7 +209,6 @@ class Backend:
         )
         page = self._page = Page(access, store, history, prefix)
         rest = Rest(self.options, store)
-        self.page_path = page.entry_path
         self._sessions = Sessions(self.options.session_grace, history)
         app = web.Application(middlewares=[self._check_key(page), rest.middleware], client_max_size=_MAX_BODY_BYTES)
         routes = [*rest.routes(), *page.routes(), web.get(RPC_PATH, self._rpc), *self.leashes.routes()]
@@ -373,18 +348,6 @@ def _watch_stdin(leashes: Leashes) -> threading.Thread:
     thread = threading.Thread(target=wait_for_end, name="tellurio-backend-stdin", daemon=True)
     thread.start()
     return thread
-
-
-def _write_privately(path: Path, address: dict[str, Any]) -> None:
-    """Write the address so that no reader sees half of it, and no other user can read the key."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.unlink(missing_ok=True)  # of a process that had this id, and was killed
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-            json.dump(address, file)
-        os.replace(temporary, path)
-    except OSError as exc:
-        raise BackendError(f"The file {path} cannot be written: {exc}") from exc
 
 
 def _announce(backend: Backend) -> None:

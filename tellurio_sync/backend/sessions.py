@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 from .objects import Objects, new_id
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 SESSION_HEADER = "X-Tellurio-Session"
 NEW = "new"
+PROPOSED = "new:"
 
 
 @dataclass(eq=False)
@@ -74,10 +76,15 @@ class Sessions:
         """The session of a new connection; ``header`` is the value of its :data:`SESSION_HEADER`, None if it sent none.
 
         For an id that is not known (any more) there is a new session; the client sees that by the id in the greeting.
+        After ``new:`` a client may propose the id of a new session: it connects later than it needs to know it.
         """
+        proposed = None
+        if header is not None and header.startswith(PROPOSED):
+            proposed = _proposed_id(header)
+            header = proposed or NEW
         session = self._sessions.get(header)
         if session is None:
-            session_id = None if header is None else new_id()
+            session_id = None if header is None else proposed or new_id()
             session = self._sessions[session_id] = Session(session_id, Objects(self._history))
         session.connections += 1
         if session.expiry is not None:
@@ -103,3 +110,11 @@ class Sessions:
             if session.expiry is not None:
                 session.expiry.cancel()
         self._sessions.clear()
+
+
+def _proposed_id(header: str) -> str | None:
+    """The id in this header; None: it is not in the form of one."""
+    try:
+        return str(UUID(header[len(PROPOSED) :]))
+    except ValueError:
+        return None

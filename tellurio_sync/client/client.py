@@ -6,7 +6,7 @@
 |---|---|---|---|---|
 | ``_peer`` | ``connect``, the first use after a fork | any thread | ``_lock``, not held in a wait | no other has it |
 | ``_api_key`` | ``connect`` | any thread | one store | – |
-| ``_session_id`` | receive thread (greeting), ``go_on_with`` | receive thread | one store | – |
+| ``_session_id`` | receive thread (greeting); ``go_on_with``, ``propose_session`` | receive thread | one store | – |
 """
 
 from __future__ import annotations
@@ -244,6 +244,10 @@ class TellurioWebSocketClient:
         """Connect, later, to the session of this former client, if that was at the same server."""
         if former.ws_url == self.ws_url:
             self._session_id = former._session_id
+
+    def propose_session(self, session_id: str) -> None:
+        """Connect, later, to a new session, which is to have this id (a UUID), if the server lets it be chosen."""
+        self._session_id = f"new:{session_id}"
 
     def connect(self, api_key: str | None = None, retries: int = 3, delay: float = 5) -> dict[str, str]:
         """Connect, and wait for the server's greeting (protocol §A.3). Blocks.

@@ -3,18 +3,24 @@
 | State | Written by | Read by | Guarded by | Enforced by |
 |---|---|---|---|---|
 | ``_rest``, ``_account``, ``_backend``, ``client`` | a login | any thread | ``_lock``; the client last | an assert |
+| ``_pending`` | a login, the first call after it | any thread | ``_lock`` to write | asserts |
 | ``mode`` | a login | any thread | one store | – |
 | ``http``, ``ws`` | a login that names another server | any thread; together: under ``_lock`` | ``_lock`` | an assert |
 
 ``_lock`` is held while logging in and connecting.
+
+A login to a local backend that it has just started does not wait until that serves: who is logged in, and the id of the
+session, are known.  Then the connection is pending: the first call makes it, on its own thread.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from uuid import uuid4
 
 from ..client import TellurioWebSocketClient
 from ..errors import InvalidAPIKeyError
@@ -25,6 +31,8 @@ if TYPE_CHECKING:
     from ..local import LocalBackend
     from ..studio.auth import Account
     from ..studio.rest import StudioRest
+
+T = TypeVar("T")
 
 MODE_VARIABLE = "TELLURIO_MODE"
 Mode = Literal["online", "local", "offline", "auto"]
@@ -37,6 +45,18 @@ Address = tuple["str | None", "int | str | None"]
 
 Places = tuple[Address, Address]
 """Where a server's REST API and its WebSocket are."""
+
+
+class _Pending(NamedTuple):
+    """A connection that the first call makes.
+
+    Attributes:
+        session_id: that the server's session is to have; None: any, as in a forked child, whose session is another one.
+    """
+
+    backend: LocalBackend
+    ws: Address
+    session_id: str | None
 
 
 class Login:
@@ -76,11 +96,14 @@ class Login:
         self._rest: StudioRest | None = None
         self._account: Account | None = None
         self._backend: LocalBackend | None = None
-        self.renew_lock()
-
-    def renew_lock(self) -> None:
-        """In a forked child: a thread of the parent may have held it."""
+        self._pending: _Pending | None = None
         self._lock = threading.RLock()
+
+    def renew_after_fork(self) -> None:
+        """In a forked child: a thread of the parent may have held the lock."""
+        self._lock = threading.RLock()
+        if self._pending is not None:
+            self._pending = self._pending._replace(session_id=None)
 
     def log_in(
         self,
@@ -176,7 +199,8 @@ class Login:
     def _login_local(self, data_dir: str | os.PathLike[str] | None, ephemeral: bool) -> dict[str, str]:
         from ..local import backend_of_this_user, default_local_backend
 
-        options: dict[str, Any] = {"namespaces": ["local", "*"], "meanwhile": _load}
+        is_first = self.client is None and self._pending is None and _has_own_threads()
+        options: dict[str, Any] = {"namespaces": ["local", "*"], "meanwhile": _load, "waits": not is_first}
         if data_dir is not None:
             if ephemeral:
                 raise ValueError(
@@ -188,7 +212,44 @@ class Login:
         self._backend = backend
         http = (backend.http_base_url, backend.http_port)
         ws = (backend.ws_base_url, backend.ws_port)
+        if is_first and not backend.is_serving:
+            return self._connect_later(backend, http, ws)
+        backend.wait_until_serving()
         return self._connect(Secret(backend.api_key), http, ws, relogin=False)
+
+    def _connect_later(self, backend: LocalBackend, http: Address, ws: Address) -> dict[str, str]:
+        from ..studio.auth import Account
+        from ..studio.rest import StudioRest
+
+        assert is_held(self._lock)
+        key = Secret(backend.api_key)
+        self._rest = StudioRest(*http, api_key=key, until_serving=backend.wait_until_serving, **self._rest_options)
+        self._account = Account(backend.email, backend.username)
+        session_id = str(uuid4())
+        self._pending = _Pending(backend, ws, session_id)
+        return {"email": backend.email, "username": backend.username, "session_id": session_id}
+
+    def _connect_pending(self) -> None:
+        """Make the connection that is pending. Blocks; raises as a login."""
+        assert is_held(self._lock)
+        pending = self._pending
+        assert pending is not None
+        pending.backend.wait_until_serving()
+        if self._pending is not pending:
+            return  # a signal handler has made a call here, and so the connection
+        client = self._make_client(pending.ws)
+        if pending.session_id is not None:
+            client.propose_session(pending.session_id)
+        try:
+            greeting = client.connect(Secret(pending.backend.api_key))
+            if self._pending is not pending:
+                client.close()  # as above
+                return
+        except BaseException:
+            client.close()
+            raise
+        self._pending, self.client = None, client
+        self._on_login(client, greeting["session_id"])
 
     def _connect(self, key: Secret, http: Address, ws: Address, relogin: bool) -> dict[str, str]:
         from ..studio.auth import verify
@@ -214,7 +275,7 @@ class Login:
         previous, previous_rest = self.client, self._rest
         # The client last: a thread that sees it finds the others.
         self._rest, self._account = rest, account
-        self.client = client
+        self._pending, self.client = None, client
         if previous is not None:
             previous.close()
         if previous_rest is not None:
@@ -233,12 +294,14 @@ class Login:
         return None if self._account is None else self._account.username
 
     def ensure(self) -> TellurioWebSocketClient:
-        """The client; logs in first, if necessary. Then blocks, and raises as ``Session.login``."""
+        """The client; logs in and connects first, if necessary. Then blocks, and raises as ``Session.login``."""
         client = self.client
         if client is None:
             with self._lock:
-                if self.client is None:
+                if self.client is None and self._pending is None:
                     self.log_in()
+                if self.client is None and self._pending is not None:
+                    self._connect_pending()
                 client = self.client
             assert client is not None
         return client
@@ -246,6 +309,9 @@ class Login:
     def close(self) -> None:
         """See ``Session.close``. Blocks at most about 1 s."""
         with self._lock:
+            pending, self._pending = self._pending, None
+            if pending is not None:
+                self.client = self._make_client(pending.ws)  # as if it had been connected, and is closed now
             client, rest = self.client, self._rest
         if client is not None:
             client.close()
@@ -253,16 +319,35 @@ class Login:
             rest.close()
 
     @property
+    def is_done(self) -> bool:
+        """Whether a login has succeeded; the connection may be pending."""
+        return self.client is not None or self._pending is not None
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether the first call has yet to make the connection."""
+        return self._pending is not None
+
+    def while_pending(self, do: Callable[[], T]) -> T | None:
+        """What this returns, which is done before the connection is made; None: it is made already."""
+        with self._lock:
+            return do() if self._pending is not None else None
+
+    def _ensure_done(self) -> None:
+        if self._pending is None:
+            self.ensure()
+
+    @property
     def rest(self) -> StudioRest:
         """The REST client. Logs in first, if necessary."""
-        self.ensure()
+        self._ensure_done()
         assert self._rest is not None
         return self._rest
 
     @property
     def account(self) -> Account:
         """Whose key it is. Logs in first, if necessary."""
-        self.ensure()
+        self._ensure_done()
         assert self._account is not None
         return self._account
 
@@ -270,6 +355,11 @@ class Login:
     def backend(self) -> LocalBackend | None:
         """The local backend; None online."""
         return self._backend
+
+
+def _has_own_threads() -> bool:
+    """False: a library replaces threads, perhaps; whether that may be is told by connecting."""
+    return not {"gevent", "eventlet"} & sys.modules.keys()
 
 
 def _load() -> None:

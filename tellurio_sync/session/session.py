@@ -7,6 +7,7 @@ Two sessions in one process do not see each other.
 | client, REST client, account, backend | a login | any thread | see ``login`` | |
 | ids of the objects | a restore | any thread | see ``restore_gate`` | |
 | ``_run`` | ``init``, the end of the run | any thread | one store | – |
+| ``_runs_to_come`` | ``init``, the first call after it | any thread | single operations on a list | – |
 | ``_run_guard`` | the first ``init`` | ``init`` | one step: ``dict.setdefault`` | a test with two at once |
 | ``_last_run_uuid`` | every call, on any thread | a restore | one store: any of the last runs will do | – |
 | ``_uses`` | ``with``, on its thread | the same thread | ``threading.local`` | – |
@@ -15,6 +16,7 @@ Two sessions in one process do not see each other.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -27,7 +29,15 @@ from ..addresses import ws_address
 from ..client import TellurioWebSocketClient
 from ..client.client import DEFAULT_TIMEOUT
 from ..deadlines import MONOTONIC, Deadline, check_timeout
-from ..errors import BackendError, ConnectFailed, ConnectionLost, HttpUnreachable, NotConnected, UsageError
+from ..errors import (
+    BackendError,
+    ConnectFailed,
+    ConnectionLost,
+    HttpUnreachable,
+    NotConnected,
+    TellurioError,
+    UsageError,
+)
 from ..model.batch.block import open_queue, settle_open_queue
 from ..model.call import Call
 from ..model.registries import Registries
@@ -125,12 +135,13 @@ class Session:
         self.sets_active_run = False
         forked.renew(self)
         self._run: HasUuid | None = None
+        self._runs_to_come: list[Run] = []
         self._last_run_uuid = ""  # for the calls that a restore makes
         self._uses = threading.local()  # per thread, a stack: the same session may be entered in many threads
 
     def renew_after_fork(self) -> None:
         # In the child. Threads of the parent may have held the locks; they do not exist here.
-        self._login.renew_lock()
+        self._login.renew_after_fork()
         self._registries.renew_after_fork()
         self._gate = RestoreGate(self, lambda: self._last_run_uuid, self._on_restored, self._logged)  # new lock
 
@@ -158,6 +169,8 @@ class Session:
     def __repr__(self) -> str:
         login = self.__dict__.get("_login")  # absent if the constructor has failed and a traceback shows its frame
         client = None if login is None else login.client
+        if client is None and login is not None and login.is_pending:
+            return "<Session, logged in, connects at the first call>"
         return "<Session, not logged in>" if client is None else f"<Session {client.ws_url} {client.state}>"
 
     # --- the login -----------------------------------------------------------------------------------
@@ -173,6 +186,9 @@ class Session:
         base_url: str | None = None,
     ) -> dict[str, str]:
         """Log in and connect (protocol §A.6, §J.2). Blocks. Objects made before stay valid.
+
+        A local backend that this starts is not waited for once its data and its port are open: the first call, or
+        whatever else needs it, waits until it serves, and connects. ``init`` and ``log`` do not.
 
         Args:
             api_key: None: ``TELLURIO_API_KEY``, else the key stored by an earlier login (extra ``keyring``).
@@ -203,9 +219,15 @@ class Session:
             UsageError: the local backend of this process keeps runs already, or in another folder.
         """
         api_key = hidden(api_key)  # from here on, no frame of ours shows it
-        return self._login.log_in(
+        if self._login.is_pending:
+            with contextlib.suppress(TellurioError):  # what could not be started now matters no longer
+                self._wait_for_runs()
+        answer = self._login.log_in(
             api_key, relogin, mode=mode, data_dir=data_dir, ephemeral=ephemeral, base_url=base_url
         )
+        if self._login.is_pending:
+            self._tell_workers()
+        return answer
 
     def close(self) -> None:
         """Disconnect. Idempotent; blocks at most about 1 s. ``login`` works again afterwards.
@@ -218,28 +240,38 @@ class Session:
     @property
     def is_logged_in(self) -> bool:
         """Whether ``login`` has succeeded."""
-        return self._login.client is not None
+        return self._login.is_done
+
+    @property
+    def is_connection_pending(self) -> bool:
+        """Whether ``login`` did not wait for the local backend that it has started, and no call was made since."""
+        return self._login.is_pending
 
     @property
     def client(self) -> TellurioWebSocketClient:
-        """The connection.
+        """The connection. Blocks while a local backend starts that ``login`` did not wait for.
 
         Raises:
             NotConnected: before ``login``.
+            BackendError: that backend could not be started.
         """
         client = self._login.client
+        if client is None and self._login.is_pending:
+            client = self._login.ensure()
         if client is None:
             raise NotConnected("WebSocket is not connected: call login() first.")
         return client
 
     @property
     def rest(self) -> StudioRest:
-        """The REST API, with this session's key. Logs in first, if necessary.
+        """The REST API, with this session's key. Logs in first, if necessary. Blocks while a local backend starts.
 
         Raises:
             As ``login``.
         """
-        return self._login.rest
+        rest = self._login.rest
+        self._wait_for_runs()
+        return rest
 
     @property
     def _backend(self) -> LocalBackend | None:
@@ -270,14 +302,26 @@ class Session:
         )
 
     def _logged_in(self, client: TellurioWebSocketClient, session_id: str) -> None:
-        if self.sets_active_run:
-            from .. import workers
-
-            workers.tell_mode("local" if self._backend is not None else None)
+        self._tell_workers()
+        self._wait_for_runs()
         connection = client.connection
         if connection is not None:
             deadline = Deadline(self._default_timeout, MONOTONIC.now())
             self._gate.restore_on(client, connection, session_id, deadline)
+
+    def _tell_workers(self) -> None:
+        if self.sets_active_run:
+            from .. import workers
+
+            workers.tell_mode("local" if self._backend is not None else None)
+
+    def _wait_for_runs(self) -> None:
+        """Wait until the server has the runs that were started before it served; calls are made for them."""
+        for run in self._runs_to_come[:]:
+            if not run.is_finished and run.rest is self._login.rest:  # else there has been another login
+                run.wait_until_made(self._default_timeout)
+            with contextlib.suppress(ValueError):  # another thread has waited, too
+                self._runs_to_come.remove(run)
 
     def _mode_of_program(self) -> str | None:
         """In a worker process, for its default session: what that of its program is logged in to, if it said so."""
@@ -353,9 +397,9 @@ class Session:
             run = self._init_offline(*wanted)
         else:
             try:
-                if self._login.client is None:
+                if not self._login.is_done:
                     self.login(mode=mode)
-                run = self._init_online(*wanted)
+                run = self._init_soon(*wanted) or self._init_online(*wanted)
             except (HttpUnreachable, ConnectFailed) as exc:
                 if chosen != "auto":
                     raise
@@ -376,6 +420,45 @@ class Session:
         run.begin()
         run.show_begin()
         return run
+
+    def _init_soon(
+        self,
+        namespace_slug: str | None,
+        project: str,
+        name: str | None,
+        description: str | None,
+        status: str,
+        config: Any,
+        resume: str | None,
+    ) -> Run | None:
+        """A run that the local backend makes when it serves; None: it has to be asked."""
+        backend = self._backend
+        if backend is None or not self._login.is_pending or resume is not None or status != "RUNNING":
+            return None
+        from .run_to_come import plan
+
+        namespace = namespace_slug or backend.namespace
+        planned = plan(backend.data_dir, namespace, project, name, description, config)
+        if planned is None:
+            return None
+        there, free_name, kept = planned
+
+        def make() -> Run | None:
+            from ..studio.runs import run_to_come
+
+            if self._runs_to_come:
+                return None  # two at once could change places
+            run = run_to_come(self._login.rest, there, free_name, description, config=kept)
+            run.begin()
+            # While the connection is not made: the call that makes it waits for this run.
+            self._runs_to_come.append(run)
+            return run
+
+        try:
+            return self._login.while_pending(make)
+        except OSError as exc:
+            _log.debug("= the run cannot be kept until the backend serves: %s", exc)
+            return None
 
     def _init_online(
         self,
@@ -563,6 +646,8 @@ class Session:
     @property
     def is_local(self) -> bool:
         """Whether the server is on this machine; before a login: whether it will be."""
+        if self._login.is_pending:
+            return True
         client = self._login.client
         if client is not None:
             return client.is_loopback
@@ -576,8 +661,10 @@ class Session:
 
     @property
     def extensions(self) -> frozenset[str]:
-        """What the server understands beyond the protocol; nothing before a login. Does not block."""
+        """What the server understands beyond the protocol; nothing before a login. Connects, where that is pending."""
         client = self._login.client
+        if client is None and self._login.is_pending:
+            client = self._login.ensure()
         return frozenset() if client is None else client.extensions
 
     def request(self, method: str, params: dict[str, Any]) -> Any:

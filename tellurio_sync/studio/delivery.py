@@ -10,7 +10,7 @@ This module has no thread, and waits only for answers.  :mod:`.shipping` calls i
 | State | Written by | Read by | Guarded by | Enforced by |
 |---|---|---|---|---|
 | ``_about``, ``_decoders``, ``_unreadable`` | the shipper's thread, or that of ``sync`` | the same | ownership | – |
-| ``acknowledged`` | the thread that sends | threads that wait for it | one store | – |
+| ``acknowledged``, ``made`` | the thread that sends | threads that wait for it | one store | – |
 | how far a journal is sent: ``<writer>.sent`` | the thread that sends | any process | a lock on a file | ``Busy`` |
 """
 
@@ -19,12 +19,15 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import HttpStatusError, HttpUnreachable, TellurioError
 from ..journal.folder import RunFolder, Sent
 from ..journal.format import Decoder, MalformedJournal, Record
 from .rest import StudioRest
+
+if TYPE_CHECKING:
+    from .projects import Project
 
 _log = logging.getLogger(__name__)
 
@@ -61,6 +64,7 @@ class Delivery:
 
     Attributes:
         acknowledged: counts what the server has confirmed.
+        made: the project, and the server's description of the run, where the run was made by this delivery; else None.
     """
 
     def __init__(self, folder: RunFolder, rest: StudioRest, on_refused: Callable[[Refusal], None]) -> None:
@@ -71,6 +75,7 @@ class Delivery:
         self._decoders: dict[str, Decoder] = {}
         self._unreadable: set[str] = set()
         self.acknowledged: int = 0
+        self.made: tuple[Project, dict[str, Any]] | None = None
 
     def run(self) -> None:
         """Send everything that was not sent yet.
@@ -115,6 +120,7 @@ class Delivery:
         changes = {"remote_uuid": made["uuid"], "namespace": namespace, "slug": project.slug, "name": made["name"]}
         self._folder.change(**changes)
         self._about = {**about, **changes}
+        self.made = project, made
         self.acknowledged += 1
 
     def _send_end(self) -> None:

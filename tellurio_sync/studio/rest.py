@@ -8,6 +8,7 @@ State and threads:
 | ``_of_thread`` (an HTTP session each) | that thread | that thread | ``threading.local`` | its type |
 | ``_sessions`` (all of these) | any thread | ``close`` | one C call on a dict each | – |
 | ``_extensions`` | a thread that gets an answer | any thread | one attribute store | – |
+| ``_is_starting`` | a thread that has waited for the server | any thread | one attribute store | – |
 | ``_outboxes`` | runs | readers, ``close`` | one C call on a dict each | – |
 
 This is the border to the HTTP library: none of its errors leaves this module, not even as a cause, because it holds the
@@ -20,6 +21,7 @@ import logging
 import math
 import threading
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote
 
@@ -27,7 +29,15 @@ from .. import forked
 from .._version import __version__
 from ..addresses import Address, check_may_send_key, http_address
 from ..deadlines import check_timeout
-from ..errors import HttpError, HttpStatusError, HttpTooLarge, HttpUnreachable, LocalProtocolError, shorten
+from ..errors import (
+    BackendError,
+    HttpError,
+    HttpStatusError,
+    HttpTooLarge,
+    HttpUnreachable,
+    LocalProtocolError,
+    shorten,
+)
 from ..jsonrpc import MalformedText, decode, encode
 from ..ownership import alive
 from ..surroundings import certificate_hint, timeout_or
@@ -88,6 +98,8 @@ class StudioRest:
         allow_insecure: send the key in clear text to a host that is not this machine.
         max_answer_size: bytes, > 0, of the body of an answer; a longer one is not read to its end.
         ssl_context: for ``https://``; None: see ``surroundings.tls_context``. Not pickled.
+        until_serving: called before each request as long as the server may still start, and blocks until it serves;
+            raises BackendError if that comes to nothing, which becomes HttpUnreachable. None: it serves. Not pickled.
 
     Raises:
         ValueError: not an address, not a timeout, or not a size.
@@ -105,7 +117,10 @@ class StudioRest:
         allow_insecure: bool = False,
         max_answer_size: int = DEFAULT_MAX_ANSWER_SIZE,
         ssl_context: ssl.SSLContext | None = None,
+        until_serving: Callable[[], None] | None = None,
     ) -> None:
+        self._until_serving = until_serving
+        self._is_starting = until_serving is not None
         self.address: Address = http_address(base_url, port)
         self.timeout: float = timeout_or(DEFAULT_TIMEOUT) if timeout is None else check_timeout(timeout)
         self._ssl_context = ssl_context
@@ -127,6 +142,8 @@ class StudioRest:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._ssl_context = None
+        self._until_serving = None
+        self._is_starting = False
         self._key = KeyHeader(None)
         self._extensions = None
         self._start_afresh()
@@ -162,11 +179,34 @@ class StudioRest:
         """Whether the server has answered, and so has told which extensions it knows."""
         return self._extensions is not None
 
+    @property
+    def is_starting(self) -> bool:
+        """Whether the server still starts, as far as is known: it is slow, and not away."""
+        return self._is_starting
+
+    def wait_until_serving(self) -> None:
+        """Return once the server has started, if it may still start. Blocks as long as that takes.
+
+        Raises:
+            HttpUnreachable: it could not be started.
+        """
+        wait = self._until_serving
+        if wait is None:
+            return
+        try:
+            wait()
+        except BackendError as exc:
+            raise HttpUnreachable(str(exc), url=self.url) from exc
+        finally:
+            self._is_starting = False
+        self._until_serving = None
+
     def attach(self, outbox: Outbox) -> None:
         """Let calls that read wait for this outbox, so that they see what was logged before. Held weakly."""
         self._outboxes[outbox] = None
 
     def _flush(self, run_uuid: str | None = None) -> None:
+        self.wait_until_serving()
         for outbox in alive(self._outboxes):
             if run_uuid in (None, outbox.run_uuid):
                 outbox.flush(self.timeout)
@@ -393,6 +433,7 @@ class StudioRest:
             raise LocalProtocolError(f"The request {verb} {path} {exc}") from exc
         seconds = self.timeout if timeout is None else check_timeout(timeout)
         key = self._key
+        self.wait_until_serving()
         status, text, reason = self._send(verb, url, data, headers, key, seconds)
         _log.debug("< %s %s: %s", verb, url, status)
         if status in absent:

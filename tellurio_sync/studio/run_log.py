@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import forked
 from ..errors import TellurioError
@@ -29,6 +29,9 @@ from .delivery import Refusal
 from .rest import StudioRest
 from .shipping import SEND_COMMAND, Shipper
 from .values import plain, plain_step
+
+if TYPE_CHECKING:
+    from .projects import Project
 
 # Under the name that users know.
 _log = logging.getLogger("tellurio_sync.studio.runs")
@@ -65,6 +68,7 @@ class RunLog:
         self._next_attempt = 0.0
         self._problem: OSError | None = None
         self._last_error: Exception | None = None
+        self._made: tuple[Project, dict[str, Any]] | None = None
         self._renew()
         forked.renew(self)
 
@@ -277,6 +281,12 @@ class RunLog:
         return shipper is not None and shipper.flush(timeout, patience=patience)
 
     @property
+    def made(self) -> tuple[Project, dict[str, Any]] | None:
+        """What the server made of a run that it did not know, once it has been sent from here; see ``Delivery``."""
+        shipper = self._shipper
+        return self._made if shipper is None else shipper.delivery.made or self._made
+
+    @property
     def has_unsent(self) -> bool:
         """Whether the server does not have everything of this run yet, as far as this machine knows."""
         folder = self._folder
@@ -297,7 +307,7 @@ class RunLog:
         writer = None
         with self._lock:
             if self._shipper is shipper:  # else another thread ends it, too
-                self._shipper = None
+                self._shipper, self._made = None, shipper.delivery.made or self._made
                 writer, self._writer = self._writer, None
         shipper.stop()
         if writer is not None:
@@ -332,7 +342,8 @@ class RunLog:
 
     def _end_without_note(self, status: str, reason: str | None, patience: float) -> bool:
         """The folder does not take the end (a full disk): send what there is, then tell the server from here."""
-        namespace, slug, uuid = (self._about.get(key) for key in ("namespace", "slug", "remote_uuid"))
+        about = self.about
+        namespace, slug, uuid = (about.get(key) for key in ("namespace", "slug", "remote_uuid"))
         if self.is_offline or not self._rest.has_api_key or not (namespace and slug and uuid):
             _log.warning("The end of the run could not be noted: %s", self._problem)
             return False
@@ -354,7 +365,7 @@ class RunLog:
             writer, self._writer = self._writer, None
             folder = self._folder
         if shipper is not None:
-            self._last_error = shipper.last_error
+            self._last_error, self._made = shipper.last_error, shipper.delivery.made or self._made
             shipper.stop()
         if writer is not None:
             writer.close()

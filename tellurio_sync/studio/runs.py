@@ -109,6 +109,8 @@ class Run:
         noted: something that makes it CRASHED at the end of the program.
         page_query: what opens the page of a local backend without asking for its key; part of ``link``.
         page_base: where a browser finds the pages of a local backend; empty: where REST is.
+        is_to_come: the server has yet to make it, with this id and this name, as soon as it serves. Until then ``user``
+            is None, and ``project.uuid`` is empty.
     """
 
     uuid: str
@@ -128,6 +130,7 @@ class Run:
     noted: str | None = None
     page_query: str = ""
     page_base: str = ""
+    is_to_come: bool = False
 
     def __post_init__(self) -> None:
         self._log = RunLog(self._about(), self.rest)
@@ -136,7 +139,7 @@ class Run:
         project = self.project
         about = {
             "uuid": self.uuid,
-            "remote_uuid": self.uuid,
+            "remote_uuid": None if self.is_to_come else self.uuid,
             "namespace": project.namespace_slug,
             "slug": project.slug,
             "project": project.display_name,
@@ -226,6 +229,30 @@ class Run:
     def begin(self) -> None:
         """Give signs of life from now on, and send what is logged."""
         self._log.start()
+
+    def wait_until_made(self, timeout: float) -> None:
+        """Wait until the server has made it, if that is to come; not for one that is away.
+
+        Args:
+            timeout: seconds, > 0, once it serves.
+
+        Raises:
+            HttpUnreachable: the server could not be started.
+        """
+        if self.is_to_come:
+            self.rest.wait_until_serving()
+            self._log.flush(timeout, patience=PATIENCE)
+            self._take_over()
+
+    def _take_over(self) -> None:
+        """Have what the server has made of it, if it is to come and has come."""
+        if not self.is_to_come or (found := self._log.made) is None:
+            return
+        self.project, answer = found
+        made = Run.from_answer(answer, self.project, self.rest)
+        self.name, self.user = made.name, made.user
+        self.date_created, self.date_updated = made.date_created, made.date_updated
+        self.is_to_come = False
 
     @property
     def is_offline(self) -> bool:
@@ -317,6 +344,7 @@ class Run:
                 self.before_finish(self)
         finally:
             is_sent = self._log.end(final, reason, patience=patience)
+            self._take_over()
             self.status, self.reason = final, reason
             _log.info("Run %r: %s", self.name, final)  # Protocol §J.1: the status itself
             if not is_exit:
@@ -399,6 +427,7 @@ class Run:
 
         if self.is_offline:
             raise UsageError("A run that is kept on this machine only asks no language models.")
+        self.wait_until_made(self.rest.timeout)
         answer = self.rest.list_questions(self.project.namespace_slug, self.project.slug, self.uuid)
         if answer is None:
             raise UsageError("This server does not count the questions of a run; the local backend does.")
@@ -522,6 +551,34 @@ def start_run(
     run = Run.from_answer(answer, project, rest)
     if kept is not None and not run.config:
         _log.warning("This server does not keep the configuration of a run: config=... is not kept.")
+    return run
+
+
+def run_to_come(
+    rest: StudioRest,
+    project: Project,
+    name: str,
+    description: str | None = None,
+    *,
+    config: Any = None,
+) -> Run:
+    """A run that the server makes later, as soon as it serves: what is logged is kept and sent then. Does not block.
+
+    Args:
+        project: as the server will have it; without an id.
+        name: that is free there.
+
+    Raises:
+        TypeError: as ``start_run``.
+        OSError: it cannot be kept.
+    """
+    now = datetime.now().astimezone()
+    run = Run(
+        *(str(uuid4()), name, description, RunStatus.RUNNING, project, None, now, now, rest),
+        config={} if config is None else plain_config(config),
+        is_to_come=True,
+    )
+    run._log.make_folder()
     return run
 
 

@@ -119,7 +119,7 @@ class Shipper:
         progress, since = self.delivery.acknowledged, time.monotonic()
         while not request.done.wait(max(0.0, min(0.05, end - time.monotonic()))):
             now = time.monotonic()
-            if self.delivery.acknowledged != progress:
+            if self.delivery.acknowledged != progress or self._client.is_starting:
                 progress, since = self.delivery.acknowledged, now
             if now >= end or self.is_unusable or (patience is not None and now - since >= self._limit(patience)):
                 request.is_abandoned = True

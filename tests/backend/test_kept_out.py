@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tellurio_sync.backend.kept_out import KeptOut, without_keys
+from tellurio_sync.backend.kept_out import KeptOut
+from tellurio_sync.backend.key_names import without_keys
 
 from .conftest import KEY, RunningBackend
 from .watched_run import Browser, WatchedRun

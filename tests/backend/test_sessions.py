@@ -168,3 +168,25 @@ async def until(is_reached: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
     await asyncio.wait_for(wait(), FAILSAFE)
+
+
+class TestAProposedId:
+    ID = "0b4d2b1e-6f0c-4a70-9a53-3a1d8a6f1f10"
+
+    def test_a_new_session_gets_it(self, backend: RunningBackend, connect: Connect) -> None:
+        assert session_of(connect(backend, X_Tellurio_Session=f"new:{self.ID}")) == self.ID
+
+    def test_a_second_try_finds_what_the_first_one_made(self, backend: RunningBackend, connect: Connect) -> None:
+        """The greeting of the first one may have been lost."""
+        for header in (f"new:{self.ID}", f"new:{self.ID}", self.ID):
+            assert session_of(connect(backend, X_Tellurio_Session=header)) == self.ID
+
+    @pytest.mark.parametrize("proposed", ["", "new", "0b4d2b1e", "x" * 300, "0b4d2b1e-6f0c-4a70-9a53-3a1d8a6f1f1g"])
+    def test_what_is_no_id_gets_another_one(self, proposed: str, backend: RunningBackend, connect: Connect) -> None:
+        found = {session_of(connect(backend, X_Tellurio_Session=f"new:{proposed}")) for _ in range(2)}
+        assert len(found) == 2
+        assert not found & {proposed, "new", "None"}
+
+    def test_an_id_that_is_not_known_any_more_is_not_made_anew(self, backend: RunningBackend, connect: Connect) -> None:
+        """A client that connects again must see that its objects are lost."""
+        assert session_of(connect(backend, X_Tellurio_Session=self.ID)) != self.ID

@@ -2,17 +2,22 @@
 
 Bounded: VALUES single values and as many in records of twenty, one round per tracker, each ended after ``--timeout``
 seconds (the first time also ten minutes to install each). Then ``--million`` values from ``log`` into the backend's
-database. The figures are of the machine as it is: look at ratios, and run it where nothing else runs.
+database; then how long a new program takes to its first log at a local backend that it starts, beside what loading the
+backend's web framework takes. The figures are of the machine as it is: look at ratios, and run it where nothing else
+runs.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +80,52 @@ def all_the_way(values: int, timeout: float) -> bool:
     return not result["missing"]
 
 
+# Seconds for the import, the login, the run and the first log; then the program ends, which sends what was logged.
+FIRST_LOG = """
+import time
+times = [time.perf_counter()]
+import tellurio_sync as te
+times.append(time.perf_counter())
+te.login(mode="local")
+times.append(time.perf_counter())
+te.init("me", "First log")
+times.append(time.perf_counter())
+te.log("x", 1.0)
+times.append(time.perf_counter())
+print(*times)
+"""
+FRAMEWORK = "import aiohttp.web"
+
+
+def starts(rounds: int) -> str:
+    """Lines with the medians of so many programs each, taken in turn."""
+    parts, logged_in, framework = [], [], []
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory(prefix="bench-start-") as folder:
+            kept = dict.fromkeys(("TELLURIO_DATA_DIR", "TELLURIO_JOURNAL_DIR"), folder)
+            begin = time.perf_counter()
+            subprocess.run([sys.executable, "-c", FRAMEWORK], check=True)
+            framework.append(time.perf_counter() - begin)
+            begin = time.perf_counter()
+            program = [sys.executable, "-c", FIRST_LOG]
+            done = subprocess.run(program, env={**os.environ, **kept}, capture_output=True, text=True, check=True)
+        # The clock of these is the same in all processes of a machine.
+        times = [float(one) for one in done.stdout.split()]
+        parts.append([after - before for before, after in itertools.pairwise(times)])
+        logged_in.append(times[2] - begin)
+    names = ("import", "login", "init", "first log")
+    medians = [statistics.median(column) for column in zip(*parts)]
+    base = statistics.median(framework)
+    each = ", ".join(f"{name} {1000 * seconds:.0f}" for name, seconds in zip(names, medians))
+    whole = statistics.median(sum(part) for part in parts)
+    log_in = statistics.median(logged_in)
+    return (
+        f"first log at a local backend, ms, median of {rounds}: {each}; all {1000 * whole:.0f}\n"
+        f"`{FRAMEWORK}` {1000 * base:.0f} ms; a new interpreter is logged in after {log_in / base:.2f} x that,"
+        f" and has logged {whole / base:.2f} x that after it began to import"
+    )
+
+
 def main() -> int:
     """Print the table; the exit code is 1 where this package's own rows could not be measured."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -82,6 +133,7 @@ def main() -> int:
     parser.add_argument("--only", action="append", help="this tracker only; may be given several times")
     parser.add_argument("--timeout", type=float, default=300.0, help="seconds per tracker")
     parser.add_argument("--million", type=int, default=1_000_000, help="values that are stored; 0: none")
+    parser.add_argument("--starts", type=int, default=7, help="programs whose first log is measured; 0: none")
     parser.add_argument("--cache", type=Path, default=Path(".cache/bench-log"))
     args = parser.parse_args()
     print(f"load of the machine: {os.getloadavg()[0]:.1f}, processors: {os.cpu_count()}")
@@ -103,6 +155,8 @@ def main() -> int:
         failed += name == "tellurio_sync" and "error" in result
     if args.million and (not args.only or "tellurio_sync" in args.only):
         failed += not all_the_way(args.million, args.timeout)
+    if args.starts:
+        print(starts(args.starts))
     return min(failed, 1)
 
 

@@ -230,13 +230,14 @@ def test_what_a_command_raises_on_purpose_is_one_line(monkeypatch, capsys):
 def test_the_backend_serves_with_its_options(monkeypatch, tmp_path):
     received = []
     server = types.ModuleType("server")
-    server.serve = lambda options: received.append(options) or 3
+    server.serve = lambda options, opening: received.append((options, opening)) or 3
     monkeypatch.setitem(sys.modules, "tellurio_sync.backend.server", server)
     monkeypatch.setattr(local, "find_spec", lambda name: object())
     arguments = tmp_path / "arguments"
     arguments.write_text("--api-key=te-my-key\n--namespace=a\n--namespace=b\n")
     assert main(["backend", "--port", "8000", f"@{arguments}"]) == 3
-    (options,) = received
+    ((options, opening),) = received
+    assert opening is None  # what nobody waits for is opened by the server
     assert (options.port, options.api_key, options.namespaces) == (8000, "te-my-key", ("a", "b"))
 
 

@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from ..opening import TOKEN_PARAMETER, page_token
+
 ANY_HOST = "*"
-TOKEN_PARAMETER = "token"
 PREFIX_HEADER = "X-Forwarded-Prefix"
 
 # How long a browser that does not look at a page may look at the next one.
@@ -49,9 +50,7 @@ class Access:
         self._allowed = {name.lower() for name in allow_hosts}
         self._is_encrypted = is_encrypted
         self._api_key = api_key
-        # Not the key itself, because links and cookies are kept in more places than a key should be. 128 bits fit a
-        # line.
-        self.token: str = hmac.new(api_key.encode(), b"page", hashlib.sha256).hexdigest()[:32]
+        self.token: str = page_token(api_key)
         # Browsers keep one set of cookies for all ports of a host; backends must not overwrite each other's cookies.
         self._cookie = f"tellurio_page_{hashlib.sha256(self.token.encode()).hexdigest()[:8]}"
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from ..opening import entry_path
 from ..snapshot import Records
 from ..store import Store
 from . import files, pages
-from .access import TOKEN_PARAMETER, Access
+from .access import Access
 from .assets import PLAIN_HEADERS, static_file
 from .changes import Changes, Refusal, found_project, found_run
 from .files import File
@@ -79,7 +80,7 @@ class Page:
     @property
     def entry_path(self) -> str:
         """The path and query that open the pages without the key being typed."""
-        return f"{_PROJECTS}?{TOKEN_PARAMETER}={self._access.token}"
+        return entry_path(self._access.token)
 
     def routes(self) -> list[web.RouteDef]:
         """The routes, for an application's router."""
