@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 # On POSIX, Ctrl-C interrupts the wait for a lock at once. Elsewhere Python sees it only between two waits, so long
@@ -42,10 +43,15 @@ class Waitable(Protocol):
 
 
 class Clock:
-    """The monotonic clock, and waits that use it. Tests pass a clock whose time they move by hand."""
+    """The monotonic clock, and waits that use it. Tests pass a clock whose time they move by hand.
 
-    # Seconds on a clock that never goes back. This is the C function itself, because each call reads it several times.
-    now: staticmethod[[], float] = staticmethod(time.monotonic)
+    Attributes:
+        now: gives the seconds on a clock that never goes back.
+    """
+
+    def __init__(self) -> None:
+        # The C function itself, found in the object and not in its class: each call reads it several times.
+        self.now: Callable[[], float] = time.monotonic
 
     def wait(self, waitable: Waitable, timeout: float) -> bool:
         """Wait for ``waitable``, at most ``timeout`` seconds, and return whether it was acquired.

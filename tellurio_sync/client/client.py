@@ -364,14 +364,11 @@ class TellurioWebSocketClient:
         peer = self._peer
         if peer is None or peer.lifecycle.state != OPEN:
             peer = self._usable_peer()
-        request = self._traced(peer.request) if TRACERS else peer.request
-        return request(
-            method,
-            self._with_run(params),
-            seconds,
-            is_extendable=method in LONG_RUNNING_METHODS,
-            hard_timeout=self.hard_timeout,
-        )
+        with_run = self._with_run(params)
+        is_extendable = method in LONG_RUNNING_METHODS
+        if TRACERS:
+            return self._traced(peer.request)(method, with_run, seconds, is_extendable, self.hard_timeout)
+        return peer.request(method, with_run, seconds, is_extendable, self.hard_timeout)
 
     def submit(
         self, method: str, params: Mapping[str, Any] | None = None, timeout: float | None = None

@@ -48,7 +48,7 @@ from ..errors import (
 )
 from ..events import LISTENERS
 from ..jsonrpc import Batch, Invalid, Notification, Reply, Request
-from ..ownership import Without, owned
+from ..ownership import Without
 from ..secret import redact, redact_json
 from ..speedups import Semaphore, make_semaphore, release_all
 from ..transport.base import DialFailed, Ending, NoRoom, Transport, TransportEnded
@@ -117,10 +117,7 @@ class Connection:
         self.transport = transport
         self._tally = tally or Tally(clock)
         self._can_nest = transport.can_nest
-        self.pending: PendingTable = PendingTable(dispatcher.lock)
-        self.pending.locks += transport.locks
-        # Of those that this thread may hold while it waits, in their order: whoever holds one in between holds these.
-        self._has_first, self._has_last = owned(self.pending.locks[0]), owned(self.pending.locks[-1])
+        self.pending: PendingTable = PendingTable(dispatcher.lock, transport.locks)
         self.ending: Ending | None = None
         self.receive_thread: int | None = None
         self._dispatcher = dispatcher
@@ -139,7 +136,7 @@ class Connection:
         self.pending.on_given_up = self._tell_given_up
         self._secrets = secrets
         self.replies: int = 0
-        self._note_answer, self._now = self._tally.answers.append, clock.now  # each look-up counts
+        self._note_answer = self._tally.answers.append  # each look-up counts
         self.opened_at: float = clock.now()
         self._bytes_seen = 0
         self._asked_for_a_turn: list[Semaphore] = []
@@ -229,9 +226,11 @@ class Connection:
         Raises:
             CallTimeout, ConnectionLost, RemoteProtocolError: how the call ended.
         """
-        if call.reply is None and call.error is None and (self._has_first() or self._has_last()):
-            with Without(*self.pending.locks):
-                return self.wait(call)
+        if call.reply is None and call.error is None:
+            pending = self.pending
+            if pending.has_first() or pending.has_last():
+                with Without(*pending.locks):
+                    return self.wait(call)
         while not call.wait(self._clock):
             # After a pause of the whole process (Ctrl-Z, a suspended laptop) heartbeats, or the reply, may have come
             # that were not read yet.
@@ -267,12 +266,12 @@ class Connection:
     def _send(self, calls: Sequence[OpenCall], texts: list[str], receipts: Sequence[OpenCall] | None) -> None:
         try:
             try:
-                self.transport.send(texts, receipts, timeout=0.0)
+                self.transport.send(texts, receipts, 0.0)
             except NoRoom:
                 self._tally.waits(for_room=True)
                 is_receive_thread = threading.get_ident() == self.receive_thread
                 timeout = None if is_receive_thread else max(0.0, calls[0].remaining(self._clock.now()))
-                self.transport.send(texts, receipts, timeout=timeout)
+                self.transport.send(texts, receipts, timeout)
         except NoRoom:
             del texts[:]  # see peer.peer
             raise self._timeout(calls[0], was_sent=False, is_registered=receipts is not None) from None
@@ -302,7 +301,7 @@ class Connection:
     def send_at_once(self, text: str) -> bool:
         """Send a text that needs no reply, if there is room for it. Never blocks. Returns whether it was queued."""
         try:
-            self.transport.send([text], None, timeout=0.0)
+            self.transport.send([text], None, 0.0)
         except (NoRoom, TransportEnded):
             return False
         return True
@@ -451,7 +450,7 @@ class Connection:
         if call is not None:
             # Before the caller goes on, which may ask at once. No method of the tally, which would cost as much again.
             self.replies += 1
-            self._note_answer((call.method, call.started, self._now()))
+            self._note_answer((call.method, call.started, self._clock.now()))
             if LISTENERS:
                 self._tally.tell_end(call, "answered")
             call.resolve(value, self.transport.wakeups)

@@ -11,10 +11,11 @@ that carries the texts is emptied before an error leaves: by ``del``, which is n
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from functools import cached_property
+from itertools import count, repeat
+from operator import add
 from secrets import token_hex
 from typing import Any
 
@@ -36,23 +37,24 @@ class Peer:
         lifecycle: as above.
     """
 
-    _numbers = itertools.count(1)  # of the requests of all peers: taking one is a single C call
+    _numbers = count(1)  # of the requests of all peers: taking one is a single C call
 
     def __init__(self, lifecycle: Lifecycle) -> None:
         self.lifecycle = lifecycle
         self._clock = lifecycle.clock
         # Unique over connections and processes, so that a late reply can never be taken for the reply to another call.
         # One C call for each: a step that nothing can interrupt.
-        self._next_id: Callable[[], str] = map((token_hex(4) + "-{}").format, self._numbers).__next__
+        prefix = token_hex(4) + "-"
+        self._next_id: Callable[[], str] = map(add, repeat(prefix), map(repr, self._numbers)).__next__
 
     def request(
         self,
         method: str,
         params: dict[str, Any],
         timeout: float,
-        *,
         is_extendable: bool = False,
         hard_timeout: float | None = None,
+        *,
         connection: Connection | None = None,
         on_reply: Callable[[], None] | None = None,
         on_late: OnLate | None = None,

@@ -16,11 +16,12 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..deadlines import Clock, Deadline
 from ..errors import CallTimeout
+from ..ownership import owned
 from ..speedups import Semaphore, make_semaphore
 from .workers import POOLS, WorkerWait, wait_of_worker
 
@@ -181,22 +182,27 @@ class PendingTable:
     Args:
         lock: that of the worker pool, which the receive thread may need as well: so a thread that is about to wait has
             one lock less to look at. None: one of its own.
+        locks: of the transport, which the receive thread may need.
 
     Attributes:
         is_forked: whether this is the copy in a forked child: its calls belong to the parent and never end here.
         lock: guards the ids given up, and what the connection keeps of deadlines; see the argument.
         locks: what the receive thread may need. A signal handler or a finaliser can run while this thread holds one; a
             thread that waits for a reply gives them up meanwhile (see ``ownership.Without``).
+        has_first, has_last: whether this thread holds the first, or the last, of the locks; it takes them in their
+            order, so it holds one of these two if it holds any.
         on_given_up: called with each call that was given up, on the thread that does so; it must not block.
     """
 
-    def __init__(self, lock: threading.RLock | None = None) -> None:
+    def __init__(self, lock: threading.RLock | None = None, locks: Sequence[threading.RLock] = ()) -> None:
         self.is_forked = False
         self.on_given_up: Callable[[OpenCall], None] | None = None
         self._calls: dict[str, OpenCall] = {}
         # Re-entrant: a signal handler may call while this thread has it.
         self.lock: threading.RLock = lock or threading.RLock()
-        self.locks: tuple[threading.RLock, ...] = (self.lock,)
+        self.locks: tuple[threading.RLock, ...] = (self.lock, *locks)
+        self.has_first: Callable[[], bool] = owned(self.locks[0])
+        self.has_last: Callable[[], bool] = owned(self.locks[-1])
         # The ids of calls that were given up, so that a late reply is recognised. Bounded: the oldest ids go first.
         self._given_up: OrderedDict[str, OnLate | None] = OrderedDict()
         # Take out by id, and note nothing. It is C code: Ctrl-C cannot interrupt it in a thread that was interrupted

@@ -120,11 +120,9 @@ class RecordedTransport(Transport):
     def stalled_since(self) -> float | None:  # type: ignore[override]
         return self._transport.stalled_since
 
-    def send(
-        self, texts: list[str], receipts: Sequence[Receipt] | None = None, *, timeout: float | None = None
-    ) -> None:
+    def send(self, texts: list[str], receipts: Sequence[Receipt] | None = None, timeout: float | None = None) -> None:
         when = self._recorder.now()  # the reply may come before this goes on
-        self._transport.send(texts, receipts, timeout=timeout)
+        self._transport.send(texts, receipts, timeout)
         for text in texts:
             self._recorder.note(when, ">", text)
 

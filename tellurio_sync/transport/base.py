@@ -95,9 +95,7 @@ class Transport(ABC):
     stalled_since: float | None
 
     @abstractmethod
-    def send(
-        self, texts: list[str], receipts: Sequence[Receipt] | None = None, *, timeout: float | None = None
-    ) -> None:
+    def send(self, texts: list[str], receipts: Sequence[Receipt] | None = None, timeout: float | None = None) -> None:
         """Queue the messages, in order and next to each other, and write what can be written without waiting.
 
         Args:

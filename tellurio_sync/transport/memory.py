@@ -43,9 +43,7 @@ class MemoryTransport(Transport):
 
     # --- the contract ----------------------------------------------------------------------------
 
-    def send(
-        self, texts: list[str], receipts: Sequence[Receipt] | None = None, *, timeout: float | None = None
-    ) -> None:
+    def send(self, texts: list[str], receipts: Sequence[Receipt] | None = None, timeout: float | None = None) -> None:
         with self._condition:
             if timeout is not None and not self._is_reading and not self._is_over():
                 self._condition.wait_for(lambda: self._is_reading or self._is_over(), timeout)

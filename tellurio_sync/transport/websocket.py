@@ -143,9 +143,7 @@ class WebSocketTransport(Transport):
 
     # --- sending: any thread ---------------------------------------------------------------------
 
-    def send(
-        self, texts: list[str], receipts: Sequence[Receipt] | None = None, *, timeout: float | None = None
-    ) -> None:
+    def send(self, texts: list[str], receipts: Sequence[Receipt] | None = None, timeout: float | None = None) -> None:
         encoded = self._encoder.encode(texts)
         if timeout is not None and self._queued - self._written > HIGH_WATER:
             self._wait_for_room(timeout)

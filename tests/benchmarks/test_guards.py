@@ -40,6 +40,9 @@ SYSTEM_CALLS_PER_CALL = 6 if speedups.compiled is not None else 12
 INSTRUCTIONS_PER_CALL = 970 if speedups.compiled is not None else 1220
 """Of Python's bytecode, in all threads, where the reply comes before the wait for it begins."""
 INSTRUCTIONS_PER_CALL_THAT_WAITS = 1080 if speedups.compiled is not None else 1380
+QUICK_ATTRIBUTES = 30
+"""CPython keeps the attributes of an object in place, where an access takes one step, up to this number
+(``SHARED_KEYS_MAX_SIZE`` in its dictobject). Two more in one object cost a call a twentieth of its time."""
 BYTES_PER_SUBMITTED_CALL = 400
 BYTES_PER_CALL_OF_A_BATCH = 400
 BYTES_FOR_A_MOMENT = 70_000
@@ -257,6 +260,21 @@ def test_instructions_of_a_call(
     folders = (str(Path(tellurio_sync.__file__).parent), str(Path(json.__file__).parent))
     force_order(monkeypatch)
     assert fewest_instructions(lambda: client.call(*CALL), folders=folders) <= bound
+
+
+def test_the_objects_of_a_call_have_few_attributes(client: TellurioWebSocketClient) -> None:
+    peer = client._peer
+    assert peer is not None
+    connection = peer.lifecycle.connection
+    assert connection is not None
+    transport: Any = connection.transport
+    parts: list[Any] = [client, peer, peer.lifecycle, connection, connection.pending, connection._keepalive, transport]
+    parts += [transport._encoder, transport._decoder, connection._clock]
+    client.call(*CALL)
+
+    many = {type(part).__name__: len(vars(part)) for part in parts if len(vars(part)) > QUICK_ATTRIBUTES}
+
+    assert not many
 
 
 @needs_monitoring

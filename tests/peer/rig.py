@@ -287,11 +287,11 @@ class HeldBack:
         self.is_registered, self.go_on = threading.Event(), threading.Event()
         send = rig.transport.send
 
-        def held(texts: list[str], receipts: Any = None, **options: Any) -> None:
+        def held(texts: list[str], receipts: Any = None, timeout: float | None = None) -> None:
             if receipts is not None:  # a request's, not a reply's of the receive thread
                 self.is_registered.set()
                 assert self.go_on.wait(FAILSAFE)
-            send(texts, receipts, **options)
+            send(texts, receipts, timeout)
 
         monkeypatch.setattr(rig.transport, "send", held)
 

@@ -121,11 +121,11 @@ class Server:
         self.far.transport._queue_lock = Lock()  # type: ignore[assignment]
         real = self.far.transport.send
 
-        def send(texts: list[str], receipts: Any = None, **options: Any) -> None:
+        def send(texts: list[str], receipts: Any = None, timeout: float | None = None) -> None:
             if self.sends and receipts is not None:
-                self.sends.pop(0)(lambda: real(texts, receipts, **options))
+                self.sends.pop(0)(lambda: real(texts, receipts, timeout))
             else:
-                real(texts, receipts, **options)
+                real(texts, receipts, timeout)
 
         self.far.transport.send = send  # type: ignore[method-assign]
         return self.far.transport

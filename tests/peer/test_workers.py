@@ -441,6 +441,7 @@ class Crowded(Clock):
     """As on a busy machine: a thread that is woken has its turn only when ``turn`` is set."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.begun = threading.Event()
         self.turn = threading.Event()
 
