@@ -21,6 +21,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import http.client
+import itertools
 import json
 import logging
 import os
@@ -30,7 +31,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -203,13 +204,14 @@ def start_local_backend(
             raise BackendError("The local backend needs a Python interpreter, and sys.executable names none.")
         command = (sys.executable, "-I", "-c", _PROGRAM, json.dumps(_import_path()))
     # Both files hold keys: the directory is for this user only (mode 0700), and gone when the backend serves.
-    with tempfile.TemporaryDirectory(prefix="tellurio-sync-") as private:
+    with _private_folder() as private:
         ready_file = Path(private, "ready.json")
         # In a file, because the list of processes shows command lines to every user of the machine.
         arguments_file = Path(private, "arguments")
         when = "ready_file" if waits else "opened_file"
         arguments = _arguments({**options, "data_dir": data_dir, when: ready_file})
-        arguments_file.write_bytes(os.fsencode(arguments))
+        with _told_as_backend_error():
+            arguments_file.write_bytes(os.fsencode(arguments))
         child = _Child([*command, f"@{arguments_file}"], _environment(inherits_lm))
         try:
             meanwhile()
@@ -222,6 +224,20 @@ def start_local_backend(
         except BaseException:
             child.end()
             raise
+
+
+def _private_folder() -> tempfile.TemporaryDirectory[str]:
+    with _told_as_backend_error():
+        return tempfile.TemporaryDirectory(prefix="tellurio-sync-")
+
+
+@contextlib.contextmanager
+def _told_as_backend_error() -> Iterator[None]:
+    """Where a disk is full, a folder cannot be written or the process has too many files open."""
+    try:
+        yield
+    except OSError as exc:
+        raise BackendError(f"The local backend could not be started: a file for its start: {exc}") from exc
 
 
 def _environment(inherits_lm: bool) -> dict[str, str]:
@@ -250,13 +266,21 @@ sys.exit(main(sys.argv[1:]))
 
 def _import_path() -> list[str]:
     """Where the backend is to look for modules: as here, with the folders of the user's files behind all others."""
-    own = {"", os.getcwd()}
+    own = {"", *_absolute(os.curdir)}
     main = getattr(sys.modules.get("__main__"), "__file__", None)
     if main is not None:
-        own.add(os.path.dirname(os.path.abspath(main)))
-    folders = list(dict.fromkeys(map(os.path.abspath, sys.path)))
+        own.update(map(os.path.dirname, _absolute(main)))
+    folders = list(dict.fromkeys(itertools.chain.from_iterable(map(_absolute, sys.path))))
     first = [folder for folder in folders if folder not in own]
     return [*first, *(folder for folder in folders if folder in own)]
+
+
+def _absolute(path: str) -> list[str]:
+    """This path; nothing if it is relative to a working directory that was deleted."""
+    try:
+        return [os.path.abspath(path)]
+    except OSError:
+        return []
 
 
 def default_local_backend(

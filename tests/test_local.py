@@ -6,6 +6,7 @@ connection to the test open: so its end is an event that a test can wait for.
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import logging
@@ -676,3 +677,26 @@ def test_a_login_within_the_start_of_the_backend_by_the_same_thread_says_so_at_o
     assert backend_of_this_user().is_running
     assert len(refusals) == 2
     assert backend_of_this_user() is default_local_backend()
+
+
+@pytest.mark.parametrize("problem", ["no folder for temporary files", "it is full"])
+def test_a_backend_for_whose_start_no_file_can_be_made_says_so(problem, command, monkeypatch, tmp_path):
+    if problem == "it is full":
+
+        def full(path: Path, data: bytes) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(Path, "write_bytes", full)
+    else:
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "absent"))
+    with pytest.raises(
+        BackendError, match=r"could not be started: a file for its start: .*(No space left|No such file)"
+    ):
+        start_local_backend(command=command)
+
+
+def test_it_is_started_from_a_folder_that_was_deleted(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", "lib", "/lib/one"])
+    tmp_path.rmdir()
+    assert local._import_path() == ["/lib/one"]

@@ -16,10 +16,12 @@ import contextlib
 import functools
 import http.client
 import io
+import signal
 import socket
 import ssl
 import threading
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -72,6 +74,24 @@ def way_of(url: str) -> str:
         return ""
     shown = proxy.rsplit("@", 1)[-1]
     return f" through the proxy {shown if '://' in shown else 'http://' + shown}"
+
+
+def raised_by_handler(failure: BaseException) -> BaseException | None:
+    """What a signal handler has raised in the middle of a request, if that is behind this failure.
+
+    Handlers raise what they like: the recipe with ``signal.alarm`` a ``TimeoutError``, which the library takes for one
+    of the network.
+    """
+    handlers = map(signal.getsignal, signal.valid_signals())
+    codes = {getattr(handler, "__code__", None) for handler in handlers if callable(handler)} - {None}
+    raised: BaseException | None = None
+    found: BaseException | None = failure
+    while found is not None:
+        # The library gives this traceback to its own errors as well, which come before it.
+        if any(frame.f_code in codes for frame, _ in traceback.walk_tb(found.__traceback__)):
+            raised = found
+        found = found.__cause__ or found.__context__
+    return raised
 
 
 def new_session(user_agent: str, scheme: str, ssl_context: ssl.SSLContext | None = None) -> requests.Session:

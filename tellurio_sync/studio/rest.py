@@ -462,7 +462,7 @@ class StudioRest:
         from urllib3.exceptions import HTTPError
         from urllib3.util import Timeout
 
-        from .http_session import ended_unanswered, is_time_over, time_limit, way_of
+        from .http_session import ended_unanswered, is_time_over, raised_by_handler, time_limit, way_of
 
         _log.debug("> %s %s", verb, url)
         # A proxy of the environment is for addresses outside; it could not reach this machine's loopback.
@@ -487,6 +487,9 @@ class StudioRest:
                             self._extensions = frozenset(name.strip() for name in told.split(",") if name.strip())
                         return response.status_code, self._body_of(response, verb, url), response.reason or ""
                 except (requests.RequestException, HTTPError) as exc:
+                    interruption = raised_by_handler(exc)
+                    if interruption is not None:
+                        break
                     if may_repeat and ended_unanswered(exc) and not is_time_over():
                         _log.debug("> %s %s once more: its connection ended without an answer", verb, url)
                         continue
@@ -498,6 +501,8 @@ class StudioRest:
                     break
         # Raised outside of the handler. Otherwise the library's exception would be attached as __context__, with the
         # key in its request and in the local variables of its traceback.
+        if interruption is not None:
+            raise interruption.with_traceback(None)
         way = "" if self.address.is_loopback else way_of(url)
         raise HttpUnreachable(
             "Network error occurred. Please check your connection. "

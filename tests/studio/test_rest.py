@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import functools
+import http.client
 import json
 import logging
 import math
 import os
 import pickle
+import signal
 import socket
 import subprocess
 import sys
@@ -402,3 +405,36 @@ def test_a_request_within_another_one_leaves_that_its_own_limit():
         with http_session.time_limit(1e-9):
             assert http_session.is_time_over()
         assert not http_session.is_time_over()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="no such signal here")
+@pytest.mark.parametrize(
+    "kind", [TimeoutError, functools.partial(TimeoutError, 62), OSError, functools.partial(ConnectionResetError, 104)]
+)
+def test_what_a_signal_handler_raises_within_a_request_leaves_as_it_is(kind, server, monkeypatch):
+    """The recipe with ``signal.alarm``: a library of HTTP takes it for an error of the network, and asks again."""
+    raised = kind("the time is over")
+    waits = []
+
+    def handler(number, frame):
+        raise raised
+
+    def interrupted(response):
+        waits.append(response)
+        handler(signal.SIGALRM, None)
+
+    monkeypatch.setattr(http.client.HTTPResponse, "begin", interrupted)
+    client = client_of(server.port)
+    with pytest.raises(HttpUnreachable):
+        client.verify_api_key()  # nothing was installed, so this is no signal handler
+    waits.clear()
+    former = signal.signal(signal.SIGALRM, handler)
+    try:
+        with pytest.raises(type(raised)) as caught:
+            client.verify_api_key()
+    finally:
+        signal.signal(signal.SIGALRM, former)
+    assert caught.value is raised
+    assert len(waits) == 1, "asked again"
+    assert_holds_no_key(raised)
+    client.close()
