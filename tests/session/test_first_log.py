@@ -355,14 +355,18 @@ def test_a_login_after_a_start_that_failed(session: te.Session, starting: Starti
     assert session.client.state == "open"
 
 
-def test_a_login_after_a_start_that_failed_with_a_run(session: te.Session, starting: Starting) -> None:
+def test_a_login_after_a_start_that_failed_with_a_run(
+    session: te.Session, starting: Starting, backend: RunningBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     session.login(mode="local")
     run = session.init("me", "Project")
     session.log("x", 1.0)
     starting.fail("it ended")
     with pytest.raises(BackendError, match="it ended"):
         te.Variable("text", role="role")
-    starting._failure = None  # another one is started, which serves
+    another = Starting(backend, tmp_path / "data")
+    another.serve()
+    monkeypatch.setattr(local, "backend_of_this_user", lambda **options: another)
     session.login(mode="local")
     again = session.init("me", "Project")
     assert (run.status, again.status) == ("FAILED", "RUNNING")
@@ -401,6 +405,7 @@ def test_closing_before_the_first_call(session: te.Session, starting: Starting) 
     session.login(mode="local")
     session.close()
     assert session.is_logged_in  # as after any close
+    assert not session.is_connection_pending
     with pytest.raises(NotConnected):
         session.request("get_variable", {})
     starting.serve()
