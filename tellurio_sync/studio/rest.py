@@ -467,10 +467,14 @@ class StudioRest:
         _log.debug("> %s %s", verb, url)
         # A proxy of the environment is for addresses outside; it could not reach this machine's loopback.
         proxies = {"no_proxy": self.address.host} if self.address.is_loopback else {}
+        # Taken out while it is used. A signal handler that makes a request in the middle of this one has its own;
+        # and where one raises, this one may have kept a lock of the library: nobody uses it again.
+        session = self._session()
+        self._of_thread.__dict__.pop("session", None)
         with time_limit(timeout):
             for may_repeat in (verb == "GET", False):
                 try:
-                    with self._session().request(
+                    with session.request(
                         verb,
                         url,
                         data=data,
@@ -485,20 +489,30 @@ class StudioRest:
                         # A proxy on the way may answer, too: that says nothing of the server.
                         if told or (self._extensions is None and response.ok):
                             self._extensions = frozenset(name.strip() for name in told.split(",") if name.strip())
-                        return response.status_code, self._body_of(response, verb, url), response.reason or ""
+                        answer = response.status_code, self._body_of(response, verb, url), response.reason or ""
+                    self._of_thread.session = session
+                    return answer
                 except (requests.RequestException, HTTPError) as exc:
                     interruption = raised_by_handler(exc)
                     if interruption is not None:
+                        self._sessions.pop(session, None)
                         break
                     if may_repeat and ended_unanswered(exc) and not is_time_over():
                         _log.debug("> %s %s once more: its connection ended without an answer", verb, url)
                         continue
+                    self._of_thread.session = session
                     root = _root_of(exc)
                     why = f"no whole answer within {timeout:g} s" if is_time_over() else str(root)
                     cause = (
                         root if isinstance(root, OSError) and not isinstance(root, requests.RequestException) else None
                     )
                     break
+                except HttpTooLarge:
+                    self._of_thread.session = session
+                    raise
+                except BaseException:
+                    self._sessions.pop(session, None)
+                    raise
         # Raised outside of the handler. Otherwise the library's exception would be attached as __context__, with the
         # key in its request and in the local variables of its traceback.
         if interruption is not None:

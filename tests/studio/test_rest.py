@@ -438,3 +438,24 @@ def test_what_a_signal_handler_raises_within_a_request_leaves_as_it_is(kind, ser
     assert len(waits) == 1, "asked again"
     assert_holds_no_key(raised)
     client.close()
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, RuntimeError])
+def test_an_interrupted_session_of_the_library_is_not_used_again(interruption, server, monkeypatch):
+    """It may have kept a lock of the library's pool, for which the next request, or ``close``, would wait for ever."""
+    client = client_of(server.port)
+    client.verify_api_key()
+    left = client._session()
+
+    def interrupted(*args, **options):
+        raise interruption
+
+    monkeypatch.setattr(left, "request", interrupted)
+    with pytest.raises(interruption):
+        client.verify_api_key()
+    client.verify_api_key()
+    assert client._session() is not left
+    assert left not in client._sessions
+    client.close()
+    for adapter in left.adapters.values():
+        adapter.close()
