@@ -37,7 +37,7 @@ class AfnioVersionError(UsageError):
 
 
 class Installed:
-    """What ``install`` gives: a context manager that uninstalls at its end, for those who want it."""
+    """What ``install`` gives: a context manager that uninstalls at its end, if it is used as one."""
 
     def __enter__(self) -> Installed:
         return self

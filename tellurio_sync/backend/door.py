@@ -139,7 +139,7 @@ class Door:
     def _admit(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         if self._count() >= self._limit:
-            self._warn(f"there are {self._limit} connections, as many as there may be; who only waits has to go")
+            self._warn(f"there are {self._limit} connections, as many as there may be; those that only wait are ended")
             if not self._send_one_away():
                 with contextlib.suppress(OSError), sock:
                     if self._tls is None:
@@ -165,7 +165,7 @@ class Door:
             logger.debug("= a connection came to nothing: %s", exc)
             guest.sock.close()
 
-    # --- who waits -----------------------------------------------------------------------------------
+    # --- what waits -----------------------------------------------------------------------------------
 
     def _guest_of(self, request: web.Request) -> _Guest | None:
         if request.transport is None:

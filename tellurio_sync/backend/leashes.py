@@ -14,7 +14,7 @@ from .rest import error_response
 
 
 class Leashes:
-    """Who holds this backend. The event loop's thread only, except for :meth:`tell_starter`.
+    """The programs that hold this backend. The event loop's thread only, except for :meth:`tell_starter`.
 
     Args:
         on_unused: called when the program that started it is gone, and all that joined it.

@@ -158,7 +158,7 @@ def listen_on(host: str, port: int) -> list[socket.socket]:
 def _listen(family: int, address: tuple[object, ...]) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
-        if sys.platform != "win32":  # there, it would take the port from who uses it
+        if sys.platform != "win32":  # there, it would take the port from the program that uses it
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)

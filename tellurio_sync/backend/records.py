@@ -149,7 +149,7 @@ def _has_words(feedback: Any) -> bool:
 
 
 def as_json(known: Recorded) -> dict[str, Any]:
-    """What a client is given to keep for a gradient, and gives back when it makes that anew."""
+    """What a client is given to keep for a gradient, and gives back when it makes that again."""
     return {"words": str(known), "besides": known.besides, "records": [asdict(record) for record in known.records]}
 
 

@@ -229,8 +229,8 @@ class Backend:
         @web.middleware
         async def check_key(request: web.Request, handler: Handler) -> web.StreamResponse:
             if page.serves(request):
-                # A browser cannot send this header; the pages ask for the key themselves. Who sends a form waits until
-                # all of it has come.
+                # A browser cannot send this header; the pages ask for the key themselves. While a form comes
+                # in, its connection counts as one that waits.
                 with (
                     self._door.at_work(request, is_known=False)
                     if request.method != "POST"

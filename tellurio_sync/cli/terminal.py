@@ -103,7 +103,7 @@ def plot(name: str, points: Sequence[tuple[int, float]]) -> str:
 
 
 def _place(value: float, low: float, high: float, places: int) -> int:
-    span = high / 2 - low / 2  # halves, lest it be infinite
+    span = high / 2 - low / 2  # halves, because the difference of the two may be infinite
     if not span:
         return places // 2
     return min(places - 1, int((value / 2 - low / 2) / span * places))

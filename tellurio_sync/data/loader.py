@@ -165,7 +165,9 @@ def _ahead(batches: Iterator[Any], count: int) -> Generator[Any, None, None]:
                 item, failure = ready.get(timeout=_LOOK_INTERVAL)
             except queue.Empty:
                 if not thread.is_alive() and ready.empty():
-                    text = "The thread of this loop is not in this process: after a fork, iterate the loader anew."
+                    text = (
+                        "The thread of this loop is not in this process: after a fork, iterate over the loader again."
+                    )
                     raise RuntimeError(text) from None
                 continue
             if failure is not None:

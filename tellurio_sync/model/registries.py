@@ -242,7 +242,7 @@ class Registries:
         self._undo.clear()
         self._late.clear()
         self._waiters.clear()
-        self.riders.clear()  # what is here is made anew, as it is here
+        self.riders.clear()  # what is here is made again, as it is here
         self.fail_pending(lambda: ConnectionLost("this process was forked", who="local"))
         for table in (self.variables, self.models, self.optimizers):
             self.mark_unsure(table.snapshot().values())

@@ -10,7 +10,7 @@ The call that takes it along does not fail because of it.
 
 | State | Written by | Read by | Guarded by | Enforced by |
 |---|---|---|---|---|
-| who is on board: ``Registries.riders`` | thread of a rider, who settles it | the same | one C call each | – |
+| what is on board: ``Registries.riders`` | thread of a rider, the one that settles it | the same | one C call each | – |
 | ``_outcomes``, ``_cut_off`` of a rider | the same | the same | one store each | – |
 """
 
@@ -101,7 +101,7 @@ class Rider:
 
 
 def admitted(link: SessionLink, thread: int | None = None) -> Admission:
-    """As ``link.admit()``; the next requests take along who is on board for this thread, or for another one."""
+    """As ``link.admit()``; the next requests take along what is on board for this thread, or for another one."""
     admission = link.admit()
     waiting = link.registries.riders.pop(threading.get_ident() if thread is None else thread, None)
     return admission if not waiting else _Laden(admission, list(waiting.values()))

@@ -304,7 +304,7 @@ def received(
 
 
 def keep_records(variable: VariableState, records: object) -> None:
-    """What the server knows of a gradient besides its data; given back to it when it makes the gradient anew."""
+    """What the server knows of a gradient besides its data; given back to it when it makes the gradient again."""
     _put(variable, "_records", (variable._data, records))
 
 

@@ -22,7 +22,7 @@ class Backoff:
 
     The longest that a pause may be doubles up to ``longest``; each pause is drawn between nothing and that (full
     jitter), so that the clients of one restarted server do not all come back at the same moment.  A connection that
-    opens and is lost at once, as with a server in a crash loop, does not begin that anew.
+    opens and is lost at once, as with a server in a crash loop, does not begin that again.
 
     Args:
         first, longest: seconds, > 0.

@@ -346,7 +346,7 @@ class Login:
 
     @property
     def account(self) -> Account:
-        """Whose key it is. Logs in first, if necessary."""
+        """The user that the key belongs to. Logs in first, if necessary."""
         self._ensure_done()
         assert self._account is not None
         return self._account

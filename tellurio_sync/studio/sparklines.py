@@ -26,7 +26,7 @@ def sparkline(values: list[float], width: int = _WIDTH) -> str:
     if not finite:
         return " " * len(values)
     low, high = min(finite), max(finite)
-    span = high / 2 - low / 2  # halves, lest it be infinite
+    span = high / 2 - low / 2  # halves, because the difference of the two may be infinite
     return "".join(
         (_BARS[0] if not span else _BARS[min(7, int((value / 2 - low / 2) / span * 8))])
         if math.isfinite(value)

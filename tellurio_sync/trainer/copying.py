@@ -1,6 +1,6 @@
 """Long passages of training data in a new prompt.
 
-A prompt that holds samples word for word shows them to everybody who sees the prompt, and knows their answers by heart.
+A prompt that holds samples word for word shows them to everybody who sees the prompt, and holds their answers.
 """
 
 from __future__ import annotations

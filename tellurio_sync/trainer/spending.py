@@ -127,7 +127,7 @@ class Spending:
             return self._counted
         now = _ledger_in(tried(self._count, _RETRIES)[0])
         since = now - self._last
-        # The counts of a session begin anew if the server was started anew.
+        # The counts of a session begin again if the server was started again.
         is_new = any(count.asked < 0 for count in since.counts.values()) or now.asked < self._last.asked
         self._counted += now if is_new else since
         self._last = now

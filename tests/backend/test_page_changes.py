@@ -1,4 +1,4 @@
-"""What readers of the pages may change, who may, and the comparison of runs."""
+"""What readers of the pages may change, which readers may, and the comparison of runs."""
 
 from __future__ import annotations
 

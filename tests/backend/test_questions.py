@@ -1,4 +1,4 @@
-"""What is noted of each question, and who is told."""
+"""What is noted of each question, and which clients are told."""
 
 from __future__ import annotations
 

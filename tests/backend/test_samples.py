@@ -375,5 +375,5 @@ def failing(kinds: str) -> list[Failure]:
     ],
 )
 def test_one_reason_of_all_is_said_once(kinds: str, size: int, text: str) -> None:
-    """As when no endpoint listens: who reads it needs the reason, and no list of samples."""
+    """As when no endpoint listens: a reader needs the reason, and no list of samples."""
     assert told(failing(kinds), size) == text

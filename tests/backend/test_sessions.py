@@ -1,4 +1,4 @@
-"""Whose objects are whose, and when they are forgotten."""
+"""Which session an object belongs to, and when objects are forgotten."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A scripted language model that learns only from what it is shown, as an endpoint for any optimiser of prompts.
 
 It is the demo's stand-in (``tellurio_sync.examples.stand_in``), which keeps nothing between two questions: what it has
-learnt stands in the prompt.  Its rules, the same for all who ask:
+learnt stands in the prompt.  Its rules, the same for every program that asks:
 
 1. A question whose system message begins with the trained prompt is a **forward** question: the answer is that to which
    the words in the prompt speak for, given the words of the mail.

@@ -1,4 +1,4 @@
-"""``make pictures``: take the pictures anew that the README and the docs show, from runs of the demo.
+"""``make pictures``: take the pictures again that the README and the docs show, from runs of the demo.
 
 Needs Chromium. Look at what it has made before it is committed.
 """

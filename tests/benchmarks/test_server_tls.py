@@ -164,7 +164,7 @@ def client_hello(context: ssl.SSLContext) -> bytes:
 
 @pytest.mark.parametrize("is_reset", [False, True])
 def test_clients_that_go_in_the_middle_harm_nobody(tls_ports: Ports, certificate: Certificate, is_reset: bool) -> None:
-    """Of the handshake, or of a record. Who does not speak TLS is one of them."""
+    """Of the handshake, or of a record. A client that does not speak TLS is one of them."""
 
     def go(line: Line) -> None:
         if is_reset:

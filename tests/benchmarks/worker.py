@@ -163,7 +163,7 @@ def serve(kind: type[Worker]) -> None:
 
     try:
         worker = kind(peers.make(name))
-    except BaseException as exc:  # noqa: BLE001 - told to who started this
+    except BaseException as exc:  # noqa: BLE001 - told to the process that started this
         answer(error=f"{type(exc).__name__}: {exc}")
         return
     answer(value="ready")
@@ -171,7 +171,7 @@ def serve(kind: type[Worker]) -> None:
         command, *args = json.loads(line)
         try:
             answer(value=getattr(worker, command)(*args))
-        except BaseException as exc:  # noqa: BLE001 - told to who asked
+        except BaseException as exc:  # noqa: BLE001 - told to the process that asked
             answer(error=f"{type(exc).__name__}: {exc}"[:500])
     os._exit(0)  # whatever threads a peer has left
 

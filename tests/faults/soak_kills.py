@@ -1,4 +1,4 @@
-"""A part of ``soak --backend``: the backend is killed again and again, and started anew, while sessions train.
+"""A part of ``soak --backend``: the backend is killed again and again, and started again, while sessions train.
 
 Their models ask another model within the call, and a signal handler interrupts the main thread, makes a Variable and
 logs.  What an interrupted call raises is one of ``ALLOWED``, and the program does that part again, as a training loop

@@ -64,7 +64,7 @@ def peer_bin(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture(scope="module", params=["afnio's client", "our client"])
 def way(request: pytest.FixtureRequest) -> str:
-    """Whose client is under afnio: all that is observed has to be the same."""
+    """The client that works under afnio: whichever it is, everything that is observed has to be the same."""
     chosen: str = request.param
     return chosen
 

@@ -43,7 +43,7 @@ def metrics_of(backend: ScriptedBackend) -> list[tuple[Any, ...]]:
         metrics = rest.list_metrics(backend.namespace, "facility-support", run["uuid"])
     finally:
         rest.close()
-    # What a run costs depends on who writes how many words to the model; that is told apart below.
+    # What a run costs depends on how many words each way writes to the model; that is measured by itself below.
     return sorted((each["name"], each["step"], each["value"]) for each in metrics if "cost" not in each["name"])
 
 

@@ -1,4 +1,4 @@
-"""What a server tells with a gradient is given back to it when it makes that gradient anew."""
+"""What a server tells with a gradient is given back to it when it makes that gradient again."""
 
 from __future__ import annotations
 

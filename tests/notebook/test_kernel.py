@@ -137,7 +137,7 @@ ENDINGS = {
 
 @pytest.mark.slow
 def test_a_kernel_whose_last_cell_failed_has_crashed_and_its_values_are_kept(tmp_path: Path) -> None:
-    """Not before the kernel ends: who mends a cell goes on with the same run."""
+    """Not before the kernel ends: a user who mends the cell goes on with the same run."""
     data = str(tmp_path / "data")
 
     def train(name: str) -> list[list[dict[str, Any]]]:

@@ -106,7 +106,7 @@ class TestTwoSessions:
                 cable.cut()
                 assert done.wait(FAILSAFE)
                 assert feedback(session, "not asked") == ["own"]
-                # Not made anew: the session has gone on, so even what was computed is there.
+                # Not made again: the session has gone on, so even what was computed is there.
                 joined.backward(te.Variable("bad", role="feedback"), feedback="critic")
                 assert len(prompt.grad) == 1
             session.close()

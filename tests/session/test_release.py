@@ -90,7 +90,7 @@ def test_it_needs_no_call_of_its_own(session: te.Session, backend: RunningBacken
 
 
 def test_a_restore_leaves_no_twins(session: te.Session, backend: RunningBackend) -> None:
-    """What is made anew is let go of under its former id."""
+    """What is made again is let go of under its former id."""
     variables = [te.Variable(str(i)) for i in range(5)]
     session.registries.mark_unsure(variables, at_once=True)
     tell(session)

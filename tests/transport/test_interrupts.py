@@ -83,7 +83,7 @@ class Interference:
 
 
 def sender_of(transport: WebSocketTransport) -> Any:
-    """Whose ``_send_some`` is the system call."""
+    """A transport whose ``_send_some`` is the system call itself."""
     return transport if transport._tls is None else transport._tls
 
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from ..questions import Answer, QuestionFailed
 
 Key = tuple[str, bytes]
-"""Whose question, and which."""
+"""The session that asks, and its question."""
 
 
 class InFlight:
