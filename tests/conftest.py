@@ -133,7 +133,7 @@ def _draw_something(_: None) -> None:
 def pytest_collection_finish() -> None:
     # Many tests ask the collector what is left over. All the tests, the modules and what these have imported stay to
     # the end, and looking through them would take a second each time. What is frozen the collector does not find any
-    # more; Hypothesis asks it, at its first example, what refers to its source of random numbers: so that is made before.
+    # more; Hypothesis asks it, at its first example, what refers to its random numbers, so these are made first.
     _draw_something()
     gc.collect()
     gc.freeze()

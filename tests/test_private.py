@@ -1,7 +1,7 @@
 """No module reaches for the private attributes of what another module has defined.
 
 What a class must offer to the rest of the package, but not to the user, it offers by functions of its module
-(``model.variable_state``, ``model.restorable``).  So for each private attribute one file says what changes it, and when.
+(``model.variable_state``, ``model.restorable``).  So for each private attribute one file says what changes it.
 """
 
 from __future__ import annotations

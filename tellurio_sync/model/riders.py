@@ -10,7 +10,7 @@ The call that takes it along does not fail because of it.
 
 | State | Written by | Read by | Guarded by | Enforced by |
 |---|---|---|---|---|
-| what is on board: ``Registries.riders`` | thread of a rider, the one that settles it | the same | one C call each | – |
+| what is on board: ``Registries.riders`` | any thread with a rider | the same | one C call each | – |
 | ``_outcomes``, ``_cut_off`` of a rider | the same | the same | one store each | – |
 """
 
