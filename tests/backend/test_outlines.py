@@ -90,7 +90,9 @@ def drawn_values(count: int, seed: int, kind: str) -> list[Any]:
     return made
 
 
-@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(values_of_a_metric, st.sampled_from([1, 10]), st.integers(0, 3), st.sampled_from([0, 1, 3]), st.randoms())
 def test_a_line_of_which_not_all_is_read_is_that_of_which_all_is(
     store: Store, made: Any, gap: int, others: int, old: int, rng: Any
