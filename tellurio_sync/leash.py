@@ -107,6 +107,10 @@ class Leash:
             self._is_over = True
             self.let_go()
 
+    def hold_back(self) -> None:
+        """At the end of the program: no connection is made to it any more."""
+        self._is_over = True
+
     def on_fork_in_child(self) -> None:
         """In a forked child: the hold is the parent's, and ends with the parent."""
         self._is_parents = not self._is_over

@@ -13,12 +13,12 @@ State and threads:
 | ``_Child._goes_on``, ``_serves`` | its reader thread | any thread | an event; one store | – |
 | ``_Child._never_served`` | a thread that waits for it | the same | one store: each of two would do | – |
 | ``_Child._is_parents`` | a forked child, before other code runs there | that child | – | – |
+| ``_Child._is_held_back`` | the end of the program | any thread | one store | – |
 | ``_default...`` | ``default_local_backend``, any thread | the same | ``_default_lock``, held while one starts | – |
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import http.client
 import itertools
@@ -36,7 +36,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from . import forked, workers
+from . import exit_order, forked, workers
 from .addresses import hub_url
 from .deadlines import MONOTONIC, Deadline, check_timeout
 from .errors import BackendError, TellurioError, UsageError, WouldDeadlock
@@ -140,6 +140,15 @@ class LocalBackend:
         if self._starting is not None:
             child, until = self._starting
             child.wait_until_serving(until)
+
+    def check_is_running(self) -> None:
+        """Raise ``BackendError``, with its last lines of output, if it has ended, or was stopped here."""
+        if not self.is_running:
+            last = "\n  ".join(["", *self.last_lines[-3:]]) if self.last_lines else ""
+            raise BackendError(
+                "The local backend has ended. te.login(mode='local') starts it again, with the Variables and models "
+                f"that you hold; te.init(resume=run.uuid) goes on with a run that was kept.{last}"
+            )
 
     @property
     def last_lines(self) -> list[str]:
@@ -478,6 +487,7 @@ def _join(directory: Path, timeout: float) -> tuple[LocalBackend | None, DataDir
         _log.debug("= the backend that %s names cannot be joined: %s", directory, exc)
         return None, None
     _children.add(leash)
+    exit_order.use(exit_order.BACKENDS)
     return LocalBackend(address, leash), None
 
 
@@ -520,7 +530,7 @@ class _Child:
             raise BackendError(f"The local backend could not be started: {exc}") from exc
         self.pid: int = self._process.pid
         self.last_lines: deque[str] = deque(maxlen=_LAST_LINES)
-        self._is_parents = False
+        self._is_parents = self._is_held_back = False
         self._goes_on = threading.Event()
         self._serves = False
         self._never_served: str | None = None
@@ -532,10 +542,13 @@ class _Child:
             self._process.communicate()
             raise BackendError(f"The local backend could not be started: no thread for its output: {exc}") from exc
         _children.add(self)
+        exit_order.use(exit_order.BACKENDS)
 
     @property
     def is_alive(self) -> bool:
-        return self._is_parents or (not self._goes_on.is_set() and self._process.poll() is None)
+        if self._is_parents or self._is_held_back:
+            return self._is_parents
+        return not self._goes_on.is_set() and self._process.poll() is None
 
     def wait_for_file(self, path: Path, deadline: Deadline) -> None:
         while not path.exists():
@@ -556,6 +569,8 @@ class _Child:
     def wait_until_serving(self, deadline: Deadline) -> None:
         # No lock of ours: a signal handler or a finaliser may wait here, too, in the middle of this.
         while not self.is_serving:
+            if self._is_held_back:
+                raise BackendError("The local backend ends with the program.")
             status = self._process.poll()
             if self._never_served is None and status is not None and not self._serves:
                 self._never_served = str(self.failure(f"ended while it started (exit code {status})"))
@@ -569,6 +584,10 @@ class _Child:
         """End the process, and return the error that says what went wrong, with its last lines."""
         self.end()
         return BackendError("\n  ".join([f"The local backend {what}.", *self.last_lines]))
+
+    def hold_back(self) -> None:
+        """At the end of the program: no connection is made to it any more."""
+        self._is_held_back = True
 
     def let_go(self) -> None:
         """Tell the process to end, which it normally does at once."""
@@ -645,6 +664,11 @@ _default_options: dict[str, str] = {}
 _default_lock = threading.RLock()
 
 
+def _hold_all_back() -> None:
+    for child in list(_children):
+        child.hold_back()
+
+
 def _end_all() -> None:
     workers.withdraw()
     children = list(_children)
@@ -663,5 +687,6 @@ def _after_fork_in_child() -> None:
     _children.clear()
 
 
-atexit.register(_end_all)
+exit_order.add(exit_order.NO_NEW_CONNECTIONS, _hold_all_back)
+exit_order.add(exit_order.BACKENDS, _end_all)
 forked.renew_by(_after_fork_in_child)

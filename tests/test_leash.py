@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tellurio_sync import leash, local
+from tellurio_sync import exit_order, leash, local
 from tellurio_sync.backend import server
 from tellurio_sync.backend.leashes import Leashes
 from tellurio_sync.errors import BackendError
@@ -274,6 +274,17 @@ class TestJoining:
         assert local.default_local_backend(data_dir=str(data)) is joined
         backend.stop()
         assert not joined.is_running
+        joined.stop()
+
+    def test_at_the_end_of_the_program_it_counts_as_left_before_it_is(
+        self, backend: RunningBackend, data: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(exit_order, "_in_use", set())
+        joined = local.default_local_backend(data_dir=data)
+        assert exit_order._in_use == {exit_order.BACKENDS}
+        local._hold_all_back()
+        assert not joined.is_running
+        assert find_backend(data) is not None
         joined.stop()
 
     def test_one_that_is_to_have_other_options_is_not_joined(self, backend: RunningBackend, data: Path) -> None:

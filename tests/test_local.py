@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from tellurio_sync import local
+from tellurio_sync import exit_order, local
 from tellurio_sync.errors import BackendError, HttpStatusError, InvalidAPIKeyError, UsageError, WouldDeadlock
 from tellurio_sync.leash import SERVES, DataDirectoryInUse, find_backend
 from tellurio_sync.local import backend_of_this_user, default_local_backend, start_local_backend
@@ -333,6 +333,32 @@ def test_one_that_does_not_listen_is_killed(command, lifelines, monkeypatch, cap
     backend.stop()
     wait_for_end(life)
     assert "is killed" in caplog.text
+
+
+def test_at_the_end_of_the_program_it_counts_as_stopped_before_it_is(command, lifelines, monkeypatch):
+    """A signal handler that calls the server then must neither wait for it nor connect."""
+    monkeypatch.setattr(exit_order, "_in_use", set())
+    backend = start_local_backend(command=command)
+    assert exit_order._in_use == {exit_order.BACKENDS}
+    _, life = lifelines.accept()
+    backend.check_is_running()
+    local._hold_all_back()
+    assert backend._child._process.poll() is None
+    assert not backend.is_running
+    with pytest.raises(BackendError, match="has ended"):
+        backend.check_is_running()
+    local._end_all()
+    wait_for_end(life)
+
+
+def test_nobody_waits_for_one_that_starts_while_the_program_ends():
+    child = local._Child([sys.executable, "-c", "import sys; sys.stdin.read()"], dict(os.environ))
+    try:
+        local._hold_all_back()
+        with pytest.raises(BackendError, match="ends with the program"):
+            child.wait_until_serving(local.Deadline(FAILSAFE, local.MONOTONIC.now()))
+    finally:
+        child.end()
 
 
 def test_it_is_stopped_although_nobody_refers_to_it(command, lifelines):

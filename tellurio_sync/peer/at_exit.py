@@ -1,22 +1,20 @@
 """What becomes of open peers when the interpreter exits.
 
 Each open peer is closed in good order, all together within ``EXIT_TIMEOUT`` seconds; the threads are daemons, so
-nothing holds the process after that.
+nothing holds the process after that. ``exit_order`` calls it, before the local backends end.
 
 | State | Written by | Read by | Guarded by | Enforced by |
 |---|---|---|---|---|
 | ``_open`` | callers, receive threads | the main thread | one C call on a dict each | – |
-| ``_is_installed`` | callers | callers | one store: to install it twice does no harm | – |
 """
 
 from __future__ import annotations
 
-import atexit
 import time
 import weakref
 from typing import Protocol
 
-from .. import forked
+from .. import exit_order, forked
 from ..ownership import alive
 from .records import log
 
@@ -30,16 +28,12 @@ class Closable(Protocol):
 
 
 _open: weakref.WeakKeyDictionary[Closable, None] = weakref.WeakKeyDictionary()
-_is_installed = False
 
 
 def register(peer: Closable) -> None:
     """Close ``peer`` at exit."""
-    global _is_installed
     _open[peer] = None
-    if not _is_installed:
-        _is_installed = True
-        atexit.register(_close_all)
+    exit_order.use(exit_order.CONNECTIONS)
 
 
 def unregister(peer: Closable) -> None:
@@ -59,4 +53,5 @@ def _forget_all() -> None:
     _open.clear()
 
 
+exit_order.add(exit_order.CONNECTIONS, _close_all)
 forked.renew_by(_forget_all)

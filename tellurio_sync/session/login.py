@@ -237,6 +237,7 @@ class Login:
         pending.backend.wait_until_serving()
         if self._pending is not pending:
             return  # a signal handler has made a call here, and so the connection
+        pending.backend.check_is_running()  # else it would be dialled again and again
         client = self._make_client(pending.ws)
         if pending.session_id is not None:
             client.propose_session(pending.session_id)

@@ -30,7 +30,6 @@ from ..client import TellurioWebSocketClient
 from ..client.client import DEFAULT_TIMEOUT
 from ..deadlines import MONOTONIC, Deadline, check_timeout
 from ..errors import (
-    BackendError,
     ConnectFailed,
     ConnectionLost,
     HttpUnreachable,
@@ -700,13 +699,8 @@ class Session:
         return self._gate.admit(lambda: self.client, self._check_backend_lives)
 
     def _check_backend_lives(self) -> None:
-        backend = self._backend
-        if backend is not None and not backend.is_running:
-            last = "\n  ".join(["", *backend.last_lines[-3:]]) if backend.last_lines else ""
-            raise BackendError(
-                "The local backend has ended. te.login(mode='local') starts it again, with the Variables and models "
-                f"that you hold; te.init(resume=run.uuid) goes on with a run that was kept.{last}"
-            )
+        if self._backend is not None:
+            self._backend.check_is_running()
 
     def check_may_wait(self) -> None:
         """Return if this thread may wait for the server.

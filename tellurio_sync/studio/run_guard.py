@@ -36,7 +36,7 @@ import time
 from types import BuiltinFunctionType, FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .. import forked
+from .. import exit_order, forked
 from ..console import ipython
 from ..errors import TellurioError
 from ..ownership import is_held
@@ -191,10 +191,10 @@ class _Hooks:
             self._watching.add(guard)
             self.signal_reason = self.exit_reason = self.cell_reason = None
             self._install_locked()
-        # Again for each run: exit functions run in reverse order, and this one must run before the one that stops
-        # the local backend, which was started earlier than the run.
-        atexit.unregister(self._at_exit)
-        atexit.register(self._at_exit)
+        # Again for each run: exit functions run in reverse order, and this one must run before those that were
+        # registered before the run.
+        atexit.unregister(self.at_exit)
+        atexit.register(self.at_exit)
 
     def discard(self, guard: RunGuard) -> None:
         with self.lock:
@@ -203,7 +203,7 @@ class _Hooks:
                 self._watching.clear()
                 self._uninstall_locked()
 
-    def _at_exit(self) -> None:
+    def at_exit(self) -> None:
         end = time.monotonic() + PATIENCE
         for guard in list(self._watching):
             guard.finish_at_exit(max(_LEAST_PATIENCE, end - time.monotonic()))
@@ -285,6 +285,7 @@ class _Hooks:
 
 
 _hooks = _Hooks()
+exit_order.add(exit_order.RUNS, _hooks.at_exit)
 
 
 def forget_all_runs() -> None:

@@ -14,6 +14,7 @@ from tellurio_sync.peer import at_exit
 
 class Peer:
     def close_at_exit(self, timeout):
+        at_exit.unregister(self)
         print("closed", self.name, flush=True)
 
 def peer(name):

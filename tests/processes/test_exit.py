@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tellurio_sync.leash import is_running
 from tests.conftest import FAILSAFE
 from tests.faults.scripted import ScriptedServer, ServerConnection
 
@@ -231,6 +232,69 @@ def test_a_local_backend_and_an_unfinished_run() -> None:
         assert child.line() == "ready"
         assert child.end(END_LIMIT) == 0
         assert child.stderr == ""
+
+
+# A call at each moment of the end, as a signal handler may make it, or an exit function of the program.
+CALLS_AT_THE_END = """
+import atexit, threading
+moments = {moments}
+def call():
+    for session in sessions:
+        session.request("create_variable", {{"data": "x", "role": "r", "requires_grad": False}})
+def call_at(moment):
+    if moment in moments:
+        moments.remove(moment)  # the steps may be made more than once
+        try:
+            call()
+            print(moment, "answered")
+        except (errors.BackendError, errors.NotConnected, errors.ClosedByUser):
+            print(moment, "refused")
+atexit.register(call_at, "after all")  # the last one that is called, because it is the first one here
+import tellurio_sync as te
+from tellurio_sync import errors, exit_order
+from tellurio_sync.local import LocalBackend
+class Run:
+    uuid = "run-1"
+te.set_active_run(Run())
+LocalBackend.is_serving = False  # at the login, also where that takes longer than the start of the backend
+sessions = [te.Session()]
+sessions[0].login(mode="local", ephemeral=True)
+assert sessions[0].is_connection_pending
+{use}
+def at(step, end):
+    call_at(f"step {{step}}")
+    end()
+for step, end in list(exit_order._steps.items()):
+    exit_order._steps[step] = lambda step=step, end=end: at(step, end)
+print(sessions[0]._backend.pid)
+"""
+MOMENTS = ["step 0", "step 1", "step 2", "step 3", "after all"]
+CONNECTED = ["answered", "answered", "answered", "refused", "refused"]
+ENDS_WITH_CALLS = {
+    "a run, then a call": ("run = sessions[0].init(None, 'Exit')\ncall()", CONNECTED),
+    "a call in another thread": ("t = threading.Thread(target=call)\nt.start()\nt.join()", CONNECTED),
+    "two sessions": (
+        "sessions.append(te.Session())\nsessions[1].login(mode='local', ephemeral=True)\ncall()",
+        CONNECTED,
+    ),
+    "the first call before anything has ended": ("", CONNECTED),
+    "the first call when no connection is made any more": ("", ["refused"] * 3),
+    "the first call when the connections are closed": ("run = sessions[0].init(None, 'Exit')", ["refused"] * 2),
+    "no call while the backend starts": ("", []),
+}
+
+
+@pytest.mark.parametrize("situation", ENDS_WITH_CALLS)
+def test_calls_while_the_program_ends_wait_for_nothing_and_no_backend_is_left(situation: str) -> None:
+    use, outcomes = ENDS_WITH_CALLS[situation]
+    moments = MOMENTS[len(MOMENTS) - len(outcomes) :]
+    with Child(CALLS_AT_THE_END.format(moments=moments, use=use)) as child:
+        pid = int(child.line())
+        assert child.end(END_LIMIT) == 0
+        assert child.stderr == ""
+        expected = [f"{moment} {outcome}" for moment, outcome in zip(moments, outcomes, strict=True)]
+        assert [child.line() for _ in expected] == expected
+    assert not is_running(pid)
 
 
 # --- Ctrl-C --------------------------------------------------------------------------------------------

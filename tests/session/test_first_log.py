@@ -55,6 +55,10 @@ class Starting:
         if self._failure is not None:
             raise BackendError(self._failure)
 
+    def check_is_running(self) -> None:
+        if not self.is_running:
+            raise BackendError("The local backend has ended.")
+
 
 @pytest.fixture
 def backend(tmp_path: Path) -> Iterator[RunningBackend]:
@@ -343,6 +347,19 @@ def test_a_start_that_fails_is_told_by_what_waits_first(
     assert "tellurio-sync sync" in caplog.text
     assert run.journal is not None
     assert run.journal.exists()
+
+
+def test_the_first_call_does_not_dial_a_backend_that_has_ended_or_ends_with_the_program(
+    session: te.Session, starting: Starting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session.login(mode="local")
+    starting.serve()
+    starting.is_running = False
+    monkeypatch.setattr(te.TellurioWebSocketClient, "connect", lambda *_: pytest.fail("it was dialled"))
+    for _ in range(2):  # each call is told
+        with pytest.raises(BackendError, match="has ended"):
+            te.Variable("text", role="role")
+    assert session.is_connection_pending
 
 
 def test_a_login_after_a_start_that_failed(session: te.Session, starting: Starting) -> None:

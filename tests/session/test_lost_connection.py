@@ -10,6 +10,7 @@ import pytest
 
 import tellurio_sync as te
 from tellurio_sync.errors import CallTimeout, ClosedByUser, ConnectionLost, NotConnected
+from tellurio_sync.local import LocalBackend
 from tellurio_sync.session import restore_gate
 from tellurio_sync.session.restore import Restored
 from tellurio_sync.session.restore_gate import Admission
@@ -251,6 +252,7 @@ def test_a_local_backend_that_has_ended_is_said_at_once(
     session.login(KEY)
     with session.use(), session.init(None, "Ended") as run:
         dead = SimpleNamespace(is_running=False, last_lines=lines, page_url="", namespace="local")
+        dead.check_is_running = lambda: LocalBackend.check_is_running(dead)  # type: ignore[arg-type]
         te.Variable("it is not asked as long as the connection lives")
         monkeypatch.setattr(type(session), "_backend", dead)
         te.Variable("nor here")
