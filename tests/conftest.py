@@ -47,6 +47,10 @@ def _is_coverage_on() -> bool:
     return coverage is not None and coverage.Coverage.current() is not None
 
 
+if not hasattr(sys.modules["__main__"], "__spec__"):
+    # `coverage run` leaves it out, and multiprocessing reads it to start a process.
+    sys.modules["__main__"].__spec__ = None
+
 not_under_coverage = pytest.mark.skipif(
     _is_coverage_on(), reason="it counts memory or instructions, and those of coverage would count, too"
 )
