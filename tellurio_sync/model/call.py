@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 log: logging.Logger = logging.getLogger(__name__)
 
+_NOTHING: frozenset[int] = frozenset()
 _PACKAGE = str(Path(__file__).parents[1]) + os.sep
 _LIBRARIES = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "purelib", "platlib")})
 
@@ -71,6 +72,7 @@ class Call:
     __slots__ = (
         "_admission",
         "_link",
+        "_registries",
         "_take_over",
         "_without",
         "changes",
@@ -85,16 +87,17 @@ class Call:
         self, link: SessionLink, changes: Iterable[Any] = (), take_over: Callable[[Any], None] | None = None
     ) -> None:
         self._link = link
+        self._registries = link.registries
         self._take_over = take_over
         self.changes: tuple[Any, ...] = tuple(changes)
-        self.ids: frozenset[int] = frozenset(map(id, self.changes))
+        self.ids: frozenset[int] = frozenset(map(id, self.changes)) if self.changes else _NOTHING
         self.is_begun: bool = False
         self.is_answered: bool = False
         self.is_over: bool = False
         self._without: Without | None = None
 
     def __enter__(self) -> Self:
-        lock = self._link.registries.lock
+        lock = self._registries.lock
         if is_held(lock):
             self._link.check_may_wait()  # before the receive thread gives it up
             self._without = Without(lock)
@@ -102,7 +105,7 @@ class Call:
         try:
             settle_open_queue(self._link)
             self._admission: Admission = admitted(self._link)
-            self.ticket: int = self._link.registries.begin_call(self)
+            self.ticket: int = self._registries.begin_call(self)
         except BaseException:
             self._take_lock_again()
             raise
@@ -110,7 +113,7 @@ class Call:
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, traceback: object) -> None:
         try:
-            self._link.registries.end_call(self, exc)
+            self._registries.end_call(self, exc)
         finally:
             try:
                 self._admission.leave()
@@ -180,7 +183,7 @@ class Call:
         self._link.registries.leave_to_restore(self)
 
     def _on_reply(self) -> None:
-        self._link.registries.settle_call(self)
+        self._registries.settle_call(self)
 
     def _on_late(self, envelope: dict[str, Any]) -> None:
         if "result" not in envelope:

@@ -256,7 +256,7 @@ class Registries:
         released: list[object] = []
         with self.lock:
             ticket = self._holding.begin_call()
-            for late in list(self._late.values())[:1]:
+            for late in list(self._late.values())[:1] if self._late else ():
                 if ticket - late.ticket > _MOST_CALLS_WAITED_FOR_LATE:
                     released = self._forget_late_locked(late)
             if call.changes:
@@ -283,18 +283,23 @@ class Registries:
         with self.lock:
             if call.is_over:
                 return
-            if _is_given_up(exc) and call.is_begun and not call.is_answered:
+            if exc is not None and _is_given_up(exc) and call.is_begun and not call.is_answered:
                 self._late[call.ticket] = call
                 self._unsure.update(call.changes)
                 return
             call.is_over = True
             self._changing.pop(call.ticket, None)
-            if isinstance(exc, ConnectionLost) and not call.is_answered:
+            if exc is not None and isinstance(exc, ConnectionLost) and not call.is_answered:
                 self._take_back_locked(call)
-            self._forget_pushes_locked(call)
+            if self._undo:
+                self._forget_pushes_locked(call)
             # An exception without `was_sent` is Ctrl-C, or an error in the handling of the reply.
-            is_refusal = isinstance(exc, RemoteError)
-            if exc is not None and not is_refusal and call.is_begun and getattr(exc, "was_sent", True):
+            if (
+                exc is not None
+                and not isinstance(exc, RemoteError)
+                and call.is_begun
+                and getattr(exc, "was_sent", True)
+            ):
                 self._unsure.update(call.changes)
             released = self._holding.end_call(call.ticket)
         # Dropped here, without the lock, because this may run finalisers of the user.
@@ -342,10 +347,9 @@ class Registries:
     def _forget_pushes_locked(self, call: Call) -> None:
         """The call is over: no push to its objects is taken back any more, unless another call changes them, too."""
         assert is_held(self.lock)
-        if self._undo:
-            still = {address for other in list(self._changing.values()) for address in other.ids}
-            for address in call.ids - still:
-                self._undo.pop(address, None)
+        still = {address for other in list(self._changing.values()) for address in other.ids}
+        for address in call.ids - still:
+            self._undo.pop(address, None)
 
     def leave_to_restore(self, call: Call) -> None:
         """Take back what was pushed for this call, which was cut off, and mark all that it changes as unsure.

@@ -42,6 +42,7 @@ set_local = object.__setattr__
 The ``__setattr__`` of the class is for changes by the user, which the server is told.
 """
 _put = set_local
+_NO_RECORDS: tuple[None, None] = (None, None)
 
 
 class Making(Protocol):
@@ -104,7 +105,7 @@ class VariableState(Restorable):
     # the nodes that the server made for its gradient.
     _arguments: tuple[object, ...]
     _accumulators: tuple[Node, ...]
-    # Unset but for gradients: the data that it came with, and what the server has told with that (protocol §K.5).
+    # Of gradients: the data that it came with, and what the server has told with that (protocol §K.5).
     _records: tuple[Data, object]
 
     def _fill(self, data: Data, role: str | None, requires_grad: bool) -> None:
@@ -125,6 +126,7 @@ class VariableState(Restorable):
         _put(self, "_pending_grad_fn_id", None)
         _put(self, "_arguments", ())
         _put(self, "_accumulators", ())
+        _put(self, "_records", _NO_RECORDS)
 
     # --- the server's Variable (``restorable``) ----------------------------------------------------
 
@@ -151,13 +153,13 @@ class VariableState(Restorable):
 
     def _creation(self) -> dict[str, Any]:
         """The parameters of ``create_variable`` for what this is now."""
-        params = {
+        params: dict[str, Any] = {
             "data": self._data,
             "role": self.role,
             "requires_grad": self.requires_grad,
             "obj_type": self._TAG,
         }
-        of_data, records = getattr(self, "_records", (None, None))
+        of_data, records = self._records
         if records is not None and of_data == self._data:  # else they are about something else
             params["records"] = records
         return params

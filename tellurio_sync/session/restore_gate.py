@@ -167,11 +167,12 @@ class RestoreGate:
         logged: Callable[[], list[str | int] | None] = lambda: None,
     ) -> None:
         self._link = link
+        self._registries = link.registries
         self.logged = logged
         self._run_uuid = run_uuid
         self._on_restored = on_restored
         # The one that a thread gives up when a signal handler calls while it has it (``model.call``).
-        self._lock = link.registries.lock
+        self._lock = self._registries.lock
         self._left = threading.Condition(self._lock)
         self._inside: WeakSet[Admission] = WeakSet()
         self._held_up: set[int] = set()
@@ -183,7 +184,7 @@ class RestoreGate:
     @property
     def released(self) -> Released:
         """What this side has let go of and the server does not know about."""
-        return self._link.registries.released
+        return self._registries.released
 
     def admit(
         self, current: Callable[[], TellurioWebSocketClient], before_wait: Callable[[], None] = lambda: None
@@ -211,13 +212,13 @@ class RestoreGate:
     def _enter(self, client: TellurioWebSocketClient, deadline: Deadline | None) -> Admission | None:
         with self._lock:
             connection = self._connection
-            if connection is None or connection.ending is not None or self._link.registries.is_restore_due:
+            if connection is None or connection.ending is not None or self._registries.is_restore_due:
                 return None
             admission = Admission(self, client, connection, deadline)
             self._inside.add(admission)
             # Once more, because a restore may have begun in between: see ``Without``. A restore shuts the gate and then
             # looks who is inside.
-            if self._connection is connection and not self._link.registries.is_restore_due:
+            if self._connection is connection and not self._registries.is_restore_due:
                 return admission
             self._inside.discard(admission)
             return None
