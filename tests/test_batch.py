@@ -19,7 +19,7 @@ from tellurio_sync.model.variable_state import known_id, set_local, wait_for_id
 from tellurio_sync.session.restore import Restored
 
 from .backend_process import KEY, BackendProcess, Cable, now_and_then
-from .conftest import FAILSAFE
+from .conftest import FAILSAFE, wait_until
 from .processes.test_fork import forked, needs_fork
 
 pytestmark = pytest.mark.slow
@@ -269,7 +269,7 @@ def test_batches_over_a_line_that_is_cut_at_random_lose_nothing(lasting_backend:
     with Cable(lasting_backend.port) as cable:
         loop = Loop(lasting_backend.port, cable.port)
         loop.run(20, now_and_then(cable.cut, pauses(1)), lambda: loop.retries > 3)
-        assert loop.reports
+        wait_until(lambda: loop.reports, "no report of a restore came")
 
 
 def test_batches_whose_backend_is_killed_and_started_again_lose_nothing(backend: BackendProcess) -> None:

@@ -20,7 +20,7 @@ from tellurio_sync.secret import Secret
 from tellurio_sync.transport.base import Ending, NoRoom, TransportEnded
 
 from .backend_process import KEY, BackendProcess
-from .conftest import FAILSAFE
+from .conftest import FAILSAFE, wait_until
 from .faults.scripted import ScriptedServer, ServerConnection
 from .ports import closed_port
 
@@ -287,6 +287,8 @@ def test_a_whole_session_shows_no_key(
             run.log("accuracy", 0.5)
             backend.restart()
             prompt.role = "prompt, restored"
+            # Calls go on when the objects are restored; the thread that did it reports then.
+            wait_until(lambda: restored, "no report of the restore came")
             assert lm in restored[-1].renewed
             fails(lambda: te.functional.chat_completion(lm, chat))
             values = [session, session.client, session.rest, run, lm, optimizer, te.get_backward_model_client()]

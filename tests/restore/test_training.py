@@ -16,7 +16,7 @@ from tellurio_sync.session.restore import Restored
 
 from ..backend.scripted import language_model
 from ..backend_process import KEY, BackendProcess, Cable, now_and_then
-from ..conftest import FAILSAFE
+from ..conftest import FAILSAFE, wait_until
 
 
 class Training:
@@ -101,7 +101,7 @@ def test_a_training_whose_connection_is_cut_at_random_ends_as_the_undisturbed_on
         assert disturbed == undisturbed
         assert len({undisturbed[n][0] for n in range(12)}) == 12
         assert cable.cuts > 0
-        assert training.reports
+        wait_until(lambda: training.reports, "no report of a restore came")
 
 
 @pytest.mark.slow
@@ -120,4 +120,6 @@ def test_a_training_whose_backend_is_killed_and_started_again_ends_as_the_undist
 
     disturbed = training.run(12, now_and_then(restart, [0.1, 0.3]), lambda: is_restarted.wait(FAILSAFE))
     assert disturbed == undisturbed
-    assert any(report.known == 0 for report in training.reports)
+    wait_until(
+        lambda: any(report.known == 0 for report in training.reports), "no report of a restore from nothing came"
+    )
