@@ -154,10 +154,14 @@ class Delivery:
             for one in answer.get("refused", ()):
                 self._refused(Refusal(str(one.get("name")), one.get("step"), str(one.get("detail"))))
             if known != position:
+                # All that there was has come: what was logged meanwhile travels together, after a pause.
+                is_all = len(data) < length and known == position + len(data)
                 # Also backwards, where the server has lost what it had.
                 position, length = known, _PIECE
                 self._folder.set_sent(writer, Sent(position))
                 self.acknowledged += 1
+                if is_all:
+                    return
             elif answer.get("malformed"):
                 self._is_unreadable(writer, str(answer["malformed"]))
                 return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import logging
 import math
@@ -27,6 +28,7 @@ from tellurio_sync.journal.format import Decoder
 from tellurio_sync.studio import Run, StudioRest, start_run
 from tellurio_sync.studio.run_log import RunLog
 from tellurio_sync.studio.runs import offline_run
+from tellurio_sync.studio.shipping import Shipper
 from tellurio_sync.studio.sync import sync
 
 from ..backend.conftest import KEY, RunningBackend, a_backend
@@ -520,6 +522,37 @@ def test_many_values_travel_together(rest: StudioRest, flaky: FlakyServer) -> No
     assert run.flush(FAILSAFE)
     run.finish()
     assert len([path for _, path in flaky.requests if "/journal/" in path]) < 100
+
+
+def test_what_is_logged_during_a_request_travels_together_after_a_pause(
+    rest: StudioRest, direct: StudioRest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program that logs without a pause has a request every now and then, not one after another."""
+    run = start_run(rest, "local", "P")
+    assert run.flush(FAILSAFE)
+    happened: list[str] = []
+    logged = [0]
+    send, pause = StudioRest.send_journal, Shipper._rest
+
+    def send_while_it_logs(rest: StudioRest, namespace: str, project: str, uuid: str, writer: str, *args: Any) -> Any:
+        if writer != "-":  # that one is a sign of life
+            happened.append("request")
+            if len(logged) < 6:
+                run.log("loss", 0.5, len(logged))
+                logged.append(len(logged))
+        return send(rest, namespace, project, uuid, writer, *args)
+
+    def noted_pause(shipper: Shipper, *args: Any) -> None:
+        happened.append("pause")
+        pause(shipper, *args)
+
+    monkeypatch.setattr(StudioRest, "send_journal", send_while_it_logs)
+    monkeypatch.setattr(Shipper, "_rest", noted_pause)
+    run.log("loss", 0.5, 0)
+    wait_until(lambda: happened.count("request") > 5, "not everything was sent")
+    assert ("request", "request") not in itertools.pairwise(happened)
+    run.finish()
+    assert [step for _, _, step in stored(direct, run)] == logged
 
 
 def test_reading_sees_what_was_logged_before(rest: StudioRest, direct: StudioRest) -> None:
