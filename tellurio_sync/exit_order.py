@@ -4,10 +4,10 @@ The interpreter calls exit functions in the reverse order of their registration.
 would be that in which a program happens to import, log in and make its first call. So there is one function for all,
 and its steps have a fixed order.
 
-It is registered with the first connection, with the first local backend and with the first run, so that it is called
-before exit functions that were there earlier: one that deletes the backend's data directory, say.  And it is registered
-when the package is imported, because what is registered while exit functions run already is never called: a signal
-handler may make the first call then.
+It is registered with the first connection and with the first local backend, so that it is called before exit functions
+that were there earlier: one that deletes the backend's data directory, say. (``studio.run_guard`` registers the step of
+the runs by itself, too, with each run.)  And it is registered when the package is imported, because what is registered
+while exit functions run already is never called: a signal handler may make the first call then.
 
 | State | Written by | Read by | Guarded by | Enforced by |
 |---|---|---|---|---|

@@ -246,7 +246,10 @@ def _told_as_backend_error() -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        raise BackendError(f"The local backend could not be started: a file for its start: {exc}") from exc
+        raise BackendError(
+            f"The local backend could not be started, for a temporary file that it needs cannot be written: {exc}. "
+            "TMPDIR names another folder for such files."
+        ) from exc
 
 
 def _environment(inherits_lm: bool) -> dict[str, str]:

@@ -19,6 +19,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 from uuid import uuid4
 
@@ -365,8 +366,5 @@ def _has_own_threads() -> bool:
 
 def _load() -> None:
     """Load what logging in and the first run need, on the thread of the caller: while the backend's process starts."""
-    import multiprocessing.process  # for ``workers``
-
-    from ..studio import http_session, runs
-
-    del multiprocessing, http_session, runs
+    for module in ("multiprocessing.process", "tellurio_sync.studio.http_session", "tellurio_sync.studio.runs"):
+        import_module(module)

@@ -90,10 +90,12 @@ class Delivery:
         if not self._rest.knows_extensions:
             self._rest.verify_api_key()
         self._create_run()
+        # Before the journals are looked at: what was logged before the end is in them, and reaches the server first.
+        end = self._folder.end()
         for writer in self._folder.writers():
             if writer not in self._unreadable and self._folder.size(writer) > self._folder.sent(writer).position:
                 self._send(writer)
-        self._send_end()
+        self._send_end(end)
 
     def sign_of_life(self) -> None:
         """Tell the server that the run goes on, if it wants to know."""
@@ -123,8 +125,7 @@ class Delivery:
         self.made = project, made
         self.acknowledged += 1
 
-    def _send_end(self) -> None:
-        end = self._folder.end()
+    def _send_end(self, end: dict[str, Any]) -> None:
         if not end or end.get("is_sent"):
             return
         self._rest.update_run(*self._address(), end["status"], reason=end.get("reason"))

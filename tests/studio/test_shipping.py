@@ -532,7 +532,7 @@ def test_what_is_logged_during_a_request_travels_together_after_a_pause(
     assert run.flush(FAILSAFE)
     happened: list[str] = []
     logged = [0]
-    send, pause = StudioRest.send_journal, Shipper._rest
+    send, pause = StudioRest.send_journal, Shipper._wait
 
     def send_while_it_logs(rest: StudioRest, namespace: str, project: str, uuid: str, writer: str, *args: Any) -> Any:
         if writer != "-":  # that one is a sign of life
@@ -547,12 +547,39 @@ def test_what_is_logged_during_a_request_travels_together_after_a_pause(
         pause(shipper, *args)
 
     monkeypatch.setattr(StudioRest, "send_journal", send_while_it_logs)
-    monkeypatch.setattr(Shipper, "_rest", noted_pause)
+    monkeypatch.setattr(Shipper, "_wait", noted_pause)
     run.log("loss", 0.5, 0)
     wait_until(lambda: happened.count("request") > 5, "not everything was sent")
     assert ("request", "request") not in itertools.pairwise(happened)
     run.finish()
     assert [step for _, _, step in stored(direct, run)] == logged
+
+
+def test_the_end_of_a_run_comes_after_what_was_logged_during_a_request(
+    rest: StudioRest, flaky: FlakyServer, direct: StudioRest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server need not take values of a run that is over."""
+    run = start_run(rest, "local", "P")
+    run.log("loss", 1.0, 0)
+    assert run.flush(FAILSAFE)
+    assert run.journal is not None
+    folder = RunFolder(run.journal)
+    send = StudioRest.send_journal
+
+    def send_while_it_ends(rest: StudioRest, namespace: str, project: str, uuid: str, writer: str, *args: Any) -> Any:
+        if writer != "-" and not folder.end():  # "-" is a sign of life
+            run.log("loss", 0.25, 2)
+            folder.set_end("COMPLETED", None)
+        return send(rest, namespace, project, uuid, writer, *args)
+
+    monkeypatch.setattr(StudioRest, "send_journal", send_while_it_ends)
+    before = len(flaky.requests)
+    run.log("loss", 0.5, 1)
+    wait_until(lambda: folder.end().get("is_sent"), "the end was not sent")
+    sent = [method for method, path in flaky.requests[before:] if method == "PATCH" or "/journal/-/" not in path]
+    assert sent[: sent.index("PATCH")].count("POST") >= 2
+    assert [step for _, _, step in stored(direct, run)] == [0, 1, 2]
+    run.finish()
 
 
 def test_reading_sees_what_was_logged_before(rest: StudioRest, direct: StudioRest) -> None:
